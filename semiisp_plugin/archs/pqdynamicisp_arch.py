@@ -1,0 +1,122 @@
+"""f_ISP: an ISP of invertible functions whose parameters an encoder sets for each image (eqs 1 and 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semiisp_plugin.isp.parameters import BASE_MATRICES, ISPSpec
+from semiisp_plugin.isp.pipeline import InvertibleISP
+from semiisp_plugin.toolbox import ARCH_REGISTRY, register
+
+# A thumbnail in log units spreads the dark end, where most of a RAW image's pixels are; 1/1024 is ten stops below
+# white. The mean and scale bring typical values near 0 and 1.
+_LOG_FLOOR = 1 / 1024
+_LOG_MEAN, _LOG_SCALE = -2.5, 2.0
+
+
+class ParameterEncoder(nn.Module):
+    """The DNN of eq. 1, ``P = DNN(Resize(I))``. The paper does not describe it; this one is ours.
+
+    Five strided 3x3 convolutions (3-16-32-64-128-128, the size of the backbones of Image-Adaptive-3DLUT and SepLUT) on
+    a thumbnail in log units, without normalisation layers: instance normalisation would erase brightness and colour
+    cast, which are what an ISP has to see. Mean, standard deviation and maximum of each channel of the thumbnail
+    join the features before the head.
+
+    Args:
+        n_parameters: K.
+        grid: ``(h, w)`` of the parameter sets; (1, 1) sets them globally.
+        thumbnail: Side of the square the image is resized to, in pixels. 256 as in the networks named above.
+    """
+
+    def __init__(self, n_parameters: int, grid: tuple[int, int], thumbnail: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.thumbnail = thumbnail
+        layers: list[nn.Module] = []
+        widths = (3, 16, 32, 64, 128, 128)
+        for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+            layers += [nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Conv2d(widths[-1] + 9, n_parameters, 1)
+        # The ISP starts at the starting values for every image, and learns to differ.
+        nn.init.normal_(self.head.weight, std=1e-3)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` in [0, 1] to free numbers ``(N, K, h, w)``."""
+        size = (self.thumbnail, self.thumbnail)
+        if tuple(image.shape[2:]) != size:
+            image = F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True)
+        log = ((image.clamp_min(0) + _LOG_FLOOR).log() - _LOG_MEAN) / _LOG_SCALE
+        features = F.adaptive_avg_pool2d(self.features(log), self.grid)
+        flat = log.flatten(2)
+        statistics = torch.cat((flat.mean(2), flat.std(2), flat.amax(2)), dim=1)
+        statistics = statistics[:, :, None, None].expand(-1, -1, *self.grid)
+        return self.head(torch.cat((features, statistics), dim=1))
+
+
+@register(ARCH_REGISTRY)
+class PQDynamicISP(nn.Module):
+    """An ISP in the style of PQDynamicISP (arXiv 2403.10091): classical functions, controlled by an encoder.
+
+    Serves as f_ISP (phase 1, eqs 1 to 3) and as a target model. No public code of PQDynamicISP is known and the body
+    of that paper could not be consulted: functions and order are those of the paper's Sec. A.1, encoder, ranges and
+    starting values are ours (`ParameterEncoder`, `ISPSpec`).
+
+    Args:
+        inverse_tone_mapping: True for image enhancement, sRGB to sRGB: f_IT comes first (Sec. 3.5).
+        grid: Rows and columns of regions with parameters of their own; [1, 1] controls the image globally.
+        thumbnail: Side of the square the encoder looks at, in pixels; at least 32.
+        gamma_start: Starting value of gamma g1. Default: 2.2 for RAW, 1.0 for image enhancement.
+        base_matrix: Constant matrix in front of the colour correction: ``identity``, ``xyz_to_srgb`` or 3 rows of 3.
+        tie_xy: See `ISPSpec`.
+        it_sign: See `ISPSpec`.
+    """
+
+    def __init__(
+        self,
+        inverse_tone_mapping: bool = False,
+        grid: Sequence[int] = (1, 1),
+        thumbnail: int = 256,
+        gamma_start: float | None = None,
+        base_matrix: str | Sequence[Sequence[float]] = "identity",
+        tie_xy: bool = True,
+        it_sign: int = 1,
+    ) -> None:
+        super().__init__()
+        if len(grid) != 2 or min(grid) < 1:
+            raise ValueError(f"grid must be two positive numbers [rows, columns], not {list(grid)}.")
+        if thumbnail < 32:
+            raise ValueError(f"thumbnail must be at least 32, not {thumbnail}: the encoder halves it five times.")
+        if isinstance(base_matrix, str):
+            if base_matrix not in BASE_MATRICES:
+                raise ValueError(f"base_matrix must be one of {sorted(BASE_MATRICES)} or a matrix, not '{base_matrix}'.")
+            base_matrix = BASE_MATRICES[base_matrix]
+        if gamma_start is None:
+            gamma_start = 1.0 if inverse_tone_mapping else 2.2
+        self.spec = ISPSpec(
+            inverse_tone_mapping=inverse_tone_mapping,
+            tie_xy=tie_xy,
+            it_sign=it_sign,
+            gamma_start=gamma_start,
+            base_matrix=tuple(tuple(float(v) for v in row) for row in base_matrix),
+        )
+        self.isp = InvertibleISP(self.spec)
+        self.encoder = ParameterEncoder(self.spec.n_parameters, (int(grid[0]), int(grid[1])), thumbnail)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the parameter sets."""
+        return self.encoder.grid
+
+    def predict_parameters(self, image: Tensor) -> Tensor:
+        """Parameter sets ``(N, K, h, w)`` for images ``(N, 3, H, W)`` in [0, 1] (eq. 1)."""
+        return self.spec.squash(self.encoder(image))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """RAW (or degraded sRGB) ``(N, 3, H, W)`` in [0, 1] to sRGB of the same shape (eq. 2)."""
+        return self.isp.forward(image, self.predict_parameters(image))

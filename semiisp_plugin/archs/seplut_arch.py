@@ -1,0 +1,364 @@
+"""SepLUT: separable image-adaptive lookup tables (Yang et al., ECCV 2022, arXiv 2207.08351), a target model.
+
+A small network looks at a thumbnail of the image and predicts three 1D tables (one a colour, squashed by a sigmoid) and
+a mixture of learned 3D tables. Every pixel goes through its 1D tables first, then through the 3D table:
+
+    image -> thumbnail -> features f
+    t_c = sigmoid(A f + a)                     1D tables, n_vertices_1d values a colour
+    T   = sum_r w_r B_r,   w = W f + b         3D table, a mixture of n_ranks learned ones
+    out = T(t_R(R), t_G(G), t_B(B))            linear and trilinear interpolation between the vertices
+
+The names and shapes of the parameters are those of the public repository (github.com/ImCharlesY/SepLUT, Apache-2.0),
+so that its weights load; the code is ours. Both lookups are ``torch.nn.functional.grid_sample``: no extension to
+compile, gradients everywhere, and the 1D tables stay 1D (the public training code turns them into 3D tables, which
+gives the same numbers for more work). On CUDA the gradient of grid_sample adds up in no fixed order: runs repeat to
+rounding, not bit by bit.
+
+Published weights come as ``{"meta": ..., "state_dict": ...}``. In a BasicSR option file they load with
+``path: {pretrain_network_g: FILE.pth, param_key_g: state_dict}``, in Python with
+:meth:`SepLUT.load_published_state_dict`. The weights published for 16-bit CIE XYZ input were trained on PNG files
+read by OpenCV without reordering: feed them the channels in the reverse of the file's order.
+
+What the public repository adds around the network and this file leaves to the trainer: the sparsity term
+``1e-4 * mean(w ** 2)`` of its loss (``w`` is ``SepLUT.predict_tables(image).weights``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from torch import Tensor, nn
+
+from semiisp_plugin.toolbox import ARCH_REGISTRY, register
+
+__all__ = [
+    "SepLUT",
+    "SepLUTTables",
+    "apply_lut_1d",
+    "apply_lut_3d",
+    "identity_lut_3d",
+    "published_state_dict",
+]
+
+_N_COLOURS = 3
+_DEFAULT_THUMBNAIL = {"light": 256, "res18": 224}
+# light: the fourth of five stride-2 convolutions must leave more than one pixel for its instance norm.
+# res18: the fifth must, for the batch norm of a batch of one.
+_MIN_THUMBNAIL = {"light": 32, "res18": 64}
+# identity_start: the sigmoid that makes the curves cannot reach 0 or 1, and nearer to them it hardly has a slope.
+_IDENTITY_MARGIN = 0.02
+
+
+class SepLUTTables(NamedTuple):
+    """What the network predicts for a batch of N images.
+
+    Attributes:
+        lut_1d: (N, 3, n_vertices_1d) in (0, 1), the curve of each colour at equally spaced inputs 0 ... 1; None when
+            the 1D stage is switched off.
+        lut_3d: (N, 3, V, V, V), V = n_vertices_3d, unbounded; the axes after the output colour are blue, green, red
+            (red runs fastest); None when the 3D stage is switched off.
+        weights: (N, n_ranks), the share of each learned 3D table; None when the 3D stage is switched off.
+    """
+
+    lut_1d: Tensor | None
+    lut_3d: Tensor | None
+    weights: Tensor | None
+
+
+def apply_lut_1d(image: Tensor, lut: Tensor) -> Tensor:
+    """Send every colour through its own 1D table, by linear interpolation.
+
+    Args:
+        image: (N, C, H, W); values outside [0, 1] are taken as 0 or 1.
+        lut: (N, C, V), V >= 2: outputs at the equally spaced inputs 0 ... 1.
+
+    Returns:
+        (N, C, H, W). Differentiable in both arguments.
+    """
+    n, c, h, w = image.shape
+    x = (image * 2 - 1).reshape(n * c, 1, h * w)
+    grid = torch.stack([x, torch.zeros_like(x)], dim=-1)  # a table is an image of one row; its middle is y = 0
+    out = F.grid_sample(lut.reshape(n * c, 1, 1, -1), grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return out.reshape(n, c, h, w)
+
+
+def apply_lut_3d(image: Tensor, lut: Tensor) -> Tensor:
+    """Send every pixel through a 3D table, by trilinear interpolation.
+
+    Args:
+        image: (N, 3, H, W) RGB; values outside [0, 1] are taken as 0 or 1.
+        lut: (N, C, V, V, V), V >= 2, indexed ``[n, output colour, blue, green, red]``.
+
+    Returns:
+        (N, C, H, W). Differentiable in both arguments.
+    """
+    # grid_sample reads a point as (x, y, z) = (last axis, ..., first axis) of the volume, hence red, green, blue.
+    grid = (image * 2 - 1).permute(0, 2, 3, 1).unsqueeze(1)
+    out = F.grid_sample(lut, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return out.squeeze(2)
+
+
+def identity_lut_3d(n_vertices: int) -> Tensor:
+    """The (3, V, V, V) table, float32, that :func:`apply_lut_3d` maps every colour to itself with."""
+    axis = torch.linspace(0.0, 1.0, n_vertices)
+    blue, green, red = torch.meshgrid(axis, axis, axis, indexing="ij")
+    return torch.stack([red, green, blue])
+
+
+def published_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The parameters inside a checkpoint of the public repository, under the names :class:`SepLUT` uses.
+
+    Args:
+        checkpoint: What ``torch.load(file, weights_only=True)`` gave: ``{"meta": ..., "state_dict": {...}}`` as
+            MMEditing writes it, or the inner dictionary; a ``module.`` before the names, left by data-parallel
+            training, is taken off.
+
+    Raises:
+        ValueError: There is no parameter of a SepLUT in it.
+    """
+    inner = checkpoint.get("state_dict", checkpoint)
+    state = {
+        name.removeprefix("module."): value
+        for name, value in inner.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
+    if not any(name.startswith("backbone.") for name in state):
+        raise ValueError(
+            "This is no checkpoint of SepLUT: expected 'state_dict' with entries 'backbone. ...', "
+            f"found the keys {sorted(map(str, inner))[:5]}."
+        )
+    return state
+
+
+class _LightBackbone(nn.Sequential):
+    """The five-convolution network of Image-Adaptive-3DLUT and SepLUT, (N, 3, t, t) -> (N, 32 m)."""
+
+    def __init__(self, n_base_feats: int, thumbnail: int, dropout: float) -> None:
+        widths = [_N_COLOURS] + [n_base_feats * k for k in (1, 2, 4, 8, 8)]
+        stages: list[nn.Module] = []
+        for i in range(5):
+            layers: list[nn.Module] = [
+                nn.Conv2d(widths[i], widths[i + 1], 3, stride=2, padding=1),
+                nn.LeakyReLU(0.2),
+            ]
+            if i < 4:
+                layers.append(nn.InstanceNorm2d(widths[i + 1], affine=True))
+            stages.append(nn.Sequential(*layers))
+        super().__init__(*stages, nn.Dropout(dropout), nn.AdaptiveAvgPool2d(2))
+        self.thumbnail = thumbnail
+        self.out_features = widths[-1] * 4
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_normal_(module.weight)
+            elif isinstance(module, nn.InstanceNorm2d):
+                nn.init.normal_(module.weight, 1.0, 0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        small = F.interpolate(image, size=(self.thumbnail, self.thumbnail), mode="bilinear", align_corners=False)
+        return super().forward(small).flatten(1)
+
+
+class _Res18Backbone(nn.Module):
+    """torchvision's ResNet-18 without its classifier, (N, 3, t, t) -> (N, 512)."""
+
+    def __init__(self, thumbnail: int) -> None:
+        super().__init__()
+        from torchvision.models import resnet18
+
+        self.net = resnet18(weights=None)
+        self.net.fc = nn.Identity()
+        self.thumbnail = thumbnail
+        self.out_features = 512
+
+    def forward(self, image: Tensor) -> Tensor:
+        small = F.interpolate(image, size=(self.thumbnail, self.thumbnail), mode="bilinear", align_corners=False)
+        features: Tensor = self.net(small)
+        return features
+
+
+class _LUT1DGenerator(nn.Module):
+    """Features (N, F) -> 1D tables (N, 3, V) in (0, 1)."""
+
+    def __init__(self, n_features: int, n_vertices: int, color_share: bool) -> None:
+        super().__init__()
+        self.n_vertices = n_vertices
+        self.lut1d_generator = nn.Linear(n_features, n_vertices * (1 if color_share else _N_COLOURS))
+
+    def set_identity(self) -> None:
+        """Predict for every image the curve that maps each value to itself, but for the margin at its ends."""
+        curve = torch.linspace(0.0, 1.0, self.n_vertices).clamp(_IDENTITY_MARGIN, 1 - _IDENTITY_MARGIN)
+        nn.init.zeros_(self.lut1d_generator.weight)
+        with torch.no_grad():
+            self.lut1d_generator.bias.view(-1, self.n_vertices).copy_(curve.logit())
+
+    def forward(self, features: Tensor) -> Tensor:
+        luts: Tensor = self.lut1d_generator(features)
+        luts = luts.unflatten(1, (-1, self.n_vertices)).sigmoid()
+        return luts.expand(-1, _N_COLOURS, -1)
+
+
+class _LUT3DGenerator(nn.Module):
+    """Features (N, F) -> mixture weights (N, R) and 3D tables (N, 3, V, V, V)."""
+
+    def __init__(self, n_features: int, n_vertices: int, n_ranks: int) -> None:
+        super().__init__()
+        self.n_vertices = n_vertices
+        self.weights_generator = nn.Linear(n_features, n_ranks)
+        self.basis_luts_bank = nn.Linear(n_ranks, _N_COLOURS * n_vertices**3, bias=False)
+        # The first learned table starts as the identity with a weight near one, the others as zero.
+        nn.init.ones_(self.weights_generator.bias)
+        nn.init.zeros_(self.basis_luts_bank.weight)
+        with torch.no_grad():
+            self.basis_luts_bank.weight[:, 0] = identity_lut_3d(n_vertices).flatten()
+
+    def set_identity(self) -> None:
+        """Predict for every image the 3D table that maps each colour to itself."""
+        nn.init.zeros_(self.weights_generator.weight)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        weights: Tensor = self.weights_generator(features)
+        luts: Tensor = self.basis_luts_bank(weights)
+        v = self.n_vertices
+        return weights, luts.reshape(-1, _N_COLOURS, v, v, v)
+
+
+@register(ARCH_REGISTRY)
+class SepLUT(nn.Module):
+    """Separable image-adaptive lookup tables: a cascade of 1D and 3D tables predicted from a thumbnail.
+
+    Input (N, 3, H, W) RGB in [0, 1] of any size; output of the same size, float32 at least, not clamped (the 3D table
+    is unbounded). Values outside [0, 1] in the input are clamped by the first lookup. Under ``torch.autocast`` the
+    backbone runs in the lower precision, the tables and the lookups in float32: bfloat16 is coarser than 8 bits.
+
+    Args:
+        n_ranks: Number of learned 3D tables that are mixed. Published: 3 (FiveK), 5 (PPR10K).
+        n_vertices_3d: Vertices of the 3D table along each axis; 0 switches the 3D stage off. Published: 17, 9, 33.
+        n_vertices_1d: Vertices of each 1D table; 0 switches the 1D stage off. Published: 17, 9, 33.
+        lut1d_color_share: One 1D table for all three colours instead of three.
+        backbone: ``"light"``, five convolutions (FiveK), or ``"res18"``, torchvision's ResNet-18 (PPR10K). The
+            published training starts ResNet-18 from ImageNet weights; here it starts from random ones, nothing is
+            downloaded.
+        n_base_feats: Channels of the first convolution of the light backbone, m in the paper: m, 2m, 4m, 8m, 8m.
+            Ignored by ``"res18"``. Published: 8 and 6.
+        thumbnail: Side in pixels to which the image is resized (bilinear, both ways, aspect not kept) for the backbone
+            alone; the output keeps full resolution. None is the published side, 256 for ``"light"`` and 224 for
+            ``"res18"``. Smaller ones are ours, for a faster backbone (its cost goes with the square): at least 32
+            (``"light"``) or 64 (``"res18"``).
+        dropout: Probability of the dropout before the last pooling of the light backbone, while training. Published:
+            0.5. Ignored by ``"res18"``.
+        identity_start: Ours, for short trainings: start from the network that returns its input (within 0.02, at black
+            and white, where a sigmoid cannot follow). The published start (False) has near-constant 1D tables and so
+            returns a nearly uniform grey image. Loading weights overrides both.
+
+    Raises:
+        ValueError: An option is outside what is said above, or both stages are switched off.
+    """
+
+    def __init__(
+        self,
+        n_ranks: int = 3,
+        n_vertices_3d: int = 17,
+        n_vertices_1d: int = 17,
+        lut1d_color_share: bool = False,
+        backbone: Literal["light", "res18"] = "light",
+        n_base_feats: int = 8,
+        thumbnail: int | None = None,
+        dropout: float = 0.5,
+        identity_start: bool = False,
+    ) -> None:
+        super().__init__()
+        if backbone not in _DEFAULT_THUMBNAIL:
+            raise ValueError(f"SepLUT: backbone is {backbone!r}; use 'light' or 'res18'.")
+        for option, vertices in (("n_vertices_3d", n_vertices_3d), ("n_vertices_1d", n_vertices_1d)):
+            if vertices < 0 or vertices == 1:
+                raise ValueError(f"SepLUT: {option} is {vertices}; use 2 or more, or 0 to switch that stage off.")
+        if n_vertices_3d == 0 and n_vertices_1d == 0:
+            raise ValueError("SepLUT: n_vertices_3d and n_vertices_1d are both 0; nothing is left to learn.")
+        if n_ranks < 1 or n_base_feats < 1:
+            raise ValueError(f"SepLUT: n_ranks is {n_ranks}, n_base_feats is {n_base_feats}; use 1 or more for both.")
+        side = _DEFAULT_THUMBNAIL[backbone] if thumbnail is None else thumbnail
+        if side < _MIN_THUMBNAIL[backbone]:
+            raise ValueError(
+                f"SepLUT: thumbnail is {side}; backbone '{backbone}' needs {_MIN_THUMBNAIL[backbone]} or more."
+            )
+
+        self.n_vertices_3d = n_vertices_3d
+        self.n_vertices_1d = n_vertices_1d
+        self.backbone: _LightBackbone | _Res18Backbone
+        if backbone == "light":
+            self.backbone = _LightBackbone(n_base_feats, side, dropout)
+        else:
+            self.backbone = _Res18Backbone(side)
+        n_features = self.backbone.out_features
+        if n_vertices_3d > 0:
+            self.lut3d_generator = _LUT3DGenerator(n_features, n_vertices_3d, n_ranks)
+            if identity_start:
+                self.lut3d_generator.set_identity()
+        if n_vertices_1d > 0:
+            self.lut1d_generator = _LUT1DGenerator(n_features, n_vertices_1d, lut1d_color_share)
+            if identity_start:
+                self.lut1d_generator.set_identity()
+
+    def predict_tables(self, image: Tensor) -> SepLUTTables:
+        """The tables for each image of a batch.
+
+        Args:
+            image: (N, 3, H, W) RGB in [0, 1].
+        """
+        features = self.backbone(image)
+        lut_1d = lut_3d = weights = None
+        with torch.autocast(device_type=image.device.type, enabled=False):
+            if self.n_vertices_3d > 0:
+                weights, lut_3d = self.lut3d_generator(features.to(self.lut3d_generator.weights_generator.weight.dtype))
+            if self.n_vertices_1d > 0:
+                lut_1d = self.lut1d_generator(features.to(self.lut1d_generator.lut1d_generator.weight.dtype))
+        return SepLUTTables(lut_1d, lut_3d, weights)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Enhance a batch.
+
+        Args:
+            image: (N, 3, H, W) RGB in [0, 1].
+
+        Returns:
+            (N, 3, H, W), of the input's dtype, or float32 where that is of lower precision.
+
+        Raises:
+            ValueError: The input is not (N, 3, H, W).
+        """
+        if image.ndim != 4 or image.shape[1] != _N_COLOURS:
+            raise ValueError(f"SepLUT: expected an image batch (N, 3, H, W), got shape {tuple(image.shape)}.")
+        tables = self.predict_tables(image)
+        out = image.to(torch.promote_types(image.dtype, torch.float32))
+        with torch.autocast(device_type=image.device.type, enabled=False):
+            if tables.lut_1d is not None:
+                out = apply_lut_1d(out, tables.lut_1d.to(out.dtype))
+            if tables.lut_3d is not None:
+                out = apply_lut_3d(out, tables.lut_3d.to(out.dtype))
+        return out
+
+    def load_published_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Load weights of the public repository.
+
+        Args:
+            checkpoint: What ``torch.load(file, weights_only=True)`` gave, see :func:`published_state_dict`.
+
+        Raises:
+            ValueError: Names or shapes differ from this network's: it was built with other options than the weights.
+        """
+        state = published_state_dict(checkpoint)
+        found = {name: tuple(value.shape) for name, value in state.items()}
+        expected = {name: tuple(value.shape) for name, value in self.state_dict().items()}
+        differing = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        if differing:
+            lines = [f"{name}: {found.get(name)} in the file, {expected.get(name)} here" for name in differing[:4]]
+            raise ValueError(
+                f"SepLUT: {len(differing)} parameters of the checkpoint differ from this network's "
+                f"({'; '.join(lines)}). Build the network with the options of the weights: in the public file names M "
+                "is n_base_feats, 3D# is n_vertices_3d, 1D# is n_vertices_1d."
+            )
+        self.load_state_dict(state)

@@ -1,0 +1,88 @@
+"""The ``basicsr`` command; no logic of its own."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's argument parser."""
+    from semiisp_plugin import options
+    from semiisp_plugin._version import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="basicsr",
+        description="BasicSR with semi-supervised learning for learned ISPs and image enhancement.",
+    )
+    parser.add_argument("--version", action="version", version=f"semiisp_plugin {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in (
+        ("train", "train a model: f_ISP, semi-supervised, fine-tuning, or any of BasicSR's"),
+        ("test", "test a model: write images and metrics"),
+    ):
+        options.add_arguments(commands.add_parser(name, help=text, description=text.capitalize() + "."))
+    text = "turn a folder of photographs into pseudo pairs with a trained f_ISP"
+    pseudo = commands.add_parser("pseudo", help=text, description=text.capitalize() + ".")
+    pseudo.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML)")
+    pseudo.add_argument("--resume", action="store_true", help="go on with an interrupted build")
+    pseudo.add_argument("--force_yml", nargs="+", default=[], metavar="KEY=VALUE", help="override options")
+    text = "run all phases and the supervised baselines on simulated pairs, or on your own folders"
+    demo = commands.add_parser("demo", help=text, description=text.capitalize() + ".")
+    demo.add_argument("--pairs", metavar="DIR", help="your pairs: DIR/{input,target} or DIR/{low,high}")
+    demo.add_argument("--photos", metavar="DIR", help="your ordinary photographs")
+    demo.add_argument("--out", metavar="DIR", default="demo_output", help="folder to write (default: %(default)s)")
+    demo.add_argument("--task", choices=["raw", "lowlight"], help="simulated task (default: %(default)s)")
+    demo.add_argument("--seed", type=int, default=0, help="seed of everything (default: %(default)s)")
+    demo.add_argument("--iterations", type=int, metavar="N", help="iterations of semi-supervised training")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 0, 1 for an error, 2 for wrong usage (by argparse), 130 if interrupted.
+
+    Args:
+        argv: Arguments without the program's name; default: those of the process.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        _run(args)
+    except KeyboardInterrupt:
+        print("basicsr: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, KeyError, OSError, RuntimeError, FloatingPointError, ImportError) as error:
+        if os.environ.get("SEMIISP_TRACEBACK"):
+            raise
+        message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        print(f"basicsr: error: {message or type(error).__name__}", file=sys.stderr)
+        if isinstance(error, RuntimeError):
+            print("basicsr: set SEMIISP_TRACEBACK=1 to see where it happened", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    root_path = os.getcwd()
+    if args.command == "train":
+        from semiisp_plugin import train
+
+        train.run_from_arguments(args, root_path)
+    elif args.command == "test":
+        from semiisp_plugin import test
+
+        test.run_from_arguments(args, root_path)
+    elif args.command == "pseudo":
+        from semiisp_plugin.options import load_pseudo_options
+        from semiisp_plugin.pseudo import pipeline
+
+        pipeline.run(load_pseudo_options(args.opt, args.force_yml), resume=args.resume)
+    else:
+        from semiisp_plugin.experiments import demo
+
+        demo.run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

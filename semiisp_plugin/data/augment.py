@@ -1,0 +1,104 @@
+"""Crops, flips and turns of image pairs: pure functions of a generator and the images.
+
+All images of a call have one height and width and undergo the same geometry. What comes out has the size asked for
+whatever comes in, so that samples stack into a batch. The treatment of images that do not hold the crop is ours (the
+paper names a training size of 640x480 and is silent on portrait and smaller photographs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+
+def fit_to_crop(images: Sequence[np.ndarray], size: tuple[int, int]) -> list[np.ndarray]:
+    """Turn and enlarge images as little as possible so that a crop fits into them (ours).
+
+    An image that holds the crop stays as it is. Otherwise it is turned by 90 degrees if that calls for less
+    enlargement, as for a portrait photograph and a landscape crop, and then enlarged (bilinear) by the least factor.
+    Nothing is padded.
+
+    Args:
+        images: Images (H, W, C) of one height and width.
+        size: Height and width of the crop.
+
+    Returns:
+        Images of at least this size.
+    """
+    height, width = images[0].shape[:2]
+    upright, turned = _enlargement((height, width), size), _enlargement((width, height), size)
+    if turned < upright:
+        images = [np.rot90(image) for image in images]
+        height, width = width, height
+    factor = min(upright, turned)
+    if factor == 1.0:
+        return list(images)
+    # Rounding may fall a pixel short of the crop.
+    target = (max(size[1], round(width * factor)), max(size[0], round(height * factor)))
+    return [
+        cv2.resize(np.ascontiguousarray(image), target, interpolation=cv2.INTER_LINEAR).reshape(
+            target[1], target[0], image.shape[2]
+        )
+        for image in images
+    ]
+
+
+def random_crop(rng: np.random.Generator, images: Sequence[np.ndarray], size: tuple[int, int]) -> list[np.ndarray]:
+    """Cut the same random window out of each image, all windows being equally likely.
+
+    Args:
+        rng: Source of randomness; two numbers are drawn.
+        images: Images (H, W, C) of one height and width, at least ``size``.
+        size: Height and width of the crop.
+    """
+    height, width = images[0].shape[:2]
+    if height < size[0] or width < size[1]:
+        raise ValueError(f"The image ({height}x{width}) is smaller than the crop ({size[0]}x{size[1]}).")
+    top = int(rng.integers(height - size[0] + 1))
+    left = int(rng.integers(width - size[1] + 1))
+    return [image[top : top + size[0], left : left + size[1]] for image in images]
+
+
+def augment(
+    rng: np.random.Generator,
+    images: Sequence[np.ndarray],
+    *,
+    size: tuple[int, int] | None = None,
+    hflip: bool = False,
+    rot: bool = False,
+) -> list[np.ndarray]:
+    """Crop, flip and transpose images at random, each with probability 1/2.
+
+    Args:
+        rng: Source of randomness. What is drawn does not depend on ``hflip`` and ``rot``.
+        images: Images (H, W, C) of one height and width.
+        size: Height and width of the result; None leaves the size.
+        hflip: Flip left to right.
+        rot: Flip upside down, and transpose (BasicSR's ``use_rot``). Transposing must not change the size of the
+            result, so it is left out where the transposed image does not hold the crop without (more) enlargement,
+            or, without a crop, is not square.
+
+    Returns:
+        Contiguous images of the same type.
+    """
+    draw_hflip, draw_vflip, draw_transpose = (bool(b) for b in rng.random(3) < 0.5)
+    if size is not None:
+        images = fit_to_crop(images, size)
+    height, width = images[0].shape[:2]
+    needed = size or (height, width)
+    if rot and draw_transpose and width >= needed[0] and height >= needed[1]:
+        images = [image.transpose(1, 0, 2) for image in images]
+    if size is not None:
+        images = random_crop(rng, images, size)
+    if hflip and draw_hflip:
+        images = [image[:, ::-1] for image in images]
+    if rot and draw_vflip:
+        images = [image[::-1] for image in images]
+    return [np.ascontiguousarray(image) for image in images]
+
+
+def _enlargement(shape: tuple[int, int], size: tuple[int, int]) -> float:
+    """The least factor by which an image must be enlarged to hold a crop; 1 if it does."""
+    return max(1.0, size[0] / shape[0], size[1] / shape[1])

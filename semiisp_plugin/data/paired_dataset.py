@@ -1,0 +1,156 @@
+"""Pairs of images for supervised training, validation and testing: 8- and 16-bit, from folders or LMDBs."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from semiisp_plugin.data.augment import augment
+from semiisp_plugin.data.image_io import to_tensor
+from semiisp_plugin.data.pairs import match_pairs, read_pair
+from semiisp_plugin.data.sampler import SampleIndex
+from semiisp_plugin.toolbox import DATASET_REGISTRY, register
+
+
+@register(DATASET_REGISTRY)
+class PairedRestorationDataset(Dataset[dict[str, Any]]):
+    """Pairs matched by name, for image-to-image tasks at one resolution.
+
+    An int asks for the whole pair as it is (validation). A `SampleIndex` asks for a training sample: in the phase
+    ``train`` it is cropped and augmented, as its ``seed`` and the option ``seed`` decide, whichever process reads it.
+
+    An item is a dictionary: ``lq`` and ``gt``, float32 tensors (3, H, W), RGB in [0, 1]; ``lq_path`` and ``gt_path``,
+    where they come from (``folder.lmdb/key`` for an LMDB); ``key``, the pair's name; ``is_pseudo``, a bool tensor ().
+
+    Args:
+        opt: The section of the option file:
+
+            * ``dataroot_gt``, ``dataroot_lq``: folders (searched recursively) or LMDBs of targets and inputs.
+            * ``io_backend``: ``{type: disk}`` (default) or ``{type: lmdb}``.
+            * ``filename_tmpl``: name of an input, ``{}`` being its target's; default ``"{}"``.
+            * ``phase``: ``train`` turns augmentation on.
+            * ``gt_size``: side of the training crop, or ``[height, width]``; none by default. Images that do not hold
+              the crop are turned or enlarged (`semiisp_plugin.data.augment.fit_to_crop`).
+            * ``use_hflip``: random left-right flips.
+            * ``use_rot``: random upside-down flips and transpositions, as in BasicSR.
+            * ``cache_images``: keep decoded images in memory (8 or 16 bits a value). Each DataLoader worker keeps its
+              own.
+            * ``seed``: added to the samples' seeds; default 0.
+            * ``scale``: absent or 1.
+
+            BasicSR's keys for the loader may be there too.
+
+    Raises:
+        ValueError: An option is missing or wrong, or the pairs do not match (see `match_pairs`).
+    """
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        # BasicSR's validation reads opt['name'] from here.
+        self.opt = opt
+        name = f"data set '{opt.get('name', type(self).__name__)}'"
+        if opt.get("scale") not in (None, 1):
+            raise ValueError(f"{name}: scale is {opt['scale']}; inputs and targets have one size here, so leave it 1.")
+        self.size = _crop_size(opt.get("gt_size"), name)
+        self.training = opt.get("phase") == "train"
+        self.hflip = bool(opt.get("use_hflip", False))
+        self.rot = bool(opt.get("use_rot", False))
+        self.seed = int(opt.get("seed") or 0)
+        self.cache_images = bool(opt.get("cache_images", False))
+        self.pairs = match_pairs(
+            _root(opt, "dataroot_lq", name),
+            _root(opt, "dataroot_gt", name),
+            filename_template=opt.get("filename_tmpl") or "{}",
+        )
+        self._cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int | SampleIndex) -> dict[str, Any]:
+        if isinstance(index, SampleIndex):
+            if index.source != 0:
+                raise IndexError(
+                    f"{index} asks for a pseudo pair, of which a {type(self).__name__} has none. "
+                    "Use SemiSupervisedDataset, or a sampler with n_pseudo=0."
+                )
+            return self.item(index.index, seed=index.seed)
+        return self.item(operator.index(index))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the cached images, which a worker process would have to be sent."""
+        return {**self.__dict__, "_cache": {}}
+
+    def item(self, index: int, *, seed: int | None = None, is_pseudo: bool = False) -> dict[str, Any]:
+        """Read a pair.
+
+        Args:
+            index: Number of the pair; negative numbers count from the end.
+            seed: Seed of the augmentation; None for none.
+            is_pseudo: What the item says of itself.
+
+        Returns:
+            The item; see the class.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"There is no pair {index}; the data set has {len(self)}.")
+        index %= len(self)
+        pair = self.pairs[index]
+        images: Sequence[np.ndarray] = self._read(index)
+        if self.training and seed is not None:
+            rng = np.random.default_rng((self.seed, seed))
+            images = augment(rng, images, size=self.size, hflip=self.hflip, rot=self.rot)
+        lq, gt = (to_tensor(image) for image in images)
+        return {
+            "lq": lq,
+            "gt": gt,
+            "lq_path": pair.input,
+            "gt_path": pair.target,
+            "key": pair.key,
+            "is_pseudo": torch.tensor(is_pseudo),
+        }
+
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Decoded input and target, from the cache if they are there."""
+        images = self._cache.get(index)
+        if images is None:
+            images = read_pair(self.pairs[index])
+            if self.cache_images:
+                self._cache[index] = images
+        return images
+
+
+def _root(opt: Mapping[str, Any], key: str, name: str) -> str:
+    """The folder an option names, checked against ``io_backend``."""
+    if not opt.get(key):
+        raise ValueError(f"{name}: the option '{key}' is missing; give the folder or LMDB.")
+    root = os.path.expanduser(os.fspath(opt[key]))
+    backend = (opt.get("io_backend") or {"type": "disk"}).get("type")
+    if backend not in ("disk", "lmdb"):
+        raise ValueError(f"{name}: io_backend type is {backend!r}; it must be 'disk' or 'lmdb'.")
+    is_lmdb = root.rstrip("/" + os.sep).endswith(".lmdb")
+    if is_lmdb != (backend == "lmdb"):
+        raise ValueError(
+            f"{name}: io_backend type is '{backend}' but {key} is '{root}'. LMDB folders end in '.lmdb', others do "
+            "not; correct one of the two."
+        )
+    return root
+
+
+def _crop_size(value: object, name: str) -> tuple[int, int] | None:
+    """(height, width) from an int or a list of two."""
+    if value is None:
+        return None
+    sides = [value, value] if isinstance(value, int) else value
+    if (
+        not isinstance(sides, Sequence)
+        or len(sides) != 2
+        or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in sides)
+    ):
+        raise ValueError(f"{name}: gt_size is {value!r}; it must be a positive integer or [height, width].")
+    return sides[0], sides[1]

@@ -1,0 +1,74 @@
+"""Real pairs and pseudo pairs in one data set, for semi-supervised training."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from semiisp_plugin.data.paired_dataset import PairedRestorationDataset
+from semiisp_plugin.data.sampler import SOURCES, SampleIndex
+from semiisp_plugin.toolbox import DATASET_REGISTRY, register
+
+_PSEUDO_OPTIONS = ("dataroot_gt", "dataroot_lq", "io_backend")
+
+
+@register(DATASET_REGISTRY)
+class SemiSupervisedDataset(Dataset[dict[str, Any]]):
+    """Real pairs, as in `PairedRestorationDataset`, and pseudo pairs, cropped and augmented alike.
+
+    A `SampleIndex` asks for a training sample of a source; `MixedBatchSampler` composes batches of them. An int asks
+    for a pair as it is, real pairs being counted first. Items are those of `PairedRestorationDataset`; ``is_pseudo``
+    tells the sources apart.
+
+    Args:
+        opt: Options of `PairedRestorationDataset` for the real pairs, and ``pseudo``: a section with ``dataroot_gt``,
+            ``dataroot_lq`` and ``io_backend``. ``filename_tmpl`` and ``cache_images`` concern the real pairs only:
+            pseudo pairs are many and have one name.
+
+    Attributes:
+        n_real: Number of real pairs.
+        n_pseudo: Number of pseudo pairs.
+    """
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        self.opt = opt
+        name = opt.get("name", type(self).__name__)
+        pseudo = opt.get("pseudo")
+        if not isinstance(pseudo, Mapping):
+            raise ValueError(
+                f"data set '{name}': the section 'pseudo' is missing; give it {', '.join(_PSEUDO_OPTIONS)}. "
+                "Without pseudo pairs use PairedRestorationDataset."
+            )
+        unknown = sorted(pseudo.keys() - set(_PSEUDO_OPTIONS))
+        if unknown:
+            raise ValueError(
+                f"data set '{name}': unknown option '{unknown[0]}' in 'pseudo', which takes "
+                f"{', '.join(_PSEUDO_OPTIONS)}; the others are those of the real pairs."
+            )
+        shared = {key: value for key, value in opt.items() if key != "pseudo"}
+        self._sources = (
+            PairedRestorationDataset(shared),
+            PairedRestorationDataset(
+                {**shared, **pseudo, "name": f"{name}, pseudo", "filename_tmpl": "{}", "cache_images": False}
+            ),
+        )
+        self.n_real, self.n_pseudo = (len(source) for source in self._sources)
+
+    def __len__(self) -> int:
+        return self.n_real + self.n_pseudo
+
+    def __getitem__(self, index: int | SampleIndex) -> dict[str, Any]:
+        if isinstance(index, SampleIndex):
+            if index.source not in range(len(SOURCES)):
+                raise IndexError(f"{index}: sources are 0 (real) and 1 (pseudo).")
+            return self._sources[index.source].item(index.index, seed=index.seed, is_pseudo=index.source == 1)
+        number = operator.index(index)
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"There is no pair {number}; the data set has {len(self)}.")
+        number %= len(self)
+        if number < self.n_real:
+            return self._sources[0].item(number)
+        return self._sources[1].item(number - self.n_real, is_pseudo=True)

@@ -1,0 +1,150 @@
+"""Phase 1: training f_ISP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
+from semiisp_plugin.isp import ParameterBank
+from semiisp_plugin.models.restoration import RestorationModel, load_checkpoint, load_weights, save_atomically
+from semiisp_plugin.toolbox import MODEL_REGISTRY, build_network, master_only, register
+
+DEFAULT_BANK_SIZE = 5000  # N of Table 5
+
+
+@register(MODEL_REGISTRY)
+class ISPModel(RestorationModel):
+    """Trains the two f_ISPs of Sec. 4.2 on the same batches: ``network_g`` (local) and ``network_global``.
+
+    Their parameter sets of the last ``train:bank_size`` samples (default 5000, Table 5) are kept as training goes on
+    and saved with both networks' options and weights in ``f_isp_<iter>.pth``, which is all that making pseudo-data
+    needs. The loss is the sum of both networks'; they share nothing, so that each trains as if alone. Validation
+    reports both, the global one under ``<data set>_global``.
+    """
+
+    def build_networks(self) -> None:
+        """Build and check both networks."""
+        if self.is_train and self.opt.get("network_global") is None:
+            raise ValueError("ISPModel needs the section 'network_global': a PQDynamicISP with grid [1, 1].")
+        self.net_g = self.build_one("network_g", "pretrain_network_g")
+        self.net_global = None
+        if self.opt.get("network_global") is not None:
+            self.net_global = self.build_one("network_global", "pretrain_network_global")
+            local, global_ = (self.get_bare_model(n) for n in (self.net_g, self.net_global))
+            for key, net in (("network_g", local), ("network_global", global_)):
+                if not isinstance(net, PQDynamicISP):
+                    raise ValueError(f"{key}: f_ISP must be a PQDynamicISP, not {type(net).__name__}.")
+            if global_.grid != (1, 1) or local.spec != global_.spec:
+                raise ValueError("network_global must be network_g with grid: [1, 1] and otherwise the same options.")
+
+    def init_training_settings(self) -> None:
+        """As for every phase, and the parameter banks."""
+        super().init_training_settings()
+        size = int(self.opt["train"].get("bank_size") or DEFAULT_BANK_SIZE)
+        local = self.get_bare_model(self.net_g)
+        self.banks = {"local": ParameterBank(local.spec, size, local.grid), "global": ParameterBank(local.spec, size)}
+        self.n_pairs = 0
+
+    def trained_networks(self) -> list[nn.Module]:
+        """Both."""
+        return [self.net_g, self.net_global]
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        """One iteration on the batch of `feed_data`."""
+        total = torch.zeros((), device=self.device)
+        logs = {}
+        for label, wrapped in (("global", self.net_global), ("local", self.net_g)):
+            net = self.get_bare_model(wrapped)
+            captured: list[torch.Tensor] = []
+            # The sets are those of the training forward pass itself (Sec. 3.1), also inside a parallel wrapper.
+            hook = net.encoder.register_forward_hook(lambda _m, _i, z, kept=captured: kept.append(z.detach()))
+            output = wrapped(self.lq)
+            hook.remove()
+            losses, parts = self.sample_losses(output)
+            total = total + losses.mean()
+            logs.update({f"{name}_{label}": value.mean() for name, value in parts.items()})
+            for z in captured:
+                self.banks[label].append(net.spec.squash(z))
+        self.output = output
+        self.step(total)
+        self.record(**logs)
+        self.remember_images(input=self.lq, output=self.output, target=self.gt)
+
+    def nondist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
+        """Validate the local network, then the global one."""
+        super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
+        if self.net_global is None:
+            return
+        options = dataloader.dataset.opt
+        name = options["name"]
+        network, average = self.net_g, self.__dict__.pop("net_g_ema", None)
+        try:
+            options["name"] = f"{name}_global"
+            self.net_g = self.net_global
+            super().nondist_validation(dataloader, current_iter, tb_logger, False)
+        finally:
+            options["name"] = name
+            self.net_g = network
+            if average is not None:
+                self.net_g_ema = average
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        """Both networks, f_ISP for phase 2, and the training state."""
+        self.save_network(self.net_global, "net_global", current_iter)
+        self.save_f_isp(current_iter)
+        super().save(epoch, current_iter)
+
+    @master_only  # type: ignore[untyped-decorator]  # BasicSR is untyped
+    def save_f_isp(self, current_iter: int) -> None:
+        """Write ``f_isp_<iter>.pth``: plain values and tensors only."""
+        local = self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)
+        state = {
+            "network": self.opt["network_g"],
+            "params": {k: v.cpu() for k, v in local.state_dict().items()},
+            "banks": {label: bank.state_dict() for label, bank in self.banks.items()},
+            "n_pairs": self.n_pairs,
+        }
+        save_atomically(state, self.checkpoint_path("f_isp", current_iter))
+
+    def resume_networks(self, iteration: int) -> None:
+        """Both networks and the banks."""
+        super().resume_networks(iteration)
+        self.load_network(self.net_global, self.checkpoint_path("net_global", iteration))
+        banks = load_checkpoint(self.checkpoint_path("f_isp", iteration))["banks"]
+        self.banks = {label: ParameterBank.from_state_dict(state) for label, state in banks.items()}
+
+    def extra_state(self) -> dict[str, Any]:
+        """The number of pairs."""
+        return {"n_pairs": self.n_pairs}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `extra_state`."""
+        self.n_pairs = int(state.get("n_pairs", self.n_pairs))
+
+
+def load_f_isp(path: str) -> tuple[PQDynamicISP, dict[str, ParameterBank], int]:
+    """Read an ``f_isp_<iter>.pth``.
+
+    Returns:
+        The local network, the banks ``global`` and ``local``, and the number of pairs it was trained on.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or not of phase 1.
+    """
+    from semiisp_plugin.models.restoration import CheckpointError
+
+    state = load_checkpoint(path)
+    missing = {"network", "params", "banks"} - state.keys()
+    if missing:
+        raise CheckpointError(
+            f"{path} is not an f_ISP of phase 1 (it lacks {', '.join(sorted(missing))}); give the run's "
+            f"models/f_isp_latest.pth."
+        )
+    network = build_network(state["network"])
+    load_weights(network, state["params"], path, strict=True)
+    banks = {label: ParameterBank.from_state_dict(bank) for label, bank in state["banks"].items()}
+    return network, banks, int(state.get("n_pairs", 0))

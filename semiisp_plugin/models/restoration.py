@@ -1,0 +1,370 @@
+"""What the models of all three phases share: networks, losses, optimiser, schedule, logging, checkpoints.
+
+Built on BasicSR's `SRModel`, whose validation is used as it is. Changed: any torch optimiser, a cosine schedule with a
+floor, gradient clipping, losses that can be taken per sample, logs that are means over the print window, checkpoints
+that are written beside their place and then renamed, and messages that say what to mend.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from semiisp_plugin.losses.per_sample import per_sample
+from semiisp_plugin.toolbox import SRModel, build_loss, build_network, get_root_logger, lr_schedulers, master_only
+
+LOSS_KEYS = {"pixel_opt": "l_pix", "perceptual_opt": "l_percep", "ssim_opt": "l_ssim"}
+_GRID_IMAGES = 4
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, unreadable, or belongs to another network."""
+
+
+def cosine_with_floor(total_iter: int, eta_min_ratio: float) -> Callable[[int], float]:
+    """Factor on the learning rate: a half cosine from 1 to ``eta_min_ratio`` over ``total_iter`` (Tables 5 and 6)."""
+
+    def factor(step: int) -> float:
+        t = min(step, total_iter) / total_iter
+        return eta_min_ratio + (1 - eta_min_ratio) * 0.5 * (1 + math.cos(math.pi * t))
+
+    return factor
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """``torch.load`` on the CPU with ``weights_only=True``, with errors a user can act on.
+
+    Raises:
+        CheckpointError: The file is missing or no checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*.pth"))[:8] if path.parent.is_dir() else []
+        hint = f" In {path.parent} there are: {', '.join(near)}." if near else ""
+        raise CheckpointError(f"There is no checkpoint {path}.{hint} Train that phase first, or correct the path.")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is no readable checkpoint ({reason}); it may be truncated.") from None
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"{path} holds {type(loaded).__name__}, not a checkpoint.")
+    return loaded
+
+
+def load_weights(net: nn.Module, weights: Mapping[str, Tensor], path: str | os.PathLike[str], strict: bool) -> None:
+    """Load a state dict into a network.
+
+    Raises:
+        CheckpointError: Names or shapes differ; the message says how many and which first.
+    """
+    weights = {k.removeprefix("module."): v for k, v in weights.items()}
+    own = net.state_dict()
+    missing = sorted(own.keys() - weights.keys())
+    extra = sorted(weights.keys() - own.keys())
+    shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
+    if shapes or (strict and (missing or extra)):
+        parts = [
+            f"{len(names)} {what} (first: {sorted(names)[0]})"
+            for names, what in ((missing, "missing"), (extra, "unknown to the network"), (shapes, "of another shape"))
+            if names
+        ]
+        raise CheckpointError(
+            f"{path} does not fit {type(net).__name__}: of its weights {', '.join(parts)}. It was saved from another "
+            f"network; make network_g the one it was trained with, or take another file."
+        )
+    net.load_state_dict(weights, strict=strict)
+
+
+def save_atomically(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a checkpoint beside its place, then rename it: a killed process or a full disk leaves the old one whole."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"The checkpoint {path} could not be written: {error}. Earlier ones are untouched.") from error
+
+
+class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
+    """Base of the three phases' models; see the module's docstring.
+
+    Args:
+        opt: Options as `semiisp_plugin.options.load_options` returns them.
+    """
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        # SRModel's constructor is bypassed: it builds one network and loads weights without a useful message.
+        super(SRModel, self).__init__(opt)
+        self._window: dict[str, list[Tensor]] = {}
+        self._images: OrderedDict[str, Tensor] = OrderedDict()
+        self.build_networks()
+        if self.is_train:
+            self.init_training_settings()
+
+    # --- networks --------------------------------------------------------------------------------------------
+
+    def build_networks(self) -> None:
+        """Build ``network_g`` and load its weights, if any are given."""
+        self.net_g = self.build_one("network_g", "pretrain_network_g")
+
+    def build_one(self, key: str, weights_key: str) -> nn.Module:
+        """Build the network of the section ``key`` and load the checkpoint that ``path:<weights_key>`` names."""
+        paths = self.opt["path"]
+        net = build_network(self.opt[key])
+        if paths.get(weights_key):
+            self.load_network(
+                net, paths[weights_key], paths.get("strict_load_g", True), paths.get("param_key_g", "params")
+            )
+        parameters = sum(p.numel() for p in net.parameters())
+        get_root_logger().info(f"{key}: {type(net).__name__} with {parameters:,d} parameters")
+        return self.model_to_device(net)
+
+    def model_to_device(self, net: nn.Module) -> nn.Module:
+        """To the device, and into DistributedDataParallel or DataParallel where those apply; CPU included."""
+        net = net.to(self.device)
+        if self.opt.get("dist"):
+            ids = [torch.cuda.current_device()] if self.device.type == "cuda" else None
+            unused = self.opt.get("find_unused_parameters", False)
+            return nn.parallel.DistributedDataParallel(net, device_ids=ids, find_unused_parameters=unused)
+        return nn.DataParallel(net) if self.opt["num_gpu"] > 1 else net
+
+    def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str = "params") -> None:
+        """Load BasicSR's ``{params, params_ema}`` layout, or a bare state dict."""
+        checkpoint = load_checkpoint(load_path)
+        if param_key in checkpoint:
+            weights = checkpoint[param_key]
+        elif "params" in checkpoint:
+            get_root_logger().info(f"{load_path} has no '{param_key}'; taking 'params'.")
+            weights = checkpoint["params"]
+        else:
+            weights = checkpoint
+        net = self.get_bare_model(net)
+        adapt = getattr(net, "adapt_state_dict", None)
+        load_weights(net, adapt(weights) if adapt else weights, load_path, strict)
+        get_root_logger().info(f"Loaded {type(net).__name__} from {load_path}.")
+
+    # --- training --------------------------------------------------------------------------------------------
+
+    def init_training_settings(self) -> None:
+        """Losses, EMA, optimiser, schedule."""
+        train = self.opt["train"]
+        self.net_g.train()
+        self.ema_decay = float(train.get("ema_decay") or 0)
+        if self.ema_decay > 0:
+            self.net_g_ema = deepcopy(self.get_bare_model(self.net_g)).eval().requires_grad_(False)
+        # Built without reduction: every loss is taken per sample, and averaged by the model.
+        self.losses = nn.ModuleDict(
+            {
+                name: build_loss({**train[key], "reduction": "none"})
+                for key, name in LOSS_KEYS.items()
+                if train.get(key)
+            }
+        ).to(self.device)
+        self.setup_optimizers()
+        self.setup_schedulers()
+
+    def trained_networks(self) -> list[nn.Module]:
+        """The networks that the optimiser updates."""
+        return [self.net_g]
+
+    def setup_optimizers(self) -> None:
+        """One optimiser of any torch.optim class for all trained networks."""
+        settings = dict(self.opt["train"]["optim_g"])
+        optimiser = getattr(torch.optim, settings.pop("type"))
+        parameters = [p for net in self.trained_networks() for p in net.parameters() if p.requires_grad]
+        self.optimizer_g = optimiser(parameters, **settings)
+        self.optimizers.append(self.optimizer_g)
+
+    def setup_schedulers(self) -> None:
+        """``CosineAnnealing`` with a floor relative to the peak, ``Constant``, or one of BasicSR's."""
+        train = self.opt["train"]
+        settings = dict(train.get("scheduler") or {"type": "Constant"})
+        kind = settings.pop("type")
+        for optimiser in self.optimizers:
+            if kind == "CosineAnnealing":
+                factor = cosine_with_floor(
+                    int(settings.get("total_iter", train["total_iter"])), float(settings.get("eta_min_ratio", 1e-3))
+                )
+                self.schedulers.append(torch.optim.lr_scheduler.LambdaLR(optimiser, factor))
+            elif kind == "Constant":
+                self.schedulers.append(torch.optim.lr_scheduler.LambdaLR(optimiser, _constant))
+            elif kind in ("MultiStepLR", "MultiStepRestartLR"):
+                self.schedulers.append(lr_schedulers.MultiStepRestartLR(optimiser, **settings))
+            elif kind == "CosineAnnealingRestartLR":
+                self.schedulers.append(lr_schedulers.CosineAnnealingRestartLR(optimiser, **settings))
+            else:
+                raise ValueError(
+                    f"train:scheduler:type: '{kind}' is unknown; CosineAnnealing, Constant, MultiStepLR, "
+                    f"MultiStepRestartLR or CosineAnnealingRestartLR."
+                )
+
+    def feed_data(self, data: Mapping[str, Any]) -> None:
+        """Take a batch ``{lq, gt, is_pseudo, key}``; validation may lack all but ``lq``."""
+        self.lq = data["lq"].to(self.device, non_blocking=True)
+        if "gt" in data:
+            self.gt = data["gt"].to(self.device, non_blocking=True)
+        self.is_pseudo = data.get("is_pseudo")
+        self.keys = data.get("key")
+
+    def sample_losses(self, output: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of each sample, ``(N,)``, and its parts by name."""
+        parts = {name: per_sample(loss(output, self.gt)) for name, loss in self.losses.items()}
+        return torch.stack(tuple(parts.values())).sum(0), parts
+
+    def step(self, loss: Tensor) -> None:
+        """Backward, clip, update, EMA.
+
+        Raises:
+            FloatingPointError: The loss is not finite; the message names the batch's images.
+        """
+        if not bool(torch.isfinite(loss)):
+            keys = ", ".join(list(self.keys)[:24]) if self.keys else "unknown"
+            raise FloatingPointError(
+                f"The loss became {float(loss)} on the batch: {keys}. Lower the learning rate (train:optim_g:lr), set "
+                f"train:grad_clip, or look at those images; the latest checkpoint is untouched."
+            )
+        self.optimizer_g.zero_grad(set_to_none=True)
+        loss.backward()
+        clip = self.opt["train"].get("grad_clip")
+        if clip:
+            for net in self.trained_networks():
+                nn.utils.clip_grad_norm_(net.parameters(), float(clip))
+        self.optimizer_g.step()
+        if self.ema_decay > 0:
+            self.model_ema(self.ema_decay)
+
+    @torch.no_grad()
+    def model_ema(self, decay: float = 0.999) -> None:
+        """Exponential moving average of parameters; buffers are copied (BasicSR leaves them at their start)."""
+        net = self.get_bare_model(self.net_g)
+        for average, value in zip(self.net_g_ema.parameters(), net.parameters(), strict=True):
+            average.lerp_(value, 1 - decay)
+        for average, value in zip(self.net_g_ema.buffers(), net.buffers(), strict=True):
+            average.copy_(value)
+
+    # --- logging ---------------------------------------------------------------------------------------------
+
+    def record(self, **values: Tensor) -> None:
+        """Remember 0-dim values of this iteration; `get_current_log` returns their means since it was last asked."""
+        for name, value in values.items():
+            self._window.setdefault(name.replace("__", "/"), []).append(value.detach())
+
+    def get_current_log(self) -> OrderedDict[str, float]:
+        """Means over the print window, over all processes; the same keys in every process."""
+        means = {k: torch.stack(v).float().mean() for k, v in self._window.items()}
+        self._window.clear()
+        return OrderedDict(self.reduce_loss_dict(means)) if means else OrderedDict()
+
+    def remember_images(self, **images: Tensor) -> None:
+        """Keep the first few images of a batch for `log_images`."""
+        for name, image in images.items():
+            self._images[name] = image[:_GRID_IMAGES].detach().float().clamp(0, 1)
+
+    def log_images(self, tb_logger: Any, current_iter: int) -> None:
+        """Write the remembered images to TensorBoard: a row each, equally sized images in columns."""
+        for name, images in self._images.items():
+            if len(images):
+                tb_logger.add_images(f"images/{name}", images.cpu(), current_iter)
+
+    def _log_validation_metric_values(self, current_iter: int, dataset_name: str, tb_logger: Any) -> None:
+        super()._log_validation_metric_values(current_iter, dataset_name, tb_logger)
+        self.latest_metrics = getattr(self, "latest_metrics", {})
+        self.latest_metrics[dataset_name] = dict(self.metric_results)
+
+    def nondist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
+        """BasicSR's validation, with a grid of the first image (input, output, target) in TensorBoard."""
+        if tb_logger:
+            first = next(iter(dataloader))
+            self.feed_data(first)
+            self.test()
+            name = dataloader.dataset.opt["name"]
+            triple = [self.lq, self.output, *([self.gt] if "gt" in first else [])]
+            grid = torch.cat([t[0].detach().float().clamp(0, 1).cpu() for t in triple], dim=2)
+            tb_logger.add_image(f"validation/{name} (input | output | target)", grid, current_iter)
+        super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
+
+    # --- checkpoints -----------------------------------------------------------------------------------------
+
+    @master_only  # type: ignore[untyped-decorator]  # BasicSR is untyped
+    def save_network(self, net: Any, net_label: str, current_iter: int, param_key: Any = "params") -> None:
+        """BasicSR's ``net_<label>_<iter>.pth``, written atomically."""
+        nets = net if isinstance(net, list) else [net]
+        keys = param_key if isinstance(param_key, list) else [param_key]
+        state = {
+            key: {k.removeprefix("module."): v.cpu() for k, v in self.get_bare_model(n).state_dict().items()}
+            for n, key in zip(nets, keys, strict=True)
+        }
+        save_atomically(state, self.checkpoint_path(f"net_{net_label.removeprefix('net_')}", current_iter))
+
+    def checkpoint_path(self, stem: str, current_iter: int) -> str:
+        """``<models>/<stem>_<iter>.pth``; -1 is ``latest``."""
+        return os.path.join(
+            self.opt["path"]["models"], f"{stem}_{'latest' if current_iter == -1 else current_iter}.pth"
+        )
+
+    def extra_state(self) -> dict[str, Any]:
+        """More that training needs to go on; saved with the training state."""
+        return {}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `extra_state`."""
+
+    @master_only  # type: ignore[untyped-decorator]  # BasicSR is untyped
+    def save_training_state(self, epoch: int, current_iter: int) -> None:
+        """``<iter>.state``: optimisers, schedulers, random state, best metrics, and `extra_state`."""
+        if current_iter == -1:
+            return
+        state = {
+            "epoch": epoch,
+            "iter": current_iter,
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "schedulers": [s.state_dict() for s in self.schedulers],
+            "rng": torch.get_rng_state(),
+            "best_metric_results": getattr(self, "best_metric_results", {}),
+            "extra": self.extra_state(),
+        }
+        save_atomically(state, os.path.join(self.opt["path"]["training_states"], f"{current_iter}.state"))
+
+    def resume_training(self, resume_state: Mapping[str, Any]) -> None:
+        """Take up a state saved by `save_training_state`, or by BasicSR; networks are loaded beside it."""
+        iteration = resume_state["iter"]
+        self.resume_networks(iteration)
+        super().resume_training(resume_state)
+        if "rng" in resume_state:
+            torch.set_rng_state(resume_state["rng"])
+        if resume_state.get("best_metric_results"):
+            self.best_metric_results = resume_state["best_metric_results"]
+        self.load_extra_state(resume_state.get("extra", {}))
+
+    def resume_networks(self, iteration: int) -> None:
+        """Load the weights of an iteration of this run."""
+        path = self.checkpoint_path("net_g", iteration)
+        self.load_network(self.net_g, path)
+        if self.ema_decay > 0:
+            self.load_network(self.net_g_ema, path, param_key="params_ema")
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        """Networks first, the training state last: a state always has its networks."""
+        if hasattr(self, "net_g_ema"):
+            self.save_network([self.net_g, self.net_g_ema], "net_g", current_iter, ["params", "params_ema"])
+        else:
+            self.save_network(self.net_g, "net_g", current_iter)
+        self.save_training_state(epoch, current_iter)
+
+
+def _constant(step: int) -> float:
+    return 1.0

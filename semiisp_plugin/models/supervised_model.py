@@ -1,0 +1,36 @@
+"""Phase 3, and the supervised baseline."""
+
+from __future__ import annotations
+
+import torch
+
+from semiisp_plugin.data.photometric import photometric_jitter
+from semiisp_plugin.models.restoration import RestorationModel
+from semiisp_plugin.toolbox import MODEL_REGISTRY, register
+
+
+@register(MODEL_REGISTRY)
+class SupervisedModel(RestorationModel):
+    """Supervised training on the pairs alone: fine-tuning after semi-supervised learning (Sec. 3.3), or from scratch.
+
+    ``train:photometric_jitter`` (a baseline of ours) multiplies brightness and saturation of the inputs by factors of
+    up to 1 +- that value.
+    """
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        """One iteration on the batch of `feed_data`."""
+        strength = self.opt["train"].get("photometric_jitter")
+        if strength:
+            generator = iteration_generator(self.opt["manual_seed"], current_iter, self.device)
+            self.lq = photometric_jitter(self.lq, float(strength), generator)
+        self.output = self.net_g(self.lq)
+        losses, parts = self.sample_losses(self.output)
+        self.step(losses.mean())
+        self.record(**{name: value.mean() for name, value in parts.items()}, l_total=losses.mean())
+        self.remember_images(input=self.lq, output=self.output, target=self.gt)
+
+
+def iteration_generator(seed: int, iteration: int, device: torch.device, stream: int = 0) -> torch.Generator:
+    """A generator that depends on seed, iteration and stream alone: a resumed run draws what an unbroken one would."""
+    mixed = (seed * 1_000_003 + iteration) * 31 + stream
+    return torch.Generator(device=device).manual_seed(mixed % (2**63))

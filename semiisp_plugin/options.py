@@ -1,0 +1,581 @@
+"""Option files: safe YAML, overrides, and strict checks of the sections that are ours.
+
+A misspelt key is an error that names the nearest known one and the line. Sections that belong to a class (a network, a
+loss, an optimiser, a scheduler, a metric) are checked against what that class accepts. Option files of BasicSR's own
+models are passed through as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import os
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import msgspec
+import torch
+import yaml
+
+from semiisp_plugin.toolbox import (
+    ARCH_REGISTRY,
+    DATASET_REGISTRY,
+    LOSS_REGISTRY,
+    METRIC_REGISTRY,
+    MODEL_REGISTRY,
+    Registry,
+    basicsr_location,
+)
+
+OUR_MODELS = ("ISPModel", "SemiSupervisedModel", "SupervisedModel")
+OUR_DATASETS = ("PairedRestorationDataset", "SemiSupervisedDataset")
+
+
+class OptionError(ValueError):
+    """Something in an option file is wrong; the message says what, where, and how to mend it."""
+
+
+class _Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A section whose keys are all known."""
+
+
+class IOBackend(_Strict):
+    """Where images come from: files (``disk``) or an LMDB folder (``lmdb``)."""
+
+    type: Literal["disk", "lmdb"]
+
+
+class PseudoData(_Strict):
+    """The pseudo pairs of a `SemiSupervisedDataset`."""
+
+    dataroot_gt: str
+    dataroot_lq: str
+    io_backend: IOBackend
+
+
+class Dataset(_Strict):
+    """A data set of ours; the loader keys are BasicSR's."""
+
+    name: str
+    type: str
+    dataroot_gt: str
+    dataroot_lq: str
+    io_backend: IOBackend
+    filename_tmpl: str = "{}"
+    gt_size: int | list[int] | None = None
+    use_hflip: bool = False
+    use_rot: bool = False
+    cache_images: bool = False
+    num_worker_per_gpu: int = 0
+    batch_size_per_gpu: int | None = None
+    pseudo: PseudoData | None = None
+    real_per_batch: int | None = None
+    pseudo_per_batch: int | None = None
+    pin_memory: bool = False
+    phase: str | None = None
+    scale: int = 1
+
+
+class Noise(_Strict):
+    """Upper bounds of the variances of eq. 15."""
+
+    shot_variance: float = 0.01
+    read_variance: float = 0.0002
+
+
+class Filter(_Strict):
+    """Online pseudo-data filtering (eqs 10 to 12)."""
+
+    beta: float
+    warmup_iter: int = 0
+
+
+class Train(_Strict):
+    """Training of our models."""
+
+    total_iter: int
+    optim_g: dict[str, Any]
+    scheduler: dict[str, Any] | None = None
+    warmup_iter: int = -1
+    ema_decay: float = 0.0
+    grad_clip: float | None = None
+    pixel_opt: dict[str, Any] | None = None
+    perceptual_opt: dict[str, Any] | None = None
+    ssim_opt: dict[str, Any] | None = None
+    bank_size: int | None = None
+    filter: Filter | None = None
+    noise: Noise | None = None
+    photometric_jitter: float | None = None
+
+
+class Val(_Strict):
+    """Validation."""
+
+    save_img: bool = False
+    val_freq: int | None = None
+    suffix: str | None = None
+    pbar: bool = False
+    metrics: dict[str, dict[str, Any]] | None = None
+
+
+class Logger(_Strict):
+    """Logging and checkpoints."""
+
+    print_freq: int = 100
+    save_checkpoint_freq: int = 5000
+    use_tb_logger: bool = True
+    image_freq: int | None = None
+    wandb: dict[str, Any] | None = None
+
+
+class Paths(_Strict):
+    """Weights to start from."""
+
+    pretrain_network_g: str | None = None
+    pretrain_network_global: str | None = None
+    param_key_g: str = "params"
+    strict_load_g: bool = True
+    resume_state: str | None = None
+
+
+class Options(_Strict):
+    """A whole option file of one of our models."""
+
+    name: str
+    model_type: str
+    datasets: dict[str, Dataset]
+    network_g: dict[str, Any]
+    scale: Literal[1] = 1
+    num_gpu: int | Literal["auto"] = "auto"
+    manual_seed: int = 0
+    network_global: dict[str, Any] | None = None
+    path: Paths = msgspec.field(default_factory=Paths)
+    train: Train | None = None
+    val: Val | None = None
+    logger: Logger = msgspec.field(default_factory=Logger)
+    dist_params: dict[str, Any] | None = None
+    find_unused_parameters: bool = False
+
+
+class PseudoOptions(_Strict):
+    """Option file of ``basicsr pseudo``.
+
+    Attributes:
+        name: Of the run, for messages.
+        photographs: Folder of ordinary photographs.
+        f_isp: ``f_isp_<iter>.pth`` of a phase 1 run.
+        out: Folder that gets ``gt.lmdb``, ``lq.lmdb``, ``report.json`` and ``set_aside.txt``.
+        manual_seed: Of the random parameter sets.
+        max_photographs: Use only the first so many, in the order of their names; None for all.
+        short_side: Resize photographs whose short side is longer than this to it, in pixels; None keeps them.
+        sets: ``global`` whole sets or ``local`` sets drawn per function for step 3; ``auto`` decides by the number of
+            pairs f_ISP was trained on, as the paper does (local from 1,000 on).
+        update_quality: False skips steps 1 and 2 (ablation of Table 2).
+        png_compression: zlib level of the stored PNGs, 0 to 9.
+        num_gpu: 0 for the CPU, ``auto`` or 1 for a GPU.
+    """
+
+    name: str
+    photographs: str
+    f_isp: str
+    out: str
+    manual_seed: int = 0
+    max_photographs: int | None = None
+    short_side: int | None = None
+    sets: Literal["auto", "global", "local"] = "auto"
+    update_quality: bool = True
+    png_compression: int = 1
+    num_gpu: int | Literal["auto"] = "auto"
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which ``1e-4`` is a number (YAML 1.1 wants ``1.0e-4``)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)$"),
+    list("-+.0123456789"),
+)
+
+
+class Source:
+    """Where the keys of an option file stand, for error messages.
+
+    Args:
+        path: The file's path as the user gave it.
+        lines: Line (from 1) of each key, by its path of keys.
+    """
+
+    def __init__(self, path: str, lines: Mapping[tuple[str, ...], int] | None = None) -> None:
+        self.path = path
+        self._lines = dict(lines or {})
+
+    def fail(self, keys: Sequence[str], message: str) -> NoReturn:
+        """Raise an `OptionError` for the key at ``keys``."""
+        keys = tuple(keys)
+        line = None
+        for n in range(len(keys), 0, -1):
+            line = line or self._lines.get(keys[:n])
+        where = f"{self.path}:{line}" if line else self.path
+        raise OptionError(f"{where}: {':'.join(keys) + ': ' if keys else ''}{message}")
+
+
+def load_yaml(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Source]:
+    """Read an option file.
+
+    Raises:
+        OptionError: The file is missing, is not YAML, or repeats a key.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        folder = Path(path).parent
+        near = difflib.get_close_matches(Path(path).name, [p.name for p in folder.glob("*.yml")], 1)
+        hint = f"; did you mean {folder / near[0]}?" if near else "."
+        raise OptionError(f"There is no option file {path}{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"The option file {path} cannot be read: {error}.") from None
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        lines: dict[tuple[str, ...], int] = {}
+        _collect_lines(node, (), lines, str(path))
+        values = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise OptionError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}.") from None
+    if not isinstance(values, dict):
+        raise OptionError(f"{path}: an option file is a mapping of keys to values; this one is {_kind(values)}.")
+    return values, Source(str(path), lines)
+
+
+def _collect_lines(node: Any, keys: tuple[str, ...], lines: dict[tuple[str, ...], int], path: str) -> None:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        here = (*keys, str(key.value))
+        line = key.start_mark.line + 1
+        if here in lines:
+            raise OptionError(f"{path}:{line}: {':'.join(here)} is given twice (first in line {lines[here]}).")
+        lines[here] = line
+        _collect_lines(value, here, lines, path)
+
+
+def apply_overrides(options: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Apply ``--force_yml`` entries such as ``train:optim_g:lr=1e-4`` in place; values are read as YAML."""
+    for entry in overrides:
+        keys, equals, value = entry.partition("=")
+        if not equals or not keys:
+            raise OptionError(f"--force_yml {entry}: write it as section:key=value.")
+        *parents, last = [k.strip() for k in keys.split(":")]
+        section: Any = options
+        for depth, key in enumerate(parents):
+            if not isinstance(section, dict) or not isinstance(section.get(key), dict):
+                known = section.keys() if isinstance(section, dict) else ()
+                raise OptionError(
+                    f"--force_yml {entry}: there is no section {':'.join(parents[: depth + 1])}{nearest(key, known)}."
+                )
+            section = section[key]
+        section[last] = yaml.load(value, Loader=_Loader)
+
+
+def nearest(word: str, known: typing.Iterable[str], prefix: str = "; did you mean ") -> str:
+    """``; did you mean 'X'?`` for the closest known word, or an empty string."""
+    match = difflib.get_close_matches(str(word), [str(k) for k in known], 1, 0.5)
+    return f"{prefix}'{match[0]}'?" if match else ""
+
+
+def _kind(value: Any) -> str:
+    return {dict: "a section", list: "a list", str: "text", bool: "a truth value", type(None): "empty"}.get(
+        type(value), f"the {type(value).__name__} {value!r}"
+    )
+
+
+# --- checking ------------------------------------------------------------------------------------------------------
+
+
+def check_section(value: Any, expected: type[msgspec.Struct], source: Source, keys: Sequence[str] = ()) -> None:
+    """Check one section against its structure: unknown keys first (with the nearest known one), then types.
+
+    Raises:
+        OptionError: With file, line, key and fix.
+    """
+    _check_keys(value, expected, source, tuple(keys))
+    try:
+        msgspec.convert(value, expected, strict=True)
+    except msgspec.ValidationError as error:
+        message, _, where = str(error).partition(" - at `$")
+        found = tuple(k for k in re.split(r"\.|\[\.\.\.\]|\[\d+\]", where.rstrip("`")) if k)
+        source.fail((*keys, *found), message[0].lower() + message[1:] + ".")
+
+
+def _check_keys(value: Any, expected: Any, source: Source, keys: tuple[str, ...]) -> None:
+    if isinstance(expected, type) and issubclass(expected, msgspec.Struct):
+        if not isinstance(value, dict):
+            if value is not None:
+                source.fail(keys, f"expected a section, not {_kind(value)}.")
+            return
+        fields = {f.encode_name: f for f in msgspec.structs.fields(expected)}
+        for key, item in value.items():
+            if key not in fields:
+                source.fail((*keys, str(key)), f"unknown key{nearest(key, fields)} Known: {', '.join(fields)}.")
+            _check_keys(item, fields[key].type, source, (*keys, str(key)))
+        for name, field in fields.items():
+            if field.required and name not in value:
+                source.fail(keys, f"the key '{name}' is missing.")
+        return
+    origin = typing.get_origin(expected)
+    if origin in (typing.Union, types.UnionType):
+        for option in typing.get_args(expected):
+            _check_keys(value, option, source, keys)
+    elif origin is dict and isinstance(value, dict):
+        for key, item in value.items():
+            _check_keys(item, typing.get_args(expected)[1], source, (*keys, str(key)))
+
+
+def check_call(
+    section: Any, target: Callable[..., Any], source: Source, keys: Sequence[str], given: Sequence[str] = ()
+) -> None:
+    """Check the keys of a section against the parameters of what will be called with them.
+
+    Args:
+        section: Keys and values; ``type`` is ignored.
+        target: Class or function. One that takes ``**kwargs`` accepts every key.
+        source: For the message.
+        keys: Where the section stands.
+        given: Parameters that the caller fills in itself.
+    """
+    parameters = inspect.signature(target).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    names = [n for n in parameters if n not in ("self", *given)]
+    for key in section:
+        if key != "type" and key not in names:
+            source.fail(
+                (*keys, str(key)),
+                f"{target.__name__} has no such option{nearest(key, names)} Known: {', '.join(names)}.",
+            )
+    for name in names:
+        if parameters[name].default is inspect.Parameter.empty and name not in section:
+            if parameters[name].kind is not inspect.Parameter.VAR_POSITIONAL:
+                source.fail(keys, f"{target.__name__} needs the key '{name}'.")
+
+
+def registered(section: Any, registry: Registry, kind: str, source: Source, keys: Sequence[str]) -> Any:
+    """The registered object that the section's ``type`` names.
+
+    Raises:
+        OptionError: There is none of that name; the message lists the nearest.
+    """
+    if not isinstance(section, dict) or "type" not in section:
+        source.fail(keys, f"a {kind} is a section with the key 'type'.")
+    name = section["type"]
+    found = dict(iter(registry))
+    if name not in found:
+        source.fail(
+            (*keys, "type"),
+            f"no {kind} '{name}' is registered{nearest(str(name), found) or '.'} Registered: "
+            f"{', '.join(sorted(found))} (BasicSR imported from {basicsr_location()}).",
+        )
+    return found[name]
+
+
+def check_options(options: dict[str, Any], source: Source, *, is_train: bool) -> None:
+    """Check a whole option file. Those of BasicSR's own models are checked only where sections of ours appear.
+
+    Raises:
+        OptionError: The first thing found wrong.
+    """
+    for key in ("name", "model_type", "datasets"):
+        if key not in options:
+            source.fail((), f"the key '{key}' is missing.")
+    model_type = options["model_type"]
+    if model_type not in dict(iter(MODEL_REGISTRY)):
+        names = [n for n, _ in MODEL_REGISTRY]
+        source.fail(("model_type",), f"no model '{model_type}'{nearest(str(model_type), names)} {', '.join(names)}.")
+    ours = model_type in OUR_MODELS
+    if ours:
+        check_section(options, Options, source)
+    for key, network in options.items():
+        if key.startswith("network_") and network is not None:
+            arch = registered(network, ARCH_REGISTRY, "network", source, (key,))
+            check_call(network, arch, source, (key,))
+    for phase, dataset in options["datasets"].items():
+        if not isinstance(dataset, dict):
+            source.fail(("datasets", phase), f"expected a section, not {_kind(dataset)}.")
+        if dataset.get("type") in OUR_DATASETS:
+            check_section(dataset, Dataset, source, ("datasets", phase))
+        registered(dataset, DATASET_REGISTRY, "data set", source, ("datasets", phase))
+    metrics = (options.get("val") or {}).get("metrics") or {}
+    for name, metric in metrics.items():
+        where = ("val", "metrics", name)
+        function = registered(metric, METRIC_REGISTRY, "metric", source, where)
+        if ours:
+            call = {k: v for k, v in metric.items() if k != "better"}
+            check_call(call, function, source, where, ("img", "img2"))
+    if ours:
+        _check_phase(options, source, is_train=is_train)
+
+
+def _check_phase(options: dict[str, Any], source: Source, *, is_train: bool) -> None:
+    if not is_train:
+        return
+    train = options.get("train")
+    if train is None:
+        source.fail((), "the section 'train' is missing.")
+    if "train" not in options["datasets"]:
+        source.fail(("datasets",), "the section 'train' is missing.")
+    dataset = options["datasets"]["train"]
+    semi = options["model_type"] == "SemiSupervisedModel"
+    if dataset.get("type") in OUR_DATASETS:
+        here = ("datasets", "train")
+        if dataset.get("gt_size") is None:
+            source.fail(here, "training needs 'gt_size', a side or [height, width] in pixels.")
+        if (dataset["type"] == "SemiSupervisedDataset") != semi:
+            source.fail((*here, "type"), f"{options['model_type']} does not train on a {dataset['type']}.")
+        needed = ("real_per_batch", "pseudo_per_batch", "pseudo") if semi else ("batch_size_per_gpu",)
+        for key in needed:
+            if dataset.get(key) is None:
+                source.fail(here, f"{dataset['type']} needs '{key}' for training.")
+    if semi and train.get("filter") is None:
+        source.fail(("train",), "SemiSupervisedModel needs the section 'filter' with 'beta' (Table 6: 1.0 or 1.2).")
+    losses = [k for k in ("pixel_opt", "perceptual_opt", "ssim_opt") if train.get(k)]
+    if not losses:
+        source.fail(("train",), "there is no loss: give pixel_opt, perceptual_opt or ssim_opt.")
+    for key in losses:
+        loss = registered(train[key], LOSS_REGISTRY, "loss", source, ("train", key))
+        check_call(train[key], loss, source, ("train", key))
+    optimiser = train["optim_g"].get("type")
+    classes = [n for n in dir(torch.optim) if inspect.isclass(getattr(torch.optim, n)) and n != "Optimizer"]
+    if optimiser not in classes:
+        source.fail(("train", "optim_g", "type"), f"torch.optim has no '{optimiser}'{nearest(str(optimiser), classes)}")
+    check_call(train["optim_g"], getattr(torch.optim, optimiser), source, ("train", "optim_g"), ("params",))
+    if options.get("val") and options["val"].get("val_freq") is None:
+        source.fail(("val",), "training needs 'val_freq', in iterations (or leave out the section 'val').")
+
+
+# --- the command line's options -> the dictionary that models and data sets get -----------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add BasicSR's training and test arguments to a parser."""
+    parser.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML)")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="job launcher")
+    parser.add_argument("--auto_resume", action="store_true", help="go on from the run's latest checkpoint, if any")
+    parser.add_argument("--debug", action="store_true", help="log every iteration, validate every 8")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--force_yml", nargs="+", default=[], metavar="KEY=VALUE", help="override options: train:ema_decay=0.999"
+    )
+
+
+def load_options(
+    path: str | os.PathLike[str],
+    *,
+    root_path: str,
+    is_train: bool,
+    overrides: Sequence[str] = (),
+    debug: bool = False,
+) -> dict[str, Any]:
+    """Read, override, check and complete an option file for training or testing.
+
+    Args:
+        path: The option file.
+        root_path: Folder that gets ``experiments/``, ``tb_logger/`` and ``results/``.
+        is_train: Training (True) or testing.
+        overrides: ``--force_yml`` entries.
+        debug: BasicSR's debug mode.
+
+    Returns:
+        The options as BasicSR's models expect them.
+    """
+    options, source = load_yaml(path)
+    apply_overrides(options, overrides)
+    return complete(options, source, root_path=root_path, is_train=is_train, debug=debug)
+
+
+def complete(
+    options: dict[str, Any], source: Source, *, root_path: str, is_train: bool, debug: bool = False
+) -> dict[str, Any]:
+    """Check options and add what BasicSR derives from them: paths, phases, GPU count, debug settings."""
+    check_options(options, source, is_train=is_train)
+    options.setdefault("num_gpu", "auto")
+    options.setdefault("manual_seed", 0)
+    if options["manual_seed"] is None:
+        options["manual_seed"] = 0
+    options["path"] = options.get("path") or {}
+    options["logger"] = options.get("logger") or {}
+    options["logger"].setdefault("print_freq", 100)
+    options["logger"].setdefault("save_checkpoint_freq", 5000)
+    options["logger"].setdefault("use_tb_logger", True)
+    options["is_train"] = is_train
+    options["root_path"] = str(root_path)
+    options["num_gpu"] = resolve_gpus(options["num_gpu"], source)
+    if debug and not options["name"].startswith("debug"):
+        options["name"] = "debug_" + options["name"]
+    for name, dataset in options["datasets"].items():
+        dataset["phase"] = name.split("_")[0]
+        dataset["scale"] = options.get("scale", 1)
+        dataset.setdefault("name", name)
+        for key in ("dataroot_gt", "dataroot_lq"):
+            if dataset.get(key) is not None:
+                dataset[key] = os.path.expanduser(dataset[key])
+    paths = options["path"]
+    for key, value in paths.items():
+        if isinstance(value, str):
+            paths[key] = os.path.expanduser(value)
+    if options.get("val"):
+        options["val"].setdefault("save_img", False)
+        options["val"].setdefault("suffix", None)
+    if is_train:
+        run = os.path.join(root_path, "experiments", options["name"])
+        paths.update(
+            experiments_root=run,
+            models=os.path.join(run, "models"),
+            training_states=os.path.join(run, "training_states"),
+            log=run,
+            visualization=os.path.join(run, "visualization"),
+        )
+        if "debug" in options["name"]:
+            if options.get("val"):
+                options["val"]["val_freq"] = 8
+            options["logger"].update(print_freq=1, save_checkpoint_freq=8)
+    else:
+        run = os.path.join(root_path, "results", options["name"])
+        paths.update(results_root=run, log=run, visualization=os.path.join(run, "visualization"))
+    return options
+
+
+def resolve_gpus(num_gpu: int | str | None, source: Source) -> int:
+    """Number of GPUs to use: ``auto`` takes what there is, a positive number must be there."""
+    available = torch.cuda.device_count()
+    if num_gpu in ("auto", None):
+        return available
+    if not isinstance(num_gpu, int) or num_gpu < 0:
+        source.fail(("num_gpu",), f"give a number of GPUs or 'auto', not {num_gpu!r}.")
+    if num_gpu > available:
+        source.fail(("num_gpu",), f"{num_gpu} asked for, {available} found; use 'auto', or 0 for the CPU.")
+    return num_gpu
+
+
+def load_pseudo_options(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> PseudoOptions:
+    """Read an option file of ``basicsr pseudo``."""
+    values, source = load_yaml(path)
+    apply_overrides(values, overrides)
+    check_section(values, PseudoOptions, source)
+    options = msgspec.convert(values, PseudoOptions)
+    if not 0 <= options.png_compression <= 9:
+        source.fail(("png_compression",), "a zlib level, 0 to 9.")
+    for key in ("photographs", "f_isp", "out"):
+        setattr(options, key, os.path.expanduser(getattr(options, key)))
+    options.num_gpu = resolve_gpus(options.num_gpu, source)
+    return options

@@ -1,0 +1,139 @@
+"""From a folder of photographs to LMDBs of pseudo pairs, one photograph at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from semiisp_plugin.data.image_io import ImageReadError, encode_png, list_images, read_image, to_uint16
+from semiisp_plugin.data.lmdb_io import LmdbImageWriter, unique_keys
+from semiisp_plugin.pseudo.generator import PseudoPairGenerator
+
+_MIN_SIDE = 32
+
+
+@dataclass
+class BuildReport:
+    """What a build did.
+
+    Attributes:
+        written: Pairs written in this run.
+        kept: Pairs that an earlier, interrupted run had written.
+        set_aside: Photographs that could not be used, with the reason.
+        clipped: Mean share of pseudo input values that were clamped to [0, 1].
+    """
+
+    written: int = 0
+    kept: int = 0
+    set_aside: dict[str, str] = field(default_factory=dict)
+    clipped: float = 0.0
+
+
+def photograph_seed(seed: int, key: str) -> int:
+    """Seed of one photograph's draws: of the run's seed and the key alone, whatever was read before it."""
+    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") % (2**63)
+
+
+def shrink_short_side(image: np.ndarray, short_side: int | None) -> np.ndarray:
+    """Area-resize an HWC image so that its short side is at most ``short_side`` pixels."""
+    height, width = image.shape[:2]
+    if short_side is None or min(height, width) <= short_side:
+        return image
+    scale = short_side / min(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.ascontiguousarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+
+
+def build_pseudo_lmdb(
+    photographs: str,
+    out: str,
+    generator: PseudoPairGenerator,
+    *,
+    seed: int = 0,
+    max_photographs: int | None = None,
+    short_side: int | None = None,
+    png_compression: int = 1,
+    device: torch.device | str = "cpu",
+    resume: bool = False,
+    progress: bool = True,
+) -> BuildReport:
+    """Write ``out/gt.lmdb`` (8-bit pseudo ground truths) and ``out/lq.lmdb`` (16-bit pseudo inputs).
+
+    Both have the same keys in the same order, made from the photographs' relative paths. Photographs are read,
+    converted and written one by one; a pair depends on its photograph, its key, the seed and f_ISP alone.
+
+    Args:
+        photographs: Folder, searched recursively.
+        out: Folder to write; also gets ``report.json`` and, if any were set aside, ``set_aside.txt``.
+        generator: See `PseudoPairGenerator`.
+        seed: Of the random parameter sets.
+        max_photographs: Take the first so many, in the order of their paths.
+        short_side: See `shrink_short_side`.
+        png_compression: zlib level, 0 to 9.
+        device: Where f_ISP runs.
+        resume: Go on with an interrupted build; without it, an ``out`` that holds one is an error.
+        progress: Show a progress bar.
+
+    Returns:
+        Counts and reasons.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError, ValueError: The folder of photographs is missing or holds none that
+            can be used.
+        FileExistsError: ``out`` holds a build already.
+        OSError: Disk full and the like; what was written stays usable.
+    """
+    paths = list_images(photographs)[:max_photographs]
+    keys = unique_keys(paths)
+    os.makedirs(out, exist_ok=True)
+    generator.network.to(device)
+    report = BuildReport()
+    clipped_sum = 0.0
+    with ExitStack() as stack:
+        gt = stack.enter_context(LmdbImageWriter(os.path.join(out, "gt.lmdb"), resume=resume))
+        lq = stack.enter_context(LmdbImageWriter(os.path.join(out, "lq.lmdb"), resume=resume))
+        for path, key in tqdm(
+            zip(paths, keys, strict=True), total=len(paths), desc="pseudo pairs", unit="photo", disable=not progress
+        ):
+            if key in gt and key in lq:
+                report.kept += 1
+                continue
+            try:
+                image = shrink_short_side(read_image(os.path.join(photographs, path), bit_depth="8"), short_side)
+                if min(image.shape[:2]) < _MIN_SIDE:
+                    raise ImageReadError(f"{path}: {image.shape[1]}x{image.shape[0]} is less than {_MIN_SIDE} pixels.")
+            except ImageReadError as error:
+                report.set_aside[path] = str(error)
+                continue
+            draws = torch.Generator().manual_seed(photograph_seed(seed, key))
+            photo = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
+            pair = generator.generate(photo, draws)
+            clipped_sum += float(pair.clipped.mean())
+            target = pair.target[0].permute(1, 2, 0).cpu().numpy()
+            if key not in gt:
+                gt.put(key, encode_png(np.ascontiguousarray(target), png_compression), target.shape)
+            if key not in lq:
+                pseudo_input = to_uint16(pair.input[0].permute(1, 2, 0).cpu().numpy())
+                lq.put(key, encode_png(np.ascontiguousarray(pseudo_input), png_compression), pseudo_input.shape)
+            report.written += 1
+    report.clipped = clipped_sum / report.written if report.written else 0.0
+    if report.written + report.kept == 0:
+        first = next(iter(report.set_aside.values()))
+        raise ValueError(f"None of the {len(paths)} photographs in {photographs} can be used; the first: {first}")
+    Path(out, "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+    aside = Path(out, "set_aside.txt")
+    if report.set_aside:
+        aside.write_text("".join(f"{p}\t{reason}\n" for p, reason in report.set_aside.items()), encoding="utf-8")
+    else:
+        aside.unlink(missing_ok=True)
+    return report

@@ -1,0 +1,59 @@
+"""``basicsr pseudo``: option file -> f_ISP -> LMDBs."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from semiisp_plugin.models.isp_model import load_f_isp
+from semiisp_plugin.options import PseudoOptions
+from semiisp_plugin.pseudo.builder import BuildReport, build_pseudo_lmdb
+from semiisp_plugin.pseudo.generator import PseudoPairGenerator
+
+MANY_PAIRS = 1000  # Sec. 4.2: below, global sets for the whole ISP; from there on, local ones per function
+
+
+def make_generator(f_isp: str, sets: str = "auto", update_quality: bool = True) -> PseudoPairGenerator:
+    """The generator of a phase 1 checkpoint.
+
+    Args:
+        f_isp: ``f_isp_<iter>.pth``.
+        sets: ``global``, ``local`` or ``auto`` (by the number of pairs).
+        update_quality: See `PseudoPairGenerator`.
+    """
+    network, banks, n_pairs = load_f_isp(f_isp)
+    local = sets == "local" or (sets == "auto" and n_pairs >= MANY_PAIRS)
+    return PseudoPairGenerator(
+        network,
+        banks["global"],
+        banks["local"] if local else None,
+        per_function=local,
+        update_quality=update_quality,
+    )
+
+
+def run(options: PseudoOptions, *, resume: bool = False, progress: bool = True) -> BuildReport:
+    """Build the pseudo pairs that the options describe and print a summary."""
+    generator = make_generator(options.f_isp, options.sets, options.update_quality)
+    report = build_pseudo_lmdb(
+        options.photographs,
+        options.out,
+        generator,
+        seed=options.manual_seed,
+        max_photographs=options.max_photographs,
+        short_side=options.short_side,
+        png_compression=options.png_compression,
+        device=torch.device("cuda" if options.num_gpu else "cpu"),
+        resume=resume,
+        progress=progress,
+    )
+    print(
+        f"{report.written} pairs written to {options.out}"
+        + (f", {report.kept} kept from an earlier run" if report.kept else "")
+        + f"; {report.clipped:.2%} of the pseudo inputs' values clipped."
+    )
+    if report.set_aside:
+        where = os.path.join(options.out, "set_aside.txt")
+        print(f"{len(report.set_aside)} photographs were set aside; {where} says why.")
+    return report

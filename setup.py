@@ -1,0 +1,63 @@
+"""Packaging of semiisp_plugin (tool settings live in pyproject.toml, exact pins in constraints.txt)."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+README = HERE / "README.md"
+# Read as text: importing the package here would need torch and BasicSR installed already.
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "semiisp_plugin/_version.py").read_text(), re.MULTILINE)[1]
+
+# BasicSR asks for torch, torchvision, OpenCV, scikit-image, SciPy, Pillow, PyYAML, requests and tqdm by itself; what
+# the plugin imports directly is named here all the same, with the oldest version it is written for.
+# TensorBoard is left out on purpose: BasicSR requires `tb-nightly`, which installs into the same `tensorboard` folder
+# as the release, and with both the one installed last overwrites the other. pip users get BasicSR's nightly, users of
+# the Makefile the release (see overrides.txt).
+REQUIRES = [
+    "basicsr==1.4.2",
+    "torch>=2.4",
+    "torchvision>=0.19",
+    "numpy>=1.26",
+    "scipy>=1.11",
+    "opencv-python>=4.8",
+    "Pillow>=10.1",
+    "scikit-image>=0.22",
+    "lmdb>=1.4",
+    "PyYAML>=6.0",
+    "msgspec>=0.18",
+    "tqdm>=4.64",
+]
+# The demo's photographs are those that scikit-learn, matplotlib and scikit-image ship.
+DEMO = ["matplotlib>=3.8", "scikit-learn>=1.3"]
+TEST = [*DEMO, "pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.13", "types-PyYAML"]
+
+setup(
+    name="semiisp_plugin",
+    version=VERSION,
+    description="Semi-supervised learning for learned ISPs and image enhancement, as a plugin for BasicSR",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["semiisp_plugin", "semiisp_plugin.*"]),
+    package_data={"semiisp_plugin": ["py.typed"]},
+    install_requires=REQUIRES,
+    extras_require={
+        "demo": DEMO,
+        "test": TEST,
+        "cupy": ["cupy-cuda12x"],
+        "raw": ["rawpy"],
+    },
+    entry_points={"console_scripts": ["basicsr = semiisp_plugin.cli:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Typing :: Typed",
+    ],
+    zip_safe=False,
+)

@@ -1,0 +1,182 @@
+"""GT-mean PSNR and SSIM against direct computations with OpenCV's conversions and scikit-image."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+import semiisp_plugin.metrics  # noqa: F401 - registers
+from semiisp_plugin.metrics.gt_mean import (
+    VARIANTS,
+    calculate_psnr_gt_mean,
+    calculate_ssim_gt_mean,
+    gt_mean_scale,
+)
+from semiisp_plugin.toolbox import calculate_metric
+
+
+def rgb_pair(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A coloured ground truth and a darker, reddish, noisy prediction; uint8 RGB."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[0:40, 0:52] / 52
+    target = np.stack([0.9 * x, 0.2 + 0.5 * y, 0.6 - 0.5 * x * y], axis=-1)
+    pred = np.clip(target * [0.6, 0.4, 0.3] + generator.normal(0, 0.02, target.shape), 0, 1)
+    return tuple(np.rint(255 * image).astype(np.uint8) for image in (pred, target))
+
+
+def opencv_grey(image_rgb: np.ndarray, variant: str, *, is_target: bool) -> float:
+    """Mean grey as the publications' programs compute it, on float RGB arrays."""
+    image = image_rgb.astype(np.float32)
+    if variant == "gray_rgb":
+        return float(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean(dtype=np.float64))
+    if variant == "retinexformer" or is_target:
+        return float(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).mean(dtype=np.float64))
+    return float(image.mean(dtype=np.float64))
+
+
+def expected_pair(pred: np.ndarray, target: np.ndarray, variant: str) -> tuple[np.ndarray, np.ndarray, float]:
+    scale = opencv_grey(target, variant, is_target=True) / opencv_grey(pred, variant, is_target=False)
+    return np.clip(pred * scale, 0, 255), target.astype(np.float64), scale
+
+
+def skimage_ssim(x: np.ndarray, y: np.ndarray) -> float:
+    return structural_similarity(
+        x, y, data_range=255, channel_axis=-1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+    )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_matches_opencv_and_scikit_image(variant):
+    pred, target = rgb_pair()
+    scaled, truth, scale = expected_pair(pred, target, variant)
+    assert scale > 1.5
+    pred_bgr, target_bgr = pred[..., ::-1], target[..., ::-1]
+    assert gt_mean_scale(pred_bgr, target_bgr, variant) == pytest.approx(scale, rel=1e-6)
+    psnr = calculate_psnr_gt_mean(pred_bgr, target_bgr, variant=variant)
+    assert psnr == pytest.approx(peak_signal_noise_ratio(truth, scaled, data_range=255), abs=1e-5)
+    ssim = calculate_ssim_gt_mean(pred_bgr, target_bgr, variant=variant)
+    assert ssim == pytest.approx(skimage_ssim(scaled, truth), abs=1e-6)
+
+
+def test_variants_differ_and_the_default_is_the_true_grey():
+    pred, target = rgb_pair()
+    scales = {variant: gt_mean_scale(pred, target, variant, channel_order="rgb") for variant in VARIANTS}
+    assert len({round(scale, 3) for scale in scales.values()}) == 3
+    assert gt_mean_scale(pred, target, channel_order="rgb") == scales["gray_rgb"]
+    assert calculate_psnr_gt_mean(pred, target) == calculate_psnr_gt_mean(pred, target, variant="gray_rgb")
+
+
+@pytest.mark.parametrize("metric", [calculate_psnr_gt_mean, calculate_ssim_gt_mean])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_orders_of_axes_and_channels_do_not_matter(metric, variant):
+    pred, target = rgb_pair()
+    expected = metric(pred[..., ::-1], target[..., ::-1], variant=variant)
+    assert metric(pred, target, variant=variant, channel_order="rgb") == pytest.approx(expected, rel=1e-12)
+    planes = (image[..., ::-1].transpose(2, 0, 1) for image in (pred, target))
+    assert metric(*planes, variant=variant, input_order="CHW") == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_wrong_exposure_is_forgiven(variant):
+    _, target = rgb_pair()
+    pred = target * 0.5  # grey weights cancel except where they differ between the two images
+    psnr = calculate_psnr_gt_mean(pred, target, variant=variant)
+    if variant == "llflow":
+        assert psnr < 40
+    else:
+        assert psnr > 200
+    assert calculate_metric({"img": pred, "img2": target}, {"type": "calculate_psnr", "crop_border": 0}) < 15
+
+
+def test_overflow_is_clipped_not_wrapped():
+    target = np.full((16, 16, 3), 200, np.uint8)
+    pred = np.full((16, 16, 3), 100, np.uint8)
+    pred[:8] = 20
+    scale = 200 / 60
+    expected = 10 * np.log10(255**2 / np.mean([(255 - 200) ** 2, (20 * scale - 200) ** 2]))
+    assert calculate_psnr_gt_mean(pred, target) == pytest.approx(expected, rel=1e-12)
+
+
+def test_crop_border_is_for_the_metric_not_for_the_brightness():
+    pred, target = rgb_pair()
+    pred = pred.copy()
+    pred[:4] = 255
+    scaled, truth, _ = expected_pair(pred, target, "gray_rgb")
+    inner = (slice(4, -4), slice(4, -4))
+    psnr = calculate_psnr_gt_mean(pred, target, crop_border=4, channel_order="rgb")
+    assert psnr == pytest.approx(peak_signal_noise_ratio(truth[inner], scaled[inner], data_range=255), abs=1e-5)
+    ssim = calculate_ssim_gt_mean(pred, target, crop_border=4, channel_order="rgb")
+    assert ssim == pytest.approx(skimage_ssim(scaled[inner], truth[inner]), abs=1e-6)
+
+
+def test_black_prediction_equal_images_and_grey_images():
+    pred, target = rgb_pair()
+    black = np.zeros_like(target)
+    assert gt_mean_scale(black, target) == 1
+    assert calculate_psnr_gt_mean(black, target) == pytest.approx(10 * np.log10(255**2 / np.mean(target**2.0)))
+    assert gt_mean_scale(target, target) == 1
+    assert calculate_psnr_gt_mean(target, target) == np.inf
+    assert calculate_ssim_gt_mean(target, target) == pytest.approx(1)
+    for variant in VARIANTS:
+        expected = target[..., 0].mean() / pred[..., 0].mean()
+        for order, shape in (("HWC", (40, 52)), ("HWC", (40, 52, 1)), ("CHW", (40, 52)), ("CHW", (1, 40, 52))):
+            grey, grey2 = (image[..., 0].reshape(shape) for image in (pred, target))
+            assert gt_mean_scale(grey, grey2, variant, input_order=order) == pytest.approx(expected)
+            assert np.isfinite(calculate_ssim_gt_mean(grey, grey2, input_order=order, variant=variant))
+
+
+def test_inputs_are_not_changed():
+    pred, target = rgb_pair()
+    before = pred.copy(), target.copy()
+    calculate_psnr_gt_mean(pred, target)
+    calculate_ssim_gt_mean(pred, target, channel_order="rgb")
+    np.testing.assert_array_equal(pred, before[0])
+    np.testing.assert_array_equal(target, before[1])
+
+
+@pytest.mark.parametrize("name", ["calculate_psnr_gt_mean", "calculate_ssim_gt_mean"])
+def test_through_basicsrs_registry_with_the_keys_of_its_ymls(name):
+    pred, target = rgb_pair()
+    opt = {"type": name, "crop_border": 0, "test_y_channel": False, "better": "higher"}
+    value = calculate_metric({"img": pred, "img2": target}, opt)
+    assert isinstance(value, float)
+    assert value == {
+        "calculate_psnr_gt_mean": calculate_psnr_gt_mean,
+        "calculate_ssim_gt_mean": calculate_ssim_gt_mean,
+    }[name](pred, target)
+    y_only = calculate_metric({"img": pred, "img2": target}, {**opt, "test_y_channel": True})
+    assert y_only != value
+    with pytest.raises(TypeError, match="varient"):
+        calculate_metric({"img": pred, "img2": target}, {**opt, "varient": "llflow"})
+
+
+def test_luma_of_the_y_channel_option():
+    pred, target = rgb_pair()
+    scaled, truth, _ = expected_pair(pred, target, "gray_rgb")
+    luma = np.array([65.481, 128.553, 24.966]) / 255
+    expected = peak_signal_noise_ratio(truth @ luma, scaled @ luma, data_range=255)
+    for images, order in (((pred, target), "rgb"), ((pred[..., ::-1], target[..., ::-1]), "bgr")):
+        result = calculate_psnr_gt_mean(*images, channel_order=order, test_y_channel=True)
+        assert result == pytest.approx(expected, abs=1e-4)
+
+
+def test_bad_input_is_refused_in_words():
+    pred, target = rgb_pair()
+    with pytest.raises(ValueError, match="variant: gray`; choose one of gray_rgb"):
+        calculate_psnr_gt_mean(pred, target, variant="gray")
+    with pytest.raises(ValueError, match="channel_order"):
+        gt_mean_scale(pred, target, channel_order="RGB")
+    with pytest.raises(ValueError, match="input_order"):
+        calculate_ssim_gt_mean(pred, target, input_order="NCHW")
+    with pytest.raises(ValueError, match="differ in shape"):
+        calculate_psnr_gt_mean(pred, target[1:])
+    with pytest.raises(ValueError, match="uint16"):
+        calculate_psnr_gt_mean(pred.astype(np.uint16), target)
+    with pytest.raises(ValueError, match="1 or 3 channels"):
+        calculate_psnr_gt_mean(pred, target, input_order="CHW")
+    with pytest.raises(ValueError, match="40x52"):
+        calculate_ssim_gt_mean(pred, target, crop_border=15)
+    with pytest.raises(ValueError, match="crop_border: -1"):
+        calculate_psnr_gt_mean(pred, target, crop_border=-1)
