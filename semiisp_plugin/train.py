@@ -138,7 +138,9 @@ def find_resume_state(opt: dict[str, Any], auto_resume: bool) -> dict[str, Any] 
     return load_checkpoint(path) if path else None
 
 
-def start_logging(opt: dict[str, Any], resumed: bool, option_file: str | None) -> tuple[logging.Logger, Any]:
+def start_logging(
+    opt: dict[str, Any], resumed: bool, option_file: str | None, quiet: bool = False
+) -> tuple[logging.Logger, Any]:
     """Make the run's folders (an older run of the name is set aside), its log file and TensorBoard writer."""
     paths = opt["path"]
     use_tb = bool(opt["logger"].get("use_tb_logger")) and "debug" not in opt["name"]
@@ -158,7 +160,7 @@ def start_logging(opt: dict[str, Any], resumed: bool, option_file: str | None) -
             copy.write_text(head + yaml.safe_dump(_plain(opt), sort_keys=False), encoding="utf-8")
     if opt["dist"]:
         torch.distributed.barrier()
-    logger = open_log(os.path.join(paths["log"], f"train_{opt['name']}_{get_time_str()}.log"))
+    logger = open_log(os.path.join(paths["log"], f"train_{opt['name']}_{get_time_str()}.log"), quiet)
     logger.info(get_env_info())
     logger.info(dict2str(opt))
     wandb = opt["logger"].get("wandb")
@@ -167,7 +169,7 @@ def start_logging(opt: dict[str, Any], resumed: bool, option_file: str | None) -
     return logger, init_tb_logger(log_dir=tb_folder) if use_tb else None
 
 
-def open_log(log_file: str) -> logging.Logger:
+def open_log(log_file: str, quiet: bool = False) -> logging.Logger:
     """BasicSR's logger on a new file; a run before it in the same process keeps its own file."""
     logger = logging.getLogger("basicsr")
     for handler in list(logger.handlers):
@@ -175,7 +177,11 @@ def open_log(log_file: str) -> logging.Logger:
             handler.close()
         logger.removeHandler(handler)
     initialized_logger.pop("basicsr", None)
-    return get_root_logger(logger_name="basicsr", log_level=logging.INFO, log_file=log_file)
+    logger = get_root_logger(logger_name="basicsr", log_level=logging.INFO, log_file=log_file)
+    for handler in logger.handlers:
+        if quiet and not isinstance(handler, logging.FileHandler):
+            handler.setLevel(logging.WARNING)
+    return logger
 
 
 def _plain(value: Any) -> Any:
@@ -264,6 +270,7 @@ def train(
     option_file: str | None = None,
     auto_resume: bool = False,
     progress: bool = False,
+    quiet: bool = False,
 ) -> Any:
     """Train from complete options (`semiisp_plugin.options.load_options` or ``complete``).
 
@@ -272,6 +279,7 @@ def train(
         option_file: Copied into the run's folder.
         auto_resume: Go on from the run's latest state.
         progress: Show a progress bar on the terminal.
+        quiet: Show only warnings on the terminal; the log file gets everything.
 
     Returns:
         The model; ``model.latest_metrics`` holds the last validation's values by data set.
@@ -283,7 +291,7 @@ def train(
     torch.backends.cudnn.benchmark = True
     state = find_resume_state(opt, auto_resume)
     start_iter = int(state["iter"]) if state else 0
-    logger, tb_logger = start_logging(opt, state is not None, option_file)
+    logger, tb_logger = start_logging(opt, state is not None, option_file, quiet)
     total = int(opt["train"]["total_iter"])
     loader, sampler = build_train_loader(opt, start_iter, logger)
     val_loaders = build_val_loaders(opt)
@@ -309,7 +317,8 @@ def train(
             model.validation(val_loader, iteration, tb_logger, val_opt["save_img"])
 
     with ExitStack() as stack:
-        stack.enter_context(logging_redirect_tqdm([logger]))
+        if not quiet:
+            stack.enter_context(logging_redirect_tqdm([logger]))
         bar = stack.enter_context(
             tqdm(total=total, initial=start_iter, desc=opt["name"], unit="it", disable=not progress, dynamic_ncols=True)
         )

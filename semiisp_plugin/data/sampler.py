@@ -106,12 +106,13 @@ class MixedBatchSampler(Sampler[list[SampleIndex]]):
                     f"{name}_per_batch is {count} but there are no {name} pairs; "
                     f"set {name}_per_batch to 0 or check the {name} data."
                 )
-        self.sizes = (n_real, n_pseudo)
-        self.per_batch = (real_per_batch, pseudo_per_batch)
-        self.seed = seed
-        self.num_batches = num_batches
-        self.rank = rank
-        self.world_size = world_size
+        # Plain integers: torch.load with weights_only=True refuses those of NumPy in a checkpoint.
+        self.sizes = (int(n_real), int(n_pseudo))
+        self.per_batch = (int(real_per_batch), int(pseudo_per_batch))
+        self.seed = int(seed)
+        self.num_batches = int(num_batches)
+        self.rank = int(rank)
+        self.world_size = int(world_size)
         self._start_batch = 0
         self.start_batch = start_batch
         self._permutations: dict[tuple[int, int], np.ndarray] = {}
@@ -129,7 +130,7 @@ class MixedBatchSampler(Sampler[list[SampleIndex]]):
                 f"start_batch is {value}, but the run has {self.num_batches} batches only: it is finished, or "
                 "total_iter was lowered since."
             )
-        self._start_batch = value
+        self._start_batch = int(value)
 
     def __len__(self) -> int:
         """Number of batches from ``start_batch`` to the end of the run."""
@@ -176,7 +177,7 @@ class MixedBatchSampler(Sampler[list[SampleIndex]]):
                 know it by itself, for DataLoader workers ask for batches ahead of time.
         """
         return {
-            "start_batch": self.start_batch if next_batch is None else next_batch,
+            "start_batch": self.start_batch if next_batch is None else int(next_batch),
             **self._identity(),
         }
 

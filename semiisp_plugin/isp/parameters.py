@@ -175,14 +175,10 @@ class ISPSpec:
     def split(self, parameters: Tensor) -> dict[str, dict[str, Tensor]]:
         """Parameter sets ``(N, K, h, w)`` as views ``[function][parameter]`` of ``(N, 3 or 6, h, w)``."""
         self.check(parameters)
-        out: dict[str, dict[str, Tensor]] = {}
-        start = 0
-        for name, group in self.functions.items():
-            out[name] = {}
-            for p in group:
-                out[name][p.name] = parameters[:, start : start + p.count]
-                start += p.count
-        return out
+        # One split: its gradient is one concatenation, where slices would each fill a map of zeros.
+        counts = [p.count for group in self.functions.values() for p in group]
+        parts = iter(parameters.split(counts, dim=1))
+        return {name: {p.name: next(parts) for p in group} for name, group in self.functions.items()}
 
     def check(self, parameters: Tensor) -> None:
         """Raise ValueError unless ``parameters`` is ``(N, K, h, w)`` with this ISP's K."""

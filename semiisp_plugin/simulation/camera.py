@@ -116,7 +116,7 @@ class SimulatedCamera:
     exposure: Range = (-1.75, 0.0)
     dark_exposure: Range = (-5.0, -3.0)
     knee: Range = (0.75, 0.92)
-    black: Range = (0.0, 0.004)
+    black: Range = (0.0, 0.002)
     shot: Range = (2e-5, 2e-4)
     read: Range = (1e-7, 2e-6)
     fall_off: Range = (0.0, 0.3)

@@ -87,7 +87,8 @@ def illuminant_white(temperature: float, tint: float = 0.0) -> Tensor:
     (u0, v0), (u1, v1) = _xy_to_uv(*planckian_xy(low)), _xy_to_uv(*planckian_xy(high))
     du, dv = u1 - u0, v1 - v0
     length = (du**2 + dv**2) ** 0.5
-    u, v = u - tint * dv / length, v + tint * abs(du) / length
+    # Along the locus towards higher temperatures both u and v fall, so this normal points up, to green.
+    u, v = u + tint * dv / length, v - tint * du / length
     x, y = 3 * u / (2 * u - 8 * v + 4), 2 * v / (2 * u - 8 * v + 4)
     xyz = torch.tensor([x / y, 1.0, (1 - x - y) / y], dtype=torch.float64)
     return torch.linalg.solve(torch.tensor(SRGB_TO_XYZ, dtype=torch.float64), xyz)

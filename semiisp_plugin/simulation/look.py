@@ -99,7 +99,7 @@ def tone_curve(image: Tensor, points: Sequence[tuple[float, float]]) -> Tensor:
     y = [p[1] for p in points]
     nodes = torch.tensor([x, y, _slopes(x, y)], dtype=image.dtype, device=image.device)
     # right=True: a value on a node belongs to the piece that starts there; the last node to the last piece.
-    piece = (torch.bucketize(image.detach(), nodes[0], right=True) - 1).clamp(0, len(points) - 2)
+    piece = (torch.bucketize(image.detach().contiguous(), nodes[0], right=True) - 1).clamp(0, len(points) - 2)
     (x0, y0, m0), (x1, y1, m1) = nodes[:, piece], nodes[:, piece + 1]
     width = x1 - x0
     t = (image - x0) / width

@@ -350,7 +350,7 @@ def test_write_image(tmp_path, photo, photo16):
     assert np.abs(read_image(tmp_path / "a.JPG").astype(int) - photo).mean() < 4
     with pytest.raises(ValueError, match="JPEG holds 8 bits"):
         write_image(tmp_path / "b.jpg", photo16)
-    with pytest.raises(ValueError, match="cannot write '.tif'"):
+    with pytest.raises(ValueError, match=r"cannot write '\.tif'"):
         write_image(tmp_path / "b.tif", photo)
 
 

@@ -7,6 +7,7 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 import torch
+
 from semiisp_plugin.simulation.camera import (
     SENSORS,
     Capture,

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from skimage.color import rgb2xyz
+from skimage.color.colorconv import xyz_from_rgb
+
 from semiisp_plugin.simulation.colour import (
     LUMA,
     SRGB_TO_XYZ,
@@ -13,7 +16,6 @@ from semiisp_plugin.simulation.colour import (
     planckian_xy,
     srgb_to_linear,
 )
-from skimage.color import rgb2xyz
 
 
 def _chromaticity(linear_rgb: torch.Tensor) -> tuple[float, float]:
@@ -31,7 +33,12 @@ def test_srgb_curve_round_trip_and_ends() -> None:
 def test_srgb_curve_matches_scikit_image() -> None:
     image = np.random.default_rng(0).random((8, 9, 3))
     linear = srgb_to_linear(torch.from_numpy(image)).numpy()
-    np.testing.assert_allclose(linear @ np.array(SRGB_TO_XYZ).T, rgb2xyz(image), atol=2e-4)
+    np.testing.assert_allclose(linear @ xyz_from_rgb.T, rgb2xyz(image), rtol=0, atol=1e-9)
+
+
+def test_matrix_maps_white_to_d65() -> None:
+    x, y, z = np.array(SRGB_TO_XYZ).sum(1)
+    assert (x / (x + y + z), y / (x + y + z)) == pytest.approx((0.3127, 0.3290), abs=1e-4)
 
 
 def test_middle_grey() -> None:

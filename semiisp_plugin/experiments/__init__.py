@@ -1,0 +1,1 @@
+"""The phases in order: the demo, and what it is made of."""

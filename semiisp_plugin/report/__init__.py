@@ -1,0 +1,1 @@
+"""What a person looks at after a run: tables of numbers and grids of pictures."""

@@ -1,0 +1,470 @@
+"""The data sets, alone and behind DataLoader workers, and the geometry of crops."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+import semiisp_plugin.data as data_package
+from semiisp_plugin._scan import import_modules
+from semiisp_plugin.data import lmdb_io
+from semiisp_plugin.data.augment import augment, fit_to_crop, random_crop
+from semiisp_plugin.data.image_io import encode_png, to_bit_depth, write_image
+from semiisp_plugin.data.lmdb_io import LmdbImageWriter, lmdb_key
+from semiisp_plugin.data.paired_dataset import PairedRestorationDataset
+from semiisp_plugin.data.sampler import MixedBatchSampler, SampleIndex
+from semiisp_plugin.data.semi_supervised_dataset import SemiSupervisedDataset
+from semiisp_plugin.toolbox import DATASET_REGISTRY, build_dataset
+
+START_METHODS = [m for m in ("fork", "spawn") if m in multiprocessing.get_all_start_methods()]
+H, W = 20, 30
+
+
+@pytest.fixture(autouse=True)
+def _closed_environments():
+    yield
+    lmdb_io.close_all()
+
+
+def picture(number: int, height: int = H, width: int = W, dtype: type = np.uint8) -> np.ndarray:
+    """Noise, different for each number."""
+    top = np.iinfo(dtype).max
+    return np.random.default_rng(number).integers(0, top, (height, width, 3), dtype=dtype, endpoint=True)
+
+
+def target_of(image: np.ndarray) -> np.ndarray:
+    """A target that tells which pixel of the input belongs to it."""
+    return np.iinfo(image.dtype).max - image
+
+
+def write_folders(root: Path, images: dict[str, np.ndarray]) -> dict[str, str]:
+    for name, image in images.items():
+        write_image(root / "lq" / f"{name}.png", image)
+        write_image(root / "gt" / f"{name}.png", target_of(image))
+    return {"dataroot_lq": str(root / "lq"), "dataroot_gt": str(root / "gt"), "io_backend": {"type": "disk"}}
+
+
+def write_lmdbs(root: Path, images: dict[str, np.ndarray]) -> dict[str, str]:
+    for side, function in (("lq", lambda image: image), ("gt", target_of)):
+        with LmdbImageWriter(root / f"{side}.lmdb") as writer:
+            for name, image in images.items():
+                writer.put(lmdb_key(name), encode_png(function(image)), image.shape)
+    return {"dataroot_lq": str(root / "lq.lmdb"), "dataroot_gt": str(root / "gt.lmdb"), "io_backend": {"type": "lmdb"}}
+
+
+@pytest.fixture(scope="module")
+def real_images() -> dict[str, np.ndarray]:
+    return {f"s/{i}": picture(i) for i in range(5)}
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory, real_images) -> dict[str, dict]:
+    """The same five pairs on disk and in LMDBs, and nine pseudo pairs in LMDBs."""
+    folder = tmp_path_factory.mktemp("data")
+    pseudo = {f"p{i}": picture(100 + i) for i in range(9)}
+    return {
+        "disk": write_folders(folder / "real", real_images),
+        "lmdb": write_lmdbs(folder / "real", real_images),
+        "pseudo": write_lmdbs(folder / "pseudo", pseudo),
+    }
+
+
+def semi_options(roots: dict, **changes: object) -> dict:
+    return {
+        **roots["disk"],
+        "name": "semi",
+        "type": "SemiSupervisedDataset",
+        "phase": "train",
+        "gt_size": 8,
+        "use_hflip": True,
+        "use_rot": True,
+        "scale": 1,
+        "pseudo": roots["pseudo"],
+        **changes,
+    }
+
+
+def assert_inverted(item: dict) -> None:
+    """Input and target show the same pixels."""
+    torch.testing.assert_close(item["lq"], 1 - item["gt"], atol=1e-6, rtol=0)
+
+
+# --- whole pairs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["disk", "lmdb"])
+def test_int_index_gives_the_whole_pair(roots, real_images, backend):
+    options = {**roots[backend], "phase": "train", "gt_size": 8, "use_hflip": True, "use_rot": True}
+    dataset = PairedRestorationDataset(options)
+    assert len(dataset) == 5
+    for index, (name, image) in enumerate(real_images.items()):
+        item = dataset[index]
+        assert set(item) == {"lq", "gt", "lq_path", "gt_path", "key", "is_pseudo"}
+        assert item["lq"].dtype == torch.float32
+        np.testing.assert_array_equal(item["lq"].numpy(), image.transpose(2, 0, 1) / np.float32(255))
+        np.testing.assert_array_equal(item["gt"].numpy(), target_of(image).transpose(2, 0, 1) / np.float32(255))
+        assert item["key"] == name
+        assert item["lq_path"] == f"{options['dataroot_lq']}/{name}" + (".png" if backend == "disk" else "")
+        assert item["gt_path"] == f"{options['dataroot_gt']}/{name}" + (".png" if backend == "disk" else "")
+        assert item["is_pseudo"].dtype == torch.bool
+        assert item["is_pseudo"].shape == ()
+        assert not item["is_pseudo"]
+    torch.testing.assert_close(dataset[-1]["lq"], dataset[4]["lq"])
+    assert len(list(dataset)) == 5  # ends with IndexError
+    with pytest.raises(IndexError, match="no pair 5; the data set has 5"):
+        dataset[5]
+    with pytest.raises(IndexError):
+        dataset[-6]
+
+
+@pytest.mark.parametrize("backend", ["disk", "lmdb"])
+def test_16_bits_survive_to_the_tensor(tmp_path, backend):
+    image = np.arange(H * W * 3, dtype=np.uint16).reshape(H, W, 3) * 36
+    options = (write_folders if backend == "disk" else write_lmdbs)(tmp_path, {"a": image})
+    item = PairedRestorationDataset(options)[0]
+    assert len(torch.unique(item["lq"])) == H * W * 3 > 256
+    np.testing.assert_array_equal(item["lq"].numpy(), image.transpose(2, 0, 1) / np.float32(65535))
+    np.testing.assert_array_equal(item["gt"].numpy(), target_of(image).transpose(2, 0, 1) / np.float32(65535))
+    # A crop keeps them, too.
+    dataset = PairedRestorationDataset({**options, "phase": "train", "gt_size": [H, W], "use_hflip": True})
+    sample = dataset[SampleIndex(0, 0, 1)]["lq"]
+    np.testing.assert_array_equal(np.sort(sample.numpy().ravel()), np.sort(item["lq"].numpy().ravel()))
+
+
+def test_bit_depths_may_differ_within_a_pair(tmp_path):
+    image = picture(0)
+    write_image(tmp_path / "lq/a.png", to_bit_depth(image, "16"))
+    write_image(tmp_path / "gt/a.png", image)
+    item = PairedRestorationDataset({"dataroot_lq": tmp_path / "lq", "dataroot_gt": tmp_path / "gt"})[0]
+    torch.testing.assert_close(item["lq"], item["gt"], atol=1e-7, rtol=0)
+
+
+def test_basicsr_reads_our_lmdbs(roots, real_images):
+    """BasicSR's own data set and ours, on the same LMDBs in one process."""
+    options = {**roots["lmdb"], "type": "PairedImageDataset", "name": "b", "phase": "val", "scale": 1}
+    theirs = build_dataset({**options, "io_backend": {"type": "lmdb"}})
+    ours = build_dataset({**options, "type": "PairedRestorationDataset"})
+    assert len(theirs) == len(ours) == 5
+    for index in range(5):
+        for name in ("lq", "gt"):
+            torch.testing.assert_close(theirs[index][name], ours[index][name], atol=1e-7, rtol=0)
+
+
+def test_registered_and_importable_twice():
+    assert DATASET_REGISTRY.get("PairedRestorationDataset") is PairedRestorationDataset
+    assert DATASET_REGISTRY.get("SemiSupervisedDataset") is SemiSupervisedDataset
+    assert import_modules(data_package.__name__, data_package.__path__, "_dataset") == [
+        "semiisp_plugin.data.paired_dataset",
+        "semiisp_plugin.data.semi_supervised_dataset",
+    ]
+
+
+def test_options_are_not_changed_and_kept(roots):
+    options = semi_options(roots)
+    before = pickle.dumps(options)
+    dataset = SemiSupervisedDataset(options)
+    dataset[0]
+    assert pickle.dumps(options) == before
+    assert dataset.opt["name"] == PairedRestorationDataset(options).opt["name"] == "semi"  # read by BasicSR's models
+
+
+def test_cache_holds_decoded_images_and_is_not_pickled(tmp_path):
+    options = write_folders(tmp_path, {"a": picture(0), "b": picture(1)})
+    cached = PairedRestorationDataset({**options, "cache_images": True})
+    plain = PairedRestorationDataset(options)
+    first = cached[0]["lq"]
+    first.zero_()  # what is done to an item must not reach the cache
+    for file in tmp_path.rglob("a.png"):
+        file.unlink()
+    np.testing.assert_array_equal(cached[0]["lq"].numpy(), picture(0).transpose(2, 0, 1) / np.float32(255))
+    assert cached._cache[0][0].dtype == np.uint8
+    with pytest.raises(FileNotFoundError):
+        plain[0]
+    with pytest.raises(FileNotFoundError):
+        pickle.loads(pickle.dumps(cached))[0]
+    assert len(pickle.dumps(cached)) < first.numel()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scale": 2}, "data set 'd': scale is 2"),
+        ({"dataroot_gt": None}, "data set 'd': the option 'dataroot_gt' is missing"),
+        ({"io_backend": {"type": "lmdb"}}, "io_backend type is 'lmdb' but dataroot_lq is"),
+        ({"io_backend": {"type": "memcached"}}, "it must be 'disk' or 'lmdb'"),
+        ({"gt_size": 0}, "gt_size is 0; it must be a positive integer or"),
+        ({"gt_size": [4]}, r"gt_size is \[4\]"),
+        ({"gt_size": [4, 4.5]}, r"gt_size is \[4, 4\.5\]"),
+        ({"gt_size": "8"}, "gt_size is '8'"),
+        ({"filename_tmpl": "{}_x"}, "do not match by name"),
+    ],
+)
+def test_wrong_options(roots, change, message):
+    with pytest.raises(ValueError, match=message):
+        PairedRestorationDataset({**roots["disk"], "name": "d", **change})
+
+
+def test_sizes_of_a_pair_must_agree(tmp_path):
+    options = write_folders(tmp_path, {"a": picture(0)})
+    write_image(tmp_path / "gt/a.png", picture(0, H, W + 1))
+    with pytest.raises(ValueError, match=r"pair 'a'(.|\n)*20x30(.|\n)*20x31"):
+        PairedRestorationDataset(options)[0]
+
+
+# --- real and pseudo pairs ------------------------------------------------------------------------------------------
+
+
+def test_semi_supervised_order_and_flags(roots):
+    dataset = SemiSupervisedDataset(semi_options(roots))
+    assert (dataset.n_real, dataset.n_pseudo, len(dataset)) == (5, 9, 14)
+    items = list(dataset)
+    assert [bool(item["is_pseudo"]) for item in items] == [False] * 5 + [True] * 9
+    assert [item["key"] for item in items] == [f"s/{i}" for i in range(5)] + [f"p{i}" for i in range(9)]
+    assert dataset[-1]["key"] == "p8"
+    for index in (14, -15):
+        with pytest.raises(IndexError, match="the data set has 14"):
+            dataset[index]
+    sample = dataset[SampleIndex(1, 3, 0)]
+    assert sample["key"] == "p3"
+    assert sample["is_pseudo"]
+    assert sample["lq"].shape == (3, 8, 8)
+    assert not dataset[SampleIndex(0, 3, 0)]["is_pseudo"]
+    with pytest.raises(IndexError, match="sources are 0"):
+        dataset[SampleIndex(2, 0, 0)]
+    with pytest.raises(IndexError, match="no pair 9"):
+        dataset[SampleIndex(1, 9, 0)]
+
+
+def test_paired_data_set_has_no_pseudo_pairs(roots):
+    with pytest.raises(IndexError, match="pseudo pair"):
+        PairedRestorationDataset(roots["disk"])[SampleIndex(1, 0, 0)]
+
+
+def test_pseudo_section_is_checked(roots):
+    with pytest.raises(ValueError, match="'semi': the section 'pseudo' is missing"):
+        SemiSupervisedDataset(semi_options(roots, pseudo=None))
+    with pytest.raises(ValueError, match="unknown option 'dataroot_lg' in 'pseudo'"):
+        SemiSupervisedDataset(semi_options(roots, pseudo={**roots["pseudo"], "dataroot_lg": "x"}))
+    with pytest.raises(ValueError, match="'semi, pseudo': the option 'dataroot_gt' is missing"):
+        SemiSupervisedDataset(semi_options(roots, pseudo={**roots["pseudo"], "dataroot_gt": None}))
+
+
+def test_template_and_cache_concern_the_real_pairs_only(roots, tmp_path):
+    images = {"a": picture(0)}
+    options = write_folders(tmp_path, images)
+    (tmp_path / "lq/a.png").rename(tmp_path / "lq/a_dark.png")
+    dataset = SemiSupervisedDataset(
+        semi_options({**roots, "disk": options}, filename_tmpl="{}_dark", cache_images=True)
+    )
+    for index in range(len(dataset)):
+        assert_inverted(dataset[index])
+    assert [len(source._cache) for source in dataset._sources] == [1, 0]
+
+
+def test_sources_may_share_an_lmdb(roots):
+    """Real and pseudo targets in one LMDB, opened by two data sets of one process: lmdb 3 refuses a second opening."""
+    dataset = SemiSupervisedDataset(semi_options(roots, **roots["lmdb"], pseudo=roots["lmdb"]))
+    for i in range(5):
+        torch.testing.assert_close(dataset[i]["gt"], dataset[5 + i]["gt"])
+
+
+# --- randomness and workers -----------------------------------------------------------------------------------------
+
+
+def test_a_sample_is_a_function_of_its_index(roots):
+    dataset = SemiSupervisedDataset(semi_options(roots))
+    other = pickle.loads(pickle.dumps(dataset))
+    np.random.seed(1)
+    torch.manual_seed(1)
+    first = [dataset[SampleIndex(0, 1, seed)]["lq"] for seed in range(20)]
+    np.random.seed(2)
+    torch.manual_seed(2)
+    for seed in reversed(range(20)):
+        torch.testing.assert_close(other[SampleIndex(0, 1, seed)]["lq"], first[seed], atol=0, rtol=0)
+    assert len({tensor.numpy().tobytes() for tensor in first}) > 15
+    seeded = SemiSupervisedDataset(semi_options(roots, seed=1))
+    assert any(not torch.equal(seeded[SampleIndex(0, 1, seed)]["lq"], first[seed]) for seed in range(3))
+
+
+def test_no_augmentation_outside_training(roots):
+    dataset = SemiSupervisedDataset(semi_options(roots, phase="val"))
+    torch.testing.assert_close(dataset[SampleIndex(0, 1, 7)]["lq"], dataset[1]["lq"], atol=0, rtol=0)
+
+
+def test_augmentation_does_not_repeat_across_epochs(roots):
+    """BasicSR's workers repeat theirs each epoch; here every visit of a sample has its own."""
+    dataset = PairedRestorationDataset({**roots["disk"], "phase": "train", "gt_size": 6, "use_hflip": True})
+    sampler = MixedBatchSampler(5, 0, 5, 0, seed=0, num_batches=6)
+    visits: dict[str, set[bytes]] = {}
+    for batch in DataLoader(dataset, batch_sampler=sampler):
+        for key, lq in zip(batch["key"], batch["lq"], strict=True):
+            visits.setdefault(key, set()).add(lq.numpy().tobytes())
+    # 15 x 25 windows, flipped or not: among six visits of one sample a repetition has probability 1/50.
+    assert sorted(visits) == [f"s/{i}" for i in range(5)]
+    assert sum(len(crops) for crops in visits.values()) >= 29
+
+
+def loaded(dataset: SemiSupervisedDataset, *, workers: int, method: str | None = None, start: int = 0) -> list[dict]:
+    sampler = MixedBatchSampler(dataset.n_real, dataset.n_pseudo, 2, 3, seed=4, num_batches=5, start_batch=start)
+    return list(DataLoader(dataset, batch_sampler=sampler, num_workers=workers, multiprocessing_context=method))
+
+
+def assert_same_batches(a: list[dict], b: list[dict]) -> None:
+    assert len(a) == len(b) > 0
+    for first, second in zip(a, b, strict=True):
+        assert first["key"] == second["key"]
+        assert first["lq_path"] == second["lq_path"]
+        for name in ("lq", "gt", "is_pseudo"):
+            assert torch.equal(first[name], second[name])
+
+
+@pytest.mark.parametrize("method", START_METHODS)
+def test_batches_do_not_depend_on_workers(roots, method):
+    """Real and pseudo pairs from LMDBs that this process has open, too."""
+    dataset = SemiSupervisedDataset(semi_options(roots, **roots["lmdb"]))
+    alone = loaded(dataset, workers=0)
+    for batch in alone:
+        assert batch["lq"].shape == batch["gt"].shape == (5, 3, 8, 8)
+        assert batch["is_pseudo"].tolist() == [False, False, True, True, True]
+        assert batch["is_pseudo"].dtype == torch.bool
+        assert_inverted(batch)
+    assert_same_batches(loaded(dataset, workers=2 if method == "fork" else 1, method=method), alone)
+    assert_same_batches(loaded(dataset, workers=0, start=3), alone[3:])
+
+
+@pytest.mark.skipif("fork" not in START_METHODS, reason="needs fork")
+def test_workers_of_two_data_sets_on_one_lmdb(roots):
+    """Training in workers while this process validates on the same LMDB, twice as at a new epoch."""
+    train = SemiSupervisedDataset(semi_options(roots, **roots["lmdb"]))
+    val = PairedRestorationDataset({**roots["lmdb"], "phase": "val"})
+    expected = loaded(train, workers=0)
+    for _ in range(2):
+        assert_inverted(val[0])
+        assert_same_batches(loaded(train, workers=2, method="fork"), expected)
+
+
+# --- geometry -------------------------------------------------------------------------------------------------------
+
+
+def coordinates(height: int, width: int) -> np.ndarray:
+    """An image whose pixels hold their row and column."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.dstack([rows, columns, np.zeros_like(rows)]).astype(np.uint16)
+
+
+SIDES = st.integers(1, 40)
+
+
+@given(SIDES, SIDES, SIDES, SIDES, st.booleans(), st.booleans(), st.integers(0, 2**32))
+def test_every_image_gives_a_crop_of_the_size_asked_for(height, width, crop_height, crop_width, hflip, rot, seed):
+    image = coordinates(height, width)
+    out, again = augment(
+        np.random.default_rng(seed), [image, image], size=(crop_height, crop_width), hflip=hflip, rot=rot
+    )
+    assert out.shape == (crop_height, crop_width, 3)
+    assert out.dtype == np.uint16
+    assert out.flags.c_contiguous
+    np.testing.assert_array_equal(out, again)
+
+
+@given(SIDES, SIDES, SIDES, SIDES, st.integers(0, 2**32))
+def test_an_image_that_holds_the_crop_upright_or_turned_is_not_resampled(height, width, crop_height, crop_width, seed):
+    image = coordinates(height, width)
+    out = augment(np.random.default_rng(seed), [image], size=(crop_height, crop_width), hflip=True, rot=True)[0]
+    upright = height >= crop_height and width >= crop_width
+    turned = height >= crop_width and width >= crop_height
+    if upright or turned:
+        pixels = out[..., :2].reshape(-1, 2).astype(int)
+        assert len(np.unique(pixels, axis=0)) == len(pixels)
+        # A window of the image: its rows and columns are contiguous.
+        assert sorted(np.ptp(pixels, axis=0) + 1) == sorted((crop_height, crop_width))
+    else:
+        assert crop_height > height or crop_width > width
+
+
+def test_portrait_and_small_images():
+    def fitted(height, width, size):
+        return fit_to_crop([np.zeros((height, width, 3), np.uint8)], size)[0].shape[:2]
+
+    assert fitted(500, 700, (480, 640)) == (500, 700)  # holds it
+    assert fitted(640, 480, (480, 640)) == (480, 640)  # turned, as it is
+    assert fitted(400, 600, (480, 640)) == (480, 720)  # LOL: the least factor, 1.2
+    assert fitted(640, 427, (480, 640)) == (480, 719)  # turned: factor 1.12 rather than 1.5
+    assert fitted(300, 300, (480, 640)) == (640, 640)  # a square gains nothing by turning
+    assert fitted(100, 100, (100, 100)) == (100, 100)
+    assert fitted(700, 500, (640, 480)) == (700, 500)
+
+
+def test_turning_is_a_rotation_not_a_reflection():
+    image = coordinates(6, 4)
+    np.testing.assert_array_equal(fit_to_crop([image], (4, 6))[0], np.rot90(image))
+
+
+def test_enlargement_is_opencv_bilinear_and_alike_for_both_images():
+    images = [picture(0, 10, 16), picture(1, 10, 16, np.uint16)]
+    for image, out in zip(images, fit_to_crop(images, (15, 15)), strict=True):
+        assert out.dtype == image.dtype
+        np.testing.assert_array_equal(out, cv2.resize(image, (24, 15), interpolation=cv2.INTER_LINEAR))
+
+
+def test_square_crops_take_all_eight_orientations_and_all_windows():
+    image = coordinates(5, 6)
+    seen = {
+        augment(np.random.default_rng(seed), [image], size=(4, 4), hflip=True, rot=True)[0].tobytes()
+        for seed in range(1500)
+    }
+    expected = set()
+    for top, left in itertools.product(range(2), range(3)):
+        window = image[top : top + 4, left : left + 4]
+        for flipped, quarter in itertools.product((window, window[:, ::-1]), range(4)):
+            expected.add(np.rot90(flipped, quarter).tobytes())
+    assert len(expected) == 48
+    assert seen == expected
+
+
+def test_options_decide_which_flips_there_are():
+    image = coordinates(4, 4)
+    variants = {
+        (hflip, rot): {augment(np.random.default_rng(s), [image], hflip=hflip, rot=rot)[0].tobytes() for s in range(80)}
+        for hflip, rot in itertools.product((False, True), repeat=2)
+    }
+    transposed = image.transpose(1, 0, 2)
+    assert variants[False, False] == {image.tobytes()}
+    assert variants[True, False] == {image.tobytes(), image[:, ::-1].tobytes()}
+    assert variants[False, True] == {v.tobytes() for v in (image, image[::-1], transposed, transposed[::-1])}
+    assert len(variants[True, True]) == 8
+
+
+def test_transposition_only_where_the_size_stays():
+    landscape = coordinates(4, 6)
+    for seed in range(30):
+        assert augment(np.random.default_rng(seed), [landscape], rot=True)[0].shape == (4, 6, 3)
+        out = augment(np.random.default_rng(seed), [landscape], size=(4, 6), rot=True)[0]
+        assert np.ptp(out[..., 0]) == 3  # rows of the image run along columns of the crop
+        assert out[0, 0, 1] == 0
+    # A larger image does hold the transposed window.
+    rows = {
+        int(np.ptp(augment(np.random.default_rng(s), [coordinates(9, 9)], size=(4, 6), rot=True)[0][..., 0]))
+        for s in range(30)
+    }
+    assert rows == {3, 5}
+
+
+def test_random_crop_is_uniform_and_refuses_small_images():
+    image = coordinates(4, 5)
+    corners = [tuple(random_crop(np.random.default_rng(s), [image], (3, 3))[0][0, 0, :2]) for s in range(3000)]
+    counts = np.array([corners.count((r, c)) for r in range(2) for c in range(3)])
+    assert counts.sum() == 3000
+    assert ((counts - 500) ** 2 / 500).sum() < 30  # chi-squared, 5 degrees of freedom, p about 1e-5
+    with pytest.raises(ValueError, match=r"4x5\) is smaller than the crop \(5x5"):
+        random_crop(np.random.default_rng(0), [image], (5, 5))

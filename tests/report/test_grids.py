@@ -1,0 +1,156 @@
+"""Grids of pictures: pictures arrive unchanged at their places, and titles are really drawn and fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from semiisp_plugin.data.image_io import read_image
+from semiisp_plugin.report import grids
+from semiisp_plugin.report.grids import draw_grid, save_grid
+
+COLOURS = [[(200, 30, 40), (20, 180, 60)], [(10, 60, 220), (150, 150, 0)]]
+
+
+def _flat(colour: tuple[int, int, int], height: int = 20, width: int = 30) -> np.ndarray:
+    return np.full((height, width, 3), colour, np.uint8)
+
+
+def _box(grid: np.ndarray, colour: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    rows, columns = np.nonzero((grid == colour).all(-1))
+    box = int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1
+    assert len(rows) == (box[2] - box[0]) * (box[3] - box[1])
+    return box
+
+
+def _ink(part: np.ndarray) -> int:
+    return int((part.max(-1) < 100).sum())
+
+
+def test_pictures_are_pixel_for_pixel_in_rows_and_columns() -> None:
+    grid = draw_grid([[_flat(colour) for colour in row] for row in COLOURS], gap=4)
+    boxes = [[_box(grid, colour) for colour in row] for row in COLOURS]
+    for row in boxes:
+        for top, left, bottom, right in row:
+            assert (bottom - top, right - left) == (20, 30)
+    assert boxes[0][0][0] == boxes[0][1][0]
+    assert boxes[0][0][1] == boxes[1][0][1]
+    assert boxes[1][0][0] == boxes[0][0][2] + 4
+    assert boxes[0][1][1] == boxes[0][0][3] + 4
+    assert grid.shape == (4 + 2 * 24, 4 + 2 * 34, 3)
+
+
+def test_every_kind_of_picture_shows_the_same() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    tensor = torch.from_numpy(image).permute(2, 0, 1)
+    kinds = [
+        image,
+        image.astype(np.uint16) * 257,
+        image / np.float32(255),
+        image / 255.0,
+        tensor,
+        tensor.float() / 255,
+        (tensor.double() / 255).requires_grad_(),
+    ]
+    grid = draw_grid([kinds], gap=0)
+    for k in range(len(kinds)):
+        np.testing.assert_array_equal(grid[:12, 16 * k : 16 * (k + 1)], image)
+
+
+def test_values_outside_the_range_and_not_a_number_are_shown() -> None:
+    image = np.zeros((1, 4, 3))
+    image[0, :, 0] = [np.nan, -2, 7, np.inf]
+    np.testing.assert_array_equal(draw_grid([[image]], gap=0)[0, :, 0], [0, 0, 255, 255])
+
+
+def test_titles_and_captions_are_drawn_where_they_belong() -> None:
+    rows = [[_flat(colour, 40, 120) for colour in row] for row in COLOURS]
+    plain = draw_grid(rows)
+    titled = draw_grid(
+        rows,
+        ["input", "target"],
+        ["first", "second"],
+        captions=[["20.1 dB", None], [None, "25.3 dB"]],
+        title="Test pictures",
+    )
+    assert _ink(plain) == 0
+    (top, left, bottom, _), (_, right_left, _, right_right) = (_box(titled, colour) for colour in COLOURS[0])
+    second_top, _, second_bottom, _ = _box(titled, COLOURS[1][0])
+    # Title and column titles above, row titles left, captions below their own picture only.
+    assert _ink(titled[:top, left : left + 120]) > 30
+    assert _ink(titled[:top, right_left:]) > 30
+    assert _ink(titled[top:bottom, :left]) > 30
+    assert _ink(titled[second_top:second_bottom, :left]) > 30
+    assert _ink(titled[bottom:second_top, left : left + 120]) > 30
+    assert _ink(titled[bottom:second_top, right_left:right_right]) == 0
+    assert _ink(titled[second_bottom:, left : left + 120]) == 0
+    assert _ink(titled[second_bottom:, right_left:right_right]) > 30
+    for edge in (titled[0], titled[-1], titled[:, 0], titled[:, -1]):
+        assert edge.min() == 255
+
+
+def test_long_titles_wrap_inside_the_sheet() -> None:
+    rows = [[_flat(COLOURS[0][0], 40, 80), _flat(COLOURS[0][1], 40, 80)]]
+    title = "semi-supervised with two hundred photographs and Donaudampfschifffahrtsgesellschaft"
+    one = draw_grid(rows, ["a", "b"])
+    many = draw_grid(rows, [title, "b"], ["row"], title=title)
+    assert many.shape[0] > one.shape[0] + 60
+    left = _box(many, COLOURS[0][1])[1]
+    head = many[: _box(many, COLOURS[0][0])[0]]
+    assert many[:, 0].min() == 255
+    assert many[:, -1].min() == 255
+    assert _ink(head[:, left:]) > 0
+    for text in (title, "x" * 300, "", "   "):
+        font = grids._font(16)
+        lines = grids._wrap(text, font, 80)
+        assert all(font.getlength(line) <= 80 for line in lines)
+        assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+def test_empty_places_and_short_rows_stay_blank() -> None:
+    grid = draw_grid([[None, _flat(COLOURS[0][1])], [_flat(COLOURS[1][0])]], gap=2)
+    assert (grid[2:22, 2:32] == 238).all()
+    assert (grid[24:44, 34:64] == 238).all()
+    assert (grid == 238).all(-1).sum() == 2 * 20 * 30
+
+
+def test_cell_width_resizes_and_keeps_the_shape() -> None:
+    grid = draw_grid([[_flat(COLOURS[0][0], 20, 30), _flat(COLOURS[0][1], 30, 20)]], cell_width=60)
+    top, left, bottom, right = _box(grid, COLOURS[0][0])
+    assert (bottom - top, right - left) == (40, 60)
+    top, left, bottom, right = _box(grid, COLOURS[0][1])
+    assert (bottom - top, right - left) == (90, 60)
+
+
+def test_save_makes_the_folder_and_writes_the_grid(tmp_path: Path) -> None:
+    rows = [[_flat(colour) for colour in row] for row in COLOURS]
+    save_grid(tmp_path / "new" / "grid.png", rows, ["a", "b"], ["c", "d"], title="e")
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "new" / "grid.png"), draw_grid(rows, ["a", "b"], ["c", "d"], title="e")
+    )
+
+
+def test_without_matplotlib_pillows_own_font_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grids.importlib.util, "find_spec", lambda _: None)
+    grid = draw_grid([[_flat(COLOURS[0][0], 40, 120)]], ["23.4 ± 0.3"])
+    assert _ink(grid[: _box(grid, COLOURS[0][0])[0]]) > 30
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (([],), {}, "at least one picture"),
+        (([[None]],), {}, "at least one picture"),
+        (([[_flat((1, 2, 3))]], ["a", "b"]), {}, "2 column titles for 1 columns"),
+        (([[_flat((1, 2, 3))]], None, []), {}, "0 row titles for 1 rows"),
+        (([[_flat((1, 2, 3))]],), {"captions": [["a", "b"]]}, "layout of rows"),
+        (([[_flat((1, 2, 3)), np.zeros((3, 20, 30))]],), {}, r"row 0, column 1: shape \(3, 20, 30\)"),
+        (([[torch.zeros(1, 3, 8, 8)]],), {}, r"shape \(1, 3, 8, 8\)"),
+    ],
+)
+def test_impossible_grids(arguments: tuple, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        draw_grid(*arguments, **options)
