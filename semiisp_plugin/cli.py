@@ -79,9 +79,9 @@ def _run(args: argparse.Namespace) -> None:
 
         pipeline.run(load_pseudo_options(args.opt, args.force_yml), resume=args.resume)
     else:
-        from semiisp_plugin.experiments import demo
+        from semiisp_plugin.experiments.demo import run
 
-        demo.run(args)
+        run(args)
 
 
 if __name__ == "__main__":

@@ -365,9 +365,10 @@ def check_call(
                 f"{target.__name__} has no such option{nearest(key, names)} Known: {', '.join(names)}.",
             )
     for name in names:
-        if parameters[name].default is inspect.Parameter.empty and name not in section:
-            if parameters[name].kind is not inspect.Parameter.VAR_POSITIONAL:
-                source.fail(keys, f"{target.__name__} needs the key '{name}'.")
+        parameter = parameters[name]
+        required = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
+        if required and name not in section:
+            source.fail(keys, f"{target.__name__} needs the key '{name}'.")
 
 
 def registered(section: Any, registry: Registry, kind: str, source: Source, keys: Sequence[str]) -> Any:
@@ -454,6 +455,8 @@ def _check_phase(options: dict[str, Any], source: Source, *, is_train: bool) -> 
     for key in losses:
         loss = registered(train[key], LOSS_REGISTRY, "loss", source, ("train", key))
         check_call(train[key], loss, source, ("train", key))
+        if "reduction" not in inspect.signature(loss).parameters:
+            source.fail(("train", key, "type"), "this loss cannot be taken per sample (it has no 'reduction').")
     optimiser = train["optim_g"].get("type")
     classes = [n for n in dir(torch.optim) if inspect.isclass(getattr(torch.optim, n)) and n != "Optimizer"]
     if optimiser not in classes:

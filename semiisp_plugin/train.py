@@ -57,14 +57,9 @@ class SeededEnlargedSampler(EnlargedSampler):  # type: ignore[misc]  # BasicSR i
         super().__init__(dataset, num_replicas, rank, ratio)
         self.seed = seed
 
-    def __iter__(self) -> Iterator[int]:
-        """Indices of this rank, for the epoch set by ``set_epoch``."""
-        epoch = self.epoch
-        try:
-            self.epoch = (self.seed * 100_003 + epoch) % (2**31)
-            return super().__iter__()
-        finally:
-            self.epoch = epoch
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; what BasicSR's sampler seeds its generator with is made of it and the seed."""
+        super().set_epoch((self.seed * 100_003 + epoch) % 2**31)
 
 
 def seed_worker(worker_id: int) -> None:
@@ -313,7 +308,7 @@ def train(
     current_iter, epoch = start_iter, 0
 
     def validate(iteration: int) -> None:
-        for val_loader in val_loaders:
+        for val_loader in val_loaders if val_opt else ():
             model.validation(val_loader, iteration, tb_logger, val_opt["save_img"])
 
     with ExitStack() as stack:

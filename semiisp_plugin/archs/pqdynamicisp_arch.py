@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -38,13 +39,14 @@ class ParameterEncoder(nn.Module):
         self.thumbnail = thumbnail
         layers: list[nn.Module] = []
         widths = (3, 16, 32, 64, 128, 128)
-        for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+        for fan_in, fan_out in itertools.pairwise(widths):
             layers += [nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1), nn.LeakyReLU(0.2)]
         self.features = nn.Sequential(*layers)
         self.head = nn.Conv2d(widths[-1] + 9, n_parameters, 1)
         # The ISP starts at the starting values for every image, and learns to differ.
         nn.init.normal_(self.head.weight, std=1e-3)
-        nn.init.zeros_(self.head.bias)
+        if self.head.bias is not None:
+            nn.init.zeros_(self.head.bias)
 
     def forward(self, image: Tensor) -> Tensor:
         """``(N, 3, H, W)`` in [0, 1] to free numbers ``(N, K, h, w)``."""
@@ -94,7 +96,7 @@ class PQDynamicISP(nn.Module):
             raise ValueError(f"thumbnail must be at least 32, not {thumbnail}: the encoder halves it five times.")
         if isinstance(base_matrix, str):
             if base_matrix not in BASE_MATRICES:
-                raise ValueError(f"base_matrix must be one of {sorted(BASE_MATRICES)} or a matrix, not '{base_matrix}'.")
+                raise ValueError(f"base_matrix: '{base_matrix}' is none of {sorted(BASE_MATRICES)}; or give a matrix.")
             base_matrix = BASE_MATRICES[base_matrix]
         if gamma_start is None:
             gamma_start = 1.0 if inverse_tone_mapping else 2.2

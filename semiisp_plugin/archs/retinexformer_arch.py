@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's name for it
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semiisp_plugin.toolbox import ARCH_REGISTRY, register

@@ -29,7 +29,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's name for it
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semiisp_plugin.toolbox import ARCH_REGISTRY, register
@@ -334,11 +334,11 @@ class SepLUT(nn.Module):
             raise ValueError(f"SepLUT: expected an image batch (N, 3, H, W), got shape {tuple(image.shape)}.")
         tables = self.predict_tables(image)
         out = image.to(torch.promote_types(image.dtype, torch.float32))
-        with torch.autocast(device_type=image.device.type, enabled=False):
-            if tables.lut_1d is not None:
-                out = apply_lut_1d(out, tables.lut_1d.to(out.dtype))
-            if tables.lut_3d is not None:
-                out = apply_lut_3d(out, tables.lut_3d.to(out.dtype))
+        # grid_sample under autocast keeps the widest type it is given.
+        if tables.lut_1d is not None:
+            out = apply_lut_1d(out, tables.lut_1d.to(out.dtype))
+        if tables.lut_3d is not None:
+            out = apply_lut_3d(out, tables.lut_3d.to(out.dtype))
         return out
 
     def load_published_state_dict(self, checkpoint: Mapping[str, Any]) -> None:

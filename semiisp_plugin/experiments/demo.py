@@ -24,10 +24,10 @@ from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.pipeline import make_generator
 from semiisp_plugin.report.grids import save_grid
 from semiisp_plugin.report.tables import text_table
-from semiisp_plugin.simulation.scenes import make_scenes
+from semiisp_plugin.simulation.scenes import Task, make_scenes
 
 MARKER = "written_by_basicsr_demo.txt"
-DEFAULT_TASK = "raw"
+DEFAULT_TASK: Task = "raw"
 _TEST_SHARE = 0.2
 
 
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
         settings = replace(settings, image_enhancement=not raw)
         what = f"the pairs of {args.pairs} and the photographs of {args.photos}"
     else:
-        task = args.task or DEFAULT_TASK
+        task: Task = args.task or DEFAULT_TASK
         scenes = make_scenes(out / "data", task=task, size=settings.size, seed=args.seed)
         pairs = PairData(scenes.pairs_input, scenes.pairs_target)
         test = PairData(scenes.test_input, scenes.test_target)
@@ -160,9 +160,7 @@ def train_all(
         ("supervised", "0_supervised", None),
         ("supervised + photometric jitter", "0_supervised_jitter", s.jitter),
     ):
-        options = phases.supervised_options(
-            s, pairs, test, seed, name=name, iterations=total, lr=s.lr, jitter=jitter
-        )
+        options = phases.supervised_options(s, pairs, test, seed, name=name, iterations=total, lr=s.lr, jitter=jitter)
         finish(label, phases.run(options, out, True))
     return results, models
 
@@ -233,9 +231,7 @@ def apply(network: torch.nn.Module, image: np.ndarray) -> np.ndarray:
 
 def pseudo_grid(out: Path, photos: Path, seed: int, path: Path) -> Path:
     """Photographs in rows: as they are, with updated quality, and three pseudo inputs of each."""
-    generator: PseudoPairGenerator = make_generator(
-        str(out / "experiments" / "1_fisp" / "models" / "f_isp_latest.pth")
-    )
+    generator: PseudoPairGenerator = make_generator(str(out / "experiments" / "1_fisp" / "models" / "f_isp_latest.pth"))
     draws = torch.Generator().manual_seed(seed)
     rows = []
     names = list_images(photos)

@@ -110,9 +110,7 @@ def _options(
 
 def isp_options(s: PhaseSettings, pairs: PairData, test: PairData, seed: int) -> dict[str, Any]:
     """Phase 1."""
-    train_set = _dataset(
-        "PairedRestorationDataset", pairs, gt_size=list(s.size), use_hflip=True, batch_size_per_gpu=4
-    )
+    train_set = _dataset("PairedRestorationDataset", pairs, gt_size=list(s.size), use_hflip=True, batch_size_per_gpu=4)
     training = {
         "total_iter": s.isp_iterations,
         "warmup_iter": s.isp_iterations // 20,

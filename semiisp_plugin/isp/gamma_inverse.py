@@ -1,7 +1,7 @@
-"""Exact, table-free inverse of gamma tone mapping (ours; the paper interpolates a 4-D table, eqs 8 and 21, Algorithm 1).
+"""Exact, table-free inverse of gamma tone mapping (ours; the paper interpolates a 4-D table, eqs 8 and 21).
 
-With ``u = i^(1/g1)`` the map is ``ln y = (1 - a u) ln u / D``, ``a = 1 - g2``, ``D = 1 - a k^(1/g1)``: of the four numbers
-(i, g1, g2, k) only ``v = -ln u``, ``a`` and ``tau = -D ln y`` are left in
+With ``u = i^(1/g1)`` the map is ``ln y = (1 - a u) ln u / D``, ``a = 1 - g2``, ``D = 1 - a k^(1/g1)``: of the four
+numbers (i, g1, g2, k) only ``v = -ln u``, ``a`` and ``tau = -D ln y`` are left in
 
     v (1 - a e^-v) = tau,      i = exp(-g1 v)
 
@@ -70,6 +70,8 @@ def _solve(tau: Tensor, a: Tensor, steps: int) -> Tensor:
             upper = torch.where(f > 0, v, upper)
             lower = torch.where(f > 0, lower, v)
         step = v - 2 * f * f1 / (2 * f1 * f1 - f * f2)
-        inside = (step >= lower) & (step <= upper)
-        v = torch.where(inside, step, 0.5 * (lower + upper)) if bisect else torch.minimum(torch.maximum(step, lower), upper)
+        if bisect:
+            v = torch.where((step >= lower) & (step <= upper), step, 0.5 * (lower + upper))
+        else:
+            v = torch.minimum(torch.maximum(step, lower), upper)
     return v

@@ -1,4 +1,7 @@
-"""Models (training and validation of one phase each). Importing this package registers every ``*_model.py`` in BasicSR's registry."""
+"""Models: training and validation of one phase each.
+
+Importing this package registers every ``*_model.py`` in BasicSR's registry.
+"""
 
 from semiisp_plugin._scan import import_modules
 

@@ -31,7 +31,7 @@ class ISPModel(RestorationModel):
         if self.is_train and self.opt.get("network_global") is None:
             raise ValueError("ISPModel needs the section 'network_global': a PQDynamicISP with grid [1, 1].")
         self.net_g = self.build_one("network_g", "pretrain_network_g")
-        self.net_global = None
+        self.net_global: Any = None  # a network, except in tests of the local one alone
         if self.opt.get("network_global") is not None:
             self.net_global = self.build_one("network_global", "pretrain_network_global")
             local, global_ = (self.get_bare_model(n) for n in (self.net_g, self.net_global))

@@ -168,11 +168,7 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
             self.net_g_ema = deepcopy(self.get_bare_model(self.net_g)).eval().requires_grad_(False)
         # Built without reduction: every loss is taken per sample, and averaged by the model.
         self.losses = nn.ModuleDict(
-            {
-                name: build_loss({**train[key], "reduction": "none"})
-                for key, name in LOSS_KEYS.items()
-                if train.get(key)
-            }
+            {name: build_loss({**train[key], "reduction": "none"}) for key, name in LOSS_KEYS.items() if train.get(key)}
         ).to(self.device)
         self.setup_optimizers()
         self.setup_schedulers()
@@ -217,7 +213,7 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
         self.lq = data["lq"].to(self.device, non_blocking=True)
         if "gt" in data:
             self.gt = data["gt"].to(self.device, non_blocking=True)
-        self.is_pseudo = data.get("is_pseudo")
+        self.is_pseudo: Tensor = data.get("is_pseudo", torch.zeros(len(self.lq), dtype=torch.bool))
         self.keys = data.get("key")
 
     def sample_losses(self, output: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

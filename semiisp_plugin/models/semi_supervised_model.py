@@ -7,7 +7,12 @@ from typing import Any
 
 import torch
 
-from semiisp_plugin.losses.pseudo_filter import PseudoFilter, mean_real_loss, semi_supervised_loss, zero_dropped_gradient
+from semiisp_plugin.losses.pseudo_filter import (
+    PseudoFilter,
+    mean_real_loss,
+    semi_supervised_loss,
+    zero_dropped_gradient,
+)
 from semiisp_plugin.models.restoration import RestorationModel
 from semiisp_plugin.models.supervised_model import iteration_generator
 from semiisp_plugin.pseudo.noise import READ_VARIANCE, SHOT_VARIANCE, add_shot_read_noise, draw_noise_levels

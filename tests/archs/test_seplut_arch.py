@@ -378,6 +378,15 @@ def test_autocast_keeps_the_lookups_in_float32() -> None:
     torch.testing.assert_close(identity, image, rtol=0, atol=1e-6)  # k / 11 in bfloat16 is off by 1e-3
 
 
+def test_bfloat16_images_and_weights_are_looked_up_in_float32() -> None:
+    net = SepLUT(thumbnail=64, dropout=0.0)
+    image = torch.rand(2, 3, 30, 20).bfloat16()
+    expected = net(image.float())
+    out = net.bfloat16()(image)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, expected, rtol=0, atol=0.02)
+
+
 def test_compiles_in_one_graph() -> None:
     net = SepLUT(thumbnail=32).eval()
     image = torch.rand(2, 3, 30, 20)

@@ -23,7 +23,7 @@ def sets(spec, n, seed, grid=(1, 1), spread=0.7):
 def test_number_of_parameters(spec, count):
     assert spec.n_parameters == count
     where = spec.slices()
-    assert list(where)[0] == ("it" if spec.inverse_tone_mapping else "cc")
+    assert next(iter(where)) == ("it" if spec.inverse_tone_mapping else "cc")
     assert sum(s.stop - s.start for s in where.values()) == count
 
 
