@@ -308,8 +308,8 @@ def train(
     current_iter, epoch = start_iter, 0
 
     def validate(iteration: int) -> None:
-        for val_loader in val_loaders if val_opt else ():
-            model.validation(val_loader, iteration, tb_logger, val_opt["save_img"])
+        for val_loader in val_loaders:
+            model.validation(val_loader, iteration, tb_logger, bool(opt["val"]["save_img"]))
 
     with ExitStack() as stack:
         if not quiet:

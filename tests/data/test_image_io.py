@@ -212,6 +212,15 @@ def test_truncated_large_jpeg_which_opencv_reads_half_grey(tmp_path):
         read_image(path)
 
 
+def test_truncated_png_is_named_so(photo):
+    """Not left to OpenCV, some versions of which return what there is."""
+    data = encode_png(photo)
+    for length in (20, len(data) // 2, len(data) - 1):
+        with pytest.raises(ImageReadError, match="x: truncated PNG"):
+            decode_image(data[:length], name="x")
+    np.testing.assert_array_equal(decode_image(data + b"trailer", name="x"), photo)
+
+
 def test_end_marker_of_an_exif_thumbnail_does_not_count(photo):
     thumbnail = encoded(Image.fromarray(photo[:8, :8]), "JPEG")
     segment = b"Exif\0\0" + thumbnail

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import unquote
@@ -57,7 +58,10 @@ def in_child(function, *args: object) -> int | None:
     """Exit code of a forked process that runs a function."""
     process = multiprocessing.get_context("fork").Process(target=function, args=args)
     process.start()
-    process.join(60)
+    process.join(30)
+    if process.is_alive():
+        process.kill()
+        pytest.fail("the child hangs")
     return process.exitcode
 
 
@@ -208,8 +212,9 @@ def test_a_folder_that_was_replaced_is_reopened(tmp_path):
     folder = tmp_path / "a.lmdb"
     write(folder, 1)
     assert read_value(folder, "train/0000") == png(0)
+    write(tmp_path / "new.lmdb", 3, first=2)
     shutil.rmtree(folder)
-    write(folder, 3, first=2)
+    (tmp_path / "new.lmdb").rename(folder)  # as another process may do
     assert read_value(folder, "train/0002") == png(2)
     with pytest.raises(KeyError):
         read_value(folder, "train/0000")
@@ -237,10 +242,23 @@ def test_a_forked_child_opens_its_own_environment(tmp_path):
 
 
 @needs_fork
-def test_a_lock_held_during_a_fork_does_not_block_the_child(tmp_path):
+def test_a_lock_held_by_another_thread_during_a_fork_does_not_block_the_child(tmp_path):
     write(tmp_path / "a.lmdb", 2)
-    with lmdb_io._lock:
+    held, forked = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lmdb_io._lock:
+            held.set()
+            forked.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        held.wait()
         assert in_child(_read_in_child, tmp_path / "a.lmdb") == 0
+    finally:
+        forked.set()
+        thread.join()
 
 
 def _grow(folder: Path) -> None:
