@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("SEMIISP_TRACEBACK"):
             raise
         message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-        print(f"basicsr: error: {message or type(error).__name__}", file=sys.stderr)
+        # One line each, also where a library's message has several.
+        print(f"basicsr: error: {' '.join(message.split()) or type(error).__name__}", file=sys.stderr)
         if isinstance(error, RuntimeError):
             print("basicsr: set SEMIISP_TRACEBACK=1 to see where it happened", file=sys.stderr)
         return 1

@@ -148,7 +148,7 @@ class Options(_Strict):
 
     name: str
     model_type: str
-    datasets: dict[str, Dataset]
+    datasets: dict[str, dict[str, Any]]
     network_g: dict[str, Any]
     scale: Literal[1] = 1
     num_gpu: int | Literal["auto"] = "auto"
@@ -380,7 +380,9 @@ def registered(section: Any, registry: Registry, kind: str, source: Source, keys
     if not isinstance(section, dict) or "type" not in section:
         source.fail(keys, f"a {kind} is a section with the key 'type'.")
     name = section["type"]
-    found = dict(iter(registry))
+    # BasicSR registers some of its own under a suffix that its look-up adds again.
+    found = {n.removesuffix("_basicsr"): v for n, v in registry}
+    found.update(iter(registry))
     if name not in found:
         source.fail(
             (*keys, "type"),

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from semiisp_plugin import options as options_module
-from semiisp_plugin.toolbox import build_model, dict2str, get_env_info, get_time_str, mkdir_and_rename
-from semiisp_plugin.train import build_val_loaders, init_distributed, open_log, set_seed
+from semiisp_plugin.toolbox import build_model, dict2str, get_env_info, get_time_str
+from semiisp_plugin.train import archive, build_val_loaders, init_distributed, open_log, set_seed
 
 __test__ = False  # pytest: this module holds no tests
 
@@ -47,7 +47,7 @@ def test(opt: dict[str, Any]) -> dict[str, dict[str, float]]:
     set_seed(opt["manual_seed"] + opt["rank"])
     torch.backends.cudnn.benchmark = True
     if opt["rank"] == 0:
-        mkdir_and_rename(opt["path"]["results_root"])
+        archive(opt["path"]["results_root"])
         os.makedirs(opt["path"]["visualization"], exist_ok=True)
     logger = open_log(os.path.join(opt["path"]["log"], f"test_{opt['name']}_{get_time_str()}.log"))
     logger.info(get_env_info())

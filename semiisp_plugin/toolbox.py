@@ -73,7 +73,6 @@ with warnings.catch_warnings():
         get_time_str,
         init_tb_logger,
         init_wandb_logger,
-        mkdir_and_rename,
         tensor2img,
     )
     from basicsr.utils.dist_util import get_dist_info, master_only
@@ -125,7 +124,6 @@ __all__ = [
     "initialized_logger",
     "lr_schedulers",
     "master_only",
-    "mkdir_and_rename",
     "paired_paths_from_folder",
     "register",
     "tensor2img",

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import logging
-import math
 import os
 import random
 import shlex
@@ -22,6 +22,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 import yaml
@@ -46,7 +47,6 @@ from semiisp_plugin.toolbox import (
     init_tb_logger,
     init_wandb_logger,
     initialized_logger,
-    mkdir_and_rename,
 )
 
 
@@ -64,6 +64,7 @@ class SeededEnlargedSampler(EnlargedSampler):  # type: ignore[misc]  # BasicSR i
 
 def seed_worker(worker_id: int) -> None:
     """Seed numpy and random of a loader worker from torch, whose own seed changes with every epoch."""
+    cv2.setNumThreads(1)  # the workers are the parallelism
     seed = torch.initial_seed() % 2**32
     np.random.seed(seed)
     random.seed(seed)
@@ -142,9 +143,9 @@ def start_logging(
     tb_folder = os.path.join(opt["root_path"], "tb_logger", opt["name"])
     if opt["rank"] == 0:
         if not resumed:
-            mkdir_and_rename(paths["experiments_root"])
+            archive(paths["experiments_root"])
             if use_tb:
-                mkdir_and_rename(tb_folder)
+                archive(tb_folder)
         for key in ("models", "training_states", "visualization"):
             os.makedirs(paths[key], exist_ok=True)
         copy = Path(paths["experiments_root"]) / (Path(option_file).name if option_file else "options.yml")
@@ -162,6 +163,19 @@ def start_logging(
     if use_tb and wandb and wandb.get("project"):
         init_wandb_logger(opt)
     return logger, init_tb_logger(log_dir=tb_folder) if use_tb else None
+
+
+def archive(folder: str) -> None:
+    """Make an empty folder; what stands there is renamed as BasicSR does it, two runs within a second included."""
+    if os.path.exists(folder):
+        name = base = f"{folder}_archived_{get_time_str()}"
+        for n in itertools.count(2):
+            if not os.path.exists(name):
+                break
+            name = f"{base}_{n}"
+        os.rename(folder, name)
+        print(f"{folder} exists; renamed it to {name}.", flush=True)
+    os.makedirs(folder)
 
 
 def open_log(log_file: str, quiet: bool = False) -> logging.Logger:
@@ -197,6 +211,8 @@ def build_train_loader(opt: dict[str, Any], start_iter: int, logger: logging.Log
         "num_workers": workers,
         "pin_memory": bool(settings.get("pin_memory", False)),
         "worker_init_fn": seed_worker,
+        # Of its own: a loader that draws from torch's global generator would shift the dropout of a resumed run.
+        "generator": torch.Generator().manual_seed(opt["manual_seed"] + opt["rank"]),
         "persistent_workers": workers > 0,
     }
     total = int(opt["train"]["total_iter"])
@@ -238,7 +254,7 @@ def build_train_loader(opt: dict[str, Any], start_iter: int, logger: logging.Log
 def build_val_loaders(opt: dict[str, Any]) -> list[DataLoader[Any]]:
     """Loaders of the sections ``val``, ``val_2``, ...; one image a batch, as BasicSR's validation expects."""
     return [
-        DataLoader(build_dataset(settings), batch_size=1, shuffle=False, num_workers=0)
+        DataLoader(build_dataset(settings), batch_size=1, shuffle=False, num_workers=0, generator=torch.Generator())
         for phase, settings in opt["datasets"].items()
         if phase.split("_")[0] in ("val", "test")
     ]
@@ -371,8 +387,3 @@ def _resume_paths(opt: dict[str, Any], iteration: int) -> None:
         opt["path"][f"pretrain_{key}"] = os.path.join(opt["path"]["models"], name)
     for key in [k for k in opt["path"] if k.startswith("param_key")]:
         opt["path"][key] = "params"
-
-
-def passes_text(passes: dict[str, float]) -> str:
-    """Passes over each source as text."""
-    return ", ".join(f"{name}: {value:.2f}" for name, value in passes.items() if not math.isnan(value))

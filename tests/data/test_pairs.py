@@ -56,9 +56,8 @@ def test_pairs_are_matched_by_name_not_by_order_or_extension(tmp_path):
 
 
 def test_template(tmp_path):
-    low = touch(tmp_path / "low", ["a/x_1.5 low.png", "x_2_low.png"])
+    low = touch(tmp_path / "low", ["a/x_1.5 low.png", "x_2 low.png"])
     high = touch(tmp_path / "high", ["a/1.5.png", "2.png"])
-    low = touch(tmp_path / "in", ["a/x_1.5 low.png", "x_2 low.png"])
     pairs = match_pairs(low, high, filename_template="x_{} low")
     assert [(p.key, Path(p.input).name) for p in pairs] == [("2", "x_2 low.png"), ("a/1%2E5", "x_1.5 low.png")]
     for template in ("", "x", "{}{}", "{}/a"):

@@ -1,0 +1,180 @@
+"""Tiny data that the tests make themselves, and where the real data is, if it is there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from semiisp_plugin.data.image_io import to_uint8, to_uint16, write_image
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def smooth_image(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A float HWC picture in [0, 1] with large and small structure."""
+    coarse = torch.from_numpy(rng.uniform(0, 1, (1, 3, 5, 6)))
+    fine = torch.from_numpy(rng.uniform(-0.1, 0.1, (1, 3, height, width)))
+    image = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False) + fine
+    return np.ascontiguousarray(image[0].permute(1, 2, 0).numpy().clip(0.02, 0.98))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    # Tiny tensors: threads cost more than they bring.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    """``pairs/{input,target}`` (16-bit dark inputs), ``test/{input,target}``, ``photos`` (one of them damaged)."""
+    root = tmp_path_factory.mktemp("tiny")
+    rng = np.random.default_rng(0)
+    for part, count in (("pairs", 6), ("test", 2)):
+        for i in range(count):
+            target = smooth_image(rng, 48, 64)
+            dark = (0.5 * target) ** 2.2
+            for kind, picture in (("input", to_uint16(dark)), ("target", to_uint8(target))):
+                (root / part / kind).mkdir(parents=True, exist_ok=True)
+                write_image(root / part / kind / f"{i:02d}.png", picture)
+    for i in range(4):
+        (root / "photos" / "a b").mkdir(parents=True, exist_ok=True)
+        write_image(root / "photos" / "a b" / f"{i}.jpg", to_uint8(smooth_image(rng, 50 + i, 70)))
+    (root / "photos" / "broken.jpg").write_bytes((root / "photos" / "a b" / "0.jpg").read_bytes()[:400])
+    return root
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch) -> Path:
+    """An empty folder as the working directory; logs and runs go there."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class OptionFiles:
+    """Writes the option files of all phases for `tiny_data`; keyword arguments change top-level sections."""
+
+    def __init__(self, data: Path, folder: Path) -> None:
+        self.data = data
+        self.folder = folder
+
+    def write(self, name: str, options: dict) -> str:
+        path = self.folder / f"{name}.yml"
+        path.write_text(yaml.safe_dump(options, sort_keys=False))
+        return str(path)
+
+    def pairs(self, part: str, **more) -> dict:
+        return {
+            "name": part,
+            "type": "PairedRestorationDataset",
+            "dataroot_lq": str(self.data / part / "input"),
+            "dataroot_gt": str(self.data / part / "target"),
+            "io_backend": {"type": "disk"},
+            **more,
+        }
+
+    def base(self, name: str, model: str, total: int) -> dict:
+        return {
+            "name": name,
+            "model_type": model,
+            "scale": 1,
+            "num_gpu": 0,
+            "manual_seed": 3,
+            "datasets": {
+                "train": self.pairs("pairs", gt_size=[32, 40], use_hflip=True, batch_size_per_gpu=2),
+                "val": self.pairs("test"),
+            },
+            "network_g": {"type": "SepLUT", "n_vertices_3d": 5, "n_vertices_1d": 5, "thumbnail": 32, "dropout": 0.1},
+            "path": {},
+            "train": {
+                "total_iter": total,
+                "optim_g": {"type": "AdamW", "lr": 1e-3},
+                "scheduler": {"type": "CosineAnnealing", "eta_min_ratio": 0.001},
+                "pixel_opt": {"type": "MSELoss"},
+            },
+            "val": {
+                "val_freq": 2,
+                "save_img": False,
+                "metrics": {
+                    "psnr": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": False},
+                    "ssim": {"type": "calculate_ssim", "crop_border": 0, "test_y_channel": False},
+                    "psnr_gt_mean": {"type": "calculate_psnr_gt_mean"},
+                },
+            },
+            "logger": {"print_freq": 1, "save_checkpoint_freq": 1, "use_tb_logger": True, "image_freq": 1},
+        }
+
+    def isp(self, total: int = 2, image_enhancement: bool = False) -> str:
+        options = self.base("isp", "ISPModel", total)
+        network = {"type": "PQDynamicISP", "inverse_tone_mapping": image_enhancement, "thumbnail": 32}
+        options["network_g"] = {**network, "grid": [2, 2]}
+        options["network_global"] = {**network, "grid": [1, 1]}
+        options["train"]["bank_size"] = 3
+        options["train"]["pixel_opt"] = {"type": "PooledL1Loss", "kernel_sizes": [4, 8]}
+        return self.write("isp", options)
+
+    def pseudo(self, **changes) -> str:
+        options = {
+            "name": "pseudo",
+            "photographs": str(self.data / "photos"),
+            "f_isp": "experiments/isp/models/f_isp_latest.pth",
+            "out": "pseudo",
+            "num_gpu": 0,
+            **changes,
+        }
+        return self.write("pseudo", options)
+
+    def semi(self, total: int = 2, **network) -> str:
+        options = self.base("semi", "SemiSupervisedModel", total)
+        options["datasets"]["train"] = self.pairs(
+            "pairs",
+            gt_size=[32, 40],
+            use_hflip=True,
+            real_per_batch=1,
+            pseudo_per_batch=3,
+            pseudo={
+                "dataroot_gt": "pseudo/gt.lmdb",
+                "dataroot_lq": "pseudo/lq.lmdb",
+                "io_backend": {"type": "lmdb"},
+            },
+        )
+        options["datasets"]["train"]["type"] = "SemiSupervisedDataset"
+        options["train"]["filter"] = {"beta": 1.0}
+        options["train"]["noise"] = {"shot_variance": 0.01, "read_variance": 0.0002}
+        options["train"]["ssim_opt"] = {"type": "SSIMLoss"}
+        options["train"]["ema_decay"] = 0.9
+        if network:
+            options["network_g"] = network
+        return self.write("semi", options)
+
+    def finetune(self, total: int = 2) -> str:
+        options = self.base("finetune", "SupervisedModel", total)
+        options["path"]["pretrain_network_g"] = "experiments/semi/models/net_g_latest.pth"
+        return self.write("finetune", options)
+
+    def test(self) -> str:
+        options = self.base("test", "SupervisedModel", 1)
+        del options["train"], options["logger"]
+        options["datasets"] = {"test_1": self.pairs("test")}
+        options["path"]["pretrain_network_g"] = "experiments/finetune/models/net_g_latest.pth"
+        options["val"]["save_img"] = True
+        del options["val"]["val_freq"]
+        return self.write("test", options)
+
+
+@pytest.fixture
+def option_files(tiny_data, workspace) -> OptionFiles:
+    """See `OptionFiles`."""
+    return OptionFiles(tiny_data, workspace)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real images; a test that asks for it is skipped where there is none."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the real images of {os.path.relpath(SHARED)}")
+    return SHARED

@@ -1,0 +1,346 @@
+"""All phases through the command line: train, resume, test; and what it says when something is wrong."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from semiisp_plugin.cli import main
+from semiisp_plugin.data.image_io import read_image
+from semiisp_plugin.data.lmdb_io import read_meta
+from semiisp_plugin.isp import ParameterBank
+from semiisp_plugin.toolbox import build_dataset
+
+
+def edit(path: str, change) -> str:
+    options = yaml.safe_load(Path(path).read_text())
+    change(options)
+    Path(path).write_text(yaml.safe_dump(options, sort_keys=False))
+    return path
+
+
+def events(name: str) -> EventAccumulator:
+    accumulator = EventAccumulator(f"tb_logger/{name}")
+    accumulator.Reload()
+    return accumulator
+
+
+@pytest.fixture
+def phase_1(option_files):
+    assert main(["train", "-opt", option_files.isp()]) == 0
+    return option_files
+
+
+@pytest.fixture
+def pseudo_pairs(phase_1):
+    assert main(["pseudo", "-opt", phase_1.pseudo()]) == 0
+    return phase_1
+
+
+def test_every_phase(pseudo_pairs, capsys):
+    files = pseudo_pairs
+    # Phase 1 left the networks, and f_ISP with the last N = 3 parameter sets.
+    models = Path("experiments/isp/models")
+    assert {"net_g_latest.pth", "net_global_latest.pth", "f_isp_latest.pth"} <= {p.name for p in models.iterdir()}
+    f_isp = torch.load(models / "f_isp_latest.pth", weights_only=True)
+    banks = {k: ParameterBank.from_state_dict(v) for k, v in f_isp["banks"].items()}
+    assert (len(banks["global"]), banks["global"].grid) == (3, (1, 1))
+    assert (len(banks["local"]), banks["local"].grid) == (3, (2, 2))
+    assert f_isp["n_pairs"] == 6
+    scalars = events("isp").Tags()["scalars"]
+    assert {"losses/l_pix_global", "losses/l_pix_local", "lr", "metrics/test/psnr", "metrics/test_global/psnr"} <= set(
+        scalars
+    )
+
+    # Pseudo-data: the same keys in the same order, 8 and 16 bits, the damaged photograph set aside and listed.
+    gt, lq = read_meta("pseudo/gt.lmdb"), read_meta("pseudo/lq.lmdb")
+    assert [e.key for e in gt] == [e.key for e in lq]
+    assert len(gt) == 4
+    assert all("." not in e.key for e in gt)
+    report = json.loads(Path("pseudo/report.json").read_text())
+    assert report["written"] == 4
+    assert list(report["set_aside"]) == ["broken.jpg"]
+    assert "broken.jpg" in Path("pseudo/set_aside.txt").read_text()
+    dataset = build_dataset(
+        {
+            "name": "pseudo",
+            "type": "PairedRestorationDataset",
+            "dataroot_gt": "pseudo/gt.lmdb",
+            "dataroot_lq": "pseudo/lq.lmdb",
+            "io_backend": {"type": "lmdb"},
+            "phase": "val",
+        }
+    )
+    item = dataset[0]
+    levels = torch.unique(item["lq"])
+    assert len(levels) > 256  # 16 bits survived
+    assert torch.equal((item["gt"] * 255).round() / 255, item["gt"])
+
+    # Phase 2.
+    assert main(["train", "-opt", files.semi()]) == 0
+    tags = events("semi").Tags()
+    expected = {"losses/l_pix", "losses/l_ssim", "losses/l_sup", "losses/l_pseudo", "lr", "metrics/test/psnr_gt_mean"}
+    assert expected | {"pseudo/kept_ratio", "pseudo/threshold"} <= set(tags["scalars"])
+    assert {"images/real/input", "images/real/output", "images/real/target"} <= set(tags["images"])
+    assert any(t.startswith("images/pseudo") for t in tags["images"])
+    kept = [e.value for e in events("semi").Scalars("pseudo/kept_ratio")]
+    assert len(kept) == 2
+    assert all(0 <= k <= 1 for k in kept)
+
+    # Phase 3 starts from phase 2's weights; test writes images and metrics.
+    assert main(["train", "-opt", files.finetune()]) == 0
+    capsys.readouterr()
+    assert main(["test", "-opt", files.test()]) == 0
+    log = capsys.readouterr().err
+    assert all(f"# {metric}: " in log for metric in ("psnr", "ssim", "psnr_gt_mean"))
+    pictures = sorted(Path("results/test/visualization/test").glob("*.png"))
+    assert len(pictures) == 2
+    assert read_image(pictures[0]).shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize("phase", ["isp", "semi", "finetune"])
+def test_resumed_run_equals_an_unbroken_one(pseudo_pairs, phase, capsys):
+    """Bit by bit, on the CPU: weights, EMA and parameter sets."""
+    files = pseudo_pairs
+    if phase == "finetune":
+        assert main(["train", "-opt", files.semi()]) == 0
+    path = getattr(files, phase)(total=4)
+    assert main(["train", "-opt", path]) == 0
+    unbroken = Path(f"experiments/{phase}_unbroken")
+    shutil.move(f"experiments/{phase}", unbroken)
+
+    assert main(["train", "-opt", path]) == 0
+    run = Path(f"experiments/{phase}")
+    for stale in [*run.glob("models/*_[34].pth"), *run.glob("models/*latest*"), *run.glob("training_states/[34].*")]:
+        stale.unlink()  # as if killed after iteration 2
+    capsys.readouterr()
+    assert main(["train", "-opt", path, "--auto_resume"]) == 0
+    captured = capsys.readouterr()
+    assert "going on from" in captured.out
+    assert "Resuming from iteration 2" in captured.err
+    compared = 0
+    for file in (unbroken / "models").glob("*latest.pth"):
+        a = torch.load(file, weights_only=True)
+        b = torch.load(run / "models" / file.name, weights_only=True)
+        compared += compare(a, b)
+    assert compared > 20
+
+
+def compare(a, b) -> int:
+    """Assert that two checkpoints are equal to the last bit; returns the number of tensors."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        return sum(compare(a[k], b[k]) for k in a)
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+        return 1
+    assert a == b
+    return 0
+
+
+def test_network_of_basicsr_as_the_target(pseudo_pairs):
+    """Any architecture of BasicSR's registry trains unchanged."""
+    network = {"type": "SRVGGNetCompact", "num_feat": 4, "num_conv": 1, "upscale": 1}
+    assert main(["train", "-opt", pseudo_pairs.semi(**network)]) == 0
+    assert Path("experiments/semi/models/net_g_latest.pth").exists()
+
+
+@pytest.mark.parametrize("network", ["Retinexformer", "PQDynamicISP"])
+def test_other_targets_of_ours(pseudo_pairs, network):
+    options = {
+        "Retinexformer": {"n_feat": 8, "stage": 1, "num_blocks": [1, 1, 1]},
+        "PQDynamicISP": {"thumbnail": 32, "grid": [2, 2]},
+    }[network]
+    assert main(["train", "-opt", pseudo_pairs.semi(type=network, **options)]) == 0
+
+
+def test_image_enhancement_variant(option_files):
+    assert main(["train", "-opt", option_files.isp(image_enhancement=True)]) == 0
+    state = torch.load("experiments/isp/models/f_isp_latest.pth", weights_only=True)
+    assert state["banks"]["global"]["sets"].shape[1] == 45
+    assert main(["pseudo", "-opt", option_files.pseudo()]) == 0
+
+
+def test_plain_basicsr_options_run(option_files, tiny_data):
+    """A model, data set and scheduler of BasicSR's own, through our command."""
+    eight_bit = tiny_data / "test" / "target"
+    dataset = {
+        "name": "plain",
+        "type": "PairedImageDataset",
+        "dataroot_gt": str(eight_bit),
+        "dataroot_lq": str(eight_bit),
+        "io_backend": {"type": "disk"},
+    }
+    options = option_files.base("plain", "SRModel", 3)
+    options["datasets"] = {
+        "train": {
+            **dataset,
+            "gt_size": 32,
+            "use_hflip": True,
+            "use_rot": True,
+            "num_worker_per_gpu": 0,
+            "batch_size_per_gpu": 2,
+            "dataset_enlarge_ratio": 2,
+            "prefetch_mode": None,
+        },
+        "val": dict(dataset),
+    }
+    options["network_g"] = {"type": "SRVGGNetCompact", "num_feat": 4, "num_conv": 1, "upscale": 1}
+    options["path"] = {"pretrain_network_g": None, "strict_load_g": True, "resume_state": None}
+    options["train"] = {
+        "ema_decay": 0.9,
+        "optim_g": {"type": "Adam", "lr": 1e-4},
+        "scheduler": {"type": "MultiStepLR", "milestones": [2], "gamma": 0.5},
+        "total_iter": 3,
+        "warmup_iter": -1,
+        "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"},
+    }
+    del options["val"]["metrics"]["psnr_gt_mean"]
+    path = option_files.write("plain", options)
+    assert main(["train", "-opt", path]) == 0
+    assert Path("experiments/plain/models/net_g_latest.pth").exists()
+    Path("experiments/plain/training_states/3.state").unlink()
+    assert main(["train", "-opt", path, "--auto_resume"]) == 0
+
+
+def test_debug_mode_and_overrides(option_files):
+    path = option_files.isp()
+    assert main(["train", "-opt", path, "--debug", "--force_yml", "train:total_iter=1", "train:optim_g:lr=5e-4"]) == 0
+    states = Path("experiments/debug_isp")
+    assert (states / "models" / "net_g_latest.pth").exists()
+    log = next(states.glob("train_*.log")).read_text()
+    assert re.search(r"iter:\s+1, lr:\(5\.000e-04", log)
+    assert not Path("tb_logger/debug_isp").exists()
+
+
+# --- errors: one clear line, exit status 1, no traceback -----------------------------------------------------------
+
+
+def fails(capsys, argv: list[str], *parts: str) -> str:
+    assert main(argv) == 1
+    err = capsys.readouterr().err
+    line = [text for text in err.splitlines() if text.startswith("basicsr: error: ")][-1]
+    assert "Traceback" not in err
+    for part in parts:
+        assert part in line, f"'{part}' is not in: {line}"
+    return line
+
+
+def test_missing_option_file_suggests_a_near_one(option_files, capsys):
+    option_files.isp()
+    fails(capsys, ["train", "-opt", "ips.yml"], "ips.yml", "did you mean", "isp.yml")
+
+
+def test_misspelt_keys_name_line_and_nearest(option_files, capsys):
+    path = edit(option_files.isp(), lambda o: o["train"].update(totl_iter=o["train"].pop("total_iter")))
+    line = next(i for i, text in enumerate(Path(path).read_text().splitlines(), 1) if "totl_iter" in text)
+    fails(capsys, ["train", "-opt", path], f"isp.yml:{line}:", "train:totl_iter", "'total_iter'")
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (lambda o: o.update(nmae=1), ("nmae", "'name'")),
+        (lambda o: o["network_g"].update(thumbnial=3), ("network_g:thumbnial", "'thumbnail'")),
+        (lambda o: o["network_g"].update(type="SepLTU"), ("network_g:type", "'SepLUT'")),
+        (lambda o: o["train"]["optim_g"].update(lrr=1), ("train:optim_g:lrr", "'lr'")),
+        (lambda o: o["train"]["optim_g"].update(type="AdmaW"), ("train:optim_g:type", "'AdamW'")),
+        (lambda o: o["train"]["pixel_opt"].update(kernle=1), ("train:pixel_opt:kernle", "PooledL1Loss")),
+        (lambda o: o["datasets"]["train"].update(gt_sie=1), ("datasets:train:gt_sie", "'gt_size'")),
+        (lambda o: o["datasets"]["train"].update(gt_size="big"), ("datasets:train:gt_size", "expected")),
+        (lambda o: o["val"]["metrics"]["psnr"].update(crop_brder=0), ()),  # BasicSR's metric takes any key
+        (lambda o: o["val"]["metrics"]["psnr"].update(type="psnrr"), ("val:metrics:psnr:type", "metric")),
+        (lambda o: o["train"].update(total_iter="many"), ("train:total_iter", "int")),
+        (lambda o: o["train"].pop("pixel_opt"), ("train", "no loss")),
+        (lambda o: o.update(num_gpu=99), ("num_gpu", "99", "auto")),
+    ],
+)
+def test_wrong_options(option_files, capsys, change, parts):
+    path = edit(option_files.isp(), change)
+    if parts:
+        fails(capsys, ["train", "-opt", path], *parts)
+    else:
+        assert main(["train", "-opt", path]) == 0
+
+
+def test_missing_and_empty_folders(option_files, capsys, workspace):
+    path = edit(option_files.isp(), lambda o: o["datasets"]["train"].update(dataroot_lq="nowhere"))
+    fails(capsys, ["train", "-opt", path], "nowhere")
+    (workspace / "empty").mkdir()
+    path = edit(option_files.isp(), lambda o: o["datasets"]["train"].update(dataroot_lq="empty"))
+    fails(capsys, ["train", "-opt", path], "empty")
+
+
+def test_unmatched_pairs_are_named(option_files, capsys, tiny_data, workspace):
+    shutil.copytree(tiny_data / "pairs" / "input", "inputs")
+    os.rename("inputs/03.png", "inputs/odd.png")
+    path = edit(option_files.isp(), lambda o: o["datasets"]["train"].update(dataroot_lq="inputs"))
+    fails(capsys, ["train", "-opt", path], "inputs", "odd", "03")
+
+
+def test_pairs_of_different_sizes_are_named(option_files, capsys, tiny_data):
+    from semiisp_plugin.data.image_io import write_image
+
+    shutil.copytree(tiny_data / "pairs" / "input", "inputs")
+    for name in os.listdir("inputs"):
+        write_image(f"inputs/{name}", np.zeros((48, 60, 3), np.uint8))
+    path = edit(option_files.isp(), lambda o: o["datasets"]["train"].update(dataroot_lq="inputs"))
+    fails(capsys, ["train", "-opt", path], "48", "60", ".png")
+
+
+def test_unreadable_image_of_a_pair_is_named(option_files, capsys, tiny_data):
+    shutil.copytree(tiny_data / "pairs" / "input", "inputs")
+    for name in os.listdir("inputs"):
+        Path("inputs", name).write_bytes(b"")
+    path = edit(option_files.isp(), lambda o: o["datasets"]["train"].update(dataroot_lq="inputs"))
+    fails(capsys, ["train", "-opt", path], "inputs", ".png")
+
+
+def test_checkpoint_of_another_network(pseudo_pairs, capsys):
+    assert main(["train", "-opt", pseudo_pairs.semi()]) == 0
+    path = edit(pseudo_pairs.finetune(), lambda o: o["network_g"].update(n_vertices_3d=9))
+    fails(capsys, ["train", "-opt", path], "net_g_latest.pth", "does not fit SepLUT", "network_g")
+
+
+def test_missing_and_damaged_checkpoints(option_files, capsys, workspace):
+    fails(capsys, ["train", "-opt", option_files.finetune()], "experiments/semi/models/net_g_latest.pth")
+    (workspace / "broken.pth").write_bytes(b"PK\x03\x04 not a checkpoint")
+    path = edit(option_files.finetune(), lambda o: o["path"].update(pretrain_network_g="broken.pth"))
+    fails(capsys, ["train", "-opt", path], "broken.pth", "truncated")
+
+
+def test_pseudo_errors(phase_1, capsys, workspace):
+    fails(capsys, ["pseudo", "-opt", phase_1.pseudo(photographs="nowhere")], "nowhere")
+    (workspace / "empty").mkdir()
+    fails(capsys, ["pseudo", "-opt", phase_1.pseudo(photographs="empty")], "empty")
+    fails(capsys, ["pseudo", "-opt", phase_1.pseudo(photogrphs="x")], "photogrphs", "'photographs'")
+    wrong = "experiments/isp/models/net_g_latest.pth"
+    fails(capsys, ["pseudo", "-opt", phase_1.pseudo(f_isp=wrong)], wrong, "f_isp_latest.pth")
+    assert main(["pseudo", "-opt", phase_1.pseudo()]) == 0
+    fails(capsys, ["pseudo", "-opt", phase_1.pseudo()], "gt.lmdb")
+    assert main(["pseudo", "-opt", phase_1.pseudo(), "--resume"]) == 0
+    assert "4 kept" in capsys.readouterr().out
+
+
+def test_usage_errors_exit_with_2(capsys):
+    for argv in ([], ["train"], ["trian", "-opt", "x"], ["demo", "--iterations", "many"]):
+        with pytest.raises(SystemExit) as stop:
+            main(argv)
+        assert stop.value.code == 2
+
+
+def test_installed_command_ends_without_a_traceback(workspace):
+    command = Path(sys.executable).with_name("basicsr")
+    done = subprocess.run([command, "train", "-opt", "none.yml"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "basicsr: error: There is no option file none.yml."
