@@ -285,7 +285,11 @@ def apply_overrides(options: dict[str, Any], overrides: Sequence[str]) -> None:
                     f"--force_yml {entry}: there is no section {':'.join(parents[: depth + 1])}{nearest(key, known)}."
                 )
             section = section[key]
-        section[last] = yaml.load(value, Loader=_Loader)
+        try:
+            section[last] = yaml.load(value, Loader=_Loader)
+        except yaml.YAMLError as error:
+            problem = getattr(error, "problem", None) or error
+            raise OptionError(f"--force_yml {entry}: the value is not valid YAML: {problem}.") from None
 
 
 def nearest(word: str, known: typing.Iterable[str], prefix: str = "; did you mean ") -> str:

@@ -31,8 +31,8 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from semiisp_plugin import options as options_module
+from semiisp_plugin.checkpoint import load_checkpoint
 from semiisp_plugin.data.sampler import MixedBatchSampler
-from semiisp_plugin.models.restoration import load_checkpoint
 from semiisp_plugin.toolbox import (
     AvgTimer,
     EnlargedSampler,

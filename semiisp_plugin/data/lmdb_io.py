@@ -382,7 +382,11 @@ class LmdbImageWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Commit what was put so far, growing the database if it is full."""
+        """Commit what was put so far, growing the database if it is full.
+
+        Raises:
+            OSError: The disk is full or fails; what was committed before stays usable.
+        """
         if not self._pending:
             return
         while True:
@@ -393,6 +397,12 @@ class LmdbImageWriter:
                 break
             except lmdb.MapFullError:
                 self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+            except lmdb.Error as error:
+                # lmdb's errors are no OSErrors, and it reports a full disk as an input/output error.
+                raise OSError(
+                    f"'{self.folder}' could not be written: {error}. Is the disk full? {len(self._pending)} images "
+                    "were not stored; those before them are safe. Make room, then go on with resume=True."
+                ) from error
         self._meta.write("".join(line for _, _, line in self._pending))
         self._meta.flush()
         os.fsync(self._meta.fileno())

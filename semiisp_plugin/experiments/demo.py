@@ -207,7 +207,7 @@ def comparison_grid(models: dict[str, Any], test: PairData, path: Path) -> Path:
     shown = ("supervised", "supervised + photometric jitter", "semi-supervised")
     rows = []
     names = list_images(test.input)
-    for name in names[:: max(1, len(names) // 5)][:5]:
+    for name in names[:6]:  # the simulated ones are of each test photograph in turn
         image = to_float(read_image(test.input / name))
         target = read_image(test.target / name, bit_depth="8")
         outputs = [apply(models[system], image) for system in shown]
@@ -216,6 +216,7 @@ def comparison_grid(models: dict[str, Any], test: PairData, path: Path) -> Path:
         path,
         rows,
         column_titles=["input (dark ones shown with gamma 2.2)", *shown, "target"],
+        cell_width=224,
     )
     return path
 
@@ -235,7 +236,7 @@ def pseudo_grid(out: Path, photos: Path, seed: int, path: Path) -> Path:
     draws = torch.Generator().manual_seed(seed)
     rows = []
     names = list_images(photos)
-    for name in names[:: max(1, len(names) // 4)][:4]:
+    for name in names[:4]:
         photo = read_image(photos / name, bit_depth="8")
         pair = generator.generate(torch.from_numpy(photo).permute(2, 0, 1)[None], draws)
         inputs = [generator.generate_input(pair.target, draws).input for _ in range(3)]

@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
+from semiisp_plugin.checkpoint import load_checkpoint
 from semiisp_plugin.isp import ParameterBank
-from semiisp_plugin.models.restoration import RestorationModel, load_checkpoint, load_weights, save_atomically
-from semiisp_plugin.toolbox import MODEL_REGISTRY, build_network, master_only, register
+from semiisp_plugin.models.restoration import RestorationModel
+from semiisp_plugin.pseudo.f_isp import save_f_isp
+from semiisp_plugin.toolbox import MODEL_REGISTRY, master_only, register
 
 DEFAULT_BANK_SIZE = 5000  # N of Table 5
 
@@ -100,15 +102,10 @@ class ISPModel(RestorationModel):
 
     @master_only  # type: ignore[untyped-decorator]  # BasicSR is untyped
     def save_f_isp(self, current_iter: int) -> None:
-        """Write ``f_isp_<iter>.pth``: plain values and tensors only."""
+        """Write ``f_isp_<iter>.pth``."""
         local = self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)
-        state = {
-            "network": self.opt["network_g"],
-            "params": {k: v.cpu() for k, v in local.state_dict().items()},
-            "banks": {label: bank.state_dict() for label, bank in self.banks.items()},
-            "n_pairs": self.n_pairs,
-        }
-        save_atomically(state, self.checkpoint_path("f_isp", current_iter))
+        path = self.checkpoint_path("f_isp", current_iter)
+        save_f_isp(path, self.opt["network_g"], local.state_dict(), self.banks, self.n_pairs)
 
     def resume_networks(self, iteration: int) -> None:
         """Both networks and the banks."""
@@ -124,27 +121,3 @@ class ISPModel(RestorationModel):
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `extra_state`."""
         self.n_pairs = int(state.get("n_pairs", self.n_pairs))
-
-
-def load_f_isp(path: str) -> tuple[PQDynamicISP, dict[str, ParameterBank], int]:
-    """Read an ``f_isp_<iter>.pth``.
-
-    Returns:
-        The local network, the banks ``global`` and ``local``, and the number of pairs it was trained on.
-
-    Raises:
-        CheckpointError: The file is missing, damaged, or not of phase 1.
-    """
-    from semiisp_plugin.models.restoration import CheckpointError
-
-    state = load_checkpoint(path)
-    missing = {"network", "params", "banks"} - state.keys()
-    if missing:
-        raise CheckpointError(
-            f"{path} is not an f_ISP of phase 1 (it lacks {', '.join(sorted(missing))}); give the run's "
-            f"models/f_isp_latest.pth."
-        )
-    network = build_network(state["network"])
-    load_weights(network, state["params"], path, strict=True)
-    banks = {label: ParameterBank.from_state_dict(bank) for label, bank in state["banks"].items()}
-    return network, banks, int(state.get("n_pairs", 0))

@@ -12,21 +12,17 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from semiisp_plugin.checkpoint import load_checkpoint, load_weights, save_atomically
 from semiisp_plugin.losses.per_sample import per_sample
 from semiisp_plugin.toolbox import SRModel, build_loss, build_network, get_root_logger, lr_schedulers, master_only
 
 LOSS_KEYS = {"pixel_opt": "l_pix", "perceptual_opt": "l_percep", "ssim_opt": "l_ssim"}
 _GRID_IMAGES = 4
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is missing, unreadable, or belongs to another network."""
 
 
 def cosine_with_floor(total_iter: int, eta_min_ratio: float) -> Callable[[int], float]:
@@ -37,66 +33,6 @@ def cosine_with_floor(total_iter: int, eta_min_ratio: float) -> Callable[[int], 
         return eta_min_ratio + (1 - eta_min_ratio) * 0.5 * (1 + math.cos(math.pi * t))
 
     return factor
-
-
-def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """``torch.load`` on the CPU with ``weights_only=True``, with errors a user can act on.
-
-    Raises:
-        CheckpointError: The file is missing or no checkpoint.
-    """
-    path = Path(path)
-    if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*.pth"))[:8] if path.parent.is_dir() else []
-        hint = f" In {path.parent} there are: {', '.join(near)}." if near else ""
-        raise CheckpointError(f"There is no checkpoint {path}.{hint} Train that phase first, or correct the path.")
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is no readable checkpoint ({reason}); it may be truncated.") from None
-    if not isinstance(loaded, dict):
-        raise CheckpointError(f"{path} holds {type(loaded).__name__}, not a checkpoint.")
-    return loaded
-
-
-def load_weights(net: nn.Module, weights: Mapping[str, Tensor], path: str | os.PathLike[str], strict: bool) -> None:
-    """Load a state dict into a network.
-
-    Raises:
-        CheckpointError: Names or shapes differ; the message says how many and which first.
-    """
-    weights = {k.removeprefix("module."): v for k, v in weights.items()}
-    own = net.state_dict()
-    missing = sorted(own.keys() - weights.keys())
-    extra = sorted(weights.keys() - own.keys())
-    shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
-    if shapes or (strict and (missing or extra)):
-        parts = [
-            f"{len(names)} {what} (first: {sorted(names)[0]})"
-            for names, what in ((missing, "missing"), (extra, "unknown to the network"), (shapes, "of another shape"))
-            if names
-        ]
-        raise CheckpointError(
-            f"{path} does not fit {type(net).__name__}: of its weights {', '.join(parts)}. It was saved from another "
-            f"network; make network_g the one it was trained with, or take another file."
-        )
-    net.load_state_dict(weights, strict=strict)
-
-
-def save_atomically(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write a checkpoint beside its place, then rename it: a killed process or a full disk leaves the old one whole."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(f"The checkpoint {path} could not be written: {error}. Earlier ones are untouched.") from error
 
 
 class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped

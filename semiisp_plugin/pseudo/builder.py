@@ -100,8 +100,10 @@ def build_pseudo_lmdb(
     report = BuildReport()
     clipped_sum = 0.0
     with ExitStack() as stack:
-        gt = stack.enter_context(LmdbImageWriter(os.path.join(out, "gt.lmdb"), resume=resume))
-        lq = stack.enter_context(LmdbImageWriter(os.path.join(out, "lq.lmdb"), resume=resume))
+        gt, lq = (
+            stack.enter_context(LmdbImageWriter(os.path.join(out, name), resume=resume, compression=png_compression))
+            for name in ("gt.lmdb", "lq.lmdb")
+        )
         for path, key in tqdm(
             zip(paths, keys, strict=True), total=len(paths), desc="pseudo pairs", unit="photo", disable=not progress
         ):

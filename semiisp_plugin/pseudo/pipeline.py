@@ -6,9 +6,9 @@ import os
 
 import torch
 
-from semiisp_plugin.models.isp_model import load_f_isp
 from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.builder import BuildReport, build_pseudo_lmdb
+from semiisp_plugin.pseudo.f_isp import load_f_isp
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 
 MANY_PAIRS = 1000  # Sec. 4.2: below, global sets for the whole ISP; from there on, local ones per function

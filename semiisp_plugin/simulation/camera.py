@@ -111,17 +111,17 @@ class SimulatedCamera:
     """
 
     sensors: tuple[str, ...] = tuple(SENSORS)
-    temperature: Range = (3200.0, 7500.0)
+    temperature: Range = (3500.0, 7500.0)
     tint: Range = (-0.006, 0.010)
-    exposure: Range = (-1.75, 0.0)
-    dark_exposure: Range = (-5.0, -3.0)
+    exposure: Range = (-1.5, -0.25)
+    dark_exposure: Range = (-4.5, -3.0)
     knee: Range = (0.75, 0.92)
     black: Range = (0.0, 0.002)
     shot: Range = (2e-5, 2e-4)
     read: Range = (1e-7, 2e-6)
     fall_off: Range = (0.0, 0.3)
     centre: Range = (-0.4, 0.4)
-    balance_error: Range = (0.1, 0.5)
+    balance_error: Range = (0.1, 0.4)
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.sensors if name not in SENSORS]

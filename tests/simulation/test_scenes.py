@@ -17,6 +17,7 @@ from semiisp_plugin.simulation.scenes import (
     Scenes,
     Split,
     Task,
+    _in_turn,
     centre_crop,
     draw_split,
     make_scenes,
@@ -82,15 +83,23 @@ def test_no_scene_is_in_two_parts(made: dict[str, Scenes]) -> None:
 
 
 def test_scenes_take_turns(made: dict[str, Scenes]) -> None:
-    names = [Path(name).stem for name in list_images(made["raw"].pairs_input)]
-    assert names == [
-        "000_coffee",
-        "001_motorcycle_left",
-        "002_coffee",
-        "003_motorcycle_right",
-        "004_coffee",
-        "005_motorcycle_left",
+    names = [Path(name).stem for name in list_images(made["raw"].photos)]
+    assert names == ["000_astronaut", "001_flower", "002_motorcycle_left", "003_rocket", "004_astronaut"]
+    assert [_in_turn(["motorcycle_left", "flower", "motorcycle_right"], k) for k in range(6)] == [
+        "motorcycle_left",
+        "flower",
+        "motorcycle_right",
+        "flower",
+        "motorcycle_left",
+        "flower",
     ]
+
+
+def test_photographs_are_whole_first_and_then_parts(made: dict[str, Scenes]) -> None:
+    photos = made["raw"].photos
+    whole = centre_crop(load_photographs(["astronaut"])["astronaut"], (48, 64))
+    np.testing.assert_array_equal(read_image(photos / "000_astronaut.png"), whole)
+    assert np.abs(read_image(photos / "004_astronaut.png") - whole.astype(float)).mean() > 5
 
 
 def test_tasks_share_their_targets_and_photographs(made: dict[str, Scenes]) -> None:
@@ -107,8 +116,8 @@ def test_fewer_pairs_are_a_subset_and_the_seed_decides(made: dict[str, Scenes], 
     assert _digests(fewer.photos.parent).items() <= more.items()
     other = make_scenes(tmp_path / "other", pairs=3, photos=4, tests=2, size=(24, 32), seed=1)
     for name, digest in _digests(other.photos.parent).items():
-        # Of the photographs, the first of every scene is whole, whatever the seed.
-        whole = name.startswith(("photos/000", "photos/001", "photos/002"))
+        # Of the photographs, the first ones are whole, whatever the seed.
+        whole = name.startswith("photos/")
         assert (digest == more.get(name)) == whole, name
 
 

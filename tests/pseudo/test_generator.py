@@ -1,0 +1,153 @@
+"""The three steps of making pseudo-data, against their composition written out with InvertibleISP."""
+
+import pytest
+import torch
+
+from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
+from semiisp_plugin.isp import InvertibleISP, ISPSpec, ParameterBank
+from semiisp_plugin.pseudo import PseudoPairGenerator
+
+N_SETS = 7
+GRID = (2, 3)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make_bank(spec: ISPSpec, seed: int, grid: tuple[int, int] = (1, 1)) -> ParameterBank:
+    bank = ParameterBank(spec, N_SETS, grid)
+    bank.append(spec.squash(0.4 * torch.randn(N_SETS, spec.n_parameters, *grid, generator=seeded(seed))))
+    return bank
+
+
+@pytest.fixture(params=[False, True], ids=["raw", "image enhancement"])
+def network(request) -> PQDynamicISP:
+    torch.manual_seed(0)
+    network = PQDynamicISP(inverse_tone_mapping=request.param, grid=GRID, thumbnail=32)
+    # Untrained, it treats all images alike; a larger head makes its parameters depend on the image.
+    torch.nn.init.normal_(network.encoder.head.weight, std=0.05)
+    return network
+
+
+@pytest.fixture
+def photographs() -> torch.Tensor:
+    return torch.randint(0, 256, (3, 3, 40, 48), dtype=torch.uint8, generator=seeded(1))
+
+
+def assert_rounded(target: torch.Tensor, value: torch.Tensor) -> None:
+    """``target`` is ``value`` in [0, 1] rounded to 8 bits; 0.01 of a level is left for the order of summation."""
+    assert target.dtype == torch.uint8
+    assert float((target.double() - 255 * value.double().clamp(0, 1)).abs().max()) <= 0.5 + 0.01
+
+
+@torch.no_grad()
+def written_out(network, photographs, first_sets, second_sets):
+    """Steps 1 to 3 image by image in double precision, without look-up tables."""
+    isp = InvertibleISP(network.spec)
+    local = network.double().eval()
+    targets, inputs = [], []
+    for photograph, first, second in zip(photographs, first_sets, second_sets, strict=True):
+        raw = isp.inverse(photograph[None].double() / 255, first[None].double()).image  # step 1
+        own = local.predict_parameters(raw)
+        updated = isp.forward(raw, own)  # step 2
+        stored = (updated.clamp(0, 1) * 255).round() / 255
+        inverse = isp.inverse(stored, second[None].double())  # step 3
+        targets.append(updated)
+        inputs.append(inverse.image)
+    network.float()
+    return torch.cat(targets), torch.cat(inputs)
+
+
+def test_three_steps_with_global_sets(network, photographs):
+    bank = make_bank(network.spec, 5)
+    pair = PseudoPairGenerator(network, bank).generate(photographs, seeded(11))
+    # The draws as the paper describes them: one index a photograph and step, uniform over the bank.
+    draws = seeded(11)
+    first, second = (bank.sets[torch.randint(N_SETS, (3,), generator=draws)] for _ in range(2))
+    updated, expected = written_out(network, photographs, first, second)
+    assert_rounded(pair.target, updated)
+    # A rounding to the other neighbour moves the input by the slope of the inverse; compare where there was none.
+    same = pair.target == (updated * 255).round().to(torch.uint8)
+    assert float(same.double().mean()) > 0.999
+    whole = same.all(dim=1, keepdim=True).expand_as(same)
+    assert float((pair.input - expected)[whole].abs().max()) < 1e-5
+    assert pair.input.dtype == torch.float32
+
+
+def test_step_3_with_local_sets_drawn_per_function(network, photographs):
+    bank, local_bank = make_bank(network.spec, 5), make_bank(network.spec, 6, GRID)
+    generator = PseudoPairGenerator(network, bank, local_bank, per_function=True)
+    pair = generator.generate(photographs, seeded(12))
+    draws = seeded(12)
+    torch.randint(N_SETS, (3,), generator=draws)  # step 1
+    indices, parts = [], []
+    for where in network.spec.slices().values():
+        indices.append(torch.randint(N_SETS, (3,), generator=draws))
+        parts.append(local_bank.sets[indices[-1]][:, where])
+    assert len({tuple(i.tolist()) for i in indices}) > 1, "the functions' indices are not independent"
+    sets = torch.cat(parts, dim=1)
+    expected = InvertibleISP(network.spec).inverse(pair.target.double() / 255, sets.double())
+    assert float((pair.input - expected.image).abs().max()) < 1e-5
+    assert torch.allclose(pair.clipped.double(), expected.clipped.double(), atol=1e-3)
+
+
+def test_without_updating_the_quality_the_photograph_is_the_target(network, photographs):
+    bank = make_bank(network.spec, 5)
+    pair = PseudoPairGenerator(network, bank, update_quality=False).generate(photographs, seeded(13))
+    assert torch.equal(pair.target, photographs)
+    sets = bank.sets[torch.randint(N_SETS, (3,), generator=seeded(13))]
+    expected = InvertibleISP(network.spec).inverse(photographs.double() / 255, sets.double())
+    assert float((pair.input - expected.image).abs().max()) < 1e-5
+
+
+def test_ranges_and_clipped_share(network, photographs):
+    bank = make_bank(network.spec, 5)
+    pair = PseudoPairGenerator(network, bank).generate(photographs, seeded(14))
+    assert pair.target.shape == pair.input.shape == photographs.shape
+    assert pair.clipped.shape == (3,)
+    assert float(pair.input.min()) >= 0
+    assert float(pair.input.max()) <= 1
+    assert 0 < float(pair.clipped.mean()) < 1  # noise images have colours that the inverse cannot reach
+    assert not pair.input.requires_grad
+
+
+def test_same_state_gives_the_same_pairs(network, photographs):
+    generator = PseudoPairGenerator(network, make_bank(network.spec, 5))
+    before, state = photographs.clone(), torch.get_rng_state()
+    one, same, other = (generator.generate(photographs, seeded(seed)) for seed in (15, 15, 16))
+    assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+    assert not torch.equal(one.target, other.target)
+    assert not torch.equal(one.input, other.input)
+    assert torch.equal(photographs, before), "the caller's photographs were changed"
+    assert torch.equal(torch.get_rng_state(), state), "drawn from the global generator"
+
+
+def test_step_3_alone_gives_many_inputs_of_one_target(network, photographs):
+    generator = PseudoPairGenerator(network, make_bank(network.spec, 5))
+    draws = seeded(17)
+    pairs = [generator.generate_input(photographs, draws) for _ in range(3)]
+    assert all(torch.equal(pair.target, photographs) for pair in pairs)
+    assert not torch.equal(pairs[0].input, pairs[1].input)
+    assert not torch.equal(pairs[1].input, pairs[2].input)
+
+
+def test_the_network_is_put_into_evaluation_mode(network):
+    network.train()
+    PseudoPairGenerator(network, make_bank(network.spec, 5))
+    assert not network.training
+
+
+def test_banks_of_another_isp_are_refused(network):
+    other = ISPSpec(inverse_tone_mapping=not network.spec.inverse_tone_mapping)
+    good, bad = make_bank(network.spec, 5), make_bank(other, 5)
+    with pytest.raises(ValueError, match="same training run"):
+        PseudoPairGenerator(network, bad)
+    with pytest.raises(ValueError, match="same training run"):
+        PseudoPairGenerator(network, good, bad)
+
+
+def test_an_empty_bank_is_an_error(network, photographs):
+    generator = PseudoPairGenerator(network, ParameterBank(network.spec, 3))
+    with pytest.raises(ValueError, match="phase 1"):
+        generator.generate(photographs, seeded(0))
