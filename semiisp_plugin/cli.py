@@ -35,6 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--photos", metavar="DIR", help="your ordinary photographs")
     demo.add_argument("--out", metavar="DIR", default="demo_output", help="folder to write (default: %(default)s)")
     demo.add_argument("--task", choices=["raw", "lowlight"], help="simulated task (default: %(default)s)")
+    text = "photographs of the simulated task: the default split, or one dealt out by the seed (default: %(default)s)"
+    demo.add_argument("--split", choices=["default", "drawn"], default="default", help=text)
     demo.add_argument("--seed", type=int, default=0, help="seed of everything (default: %(default)s)")
     demo.add_argument("--iterations", type=int, metavar="N", help="iterations of semi-supervised training")
     return parser

@@ -24,7 +24,7 @@ from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.pipeline import make_generator
 from semiisp_plugin.report.grids import save_grid
 from semiisp_plugin.report.tables import text_table
-from semiisp_plugin.simulation.scenes import Task, make_scenes
+from semiisp_plugin.simulation.scenes import DEFAULT_SPLIT, Task, draw_split, make_scenes
 
 MARKER = "written_by_basicsr_demo.txt"
 DEFAULT_TASK: Task = "raw"
@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
         what = f"the pairs of {args.pairs} and the photographs of {args.photos}"
     else:
         task: Task = args.task or DEFAULT_TASK
-        scenes = make_scenes(out / "data", task=task, size=settings.size, seed=args.seed)
+        split = draw_split(args.seed) if args.split == "drawn" else DEFAULT_SPLIT
+        scenes = make_scenes(out / "data", task=task, size=settings.size, seed=args.seed, split=split)
         pairs = PairData(scenes.pairs_input, scenes.pairs_target)
         test = PairData(scenes.test_input, scenes.test_target)
         photos = scenes.photos

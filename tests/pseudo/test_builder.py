@@ -1,0 +1,311 @@
+"""Photographs to LMDBs: what is written, that it depends on the photograph alone, and what interruptions leave."""
+
+import errno
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
+from semiisp_plugin.data.image_io import decode_image, read_image, to_uint16, write_image
+from semiisp_plugin.data.lmdb_io import LmdbImageWriter, close_all, read_meta, read_value
+from semiisp_plugin.isp import ParameterBank
+from semiisp_plugin.pseudo import PseudoPairGenerator, builder
+from semiisp_plugin.pseudo.builder import build_pseudo_lmdb, photograph_seed, shrink_short_side
+
+NAMES = ["a.jpg", "a.png", "b c/1.png", "b c/2.png", "z.png"]
+KEYS = ["a~jpg", "a~png", "b%20c/1", "b%20c/2", "z"]
+
+
+def picture(seed: int, height: int = 40, width: int = 48) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.fixture
+def photographs(tmp_path) -> Path:
+    root = tmp_path / "photos"
+    for seed, name in enumerate(NAMES):
+        write_image(root / name, picture(seed))
+    return root
+
+
+@pytest.fixture(scope="module")
+def generator() -> PseudoPairGenerator:
+    torch.manual_seed(0)
+    network = PQDynamicISP(grid=(2, 2), thumbnail=32)
+    torch.nn.init.normal_(network.encoder.head.weight, std=0.05)
+    bank = ParameterBank(network.spec, 5)
+    bank.append(network.spec.squash(0.3 * torch.randn(5, 36, 1, 1)))
+    return PseudoPairGenerator(network, bank)
+
+
+@pytest.fixture(autouse=True)
+def _closed_environments():
+    yield
+    close_all()
+
+
+@pytest.fixture
+def build(photographs, generator, tmp_path):
+    def run(out: str = "out", root: Path = photographs, **options):
+        return build_pseudo_lmdb(str(root), str(tmp_path / out), generator, **{"progress": False, **options})
+
+    return run
+
+
+@pytest.fixture
+def contents(tmp_path):
+    """Everything that a build wrote: each LMDB's keys in order, its values, and meta_info.txt to the byte."""
+
+    def read(out: str = "out") -> dict[str, object]:
+        found: dict[str, object] = {}
+        for name in ("gt", "lq"):
+            folder = tmp_path / out / f"{name}.lmdb"
+            keys = [entry.key for entry in read_meta(folder)]
+            found[name] = {key: read_value(folder, key) for key in keys}
+            found[f"{name} keys"] = keys
+            found[f"{name} meta"] = (folder / "meta_info.txt").read_bytes()
+        return found
+
+    return read
+
+
+def test_keys_and_their_order(build, contents):
+    report = build()
+    found = contents()
+    assert found["gt keys"] == found["lq keys"] == KEYS
+    assert (report.written, report.kept, report.set_aside) == (5, 0, {})
+
+
+def test_values_are_those_of_the_generator(build, contents, photographs, generator):
+    report = build(seed=9)
+    found = contents()
+    clipped = []
+    for name, key in zip(NAMES, KEYS, strict=True):
+        photo = torch.from_numpy(read_image(photographs / name)).permute(2, 0, 1)[None]
+        pair = generator.generate(photo, torch.Generator().manual_seed(photograph_seed(9, key)))
+        target = decode_image(found["gt"][key], name=key)
+        pseudo_input = decode_image(found["lq"][key], name=key)
+        assert (target.dtype, pseudo_input.dtype) == (np.uint8, np.uint16)
+        np.testing.assert_array_equal(target, pair.target[0].permute(1, 2, 0).numpy())
+        np.testing.assert_array_equal(pseudo_input, to_uint16(pair.input[0].permute(1, 2, 0).numpy()))
+        clipped.append(float(pair.clipped))
+    assert report.clipped == pytest.approx(np.mean(clipped), abs=1e-7)
+
+
+def test_a_pair_does_not_depend_on_the_other_photographs(build, contents, photographs, tmp_path):
+    build()
+    alone = tmp_path / "alone" / "b c"
+    alone.mkdir(parents=True)
+    shutil.copy(photographs / "b c" / "2.png", alone)
+    build("out2", root=tmp_path / "alone")
+    whole, single = contents(), contents("out2")
+    key = "b%20c/2"
+    assert single["gt"] == {key: whole["gt"][key]}
+    assert single["lq"] == {key: whole["lq"][key]}
+
+
+def test_seed(build, contents, photographs, tmp_path):
+    build(seed=1)
+    build("same", seed=1)
+    build("other", seed=2)
+    assert contents() == contents("same")
+    assert all(contents("other")["lq"][key] != value for key, value in contents()["lq"].items())
+    # Two equal photographs get different draws, by their names.
+    twins = tmp_path / "twins"
+    for name in ("x.png", "y.png"):
+        write_image(twins / name, picture(0))
+    build("pairs of twins", root=twins)
+    pairs = contents("pairs of twins")["lq"]
+    assert pairs["x"] != pairs["y"]
+
+
+def test_photograph_seed():
+    seeds = {photograph_seed(seed, key) for seed in range(10) for key in KEYS}
+    assert len(seeds) == 50
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert photograph_seed(1, "23") != photograph_seed(12, "3")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("stop"), KeyboardInterrupt()], ids=["error", "interrupt"])
+def test_resuming_gives_what_an_unbroken_build_gives(build, contents, monkeypatch, tmp_path, error):
+    build("unbroken")
+    calls = 0
+
+    def interrupted(path, **options):
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise error
+        return read_image(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builder, "read_image", interrupted)
+        with pytest.raises(type(error)):
+            build()
+    assert contents()["gt keys"] == contents()["lq keys"] == KEYS[:3]
+    assert not (tmp_path / "out" / "report.json").exists()
+    close_all()
+    report = build(resume=True)
+    assert (report.kept, report.written) == (3, 2)
+    assert contents() == contents("unbroken")
+    # Once more: nothing left to do.
+    report = build(resume=True)
+    assert (report.kept, report.written) == (5, 0)
+    assert contents() == contents("unbroken")
+
+
+@pytest.mark.parametrize("failing", ["gt.lmdb", "lq.lmdb"])
+def test_full_disk_leaves_a_readable_prefix(build, contents, monkeypatch, failing):
+    build("unbroken")
+    put = LmdbImageWriter.put
+
+    def full(self, key, png_bytes, shape):
+        if self.folder.name == failing and len(self) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        put(self, key, png_bytes, shape)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LmdbImageWriter, "put", full)
+        with pytest.raises(OSError, match="No space left"):
+            build()
+    for name in ("gt", "lq"):
+        keys = contents()[f"{name} keys"]
+        assert keys == KEYS[: len(keys)]
+        assert len(keys) == 3 + (name == "gt" and failing == "lq.lmdb")
+        for key, value in contents()[name].items():
+            assert value == contents("unbroken")[name][key]
+    close_all()
+    build(resume=True)  # where one of the two has a pair's half already
+    assert contents() == contents("unbroken")
+
+
+@contextmanager
+def largest_file(size: int):
+    """No file of this process can grow beyond ``size`` bytes: writing more fails as on a full disk."""
+    resource = pytest.importorskip("resource", reason="needs resource limits")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_database_that_cannot_grow_is_an_os_error(build, contents, monkeypatch):
+    build("unbroken")
+    # Two images a commit, so that some are stored before the disk is full.
+    monkeypatch.setattr(builder, "LmdbImageWriter", partial(LmdbImageWriter, batch=2))
+    sizes = [len(value) for value in contents("unbroken")["lq"].values()]
+    with largest_file(24 * 1024 + sum(sizes[:2])), pytest.raises(OSError, match=r"lq\.lmdb.*could not be written"):
+        build()
+    close_all()
+    stored = contents()["lq keys"]
+    assert stored == KEYS[: len(stored)]
+    assert 0 < len(stored) < len(KEYS)
+    build(resume=True)
+    assert contents() == contents("unbroken")
+
+
+def test_a_finished_build_is_not_overwritten(build, contents):
+    build()
+    before = contents()
+    with pytest.raises(FileExistsError, match=r"gt\.lmdb"):
+        build(seed=5)
+    assert contents() == before
+
+
+def test_short_side_shrinks_by_area_and_never_enlarges(build, contents, photographs, generator):
+    write_image(photographs / "tall.png", picture(9, 90, 60))
+    generator.update_quality = False
+    try:
+        build(short_side=40)
+    finally:
+        generator.update_quality = True
+    shapes = {key: decode_image(value, name=key).shape for key, value in contents()["gt"].items()}
+    assert shapes == {**dict.fromkeys(KEYS, (40, 48, 3)), "tall": (60, 40, 3)}
+    expected = cv2.resize(picture(9, 90, 60), (40, 60), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(decode_image(contents()["gt"]["tall"], name="tall"), expected)
+    image = picture(1)
+    assert shrink_short_side(image, None) is image
+    assert shrink_short_side(image, 40) is image
+    assert shrink_short_side(picture(1, 100, 301), 50).shape == (50, 150, 3)
+
+
+def test_max_photographs_takes_the_first_by_path(build, contents):
+    report = build(max_photographs=2)
+    assert report.written == 2
+    assert contents()["gt keys"] == KEYS[:2]
+
+
+def test_png_compression_is_noted_and_does_not_change_the_images(build, contents, tmp_path):
+    build(png_compression=9)
+    build("fast", png_compression=0)
+    assert {entry.level for entry in read_meta(tmp_path / "out" / "lq.lmdb")} == {9}
+    small, large = contents()["lq"], contents("fast")["lq"]
+    assert all(len(small[key]) < len(large[key]) for key in KEYS)
+    for key in KEYS:
+        np.testing.assert_array_equal(*(decode_image(value, name=key) for value in (small[key], large[key])))
+
+
+def test_photographs_of_every_kind(build, contents, photographs, tmp_path):
+    (photographs / "empty.jpg").write_bytes(b"")
+    (photographs / "note.jpg").write_text("not an image")
+    (photographs / "half.jpg").write_bytes((photographs / "a.jpg").read_bytes()[:500])
+    write_image(photographs / "tiny.png", picture(7, 31, 100))
+    write_image(photographs / "small.png", picture(7, 32, 32))
+    Image.fromarray(picture(8)).convert("L").save(photographs / "grey.jpg")
+    Image.fromarray(picture(8)).convert("CMYK").save(photographs / "ink.jpg")
+    (photographs / "README.txt").write_text("no photograph")
+    report = build()
+    bad = ["empty.jpg", "half.jpg", "note.jpg", "tiny.png"]
+    assert sorted(report.set_aside) == bad
+    assert "0 bytes" in report.set_aside["empty.jpg"]
+    assert "100x31" in report.set_aside["tiny.png"]
+    keys = contents()["gt keys"]
+    assert set(keys) == {*KEYS, "small", "grey", "ink"}
+    assert all(decode_image(contents()["gt"][key], name=key).shape[2] == 3 for key in keys)
+
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert written == {
+        "written": 8,
+        "kept": 0,
+        "set_aside": report.set_aside,
+        "clipped": pytest.approx(report.clipped),
+    }
+    lines = (tmp_path / "out" / "set_aside.txt").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines] == list(report.set_aside)
+    # Mended meanwhile: a resumed build takes them, and the list of those set aside goes.
+    for seed, name in enumerate(bad):
+        (photographs / name).unlink()
+        write_image(photographs / name, picture(20 + seed))
+    report = build(resume=True)
+    assert (report.written, report.kept, report.set_aside) == (4, 8, {})
+    assert not (tmp_path / "out" / "set_aside.txt").exists()
+
+
+def test_no_usable_photograph_is_an_error(build, tmp_path):
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    (folder / "1.jpg").write_bytes(b"")
+    (folder / "2.jpg").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"None of the 2 photographs in .*bad can be used; the first: .*1\.jpg"):
+        build(root=folder)
+
+
+def test_missing_and_empty_folders(build, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        build(root=tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty"):
+        build(root=tmp_path / "empty")
+    assert not (tmp_path / "out").exists()
