@@ -1,8 +1,8 @@
 """The CPU-sized LOLv1 chain over several seeds: the table of docs/results.md.
 
 Runs options/{fisp,pseudo,semiie,finetune,supervised,supervised_jitter}_lolv1_cpu.yml in order, below the working
-directory. f_ISP and the pseudo pairs are made once, with the option files' seed; the target network is trained anew with
-every seed. What an earlier call finished is not repeated.
+directory. f_ISP and the pseudo pairs are made once, with the option files' seed; the target network is trained anew
+with every seed. What an earlier call finished is not repeated.
 
     python scripts/run_lolv1_cpu.py --seeds 0 1 2
 """

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("basicsr: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, KeyError, OSError, RuntimeError, FloatingPointError, ImportError) as error:
+    except (ValueError, KeyError, OSError, RuntimeError, ArithmeticError, ImportError, AssertionError) as error:
         if os.environ.get("SEMIISP_TRACEBACK"):
             raise
         message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)

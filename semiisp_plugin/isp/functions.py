@@ -19,7 +19,9 @@ from torch import Tensor
 # are i^e with e < 1: their slope at 0 is infinite, and one black pixel would otherwise decide a training step.
 LOG_GRADIENT_FLOOR = 1e-4
 
-_INVERSE_TONE_STEPS = 8
+# Measured over the parameters' whole ranges: the error is at rounding after five steps in float32 and six in float64;
+# one of them is the step that carries the gradient.
+_INVERSE_TONE_STEPS = 5
 
 
 class _SafeLog(torch.autograd.Function):
@@ -194,8 +196,8 @@ def inverse_tone_map_inverse(image: Tensor, g3: Tensor, g4: Tensor, k2: Tensor, 
     """Inverse of `inverse_tone_map`, without a table (the paper interpolates one; Sec. A.2).
 
     With ``v = -ln i`` the equation is ``v (1 + g4 (1 + s e^-v)^g3) = tau``, ``tau = -ln(y) / scale``; its left side is
-    increasing, and ``v`` lies between ``tau / (1 + g4 m)`` and ``tau``, ``m`` the largest ``(1 + s i)^g3``. Newton's
-    method inside that bracket, halving it where a step would leave it.
+    increasing, and ``v`` lies between ``tau / (1 + g4 m)`` and ``tau``, ``m`` the largest ``(1 + s i)^g3``. One
+    fixed-point step from the end of that bracket, then Newton's method kept inside it.
 
     Differentiable: the gradient is that of one Newton step at the solution, which is the implicit function theorem's.
     """
@@ -205,23 +207,20 @@ def inverse_tone_map_inverse(image: Tensor, g3: Tensor, g4: Tensor, k2: Tensor, 
     def excess(v: Tensor) -> tuple[Tensor, Tensor]:
         e = (-v).exp()
         base = 1 + sign * e
-        p = _power(base, g3)
+        p = g4 * _power(base, g3)
         # d/dv of (1 + s e^-v)^g3 is -s e^-v g3 (1 + s e^-v)^(g3 - 1); for s = -1 and v -> 0 the base vanishes, and
         # v times the derivative tends to g3 (1-e^-v)^g3: written with v / base, which stays finite.
-        slope = 1 + g4 * p - sign * g4 * g3 * p * e * (v / base.clamp_min(torch.finfo(v.dtype).tiny))
-        return v * (1 + g4 * p) - tau, slope
+        slope = 1 + p - sign * g3 * p * e * (v / base.clamp_min(torch.finfo(v.dtype).tiny))
+        return v * (1 + p) - tau, slope
 
     with torch.no_grad():
+        upper = tau
         lower = tau / (1 + g4 * (2**g3 if sign > 0 else torch.ones_like(g3)))
-        upper = tau.clone()
-        v = (lower * upper).sqrt()
+        v = lower if sign > 0 else upper
+        v = tau / (1 + g4 * _power(1 + sign * (-v).exp(), g3))
         for _ in range(_INVERSE_TONE_STEPS):
             value, slope = excess(v)
-            high = value > 0
-            upper = torch.where(high, v, upper)
-            lower = torch.where(high, lower, v)
-            step = v - value / slope
-            v = torch.where((step >= lower) & (step <= upper), step, 0.5 * (lower + upper))
+            v = torch.minimum(torch.maximum(v - value / slope, lower), upper)
     value, slope = excess(v)
     v = v - value / slope.detach()
     return torch.where(image > 0, (-v).exp(), torch.zeros_like(v)).clamp(0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,11 @@ from semiisp_plugin.isp import functions as fn
 from semiisp_plugin.isp.gamma_inverse import gamma_tone_map_inverse
 from semiisp_plugin.isp.parameters import ISPSpec
 
-_PER_CHANNEL = ("ga", "gm", "cs")
+_Parameters = dict[str, dict[str, Tensor]]
+
+# Values of an image handled at a time on a CPU when no gradient is asked for: the maps in between then stay in the
+# cache, which makes the chain two to three times faster.
+_STRIP = 32_768
 
 
 class InverseResult(NamedTuple):
@@ -54,7 +59,9 @@ class InvertibleISP:
         Returns:
             ``(N, 3, H, W)`` in [0, 1].
         """
-        p = self._at(parameters, image)
+        return _in_strips(self._forward, image, self._at(parameters, image))
+
+    def _forward(self, image: Tensor, p: _Parameters) -> Tensor:
         if self.spec.inverse_tone_mapping:
             image = fn.inverse_tone_map(image, **p["it"], sign=self.spec.it_sign)
         image = fn.colour_correction(image, p["cc"]["o"], p["cc"]["gain"], self._base.to(image)).clamp(0, 1)
@@ -70,7 +77,7 @@ class InvertibleISP:
             parameters: ``(N, K, h, w)``.
         """
         p = self._at(parameters, image)
-        return self._emit(self._inverse_curves(image, p), p)
+        return self._emit(_in_strips(self._inverse_curves, image, p), p)
 
     def inverse_uint8(self, image: Tensor, parameters: Tensor) -> InverseResult:
         """`inverse` of an 8-bit image with global parameters, several times faster.
@@ -94,20 +101,26 @@ class InvertibleISP:
         looked_up = curve.gather(2, image.flatten(2).to(torch.int64)).view(image.shape)
         return self._emit(looked_up, p)
 
-    def _inverse_curves(self, image: Tensor, p: dict[str, dict[str, Tensor]]) -> Tensor:
+    def _inverse_curves(self, image: Tensor, p: _Parameters) -> Tensor:
         image = fn.contrast_stretch_inverse(image, **p["cs"])
         image = gamma_tone_map_inverse(image, **p["gm"])
         return fn.contrast_stretch_inverse(image, **p["ga"])
 
-    def _emit(self, image: Tensor, p: dict[str, dict[str, Tensor]]) -> InverseResult:
-        raw = fn.colour_correction_inverse(image, p["cc"]["o"], p["cc"]["gain"], self._base.to(image))
+    def _inverse_colour(self, image: Tensor, p: _Parameters) -> Tensor:
+        return fn.colour_correction_inverse(image, p["cc"]["o"], p["cc"]["gain"], self._base.to(image))
+
+    def _inverse_tone(self, image: Tensor, p: _Parameters) -> Tensor:
+        return fn.inverse_tone_map_inverse(image, **p["it"], sign=self.spec.it_sign)
+
+    def _emit(self, image: Tensor, p: _Parameters) -> InverseResult:
+        raw = _in_strips(self._inverse_colour, image, p)
         clamped = raw.clamp(0, 1)
         clipped = (clamped != raw).flatten(1).float().mean(1)
         if self.spec.inverse_tone_mapping:
-            clamped = raw = fn.inverse_tone_map_inverse(clamped, **p["it"], sign=self.spec.it_sign)
+            clamped = raw = _in_strips(self._inverse_tone, clamped, p)
         return InverseResult(clamped, raw, clipped)
 
-    def _at(self, parameters: Tensor, image: Tensor) -> dict[str, dict[str, Tensor]]:
+    def _at(self, parameters: Tensor, image: Tensor) -> _Parameters:
         """Split the sets, each brought to the image's size: values are interpolated after squashing.
 
         A mixture of values in a convex domain stays in it; that is why the matrix is kept as off-diagonals and gains.
@@ -117,3 +130,20 @@ class InvertibleISP:
         if tuple(parameters.shape[2:]) != (1, 1):
             parameters = F.interpolate(parameters, size=image.shape[2:], mode="bilinear", align_corners=False)
         return self.spec.split(parameters)
+
+
+def _in_strips(function: Callable[[Tensor, _Parameters], Tensor], image: Tensor, p: _Parameters) -> Tensor:
+    """Apply a pixel-wise function to rows of the image at a time, where that is faster; the result is the same."""
+    tensors = [v for group in p.values() for v in group.values()]
+    needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in (image, *tensors))
+    if image.device.type != "cpu" or needs_gradient or image.numel() <= _STRIP:
+        return function(image, p)
+    rows = max(1, _STRIP // (image.numel() // image.shape[2]))
+    strips = []
+    for top in range(0, image.shape[2], rows):
+        part = {
+            name: {k: v if v.shape[2] == 1 else v[:, :, top : top + rows] for k, v in group.items()}
+            for name, group in p.items()
+        }
+        strips.append(function(image[:, :, top : top + rows], part))
+    return torch.cat(strips, dim=2)

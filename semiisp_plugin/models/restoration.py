@@ -226,7 +226,7 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
             name = dataloader.dataset.opt["name"]
             triple = [self.lq, self.output, *([self.gt] if "gt" in first else [])]
             grid = torch.cat([t[0].detach().float().clamp(0, 1).cpu() for t in triple], dim=2)
-            tb_logger.add_image(f"validation/{name} (input | output | target)", grid, current_iter)
+            tb_logger.add_image(f"validation/{name}_input_output_target", grid, current_iter)
         super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
 
     # --- checkpoints -----------------------------------------------------------------------------------------

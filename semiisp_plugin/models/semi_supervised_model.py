@@ -85,8 +85,8 @@ class SemiSupervisedModel(RestorationModel):
         pseudo = self.is_pseudo.to(self.device)
         for name, chosen in (
             ("real", ~pseudo),
-            ("pseudo kept", pseudo & (self._weights > 0)),
-            ("pseudo dropped", pseudo & (self._weights <= 0)),
+            ("pseudo_kept", pseudo & (self._weights > 0)),
+            ("pseudo_dropped", pseudo & (self._weights <= 0)),
         ):
             if bool(chosen.any()):
                 self.remember_images(

@@ -164,3 +164,17 @@ def test_bank_loads_with_weights_only(tmp_path):
     torch.save(bank.state_dict(), tmp_path / "bank.pth")
     loaded = ParameterBank.from_state_dict(torch.load(tmp_path / "bank.pth", weights_only=True))
     assert torch.equal(loaded.sets, bank.sets)
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (3, 4)])
+def test_large_images_are_handled_in_strips_with_the_same_result(grid):
+    """The strips of the path without gradient against the whole image of the path with it."""
+    spec = ISPSpec(inverse_tone_mapping=True)
+    isp = InvertibleISP(spec)
+    parameters = sets(spec, 1, 11, grid)
+    image = torch.rand(1, 3, 130, 150, generator=torch.Generator().manual_seed(12), dtype=torch.float64)
+    with_gradient = image.clone().requires_grad_()
+    assert torch.allclose(isp.forward(image, parameters), isp.forward(with_gradient, parameters), atol=1e-14)
+    strips, whole = isp.inverse(image, parameters), isp.inverse(with_gradient, parameters)
+    assert torch.allclose(strips.image, whole.image, atol=1e-13)
+    assert torch.equal(strips.clipped, whole.clipped)

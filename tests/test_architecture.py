@@ -1,0 +1,158 @@
+"""The rules of who may import whom, read off the source."""
+
+import ast
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import semiisp_plugin
+
+PACKAGE = "semiisp_plugin"
+ROOT = Path(semiisp_plugin.__file__).parent
+
+# From below to above. What stands in one line does not import its neighbours, and nothing imports what is above it.
+LAYERS = (
+    ("_version", "_scan", "isp"),
+    ("toolbox",),
+    ("options", "checkpoint", "archs", "data", "losses", "metrics"),
+    ("pseudo", "simulation", "report"),
+    ("models",),
+    ("train",),
+    ("test",),
+    ("experiments",),
+    ("cli",),
+)
+RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
+# BasicSR's LMDB backend is replaced by our reader, which is imported when it is first used.
+UPWARD_WHEN_CALLED = {("toolbox", "data")}
+
+
+class Import(NamedTuple):
+    file: str
+    line: int
+    importer: str
+    imported: str
+    when_called: bool
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} imports {self.imported}"
+
+
+def part_of(module: str) -> str:
+    """``semiisp_plugin.data.pairs`` -> ``data``."""
+    return module.split(".")[1]
+
+
+def module_name(path: Path) -> str:
+    parts = (PACKAGE, *path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+MODULES = {module_name(path) for path in FILES}
+
+
+def imports_of(path: Path) -> list[Import]:
+    found: list[Import] = []
+    name = module_name(path)
+
+    def visit(node: ast.AST, called: bool) -> None:
+        for child in ast.iter_child_nodes(node):
+            inside = called or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            if isinstance(child, ast.Import):
+                targets = [alias.name for alias in child.names]
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{path}:{child.lineno}: a relative import"
+                # `from package import name` imports a module where the name is one's.
+                targets = [f"{child.module}.{a.name}" for a in child.names]
+                targets = [t if t in MODULES else child.module for t in targets]
+            else:
+                targets = []
+            found.extend(Import(str(path.relative_to(ROOT.parent)), child.lineno, name, t, inside) for t in targets)
+            visit(child, inside)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")), False)
+    return found
+
+
+IMPORTS = [i for path in FILES for i in imports_of(path)]
+
+
+def test_imports_are_found():
+    """The other tests say nothing if this file reads the source wrongly."""
+    assert len(FILES) > 40
+    seen = {(i.importer, i.imported) for i in IMPORTS}
+    assert (f"{PACKAGE}.toolbox", "basicsr") in seen
+    assert (f"{PACKAGE}.cli", f"{PACKAGE}.options") in seen
+    assert (f"{PACKAGE}.isp.pipeline", "torch.nn.functional") in seen
+    lazy = next(i for i in IMPORTS if i.importer == f"{PACKAGE}.toolbox" and i.imported == f"{PACKAGE}.data.lmdb_io")
+    assert lazy.when_called
+
+
+def test_every_part_has_a_layer():
+    parts = {p.stem if p.suffix == ".py" else p.name for p in ROOT.iterdir() if p.suffix == ".py" or p.is_dir()}
+    assert parts - {"__init__", "__pycache__"} == RANK.keys()
+
+
+def test_toolbox_is_the_only_door_to_basicsr():
+    strangers = [
+        str(i) for i in IMPORTS if i.imported.split(".")[0] == "basicsr" and i.importer != f"{PACKAGE}.toolbox"
+    ]
+    assert not strangers
+
+
+def test_basicsr_is_not_imported_by_name():
+    """Neither by importlib nor through sys.modules."""
+    for path in FILES:
+        if path.name == "toolbox.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                function = ast.unparse(node.func)
+                imports = function in ("__import__", "import_module", "importlib.import_module")
+                assert not (imports and "basicsr" in ast.unparse(node)), f"{path}:{node.lineno}"
+            if isinstance(node, ast.Subscript):
+                assert "sys.modules" not in ast.unparse(node.value), f"{path}:{node.lineno}"
+
+
+def test_isp_is_pure_torch():
+    allowed = {"torch", *sys.stdlib_module_names}
+    strangers = [
+        str(i)
+        for i in IMPORTS
+        if i.importer.startswith(f"{PACKAGE}.isp")
+        and i.imported.split(".")[0] not in allowed
+        and not i.imported.startswith(f"{PACKAGE}.isp.")
+    ]
+    assert not strangers
+
+
+def test_imports_point_downwards():
+    wrong = []
+    for i in IMPORTS:
+        if not i.imported.startswith(f"{PACKAGE}.") or i.importer == PACKAGE:
+            continue
+        above, below = part_of(i.importer), part_of(i.imported)
+        downwards = above == below or RANK[below] < RANK[above]
+        if not downwards and not (i.when_called and (above, below) in UPWARD_WHEN_CALLED):
+            wrong.append(str(i))
+    assert not wrong
+
+
+def test_the_package_itself_only_registers():
+    """``import semiisp_plugin`` needs neither the command line nor training."""
+    imported = {part_of(i.imported) for i in IMPORTS if i.importer == PACKAGE and i.imported.startswith(PACKAGE)}
+    assert imported <= {"_version", "archs", "data", "losses", "metrics", "models"}
+
+
+def test_modules_do_not_import_each_other_in_a_circle():
+    """A circle works or fails depending on which module is imported first."""
+    edges: dict[str, set[str]] = {module: set() for module in MODULES}
+    for i in IMPORTS:
+        if not i.when_called and i.imported in MODULES:
+            edges[i.importer].add(i.imported)
+    # Take away, again and again, the modules that import nothing of what is left.
+    left = dict(edges)
+    while done := {module for module, targets in left.items() if not targets & left.keys()}:
+        left = {module: targets for module, targets in left.items() if module not in done}
+    assert not left
