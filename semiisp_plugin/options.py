@@ -277,13 +277,13 @@ def apply_overrides(options: dict[str, Any], overrides: Sequence[str]) -> None:
         if not equals or not keys:
             raise OptionError(f"--force_yml {entry}: write it as section:key=value.")
         *parents, last = [k.strip() for k in keys.split(":")]
-        section: Any = options
+        section = options
         for depth, key in enumerate(parents):
-            if not isinstance(section, dict) or not isinstance(section.get(key), dict):
-                known = section.keys() if isinstance(section, dict) else ()
-                raise OptionError(
-                    f"--force_yml {entry}: there is no section {':'.join(parents[: depth + 1])}{nearest(key, known)}."
-                )
+            where = ":".join(parents[: depth + 1])
+            if key not in section:
+                raise OptionError(f"--force_yml {entry}: there is no section {where}{nearest(key, section)}")
+            if not isinstance(section[key], dict):
+                raise OptionError(f"--force_yml {entry}: {where} is {_kind(section[key])}, not a section.")
             section = section[key]
         try:
             section[last] = yaml.load(value, Loader=_Loader)
@@ -293,9 +293,9 @@ def apply_overrides(options: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def nearest(word: str, known: typing.Iterable[str], prefix: str = "; did you mean ") -> str:
-    """``; did you mean 'X'?`` for the closest known word, or an empty string."""
+    """The end of a sentence: ``; did you mean 'X'?`` for the closest known word, or a full stop."""
     match = difflib.get_close_matches(str(word), [str(k) for k in known], 1, 0.5)
-    return f"{prefix}'{match[0]}'?" if match else ""
+    return f"{prefix}'{match[0]}'?" if match else "."
 
 
 def _kind(value: Any) -> str:
@@ -390,7 +390,7 @@ def registered(section: Any, registry: Registry, kind: str, source: Source, keys
     if name not in found:
         source.fail(
             (*keys, "type"),
-            f"no {kind} '{name}' is registered{nearest(str(name), found) or '.'} Registered: "
+            f"no {kind} '{name}' is registered{nearest(str(name), found)} Registered: "
             f"{', '.join(sorted(found))} (BasicSR imported from {basicsr_location()}).",
         )
     return found[name]
@@ -408,7 +408,8 @@ def check_options(options: dict[str, Any], source: Source, *, is_train: bool) ->
     model_type = options["model_type"]
     if model_type not in dict(iter(MODEL_REGISTRY)):
         names = [n for n, _ in MODEL_REGISTRY]
-        source.fail(("model_type",), f"no model '{model_type}'{nearest(str(model_type), names)} {', '.join(names)}.")
+        known = f"Registered: {', '.join(names)}."
+        source.fail(("model_type",), f"no model '{model_type}'{nearest(str(model_type), names)} {known}")
     ours = model_type in OUR_MODELS
     if ours:
         check_section(options, Options, source)

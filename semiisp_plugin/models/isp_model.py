@@ -74,7 +74,6 @@ class ISPModel(RestorationModel):
         self.output = output
         self.step(total)
         self.record(**logs)
-        self.remember_images(input=self.lq, output=self.output, target=self.gt)
 
     def nondist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
         """Validate the local network, then the global one."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.utils import make_grid
 
 from semiisp_plugin.checkpoint import load_checkpoint, load_weights, save_atomically
 from semiisp_plugin.losses.per_sample import per_sample
@@ -46,7 +47,6 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
         # SRModel's constructor is bypassed: it builds one network and loads weights without a useful message.
         super(SRModel, self).__init__(opt)
         self._window: dict[str, list[Tensor]] = {}
-        self._images: OrderedDict[str, Tensor] = OrderedDict()
         self.build_networks()
         if self.is_train:
             self.init_training_settings()
@@ -201,16 +201,18 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
         self._window.clear()
         return OrderedDict(self.reduce_loss_dict(means)) if means else OrderedDict()
 
-    def remember_images(self, **images: Tensor) -> None:
-        """Keep the first few images of a batch for `log_images`."""
-        for name, image in images.items():
-            self._images[name] = image[:_GRID_IMAGES].detach().float().clamp(0, 1)
+    def image_groups(self) -> dict[str, Tensor]:
+        """Which samples of the current batch go into which grid, as boolean masks ``(N,)`` on the model's device."""
+        return {"batch": torch.ones(len(self.lq), dtype=torch.bool, device=self.device)}
 
+    @torch.no_grad()
     def log_images(self, tb_logger: Any, current_iter: int) -> None:
-        """Write the remembered images to TensorBoard: a row each, equally sized images in columns."""
-        for name, images in self._images.items():
-            if len(images):
-                tb_logger.add_images(f"images/{name}", images.cpu(), current_iter)
+        """Write grids of the current batch to TensorBoard: a sample a column; rows input, output, target."""
+        for name, chosen in self.image_groups().items():
+            columns = int(chosen.sum().clamp_max(_GRID_IMAGES))
+            if columns:
+                rows = [t[chosen][:columns].detach().float().clamp(0, 1) for t in (self.lq, self.output, self.gt)]
+                tb_logger.add_image(f"images/{name}", make_grid(torch.cat(rows).cpu(), nrow=columns), current_iter)
 
     def _log_validation_metric_values(self, current_iter: int, dataset_name: str, tb_logger: Any) -> None:
         super()._log_validation_metric_values(current_iter, dataset_name, tb_logger)

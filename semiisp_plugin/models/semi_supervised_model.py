@@ -80,21 +80,10 @@ class SemiSupervisedModel(RestorationModel):
         )
         self._weights = weights
 
-    def log_images(self, tb_logger: Any, current_iter: int) -> None:
-        """Grids of the current batch: real, kept pseudo and dropped pseudo samples, each input, output, target."""
-        pseudo = self.is_pseudo.to(self.device)
-        for name, chosen in (
-            ("real", ~pseudo),
-            ("pseudo_kept", pseudo & (self._weights > 0)),
-            ("pseudo_dropped", pseudo & (self._weights <= 0)),
-        ):
-            if bool(chosen.any()):
-                self.remember_images(
-                    **{f"{name}/{part}": getattr(self, source)[chosen]
-                       for part, source in (("input", "lq"), ("output", "output"), ("target", "gt"))}
-                )  # fmt: skip
-        super().log_images(tb_logger, current_iter)
-        self._images.clear()
+    def image_groups(self) -> dict[str, torch.Tensor]:
+        """Real, kept pseudo and dropped pseudo samples."""
+        pseudo, kept = self.is_pseudo.to(self.device), self._weights > 0
+        return {"real": ~pseudo, "pseudo_kept": pseudo & kept, "pseudo_dropped": pseudo & ~kept}
 
     def extra_state(self) -> dict[str, Any]:
         """The filter's counts."""

@@ -27,7 +27,6 @@ class SupervisedModel(RestorationModel):
         losses, parts = self.sample_losses(self.output)
         self.step(losses.mean())
         self.record(**{name: value.mean() for name, value in parts.items()}, l_total=losses.mean())
-        self.remember_images(input=self.lq, output=self.output, target=self.gt)
 
 
 def iteration_generator(seed: int, iteration: int, device: torch.device, stream: int = 0) -> torch.Generator:
