@@ -27,7 +27,7 @@ from semiisp_plugin.report.tables import text_table
 from semiisp_plugin.simulation.scenes import DEFAULT_SPLIT, Task, draw_split, make_scenes
 
 MARKER = "written_by_basicsr_demo.txt"
-DEFAULT_TASK: Task = "raw"
+DEFAULT_TASK: Task = "lowlight"
 _TEST_SHARE = 0.2
 
 

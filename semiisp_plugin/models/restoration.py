@@ -219,6 +219,19 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
         self.latest_metrics = getattr(self, "latest_metrics", {})
         self.latest_metrics[dataset_name] = dict(self.metric_results)
 
+    @torch.no_grad()
+    def test(self) -> None:
+        """Run the network, or its average, on the batch of `feed_data`.
+
+        Not through the parallel wrapper: one process validates alone, and the wrapper of a network with buffers would
+        wait for the others to exchange them.
+        """
+        net = self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)
+        was_training = net.training
+        net.eval()
+        self.output = net(self.lq)
+        net.train(was_training)
+
     def nondist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
         """BasicSR's validation, with a grid of the first image (input, output, target) in TensorBoard."""
         if tb_logger:
