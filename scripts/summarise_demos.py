@@ -1,7 +1,7 @@
 """Mean ± std over several runs of `basicsr demo`: the table of docs/results.md.
 
-    for s in 1 2 3; do basicsr demo --task raw --split drawn --seed $s --out demo_raw_$s; done
-    python scripts/summarise_demos.py demo_raw_*
+for s in 1 2 3; do basicsr demo --task raw --split drawn --seed $s --out demo_raw_$s; done
+python scripts/summarise_demos.py demo_raw_*
 """
 
 from __future__ import annotations

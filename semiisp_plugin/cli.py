@@ -54,16 +54,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("basicsr: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, KeyError, OSError, RuntimeError, ArithmeticError, ImportError, AssertionError) as error:
+    except Exception as error:
         if os.environ.get("SEMIISP_TRACEBACK"):
             raise
-        message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-        # One line each, also where a library's message has several.
-        print(f"basicsr: error: {' '.join(message.split()) or type(error).__name__}", file=sys.stderr)
-        if isinstance(error, RuntimeError):
+        print(f"basicsr: error: {_one_line(error)}", file=sys.stderr)
+        if not isinstance(error, (ValueError, OSError, ArithmeticError)):
             print("basicsr: set SEMIISP_TRACEBACK=1 to see where it happened", file=sys.stderr)
         return 1
     return 0
+
+
+def _one_line(error: Exception) -> str:
+    """The message in one line; with the kind of error in front where a library raised it and the text may be bare."""
+    message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if "Original Traceback" in message:  # torch wraps what happens in a loader worker; its last line is the error
+        message = message.strip().splitlines()[-1].split(": ", 1)[-1]
+    message = " ".join(message.split())
+    if isinstance(error, (ValueError, OSError, ArithmeticError, RuntimeError)) and message:
+        return message
+    return f"{type(error).__name__}: {message}"
 
 
 def _run(args: argparse.Namespace) -> None:

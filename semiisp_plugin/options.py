@@ -16,7 +16,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import msgspec
 import torch
@@ -30,14 +30,29 @@ from semiisp_plugin.toolbox import (
     MODEL_REGISTRY,
     Registry,
     basicsr_location,
+    lr_schedulers,
 )
 
 OUR_MODELS = ("ISPModel", "SemiSupervisedModel", "SupervisedModel")
+_KEYS_OF_ONE_MODEL = {
+    "filter": "SemiSupervisedModel",
+    "noise": "SemiSupervisedModel",
+    "bank_size": "ISPModel",
+    "photometric_jitter": "SupervisedModel",
+}
 OUR_DATASETS = ("PairedRestorationDataset", "SemiSupervisedDataset")
 
 
 class OptionError(ValueError):
     """Something in an option file is wrong; the message says what, where, and how to mend it."""
+
+
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+# Becomes a folder below experiments/, results/ and tb_logger/.
+_Name = Annotated[str, msgspec.Meta(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")]
 
 
 class _Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -71,11 +86,11 @@ class Dataset(_Strict):
     use_hflip: bool = False
     use_rot: bool = False
     cache_images: bool = False
-    num_worker_per_gpu: int = 0
-    batch_size_per_gpu: int | None = None
+    num_worker_per_gpu: _Count = 0
+    batch_size_per_gpu: _Positive | None = None
     pseudo: PseudoData | None = None
-    real_per_batch: int | None = None
-    pseudo_per_batch: int | None = None
+    real_per_batch: _Positive | None = None
+    pseudo_per_batch: _Positive | None = None
     pin_memory: bool = False
     phase: str | None = None
     scale: int = 1
@@ -84,40 +99,40 @@ class Dataset(_Strict):
 class Noise(_Strict):
     """Upper bounds of the variances of eq. 15."""
 
-    shot_variance: float = 0.01
-    read_variance: float = 0.0002
+    shot_variance: _NotNegative = 0.01
+    read_variance: _NotNegative = 0.0002
 
 
 class Filter(_Strict):
     """Online pseudo-data filtering (eqs 10 to 12)."""
 
-    beta: float
-    warmup_iter: int = 0
+    beta: _NotNegative
+    warmup_iter: _Count = 0
 
 
 class Train(_Strict):
     """Training of our models."""
 
-    total_iter: int
+    total_iter: _Positive
     optim_g: dict[str, Any]
     scheduler: dict[str, Any] | None = None
     warmup_iter: int = -1
-    ema_decay: float = 0.0
-    grad_clip: float | None = None
+    ema_decay: _Share = 0.0
+    grad_clip: _NotNegative | None = None
     pixel_opt: dict[str, Any] | None = None
     perceptual_opt: dict[str, Any] | None = None
     ssim_opt: dict[str, Any] | None = None
-    bank_size: int | None = None
+    bank_size: _Positive | None = None
     filter: Filter | None = None
     noise: Noise | None = None
-    photometric_jitter: float | None = None
+    photometric_jitter: _Share | None = None
 
 
 class Val(_Strict):
     """Validation."""
 
     save_img: bool = False
-    val_freq: int | None = None
+    val_freq: _Positive | None = None
     suffix: str | None = None
     pbar: bool = False
     metrics: dict[str, dict[str, Any]] | None = None
@@ -126,10 +141,10 @@ class Val(_Strict):
 class Logger(_Strict):
     """Logging and checkpoints."""
 
-    print_freq: int = 100
-    save_checkpoint_freq: int = 5000
+    print_freq: _Positive = 100
+    save_checkpoint_freq: _Positive = 5000
     use_tb_logger: bool = True
-    image_freq: int | None = None
+    image_freq: _Positive | None = None
     wandb: dict[str, Any] | None = None
 
 
@@ -146,7 +161,7 @@ class Paths(_Strict):
 class Options(_Strict):
     """A whole option file of one of our models."""
 
-    name: str
+    name: _Name
     model_type: str
     datasets: dict[str, dict[str, Any]]
     network_g: dict[str, Any]
@@ -154,10 +169,10 @@ class Options(_Strict):
     num_gpu: int | Literal["auto"] = "auto"
     manual_seed: int = 0
     network_global: dict[str, Any] | None = None
-    path: Paths = msgspec.field(default_factory=Paths)
+    path: Paths | None = None
     train: Train | None = None
     val: Val | None = None
-    logger: Logger = msgspec.field(default_factory=Logger)
+    logger: Logger | None = None
     dist_params: dict[str, Any] | None = None
     find_unused_parameters: bool = False
 
@@ -185,8 +200,8 @@ class PseudoOptions(_Strict):
     f_isp: str
     out: str
     manual_seed: int = 0
-    max_photographs: int | None = None
-    short_side: int | None = None
+    max_photographs: _Positive | None = None
+    short_side: Annotated[int, msgspec.Meta(ge=32)] | None = None
     sets: Literal["auto", "global", "local"] = "auto"
     update_quality: bool = True
     png_compression: int = 1
@@ -319,7 +334,18 @@ def check_section(value: Any, expected: type[msgspec.Struct], source: Source, ke
     except msgspec.ValidationError as error:
         message, _, where = str(error).partition(" - at `$")
         found = tuple(k for k in re.split(r"\.|\[\.\.\.\]|\[\d+\]", where.rstrip("`")) if k)
-        source.fail((*keys, *found), message[0].lower() + message[1:] + ".")
+        source.fail((*keys, *found), _plain_words(message))
+
+
+def _plain_words(message: str) -> str:
+    """msgspec's message with YAML's words for its types."""
+    if "matching regex" in message:
+        return "a name of a folder, without slashes and not empty."
+    words = {"object": "section", "array": "list", "null": "nothing", "str": "text", "|": "or"}
+    message = re.sub(
+        r"`[^`]*`", lambda m: "`" + " ".join(words.get(w, w) for w in m[0].strip("`").split()) + "`", message
+    )
+    return f"{message[0].lower()}{message[1:]}."
 
 
 def _check_keys(value: Any, expected: Any, source: Source, keys: tuple[str, ...]) -> None:
@@ -347,31 +373,36 @@ def _check_keys(value: Any, expected: Any, source: Source, keys: tuple[str, ...]
 
 
 def check_call(
-    section: Any, target: Callable[..., Any], source: Source, keys: Sequence[str], given: Sequence[str] = ()
+    section: Any,
+    target: Callable[..., Any],
+    source: Source,
+    keys: Sequence[str],
+    given: Sequence[str] = (),
+    strict: bool = False,
 ) -> None:
     """Check the keys of a section against the parameters of what will be called with them.
 
     Args:
         section: Keys and values; ``type`` is ignored.
-        target: Class or function. One that takes ``**kwargs`` accepts every key.
+        target: Class or function. One that takes ``**kwargs`` accepts every key, unless ``strict``.
         source: For the message.
         keys: Where the section stands.
         given: Parameters that the caller fills in itself.
+        strict: Refuse unknown keys also where ``**kwargs`` would swallow them.
     """
     parameters = inspect.signature(target).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
-    names = [n for n in parameters if n not in ("self", *given)]
+    swallows = any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and not strict
+    fixed = {n: p for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    names = [n for n in fixed if n not in ("self", *given)]
     for key in section:
-        if key != "type" and key not in names:
+        if key != "type" and key not in names and not swallows:
             source.fail(
                 (*keys, str(key)),
                 f"{target.__name__} has no such option{nearest(key, names)} Known: {', '.join(names)}.",
             )
     for name in names:
         parameter = parameters[name]
-        required = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
-        if required and name not in section:
+        if parameter.default is parameter.empty and name not in section:
             source.fail(keys, f"{target.__name__} needs the key '{name}'.")
 
 
@@ -402,9 +433,15 @@ def check_options(options: dict[str, Any], source: Source, *, is_train: bool) ->
     Raises:
         OptionError: The first thing found wrong.
     """
+    if "photographs" in options and "model_type" not in options:
+        source.fail((), "this is an option file of `basicsr pseudo`.")
     for key in ("name", "model_type", "datasets"):
         if key not in options:
             source.fail((), f"the key '{key}' is missing.")
+    for key in ("datasets", "train", "val", "path", "logger"):
+        needed = key == "datasets" or (key == "train" and is_train)
+        if (needed or options.get(key) is not None) and not isinstance(options.get(key), dict):
+            source.fail((key,), f"expected a section, not {_kind(options.get(key))}.")
     model_type = options["model_type"]
     if model_type not in dict(iter(MODEL_REGISTRY)):
         names = [n for n, _ in MODEL_REGISTRY]
@@ -429,13 +466,20 @@ def check_options(options: dict[str, Any], source: Source, *, is_train: bool) ->
         function = registered(metric, METRIC_REGISTRY, "metric", source, where)
         if ours:
             call = {k: v for k, v in metric.items() if k != "better"}
-            check_call(call, function, source, where, ("img", "img2"))
+            check_call(call, function, source, where, ("img", "img2"), strict=True)
     if ours:
         _check_phase(options, source, is_train=is_train)
 
 
 def _check_phase(options: dict[str, Any], source: Source, *, is_train: bool) -> None:
+    path = options.get("path") or {}
     if not is_train:
+        if not path.get("pretrain_network_g"):
+            source.fail(("path",), "testing needs 'pretrain_network_g', the checkpoint to test.")
+        if options.get("network_global") and not path.get("pretrain_network_global"):
+            source.fail(("path",), "'pretrain_network_global' is missing (or leave network_global out).")
+        if not [p for p in options["datasets"] if p != "train"]:
+            source.fail(("datasets",), "there is no data set to test: add a section such as 'test_1'.")
         return
     train = options.get("train")
     if train is None:
@@ -444,6 +488,13 @@ def _check_phase(options: dict[str, Any], source: Source, *, is_train: bool) -> 
         source.fail(("datasets",), "the section 'train' is missing.")
     dataset = options["datasets"]["train"]
     semi = options["model_type"] == "SemiSupervisedModel"
+    if semi and dataset.get("type") != "SemiSupervisedDataset":
+        source.fail(("datasets", "train", "type"), "SemiSupervisedModel trains on a SemiSupervisedDataset.")
+    for key, model in _KEYS_OF_ONE_MODEL.items():
+        if train.get(key) is not None and options["model_type"] != model:
+            source.fail(("train", key), f"only {model} has this; {options['model_type']} would ignore it.")
+    if options.get("network_global") and options["model_type"] != "ISPModel":
+        source.fail(("network_global",), f"only ISPModel has this; {options['model_type']} would ignore it.")
     if dataset.get("type") in OUR_DATASETS:
         here = ("datasets", "train")
         if dataset.get("gt_size") is None:
@@ -462,15 +513,45 @@ def _check_phase(options: dict[str, Any], source: Source, *, is_train: bool) -> 
     for key in losses:
         loss = registered(train[key], LOSS_REGISTRY, "loss", source, ("train", key))
         check_call(train[key], loss, source, ("train", key))
+        if train[key].get("reduction", "mean") not in ("mean", "none"):
+            source.fail(("train", key, "reduction"), "the models here average over samples; leave it out.")
         if "reduction" not in inspect.signature(loss).parameters:
             source.fail(("train", key, "type"), "this loss cannot be taken per sample (it has no 'reduction').")
-    optimiser = train["optim_g"].get("type")
+    _check_scheduler(train.get("scheduler"), source)
+    if "type" not in train["optim_g"]:
+        source.fail(("train", "optim_g"), "the key 'type' is missing, such as AdamW.")
+    optimiser = train["optim_g"]["type"]
     classes = [n for n in dir(torch.optim) if inspect.isclass(getattr(torch.optim, n)) and n != "Optimizer"]
     if optimiser not in classes:
         source.fail(("train", "optim_g", "type"), f"torch.optim has no '{optimiser}'{nearest(str(optimiser), classes)}")
     check_call(train["optim_g"], getattr(torch.optim, optimiser), source, ("train", "optim_g"), ("params",))
     if options.get("val") and options["val"].get("val_freq") is None:
         source.fail(("val",), "training needs 'val_freq', in iterations (or leave out the section 'val').")
+
+
+def _check_scheduler(scheduler: dict[str, Any] | None, source: Source) -> None:
+    if scheduler is None:
+        return
+    here = ("train", "scheduler")
+    kinds: dict[str, Callable[..., Any]] = {
+        "CosineAnnealing": _cosine_annealing,
+        "Constant": _constant,
+        "MultiStepLR": lr_schedulers.MultiStepRestartLR,
+        "MultiStepRestartLR": lr_schedulers.MultiStepRestartLR,
+        "CosineAnnealingRestartLR": lr_schedulers.CosineAnnealingRestartLR,
+    }
+    kind = scheduler.get("type")
+    if kind not in kinds:
+        source.fail((*here, "type"), f"no scheduler '{kind}'{nearest(str(kind), kinds)} Known: {', '.join(kinds)}.")
+    check_call(scheduler, kinds[kind], source, here, ("optimizer", "last_epoch"))
+
+
+def _cosine_annealing(total_iter: int = 0, eta_min_ratio: float = 1e-3) -> None:
+    """The options of the scheduler of that name, for `check_call`."""
+
+
+def _constant() -> None:
+    """As `_cosine_annealing`."""
 
 
 # --- the command line's options -> the dictionary that models and data sets get -----------------------------------
@@ -543,7 +624,9 @@ def complete(
     for key, value in paths.items():
         if isinstance(value, str):
             paths[key] = os.path.expanduser(value)
-    if options.get("val"):
+    if options.get("val") is None and not is_train:
+        options["val"] = {}
+    if options.get("val") is not None:
         options["val"].setdefault("save_img", False)
         options["val"].setdefault("suffix", None)
     if is_train:
@@ -578,9 +661,20 @@ def resolve_gpus(num_gpu: int | str | None, source: Source) -> int:
 
 
 def load_pseudo_options(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> PseudoOptions:
-    """Read an option file of ``basicsr pseudo``."""
+    """Read, override, check and complete an option file of ``basicsr pseudo``."""
     values, source = load_yaml(path)
     apply_overrides(values, overrides)
+    return complete_pseudo_options(values, source)
+
+
+def complete_pseudo_options(values: dict[str, Any], source: Source) -> PseudoOptions:
+    """Check the options of ``basicsr pseudo``, wherever they come from, and resolve ``~`` and the GPU count.
+
+    Raises:
+        OptionError: The first thing found wrong.
+    """
+    if "model_type" in values:
+        source.fail((), "this is an option file of `basicsr train` or `basicsr test`.")
     check_section(values, PseudoOptions, source)
     options = msgspec.convert(values, PseudoOptions)
     if not 0 <= options.png_compression <= 9:

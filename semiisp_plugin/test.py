@@ -11,7 +11,7 @@ import torch
 
 from semiisp_plugin import options as options_module
 from semiisp_plugin.toolbox import build_model, dict2str, get_env_info, get_time_str
-from semiisp_plugin.train import archive, build_val_loaders, init_distributed, open_log, set_seed
+from semiisp_plugin.train import archive, build_val_loaders, held_log, init_distributed, open_log, set_seed
 
 __test__ = False  # pytest: this module holds no tests
 
@@ -46,14 +46,17 @@ def test(opt: dict[str, Any]) -> dict[str, dict[str, float]]:
         init_distributed(opt, "none")
     set_seed(opt["manual_seed"] + opt["rank"])
     torch.backends.cudnn.benchmark = True
+    with held_log() as held:
+        loaders = build_val_loaders(opt)
+        model = build_model(opt)
     if opt["rank"] == 0:
         archive(opt["path"]["results_root"])
         os.makedirs(opt["path"]["visualization"], exist_ok=True)
     logger = open_log(os.path.join(opt["path"]["log"], f"test_{opt['name']}_{get_time_str()}.log"))
     logger.info(get_env_info())
     logger.info(dict2str(opt))
-    loaders = build_val_loaders(opt)
-    model = build_model(opt)
+    for record in held.buffer:
+        logger.handle(record)
     results = {}
     for loader in loaders:
         name = loader.dataset.opt["name"]  # type: ignore[attr-defined]  # BasicSR's data sets keep their options

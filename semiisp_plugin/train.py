@@ -15,10 +15,14 @@ import logging
 import os
 import random
 import shlex
+import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +103,7 @@ def init_distributed(opt: dict[str, Any], launcher: str) -> None:
     opt["dist"] = launcher != "none"
     if opt["dist"] and not torch.distributed.is_initialized():
         if launcher == "slurm":
-            os.environ.setdefault("RANK", os.environ["SLURM_PROCID"])
-            os.environ.setdefault("WORLD_SIZE", os.environ["SLURM_NTASKS"])
-            os.environ.setdefault("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
-            os.environ.setdefault("MASTER_PORT", str((opt.get("dist_params") or {}).get("port", 29500)))
+            _read_slurm((opt.get("dist_params") or {}).get("port", 29500))
         if "RANK" not in os.environ:
             raise options_module.OptionError(
                 "--launcher pytorch needs torchrun: `torchrun --nproc_per_node=N -m semiisp_plugin.cli train "
@@ -113,6 +114,21 @@ def init_distributed(opt: dict[str, Any], launcher: str) -> None:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
         torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
     opt["rank"], opt["world_size"] = get_dist_info()
+
+
+def _read_slurm(port: int) -> None:
+    """Set torch's variables from Slurm's; the first host of the job is the master."""
+    missing = [k for k in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST") if k not in os.environ]
+    if missing:
+        raise options_module.OptionError(f"--launcher slurm: {', '.join(missing)} not set; start it with srun.")
+    os.environ.setdefault("RANK", os.environ["SLURM_PROCID"])
+    os.environ.setdefault("WORLD_SIZE", os.environ["SLURM_NTASKS"])
+    os.environ.setdefault("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+    os.environ.setdefault("MASTER_PORT", str(port))
+    if "MASTER_ADDR" not in os.environ:
+        command = ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]]
+        hosts = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        os.environ["MASTER_ADDR"] = hosts[0]
 
 
 def set_seed(seed: int) -> None:
@@ -132,6 +148,29 @@ def find_resume_state(opt: dict[str, Any], auto_resume: bool) -> dict[str, Any] 
         found = f"going on from {path}" if path else f"nothing to resume in {folder}: starting at iteration 0"
         print(f"auto_resume: {found}", flush=True)
     return load_checkpoint(path) if path else None
+
+
+class _Interrupt:
+    """Ctrl+C is noticed between two iterations, so that what is saved is of whole ones; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> _Interrupt:
+        # Signals can be handled in the main thread only; elsewhere, Ctrl+C stops without saving.
+        self._before: Any = None
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
 
 
 def start_logging(
@@ -178,6 +217,30 @@ def archive(folder: str) -> None:
     os.makedirs(folder)
 
 
+@contextmanager
+def held_log() -> Iterator[MemoryHandler]:
+    """Hold back what is logged, for the log file that is opened later.
+
+    Data sets and networks are built before the run's folders are made: a misspelt path must not set an older run of the
+    name aside.
+    """
+    logger = logging.getLogger("basicsr")
+    memory = MemoryHandler(100_000, flushLevel=logging.CRITICAL + 1)
+    before = list(logger.handlers), logger.level
+    logger.handlers, known = [memory], initialized_logger.get("basicsr")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    initialized_logger["basicsr"] = True
+    try:
+        yield memory
+    except BaseException:
+        logger.handlers = before[0]
+        logger.setLevel(before[1])
+        if not known:
+            initialized_logger.pop("basicsr", None)
+        raise
+
+
 def open_log(log_file: str, quiet: bool = False) -> logging.Logger:
     """BasicSR's logger on a new file; a run before it in the same process keeps its own file."""
     logger = logging.getLogger("basicsr")
@@ -206,6 +269,8 @@ def build_train_loader(opt: dict[str, Any], start_iter: int, logger: logging.Log
     settings = opt["datasets"]["train"]
     dataset = build_dataset(settings)
     gpus = 1 if opt["dist"] else max(1, opt["num_gpu"])
+    if gpus > 1:
+        logger.warning(f"No launcher, {gpus} GPUs: the batch is {gpus} times that of the option file, split over them.")
     workers = int(settings.get("num_worker_per_gpu") or 0) * gpus
     common: dict[str, Any] = {
         "num_workers": workers,
@@ -252,11 +317,11 @@ def build_train_loader(opt: dict[str, Any], start_iter: int, logger: logging.Log
 
 
 def build_val_loaders(opt: dict[str, Any]) -> list[DataLoader[Any]]:
-    """Loaders of the sections ``val``, ``val_2``, ...; one image a batch, as BasicSR's validation expects."""
+    """Loaders of all sections but ``train``; one image a batch, as BasicSR's validation expects."""
     return [
         DataLoader(build_dataset(settings), batch_size=1, shuffle=False, num_workers=0, generator=torch.Generator())
         for phase, settings in opt["datasets"].items()
-        if phase.split("_")[0] in ("val", "test")
+        if phase != "train"
     ]
 
 
@@ -302,17 +367,21 @@ def train(
     torch.backends.cudnn.benchmark = True
     state = find_resume_state(opt, auto_resume)
     start_iter = int(state["iter"]) if state else 0
-    logger, tb_logger = start_logging(opt, state is not None, option_file, quiet)
     total = int(opt["train"]["total_iter"])
-    loader, sampler = build_train_loader(opt, start_iter, logger)
-    val_loaders = build_val_loaders(opt)
-    if state and opt["model_type"] not in options_module.OUR_MODELS:
-        _resume_paths(opt, start_iter)
-    model = build_model(opt)
-    if hasattr(model, "n_pairs"):
-        model.n_pairs = len(loader.dataset)  # type: ignore[arg-type]  # every data set here has a length
+    with held_log() as held:
+        loader, sampler = build_train_loader(opt, start_iter, get_root_logger())
+        val_loaders = build_val_loaders(opt)
+        if state and opt["model_type"] not in options_module.OUR_MODELS:
+            _resume_paths(opt, start_iter)
+        model = build_model(opt)
+        if hasattr(model, "n_pairs"):
+            model.n_pairs = len(loader.dataset)  # type: ignore[arg-type]  # every data set here has a length
+        if state:
+            model.resume_training(state)
+    logger, tb_logger = start_logging(opt, state is not None, option_file, quiet)
+    for record in held.buffer:
+        logger.handle(record)
     if state:
-        model.resume_training(state)
         logger.info(f"Resuming from iteration {start_iter}.")
 
     message_logger = MessageLogger(opt, start_iter, tb_logger)
@@ -333,41 +402,40 @@ def train(
         bar = stack.enter_context(
             tqdm(total=total, initial=start_iter, desc=opt["name"], unit="it", disable=not progress, dynamic_ncols=True)
         )
-        try:
-            for epoch, data in batches(loader, sampler, start_iter) if start_iter < total else ():
-                data_timer.record()
-                current_iter += 1
-                model.update_learning_rate(current_iter, warmup_iter=opt["train"].get("warmup_iter") or -1)
-                model.feed_data(data)
-                model.optimize_parameters(current_iter)
-                iter_timer.record()
-                bar.update()
-                if current_iter == start_iter + 1:
-                    message_logger.reset_start_time()
-                if current_iter % logger_opt["print_freq"] == 0:
-                    lrs = model.get_current_learning_rate()
-                    values = {"epoch": epoch, "iter": current_iter, "lrs": lrs}
-                    values.update(time=iter_timer.get_avg_time(), data_time=data_timer.get_avg_time())
-                    values.update(model.get_current_log())
-                    message_logger(values)
-                    if tb_logger:
-                        tb_logger.add_scalar("lr", lrs[0], current_iter)
-                if tb_logger and hasattr(model, "log_images") and current_iter % image_freq == 0:
-                    model.log_images(tb_logger, current_iter)
-                if current_iter % logger_opt["save_checkpoint_freq"] == 0:
-                    logger.info("Saving models and training states.")
-                    model.save(epoch, current_iter)
-                if val_opt and current_iter % val_opt["val_freq"] == 0 and current_iter < total:
-                    validate(current_iter)
-                if current_iter >= total:
-                    break
-                data_timer.start()
-                iter_timer.start()
-        except KeyboardInterrupt:
-            if current_iter > start_iter:
-                logger.warning(f"Interrupted at iteration {current_iter}: saving. Go on with --auto_resume.")
+        interrupt = stack.enter_context(_Interrupt())
+        for epoch, data in batches(loader, sampler, start_iter) if start_iter < total else ():
+            data_timer.record()
+            current_iter += 1
+            model.update_learning_rate(current_iter, warmup_iter=opt["train"].get("warmup_iter") or -1)
+            model.feed_data(data)
+            model.optimize_parameters(current_iter)
+            iter_timer.record()
+            bar.update()
+            if current_iter == start_iter + 1:
+                message_logger.reset_start_time()
+            if current_iter % logger_opt["print_freq"] == 0:
+                lrs = model.get_current_learning_rate()
+                values = {"epoch": epoch, "iter": current_iter, "lrs": lrs}
+                values.update(time=iter_timer.get_avg_time(), data_time=data_timer.get_avg_time())
+                values.update(model.get_current_log())
+                message_logger(values)
+                if tb_logger:
+                    tb_logger.add_scalar("lr", lrs[0], current_iter)
+            if tb_logger and hasattr(model, "log_images") and current_iter % image_freq == 0:
+                model.log_images(tb_logger, current_iter)
+            if current_iter % logger_opt["save_checkpoint_freq"] == 0:
+                logger.info("Saving models and training states.")
                 model.save(epoch, current_iter)
-            raise
+            if val_opt and current_iter % val_opt["val_freq"] == 0 and current_iter < total:
+                validate(current_iter)
+            if interrupt.asked:
+                logger.warning(f"Interrupted after iteration {current_iter}: saving. Go on with --auto_resume.")
+                model.save(epoch, current_iter)
+                raise KeyboardInterrupt
+            if current_iter >= total:
+                break
+            data_timer.start()
+            iter_timer.start()
 
     spent = datetime.timedelta(seconds=int(time.time() - start_time))
     logger.info(f"End of training. Time consumed: {spent}. Saving the latest model.")

@@ -120,13 +120,14 @@ def test_resumed_run_equals_an_unbroken_one(pseudo_pairs, phase, capsys):
 
     assert main(["train", "-opt", path]) == 0
     run = Path(f"experiments/{phase}")
-    for stale in [*run.glob("models/*_[34].pth"), *run.glob("models/*latest*"), *run.glob("training_states/[34].*")]:
-        stale.unlink()  # as if killed after iteration 2
+    # As if killed after iteration 3, which is after the validation of iteration 2.
+    for stale in [*run.glob("models/*_4.pth"), *run.glob("models/*latest*"), *run.glob("training_states/4.*")]:
+        stale.unlink()
     capsys.readouterr()
     assert main(["train", "-opt", path, "--auto_resume"]) == 0
     captured = capsys.readouterr()
     assert "going on from" in captured.out
-    assert "Resuming from iteration 2" in captured.err
+    assert "Resuming from iteration 3" in captured.err
     compared = 0
     for file in (unbroken / "models").glob("*latest.pth"):
         a = torch.load(file, weights_only=True)
@@ -258,7 +259,21 @@ def test_misspelt_keys_name_line_and_nearest(option_files, capsys):
         (lambda o: o["train"]["pixel_opt"].update(kernle=1), ("train:pixel_opt:kernle", "PooledL1Loss")),
         (lambda o: o["datasets"]["train"].update(gt_sie=1), ("datasets:train:gt_sie", "'gt_size'")),
         (lambda o: o["datasets"]["train"].update(gt_size="big"), ("datasets:train:gt_size", "expected")),
-        (lambda o: o["val"]["metrics"]["psnr"].update(crop_brder=0), ()),  # BasicSR's metric takes any key
+        (lambda o: o["val"]["metrics"]["psnr"].update(crop_brder=0), ("val:metrics:psnr:crop_brder", "'crop_border'")),
+        (lambda o: o["val"]["metrics"]["psnr"].pop("crop_border"), ("val:metrics:psnr", "'crop_border'")),
+        (lambda o: o["train"]["scheduler"].update(eta_min_rato=1), ("scheduler:eta_min_rato", "'eta_min_ratio'")),
+        (lambda o: o["train"]["scheduler"].update(type="Cosine"), ("train:scheduler:type", "'CosineAnnealing'")),
+        (lambda o: o["train"]["scheduler"].update(type="MultiStepLR"), ("train:scheduler",)),
+        (lambda o: o["train"]["optim_g"].pop("type"), ("train:optim_g", "'type'")),
+        (lambda o: o["train"].update(filter={"beta": 1.0}), ("train:filter", "SemiSupervisedModel")),
+        (lambda o: o["train"]["pixel_opt"].update(reduction="sum"), ("pixel_opt:reduction",)),
+        (lambda o: o["train"].update(ema_decay=2.0), ("train:ema_decay", "<= 1.0")),
+        (lambda o: o["logger"].update(print_freq=0), ("logger:print_freq", ">= 1")),
+        (lambda o: o.update(name="a/b"), ("name", "slashes")),
+        (lambda o: o.update(train=None), ("train", "expected a section")),
+        (lambda o: o.update(val=3), ("val", "expected a section")),
+        (lambda o: o["train"]["optim_g"].update(lr="abc"), ("train:optim_g: a value is not usable",)),
+        (lambda o: o["network_g"].update(grid=3), ("network_g: a value is not usable",)),
         (lambda o: o["val"]["metrics"]["psnr"].update(type="psnrr"), ("val:metrics:psnr:type", "metric")),
         (lambda o: o["train"].update(total_iter="many"), ("train:total_iter", "int")),
         (lambda o: o["train"].pop("pixel_opt"), ("train", "no loss")),
@@ -267,10 +282,83 @@ def test_misspelt_keys_name_line_and_nearest(option_files, capsys):
 )
 def test_wrong_options(option_files, capsys, change, parts):
     path = edit(option_files.isp(), change)
-    if parts:
-        fails(capsys, ["train", "-opt", path], *parts)
-    else:
-        assert main(["train", "-opt", path]) == 0
+    fails(capsys, ["train", "-opt", path], *parts)
+    assert not Path("experiments").exists()  # nothing was begun, nothing older set aside
+
+
+def test_empty_sections_are_the_defaults(option_files):
+    path = edit(option_files.isp(total=1), lambda o: o.update(path=None, logger=None, val=None))
+    assert main(["train", "-opt", path]) == 0
+
+
+def test_a_failed_start_leaves_the_older_run_alone(phase_1, capsys):
+    before = sorted(Path("experiments/isp").rglob("*"))
+    path = edit(phase_1.isp(), lambda o: o["datasets"]["train"].update(dataroot_lq="nowhere"))
+    fails(capsys, ["train", "-opt", path], "nowhere")
+    assert sorted(Path("experiments/isp").rglob("*")) == before
+    assert [p.name for p in Path("experiments").iterdir()] == ["isp"]
+
+
+def test_option_file_of_another_command(option_files, capsys):
+    fails(capsys, ["train", "-opt", option_files.pseudo()], "basicsr pseudo")
+    fails(capsys, ["pseudo", "-opt", option_files.isp()], "basicsr train")
+
+
+def test_testing_needs_weights_and_a_data_set(option_files, capsys):
+    path = edit(option_files.test(), lambda o: o.update(path={}))
+    fails(capsys, ["test", "-opt", path], "pretrain_network_g")
+    path = edit(option_files.test(), lambda o: o["datasets"].update(train=o["datasets"].pop("test_1")))
+    fails(capsys, ["test", "-opt", path], "no data set to test")
+
+
+def test_network_that_changes_the_size(pseudo_pairs, capsys):
+    path = pseudo_pairs.semi(type="SRVGGNetCompact", num_feat=4, num_conv=1, upscale=2)
+    fails(capsys, ["train", "-opt", path], "SRVGGNetCompact", "upscale: 1")
+
+
+def test_state_of_another_phase(pseudo_pairs, capsys):
+    state = "experiments/isp/training_states/2.state"
+    path = edit(pseudo_pairs.semi(), lambda o: o["path"].update(resume_state=state))
+    fails(capsys, ["train", "-opt", path], state, "ISPModel", "pretrain_network_g")
+
+
+def test_interrupt_saves_whole_iterations(option_files, monkeypatch):
+    """Ctrl+C in the second iteration: it is finished and saved, and the resumed run equals an unbroken one."""
+    import signal
+
+    from semiisp_plugin.models.isp_model import ISPModel
+
+    path = edit(option_files.isp(total=4), lambda o: o["logger"].update(save_checkpoint_freq=100))
+    assert main(["train", "-opt", path]) == 0
+    unbroken = torch.load("experiments/isp/models/net_g_latest.pth", weights_only=True)
+    shutil.rmtree("experiments")
+    step = ISPModel.step
+    calls = []
+
+    def interrupted(self, loss):
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        step(self, loss)
+
+    monkeypatch.setattr(ISPModel, "step", interrupted)
+    assert main(["train", "-opt", path]) == 130
+    assert [p.name for p in Path("experiments/isp/training_states").iterdir()] == ["2.state"]
+    monkeypatch.setattr(ISPModel, "step", step)
+    assert main(["train", "-opt", path, "--auto_resume"]) == 0
+    assert compare(unbroken, torch.load("experiments/isp/models/net_g_latest.pth", weights_only=True)) > 5
+
+
+def test_results_of_equal_names_in_two_folders(pseudo_pairs, tiny_data):
+    for kind in ("input", "target"):
+        for folder in ("a", "b"):
+            shutil.copytree(tiny_data / "test" / kind, f"nested/{kind}/{folder}")
+    assert main(["train", "-opt", pseudo_pairs.semi()]) == 0
+    assert main(["train", "-opt", pseudo_pairs.finetune()]) == 0
+    nested = {"dataroot_lq": "nested/input", "dataroot_gt": "nested/target"}
+    path = edit(pseudo_pairs.test(), lambda o: o["datasets"]["test_1"].update(nested))
+    assert main(["test", "-opt", path]) == 0
+    assert len(list(Path("results/test/visualization/test").glob("*.png"))) == 4
 
 
 def test_missing_and_empty_folders(option_files, capsys, workspace):
@@ -327,9 +415,10 @@ def test_pseudo_errors(phase_1, capsys, workspace):
     wrong = "experiments/isp/models/net_g_latest.pth"
     fails(capsys, ["pseudo", "-opt", phase_1.pseudo(f_isp=wrong)], wrong, "f_isp_latest.pth")
     assert main(["pseudo", "-opt", phase_1.pseudo()]) == 0
-    fails(capsys, ["pseudo", "-opt", phase_1.pseudo()], "gt.lmdb")
+    fails(capsys, ["pseudo", "-opt", phase_1.pseudo()], "gt.lmdb", "--resume")
     assert main(["pseudo", "-opt", phase_1.pseudo(), "--resume"]) == 0
     assert "4 kept" in capsys.readouterr().out
+    fails(capsys, ["pseudo", "-opt", phase_1.pseudo(manual_seed=9), "--resume"], "seed: 0 -> 9", "mix")
 
 
 def test_usage_errors_exit_with_2(capsys):

@@ -76,13 +76,13 @@ def apply_lut_1d(image: Tensor, lut: Tensor) -> Tensor:
         lut: (N, C, V), V >= 2: outputs at the equally spaced inputs 0 ... 1.
 
     Returns:
-        (N, C, H, W). Differentiable in both arguments.
+        (N, C, H, W), NaN where the image is. Differentiable in both arguments.
     """
     n, c, h, w = image.shape
-    x = (image * 2 - 1).reshape(n * c, 1, h * w)
+    x = _coordinates(image).reshape(n * c, 1, h * w)
     grid = torch.stack([x, torch.zeros_like(x)], dim=-1)  # a table is an image of one row; its middle is y = 0
     out = F.grid_sample(lut.reshape(n * c, 1, 1, -1), grid, mode="bilinear", padding_mode="border", align_corners=True)
-    return out.reshape(n, c, h, w)
+    return torch.where(image.isnan(), image, out.reshape(n, c, h, w))
 
 
 def apply_lut_3d(image: Tensor, lut: Tensor) -> Tensor:
@@ -93,12 +93,17 @@ def apply_lut_3d(image: Tensor, lut: Tensor) -> Tensor:
         lut: (N, C, V, V, V), V >= 2, indexed ``[n, output colour, blue, green, red]``.
 
     Returns:
-        (N, C, H, W). Differentiable in both arguments.
+        (N, C, H, W), NaN where a colour of the pixel is. Differentiable in both arguments.
     """
     # grid_sample reads a point as (x, y, z) = (last axis, ..., first axis) of the volume, hence red, green, blue.
-    grid = (image * 2 - 1).permute(0, 2, 3, 1).unsqueeze(1)
+    grid = _coordinates(image).permute(0, 2, 3, 1).unsqueeze(1)
     out = F.grid_sample(lut, grid, mode="bilinear", padding_mode="border", align_corners=True)
-    return out.squeeze(2)
+    return torch.where(image.isnan().any(1, keepdim=True), float("nan"), out.squeeze(2))
+
+
+def _coordinates(image: Tensor) -> Tensor:
+    """[0, 1] to the [-1, 1] of grid_sample; NaN becomes 0: its gradient crashes on a CPU where a grid is NaN."""
+    return torch.nan_to_num(image * 2 - 1, nan=0.0)
 
 
 def identity_lut_3d(n_vertices: int) -> Tensor:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from semiisp_plugin.data.image_io import list_images, read_image, to_float, to_uint8, write_image
-from semiisp_plugin.data.pairs import check_same_size, find_pair_folders, match_pairs
+from semiisp_plugin.data.image_io import list_images, read_image, to_bit_depth, to_float, to_uint8, write_image
+from semiisp_plugin.data.pairs import find_pair_folders, match_pairs, read_pair
 from semiisp_plugin.experiments import phases
 from semiisp_plugin.experiments.phases import PairData, PhaseSettings
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb, shrink_short_side
@@ -42,7 +42,10 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     if args.pairs and args.task:
         raise ValueError("--task chooses the simulated pairs; it does not go with --pairs.")
     started = time.time()
-    out = prepare_output(Path(args.out))
+    out = Path(args.out)
+    if args.pairs:
+        check_own_folders(args.pairs, args.photos, out)
+    prepare_output(out)
     settings = PhaseSettings()
     if args.iterations is not None:
         if args.iterations < 4:
@@ -91,6 +94,15 @@ def prepare_output(out: Path) -> Path:
     return out
 
 
+def check_own_folders(pairs_root: str, photos: str, out: Path) -> None:
+    """Raise before anything is deleted if the user's folders cannot be used, or lie in the folder to be replaced."""
+    match_pairs(*find_pair_folders(pairs_root))
+    list_images(photos)
+    for folder in (pairs_root, photos):
+        if out.resolve() in (Path(folder).resolve(), *Path(folder).resolve().parents):
+            raise ValueError(f"{folder} lies in {out}, which the demo replaces; choose another folder with --out.")
+
+
 def own_data(
     pairs_root: str, photos: str, out: Path, size: tuple[int, int], seed: int
 ) -> tuple[PairData, PairData, Path, bool]:
@@ -109,11 +121,11 @@ def own_data(
     deep = False
     short = 3 * min(size) // 2
     for index, pair in enumerate(tqdm(found, desc="reading pairs", unit="pair")):
-        image, target = read_image(pair.input), read_image(pair.target, bit_depth="8")
-        check_same_size(pair, image, target)
+        image, target = read_pair(pair)
+        target = to_bit_depth(target, "8")
         deep |= image.dtype == np.uint16
         part = out / ("test" if index in held_out else "pairs")
-        name = pair.key.replace("/", "_") + ".png"
+        name = f"{index:05d}_{pair.key.rsplit('/', 1)[-1]}.png"
         for kind, picture in (("input", image), ("target", target)):
             (part / kind).mkdir(parents=True, exist_ok=True)
             write_image(part / kind / name, shrink_short_side(picture, short))

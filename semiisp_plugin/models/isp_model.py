@@ -70,10 +70,18 @@ class ISPModel(RestorationModel):
             total = total + losses.mean()
             logs.update({f"{name}_{label}": value.mean() for name, value in parts.items()})
             for z in captured:
-                self.banks[label].append(net.spec.squash(z))
+                self.banks[label].append(self.of_all_processes(net.spec.squash(z)))
         self.output = output
         self.step(total)
         self.record(**logs)
+
+    def of_all_processes(self, sets: torch.Tensor) -> torch.Tensor:
+        """The sets of the whole batch: "the last N samples" are those of all processes."""
+        if not self.opt.get("dist"):
+            return sets
+        gathered = [torch.empty_like(sets) for _ in range(self.opt["world_size"])]
+        torch.distributed.all_gather(gathered, sets.contiguous())
+        return torch.cat(gathered)
 
     def nondist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
         """Validate the local network, then the global one."""
@@ -109,8 +117,8 @@ class ISPModel(RestorationModel):
     def resume_networks(self, iteration: int) -> None:
         """Both networks and the banks."""
         super().resume_networks(iteration)
-        self.load_network(self.net_global, self.checkpoint_path("net_global", iteration))
-        banks = load_checkpoint(self.checkpoint_path("f_isp", iteration))["banks"]
+        self.load_network(self.net_global, self.resumed_path("net_global", iteration))
+        banks = load_checkpoint(self.resumed_path("f_isp", iteration))["banks"]
         self.banks = {label: ParameterBank.from_state_dict(state) for label, state in banks.items()}
 
     def extra_state(self) -> dict[str, Any]:

@@ -10,15 +10,17 @@ from __future__ import annotations
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from semiisp_plugin.checkpoint import load_checkpoint, load_weights, save_atomically
+from semiisp_plugin.checkpoint import CheckpointError, load_checkpoint, load_weights, save_atomically
 from semiisp_plugin.losses.per_sample import per_sample
 from semiisp_plugin.toolbox import SRModel, build_loss, build_network, get_root_logger, lr_schedulers, master_only
 
@@ -34,6 +36,15 @@ def cosine_with_floor(total_iter: int, eta_min_ratio: float) -> Callable[[int], 
         return eta_min_ratio + (1 - eta_min_ratio) * 0.5 * (1 + math.cos(math.pi * t))
 
     return factor
+
+
+@contextmanager
+def naming(section: str) -> Iterator[None]:
+    """Turn what a class raises about the values of its section into an error that names the section."""
+    try:
+        yield
+    except (TypeError, IndexError, AttributeError, AssertionError) as error:
+        raise ValueError(f"{section}: a value is not usable: {error or type(error).__name__}.") from error
 
 
 class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
@@ -60,7 +71,8 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
     def build_one(self, key: str, weights_key: str) -> nn.Module:
         """Build the network of the section ``key`` and load the checkpoint that ``path:<weights_key>`` names."""
         paths = self.opt["path"]
-        net = build_network(self.opt[key])
+        with naming(key):
+            net = build_network(self.opt[key])
         if paths.get(weights_key):
             self.load_network(
                 net, paths[weights_key], paths.get("strict_load_g", True), paths.get("param_key_g", "params")
@@ -83,11 +95,15 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
         checkpoint = load_checkpoint(load_path)
         if param_key in checkpoint:
             weights = checkpoint[param_key]
-        elif "params" in checkpoint:
+        elif "params" in checkpoint and param_key == "params_ema":
             get_root_logger().info(f"{load_path} has no '{param_key}'; taking 'params'.")
             weights = checkpoint["params"]
+        elif param_key == "params":
+            weights = checkpoint  # a bare state dict
         else:
-            weights = checkpoint
+            raise CheckpointError(
+                f"{load_path} has no '{param_key}' (path:param_key_g); it has: {', '.join(list(checkpoint)[:6])}."
+            )
         net = self.get_bare_model(net)
         adapt = getattr(net, "adapt_state_dict", None)
         load_weights(net, adapt(weights) if adapt else weights, load_path, strict)
@@ -103,9 +119,11 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
         if self.ema_decay > 0:
             self.net_g_ema = deepcopy(self.get_bare_model(self.net_g)).eval().requires_grad_(False)
         # Built without reduction: every loss is taken per sample, and averaged by the model.
-        self.losses = nn.ModuleDict(
-            {name: build_loss({**train[key], "reduction": "none"}) for key, name in LOSS_KEYS.items() if train.get(key)}
-        ).to(self.device)
+        self.losses = nn.ModuleDict()
+        for key, name in LOSS_KEYS.items():
+            if train.get(key):
+                with naming(f"train:{key}"):
+                    self.losses[name] = build_loss({**train[key], "reduction": "none"}).to(self.device)
         self.setup_optimizers()
         self.setup_schedulers()
 
@@ -118,13 +136,14 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
         settings = dict(self.opt["train"]["optim_g"])
         optimiser = getattr(torch.optim, settings.pop("type"))
         parameters = [p for net in self.trained_networks() for p in net.parameters() if p.requires_grad]
-        self.optimizer_g = optimiser(parameters, **settings)
+        with naming("train:optim_g"):
+            self.optimizer_g = optimiser(parameters, **settings)
         self.optimizers.append(self.optimizer_g)
 
     def setup_schedulers(self) -> None:
         """``CosineAnnealing`` with a floor relative to the peak, ``Constant``, or one of BasicSR's."""
         train = self.opt["train"]
-        settings = dict(train.get("scheduler") or {"type": "Constant"})
+        settings = dict(train.get("scheduler") or {"type": "Constant"})  # checked in options.py
         kind = settings.pop("type")
         for optimiser in self.optimizers:
             if kind == "CosineAnnealing":
@@ -153,7 +172,17 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
         self.keys = data.get("key")
 
     def sample_losses(self, output: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of each sample, ``(N,)``, and its parts by name."""
+        """The loss of each sample, ``(N,)``, and its parts by name.
+
+        Raises:
+            ValueError: The network's output has another size than the target.
+        """
+        if output.shape != self.gt.shape:
+            raise ValueError(
+                f"network_g ({type(self.get_bare_model(self.net_g)).__name__}) turns inputs of {tuple(self.lq.shape)} "
+                f"into {tuple(output.shape)}; the targets are {tuple(self.gt.shape)}. Take a network that keeps the "
+                f"size (for BasicSR's super-resolution ones: upscale: 1)."
+            )
         parts = {name: per_sample(loss(output, self.gt)) for name, loss in self.losses.items()}
         return torch.stack(tuple(parts.values())).sum(0), parts
 
@@ -163,10 +192,13 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
         Raises:
             FloatingPointError: The loss is not finite; the message names the batch's images.
         """
-        if not bool(torch.isfinite(loss)):
+        finite = torch.isfinite(loss.detach()).float()
+        if self.opt.get("dist"):  # one process that stops alone would leave the others waiting
+            torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
+        if not bool(finite):
             keys = ", ".join(list(self.keys)[:24]) if self.keys else "unknown"
             raise FloatingPointError(
-                f"The loss became {float(loss)} on the batch: {keys}. Lower the learning rate (train:optim_g:lr), set "
+                f"The loss became {loss.item()} on the batch: {keys}. Lower the learning rate (train:optim_g:lr), set "
                 f"train:grad_clip, or look at those images; the latest checkpoint is untouched."
             )
         self.optimizer_g.zero_grad(set_to_none=True)
@@ -214,10 +246,14 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
                 rows = [t[chosen][:columns].detach().float().clamp(0, 1) for t in (self.lq, self.output, self.gt)]
                 tb_logger.add_image(f"images/{name}", make_grid(torch.cat(rows).cpu(), nrow=columns), current_iter)
 
+    def _update_best_metric_result(self, dataset_name: str, metric: str, val: float, current_iter: int) -> None:
+        # Metrics are NumPy numbers, which torch refuses to load with weights_only=True.
+        super()._update_best_metric_result(dataset_name, metric, float(val), current_iter)
+
     def _log_validation_metric_values(self, current_iter: int, dataset_name: str, tb_logger: Any) -> None:
         super()._log_validation_metric_values(current_iter, dataset_name, tb_logger)
         self.latest_metrics = getattr(self, "latest_metrics", {})
-        self.latest_metrics[dataset_name] = dict(self.metric_results)
+        self.latest_metrics[dataset_name] = {k: float(v) for k, v in self.metric_results.items()}
 
     @torch.no_grad()
     def test(self) -> None:
@@ -242,7 +278,7 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
             triple = [self.lq, self.output, *([self.gt] if "gt" in first else [])]
             grid = torch.cat([t[0].detach().float().clamp(0, 1).cpu() for t in triple], dim=2)
             tb_logger.add_image(f"validation/{name}_input_output_target", grid, current_iter)
-        super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
+        super().nondist_validation(_UniqueNames(dataloader), current_iter, tb_logger, save_img)
 
     # --- checkpoints -----------------------------------------------------------------------------------------
 
@@ -263,6 +299,12 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
             self.opt["path"]["models"], f"{stem}_{'latest' if current_iter == -1 else current_iter}.pth"
         )
 
+    def resumed_path(self, stem: str, iteration: int) -> str:
+        """As `checkpoint_path`, in the run that ``path:resume_state`` belongs to."""
+        state = self.opt["path"].get("resume_state")
+        models = Path(state).parent.parent / "models" if state else Path(self.opt["path"]["models"])
+        return str(models / f"{stem}_{iteration}.pth")
+
     def extra_state(self) -> dict[str, Any]:
         """More that training needs to go on; saved with the training state."""
         return {}
@@ -281,25 +323,39 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
             "optimizers": [o.state_dict() for o in self.optimizers],
             "schedulers": [s.state_dict() for s in self.schedulers],
             "rng": torch.get_rng_state(),
+            "model_type": self.opt["model_type"],
             "best_metric_results": getattr(self, "best_metric_results", {}),
             "extra": self.extra_state(),
         }
         save_atomically(state, os.path.join(self.opt["path"]["training_states"], f"{current_iter}.state"))
 
     def resume_training(self, resume_state: Mapping[str, Any]) -> None:
-        """Take up a state saved by `save_training_state`, or by BasicSR; networks are loaded beside it."""
+        """Take up a state saved by `save_training_state`; the networks are those of the run the state is of.
+
+        Raises:
+            CheckpointError: The state is of another phase.
+        """
         iteration = resume_state["iter"]
+        saved_by = resume_state.get("model_type", self.opt["model_type"])
+        if saved_by != self.opt["model_type"]:
+            raise CheckpointError(
+                f"{self.opt['path'].get('resume_state')} is a state of {saved_by}, not of {self.opt['model_type']}. To "
+                f"start from another phase's network, give path:pretrain_network_g instead of resume_state."
+            )
         self.resume_networks(iteration)
         super().resume_training(resume_state)
         if "rng" in resume_state:
-            torch.set_rng_state(resume_state["rng"])
+            if self.opt.get("dist"):  # the state is of rank 0; the ranks must not draw the same dropout
+                torch.manual_seed(self.opt["manual_seed"] + 7919 * iteration + self.opt["rank"])
+            else:
+                torch.set_rng_state(resume_state["rng"])
         if resume_state.get("best_metric_results"):
             self.best_metric_results = resume_state["best_metric_results"]
         self.load_extra_state(resume_state.get("extra", {}))
 
     def resume_networks(self, iteration: int) -> None:
         """Load the weights of an iteration of this run."""
-        path = self.checkpoint_path("net_g", iteration)
+        path = self.resumed_path("net_g", iteration)
         self.load_network(self.net_g, path)
         if self.ema_decay > 0:
             self.load_network(self.net_g_ema, path, param_key="params_ema")
@@ -311,6 +367,30 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
         else:
             self.save_network(self.net_g, "net_g", current_iter)
         self.save_training_state(epoch, current_iter)
+
+
+class _UniqueNames:
+    """A validation loader whose images have file names of their own.
+
+    BasicSR saves results under the input's base name: images of the same name in two folders would overwrite each
+    other. Only where a name comes up again, the key with its folders takes its place.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+        self.dataset = loader.dataset
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        seen: set[str] = set()
+        for data in self.loader:
+            name = Path(data["lq_path"][0]).stem
+            if name in seen and "key" in data:
+                data = {**data, "lq_path": [f"{data['key'][0].replace('/', '__')}.png"]}
+            seen.add(name)
+            yield data
 
 
 def _constant(step: int) -> float:

@@ -65,7 +65,14 @@ class SemiSupervisedModel(RestorationModel):
             reference /= self.opt["world_size"]
         weights, threshold, kept_ratio = self.filter(losses.detach(), self.is_pseudo, reference=reference)
         zero_dropped_gradient(self.output, weights)
-        self.step(semi_supervised_loss(losses, weights))
+        loss = semi_supervised_loss(losses, weights)
+        if self.opt.get("dist"):
+            # The parallel wrapper averages the gradients of processes that may have kept different numbers of samples;
+            # eq. 13 is the mean over all samples kept.
+            kept_by_all = weights.sum()
+            torch.distributed.all_reduce(kept_by_all)
+            loss = loss * (self.opt["world_size"] * weights.sum() / kept_by_all)
+        self.step(loss)
 
         pseudo = self.is_pseudo.to(self.device)
         kept = pseudo & (weights > 0)

@@ -21,7 +21,9 @@ class SupervisedModel(RestorationModel):
         """One iteration on the batch of `feed_data`."""
         strength = self.opt["train"].get("photometric_jitter")
         if strength:
-            generator = iteration_generator(self.opt["manual_seed"], current_iter, self.device)
+            generator = iteration_generator(
+                self.opt["manual_seed"], current_iter, self.device, stream=self.opt.get("rank", 0)
+            )
             self.lq = photometric_jitter(self.lq, float(strength), generator)
         self.output = self.net_g(self.lq)
         losses, parts = self.sample_losses(self.output)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -66,6 +68,7 @@ def build_pseudo_lmdb(
     device: torch.device | str = "cpu",
     resume: bool = False,
     progress: bool = True,
+    settings: dict[str, Any] | None = None,
 ) -> BuildReport:
     """Write ``out/gt.lmdb`` (8-bit pseudo ground truths) and ``out/lq.lmdb`` (16-bit pseudo inputs).
 
@@ -83,6 +86,8 @@ def build_pseudo_lmdb(
         device: Where f_ISP runs.
         resume: Go on with an interrupted build; without it, an ``out`` that holds one is an error.
         progress: Show a progress bar.
+        settings: What else the pairs depend on (f_ISP's fingerprint, ...); an interrupted build goes on only with the
+            same.
 
     Returns:
         Counts and reasons.
@@ -96,6 +101,8 @@ def build_pseudo_lmdb(
     paths = list_images(photographs)[:max_photographs]
     keys = unique_keys(paths)
     os.makedirs(out, exist_ok=True)
+    made_with = {"seed": seed, "short_side": short_side, **(settings or {})}
+    _check_resumed(Path(out), made_with, resume)
     generator.network.to(device)
     report = BuildReport()
     clipped_sum = 0.0
@@ -130,6 +137,8 @@ def build_pseudo_lmdb(
             report.written += 1
     report.clipped = clipped_sum / report.written if report.written else 0.0
     if report.written + report.kept == 0:
+        for name in ("gt.lmdb", "lq.lmdb"):  # empty, and in the way of the next try
+            shutil.rmtree(os.path.join(out, name), ignore_errors=True)
         first = next(iter(report.set_aside.values()))
         raise ValueError(f"None of the {len(paths)} photographs in {photographs} can be used; the first: {first}")
     Path(out, "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
@@ -139,3 +148,29 @@ def build_pseudo_lmdb(
     else:
         aside.unlink(missing_ok=True)
     return report
+
+
+def _check_resumed(out: Path, made_with: dict[str, Any], resume: bool) -> None:
+    """Write what a build is made with, or compare it with what the interrupted one was made with.
+
+    Raises:
+        FileExistsError: There is a build, and ``resume`` is off.
+        ValueError: It was made with something else.
+    """
+    record = out / "made_with.json"
+    exists = any((out / name).exists() for name in ("gt.lmdb", "lq.lmdb"))
+    if exists and not resume:
+        raise FileExistsError(
+            f"{out} holds pseudo pairs (gt.lmdb, lq.lmdb). Go on with them by --resume, delete them, or choose another "
+            f"folder (out)."
+        )
+    if exists and record.is_file():
+        before = json.loads(record.read_text(encoding="utf-8"))
+        different = sorted(k for k in before.keys() | made_with.keys() if before.get(k) != made_with.get(k))
+        if different:
+            changes = ", ".join(f"{k}: {before.get(k)} -> {made_with.get(k)}" for k in different)
+            raise ValueError(
+                f"{out} was begun with other settings ({changes}); going on would mix two kinds of pairs. Delete it, "
+                f"or choose another folder (out)."
+            )
+    record.write_text(json.dumps(made_with, indent=2) + "\n", encoding="utf-8")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from pathlib import Path
 
 import torch
 
@@ -47,6 +49,11 @@ def run(options: PseudoOptions, *, resume: bool = False, progress: bool = True) 
         device=torch.device("cuda" if options.num_gpu else "cpu"),
         resume=resume,
         progress=progress,
+        settings={
+            "f_isp_sha256": hashlib.sha256(Path(options.f_isp).read_bytes()).hexdigest()[:16],
+            "sets": options.sets,
+            "update_quality": options.update_quality,
+        },
     )
     print(
         f"{report.written} pairs written to {options.out}"
