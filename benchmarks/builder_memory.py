@@ -2,9 +2,10 @@
 
 A few generated JPEGs stand for many by hard links. Each build runs in a process of its own, which looks at its memory
 after every pair. LMDB maps its file into memory: what the kernel keeps of the file there counts as resident, too, but
-can be taken away at any time; the anonymous part is what the process itself holds.
+can be taken away at any time; the anonymous part is what the process itself holds. Up to 64 pairs wait in memory for a
+commit, so N should be larger than that.
 
-    python benchmarks/builder_memory.py --photographs 50 --factor 10 --width 640 --height 480
+    python benchmarks/builder_memory.py --photographs 80 --factor 10 --width 640 --height 480
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def measure(count: int, args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photographs", type=int, default=50, metavar="N", help="default: %(default)s")
+    parser.add_argument("--photographs", type=int, default=80, metavar="N", help="default: %(default)s")
     parser.add_argument(
         "--factor", type=int, default=10, help="the other build takes N times this (default: %(default)s)"
     )

@@ -192,4 +192,4 @@ def test_pseudo_errors(create, f_isp, tiny_data, capsys):
     assert "no option file" in fails(capsys, main, ["-opt", "missing.yml"])
     fails(capsys, main, [*full, "--sets", "few"], status=2)
     main(full)
-    assert "exists and is not empty" in fails(capsys, main, full)
+    assert "o holds pseudo pairs (gt.lmdb, lq.lmdb)" in fails(capsys, main, full)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from semiisp_plugin.data.image_io import encode_png, to_uint8, to_uint16
 from semiisp_plugin.data.lmdb_io import LmdbImageWriter, close_all
@@ -121,6 +122,17 @@ def options_of(option_files, name: str, network: dict, processes: int) -> str:
     return option_files.write(name, options)
 
 
+def isp_options(option_files, name: str, processes: int) -> str:
+    path = Path(option_files.isp(total=2))
+    options = yaml.safe_load(path.read_text())
+    options["name"] = name
+    options["datasets"]["train"]["batch_size_per_gpu"] = 2 // processes
+    options["train"].update(bank_size=4, optim_g={"type": "SGD", "lr": 0.01})
+    options["logger"]["use_tb_logger"] = False
+    del options["val"], options["datasets"]["val"]
+    return option_files.write(name, options)
+
+
 def run_two_processes(folder: Path, option_files: list[str]) -> list[list[dict]]:
     """Train on ranks 0 and 1; returns what each saw."""
     (folder / "launcher.py").write_text(LAUNCHER)
@@ -153,7 +165,7 @@ def test_two_processes_train_as_one(option_files, workspace):
     two = options_of(option_files, "two", plain, processes=2)
     # A network with buffers: its validation by rank 0 alone must not wait for the other rank.
     buffers = options_of(option_files, "buffers", {"type": "WithBuffers"}, processes=2)
-    ranks = run_two_processes(workspace, [two, buffers])
+    ranks = run_two_processes(workspace, [two, buffers, isp_options(option_files, "isp_two", processes=2)])
     assert [len(seen) for seen in ranks] == [2 * ITERATIONS] * 2
 
     # Each rank draws its own part of every batch; together they are the batch of one process.
@@ -180,4 +192,16 @@ def test_two_processes_train_as_one(option_files, workspace):
     saved = torch.load(workspace / "experiments" / "two" / "models" / "net_g_latest.pth", weights_only=True)["params"]
     for name, value in model.net_g.state_dict().items():
         torch.testing.assert_close(saved[name], value, rtol=1e-4, atol=1e-6)
+
+    # So do f_ISP and the parameter sets of the last samples, which are those of both ranks.
+    train_pipeline(".", ["-opt", isp_options(option_files, "isp_one", processes=1)])
+    shared, alone = (
+        torch.load(workspace / "experiments" / name / "models" / "f_isp_latest.pth", weights_only=True)
+        for name in ("isp_two", "isp_one")
+    )
+    for label in ("global", "local"):
+        assert len(shared["banks"][label]["sets"]) == 4
+        torch.testing.assert_close(shared["banks"][label]["sets"], alone["banks"][label]["sets"], rtol=1e-4, atol=1e-6)
+    for name, value in alone["params"].items():
+        torch.testing.assert_close(shared["params"][name], value, rtol=1e-4, atol=1e-6)
     close_all()

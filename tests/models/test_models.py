@@ -239,7 +239,7 @@ def test_gradient_clipping(make_model):
     before = [p.detach().clone() for p in model.net_g.parameters()]
     model.feed_data(batch_with_losses(model, [1.0, 4.0]))
     model.optimize_parameters(1)
-    moved = torch.cat([(p - b).flatten() for p, b in zip(model.net_g.parameters(), before, strict=True)])
+    moved = torch.cat([(p.detach() - b).flatten() for p, b in zip(model.net_g.parameters(), before, strict=True)])
     assert float(moved.norm()) == pytest.approx(RATE * 1e-3, rel=1e-3)
 
 

@@ -224,6 +224,28 @@ def test_a_finished_build_is_not_overwritten(build, contents):
     assert contents() == before
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 2}, "seed: 1 -> 2"),
+        ({"short_side": 36}, "short_side: None -> 36"),
+        ({"settings": {"f_isp": "b"}}, "f_isp: a -> b"),
+        ({"settings": None}, "f_isp: a -> None"),
+    ],
+)
+def test_a_build_is_not_resumed_with_other_settings(build, contents, changes, message):
+    made_with = {"seed": 1, "settings": {"f_isp": "a"}}
+    build(max_photographs=2, **made_with)
+    before = contents()
+    close_all()
+    with pytest.raises(ValueError, match=message):
+        build(resume=True, **{**made_with, **changes})
+    assert contents() == before
+    # What the pairs do not depend on may change.
+    close_all()
+    assert build(resume=True, png_compression=3, **made_with).kept == 2
+
+
 def test_short_side_shrinks_by_area_and_never_enlarges(build, contents, photographs, generator):
     write_image(photographs / "tall.png", picture(9, 90, 60))
     generator.update_quality = False
@@ -300,6 +322,9 @@ def test_no_usable_photograph_is_an_error(build, tmp_path):
     (folder / "2.jpg").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"None of the 2 photographs in .*bad can be used; the first: .*1\.jpg"):
         build(root=folder)
+    # Mended, it can be tried again in the same place.
+    write_image(folder / "1.jpg", picture(0))
+    assert build(root=folder).written == 1
 
 
 def test_missing_and_empty_folders(build, tmp_path):
