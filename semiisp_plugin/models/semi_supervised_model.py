@@ -51,6 +51,7 @@ class SemiSupervisedModel(RestorationModel):
             float(noise.get("shot_variance", SHOT_VARIANCE)),
             float(noise.get("read_variance", READ_VARIANCE)),
         )
+        self.lq = self.lq.clone()  # on a CPU it is the caller's batch
         self.lq[pseudo] = add_shot_read_noise(self.lq[pseudo], shot, read, generator)
 
     def optimize_parameters(self, current_iter: int) -> None:

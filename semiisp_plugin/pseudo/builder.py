@@ -31,7 +31,7 @@ class BuildReport:
         written: Pairs written in this run.
         kept: Pairs that an earlier, interrupted run had written.
         set_aside: Photographs that could not be used, with the reason.
-        clipped: Mean share of pseudo input values that were clamped to [0, 1].
+        clipped: Mean share of pseudo input values that were clamped to [0, 1], over the pairs written in this run.
     """
 
     written: int = 0
@@ -121,7 +121,7 @@ def build_pseudo_lmdb(
                 image = shrink_short_side(read_image(os.path.join(photographs, path), bit_depth="8"), short_side)
                 if min(image.shape[:2]) < _MIN_SIDE:
                     raise ImageReadError(f"{path}: {image.shape[1]}x{image.shape[0]} is less than {_MIN_SIDE} pixels.")
-            except ImageReadError as error:
+            except (ImageReadError, OSError) as error:  # OSError: no permission, a link to nowhere
                 report.set_aside[path] = str(error)
                 continue
             draws = torch.Generator().manual_seed(photograph_seed(seed, key))
