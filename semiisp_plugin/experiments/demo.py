@@ -42,6 +42,9 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     if args.pairs and args.task:
         raise ValueError("--task chooses the simulated pairs; it does not go with --pairs.")
     started = time.time()
+    # The images are small: a second thread brings little on an idle machine, and on a busy one the threads wait for each
+    # other longer than they work.
+    torch.set_num_threads(1)
     out = Path(args.out)
     if args.pairs:
         check_own_folders(args.pairs, args.photos, out)
