@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     if args.pairs and args.task:
         raise ValueError("--task chooses the simulated pairs; it does not go with --pairs.")
     started = time.time()
-    # The images are small: a second thread brings little on an idle machine, and on a busy one the threads wait for each
-    # other longer than they work.
+    # The images are small: a second thread brings little on an idle machine, and on a busy one the threads wait for
+    # each other longer than they work.
     torch.set_num_threads(1)
     out = Path(args.out)
     if args.pairs:
