@@ -54,10 +54,8 @@ with warnings.catch_warnings():
     import basicsr.archs.vgg_arch as _vgg_arch
     from basicsr.archs import build_network
     from basicsr.archs.vgg_arch import NAMES as VGG_LAYER_NAMES
-    from basicsr.data import build_dataloader, build_dataset
+    from basicsr.data import build_dataset
     from basicsr.data.data_sampler import EnlargedSampler
-    from basicsr.data.data_util import paired_paths_from_folder
-    from basicsr.data.prefetch_dataloader import CPUPrefetcher, CUDAPrefetcher
     from basicsr.losses import build_loss
     from basicsr.metrics import calculate_metric, calculate_psnr, calculate_ssim
     from basicsr.models import build_model
@@ -73,7 +71,6 @@ with warnings.catch_warnings():
         get_time_str,
         init_tb_logger,
         init_wandb_logger,
-        tensor2img,
     )
     from basicsr.utils.dist_util import get_dist_info, master_only
     from basicsr.utils.file_client import LmdbBackend
@@ -97,8 +94,6 @@ __all__ = [
     "VGG_LAYER_NAMES",
     "AvgTimer",
     "BaseModel",
-    "CPUPrefetcher",
-    "CUDAPrefetcher",
     "EnlargedSampler",
     "FileClient",
     "LmdbBackend",
@@ -106,7 +101,6 @@ __all__ = [
     "Registry",
     "SRModel",
     "basicsr_location",
-    "build_dataloader",
     "build_dataset",
     "build_loss",
     "build_model",
@@ -124,9 +118,7 @@ __all__ = [
     "initialized_logger",
     "lr_schedulers",
     "master_only",
-    "paired_paths_from_folder",
     "register",
-    "tensor2img",
 ]
 
 

@@ -25,7 +25,7 @@ class InverseResult(NamedTuple):
 
     Attributes:
         image: ``(N, 3, H, W)``, clamped to [0, 1].
-        unclamped: The same before that last clamp.
+        unclamped: The same before that last clamp; with inverse tone mapping, which needs [0, 1] itself, the image.
         clipped: ``(N,)``, share of values that any clamp changed.
     """
 
