@@ -68,4 +68,4 @@ def test(opt: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 test_pipeline.__test__ = False  # type: ignore[attr-defined]  # pytest collects functions by their name
-test.__test__ = False  # type: ignore[attr-defined]
+test.__test__ = False  # type: ignore[attr-defined]  # as above

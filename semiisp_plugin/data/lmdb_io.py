@@ -333,7 +333,7 @@ class LmdbImageWriter:
         self._environment = self._open(map_size)
         try:
             self._check_resumable()
-            self._meta = open(self.folder / META_NAME, "a", encoding="utf-8", newline="\n")  # noqa: SIM115
+            self._meta = open(self.folder / META_NAME, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 - closed in close()
         except BaseException:
             self._release()
             raise

@@ -41,6 +41,8 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
         raise ValueError("Give --pairs and --photos together, or neither for the simulated pairs.")
     if args.pairs and args.task:
         raise ValueError("--task chooses the simulated pairs; it does not go with --pairs.")
+    if args.iterations is not None and args.iterations < 4:
+        raise ValueError(f"--iterations {args.iterations}: give at least 4.")
     started = time.time()
     # The images are small: a second thread brings little on an idle machine, and on a busy one the threads wait for
     # each other longer than they work.
@@ -51,8 +53,6 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     prepare_output(out)
     settings = PhaseSettings()
     if args.iterations is not None:
-        if args.iterations < 4:
-            raise ValueError(f"--iterations {args.iterations}: give at least 4.")
         settings = replace(
             settings,
             isp_iterations=max(2, 2 * args.iterations // 3),
@@ -99,7 +99,9 @@ def prepare_output(out: Path) -> Path:
 
 def check_own_folders(pairs_root: str, photos: str, out: Path) -> None:
     """Raise before anything is deleted if the user's folders cannot be used, or lie in the folder to be replaced."""
-    match_pairs(*find_pair_folders(pairs_root))
+    found = match_pairs(*find_pair_folders(pairs_root))
+    if len(found) < 5:
+        raise ValueError(f"{pairs_root} holds {len(found)} pairs; the demo needs at least 5 (50 are a good start).")
     list_images(photos)
     for folder in (pairs_root, photos):
         if out.resolve() in (Path(folder).resolve(), *Path(folder).resolve().parents):
@@ -114,10 +116,7 @@ def own_data(
     Returns:
         Labelled pairs, test pairs, the folder of photographs, and whether the inputs look like RAW (16-bit).
     """
-    input_root, target_root = find_pair_folders(pairs_root)
-    found = match_pairs(input_root, target_root)
-    if len(found) < 5:
-        raise ValueError(f"{pairs_root} holds {len(found)} pairs; the demo needs at least 5 (50 are a good start).")
+    found = match_pairs(*find_pair_folders(pairs_root))
     n_test = max(1, min(20, round(_TEST_SHARE * len(found))))
     order = np.random.default_rng(seed).permutation(len(found))
     held_out = {int(i) for i in order[:n_test]}

@@ -105,8 +105,7 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
                 f"{load_path} has no '{param_key}' (path:param_key_g); it has: {', '.join(list(checkpoint)[:6])}."
             )
         net = self.get_bare_model(net)
-        adapt = getattr(net, "adapt_state_dict", None)
-        load_weights(net, adapt(weights) if adapt else weights, load_path, strict)
+        load_weights(net, weights, load_path, strict)
         get_root_logger().info(f"Loaded {type(net).__name__} from {load_path}.")
 
     # --- training --------------------------------------------------------------------------------------------
