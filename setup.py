@@ -25,13 +25,16 @@ REQUIRES = [
     "Pillow>=10.1",
     "scikit-image>=0.22",
     "lmdb>=1.4",
+    "matplotlib>=3.8",
     "PyYAML>=6.0",
     "msgspec>=0.18",
     "tqdm>=4.64",
 ]
 # The demo's photographs are those that scikit-learn, matplotlib and scikit-image ship.
-DEMO = ["matplotlib>=3.8", "scikit-learn>=1.3"]
-TEST = [*DEMO, "pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.13", "types-PyYAML"]
+DEMO = ["scikit-learn>=1.3"]
+# Compiles the inverse of 8-bit images to machine code (isp/curve8_numba.py); without it the same in a few tensor steps.
+FAST = ["numba>=0.60"]
+TEST = [*DEMO, *FAST, "pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.13", "types-PyYAML"]
 
 setup(
     name="semiisp_plugin",
@@ -46,6 +49,7 @@ setup(
     install_requires=REQUIRES,
     extras_require={
         "demo": DEMO,
+        "fast": FAST,
         "test": TEST,
         "cupy": ["cupy-cuda12x"],
         "raw": ["rawpy"],

@@ -29,6 +29,12 @@ def build_parser() -> argparse.ArgumentParser:
     pseudo.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML)")
     pseudo.add_argument("--resume", action="store_true", help="go on with an interrupted build")
     pseudo.add_argument("--force_yml", nargs="+", default=[], metavar="KEY=VALUE", help="override options")
+    text = "show what the parameter banks of a trained f_ISP hold: statistics and pictures"
+    bank = commands.add_parser("bank", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    bank.add_argument("file", metavar="FILE", help="f_isp_latest.pth of phase 1")
+    text = "folder for bank_global.png, bank_local.png and bank.json, which are replaced (default: that of FILE)"
+    bank.add_argument("--out", metavar="DIR", help=text)
+    bank.add_argument("--label", choices=["global", "local"], help="only this bank (default: both)")
     text = "run all phases and the supervised baselines on simulated pairs, or on your own folders"
     demo = commands.add_parser("demo", help=text, description=text.capitalize() + ".")
     demo.add_argument("--pairs", metavar="DIR", help="your pairs: DIR/{input,target} or DIR/{low,high}")
@@ -90,6 +96,12 @@ def _run(args: argparse.Namespace) -> None:
         from semiisp_plugin.pseudo import pipeline
 
         pipeline.run(load_pseudo_options(args.opt, args.force_yml), resume=args.resume)
+    elif args.command == "bank":
+        from semiisp_plugin.pseudo.f_isp import load_f_isp
+        from semiisp_plugin.report.bank import report_banks
+
+        _, banks, n_pairs = load_f_isp(args.file)
+        report_banks(banks, n_pairs, args.out or os.path.dirname(args.file) or ".", args.label)
     else:
         from semiisp_plugin.experiments.demo import run
 

@@ -15,6 +15,31 @@ from semiisp_plugin.data.image_io import to_uint8, to_uint16, write_image
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+CHOICES = {"device": ("cpu", "cuda"), "dtype": ("float32", "float64")}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("semiisp_plugin")
+    for name, values in CHOICES.items():
+        group.addoption(f"--{name}", choices=[*values, "all"], default="all", help="for tests that run on several")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests with an argument ``device`` or ``dtype`` run on each; on a GPU only where there is one, saying so."""
+    no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and there is none")
+    for name, values in CHOICES.items():
+        if name in metafunc.fixturenames:
+            chosen = [v for v in values if metafunc.config.getoption(name) in (v, "all")]
+            parameters = [pytest.param(v, marks=no_gpu if v == "cuda" else ()) for v in chosen]
+            metafunc.parametrize(name, parameters, indirect=name == "dtype")
+
+
+@pytest.fixture
+def dtype(request) -> torch.dtype:
+    """float32 and float64."""
+    return getattr(torch, request.param)
+
+
 def smooth_image(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A float HWC picture in [0, 1] with large and small structure."""
     coarse = torch.from_numpy(rng.uniform(0, 1, (1, 3, 5, 6)))

@@ -18,7 +18,8 @@ from semiisp_plugin.cli import main
 from semiisp_plugin.data.image_io import read_image
 from semiisp_plugin.data.lmdb_io import read_meta
 from semiisp_plugin.isp import ParameterBank
-from semiisp_plugin.toolbox import build_dataset
+from semiisp_plugin.pseudo.f_isp import save_f_isp
+from semiisp_plugin.toolbox import build_dataset, build_network
 
 
 def edit(path: str, change) -> str:
@@ -421,8 +422,72 @@ def test_pseudo_errors(phase_1, capsys, workspace):
     fails(capsys, ["pseudo", "-opt", phase_1.pseudo(manual_seed=9), "--resume"], "seed: 0 -> 9", "mix")
 
 
+@pytest.fixture
+def f_isp(workspace) -> str:
+    """An f_ISP of phase 1 with five global and three local parameter sets."""
+    torch.manual_seed(0)
+    network = {"type": "PQDynamicISP", "grid": [2, 2], "thumbnail": 32}
+    net = build_network(dict(network))
+    banks = {"global": ParameterBank(net.spec, 9), "local": ParameterBank(net.spec, 3, (2, 2))}
+    for bank in banks.values():
+        bank.append(net.spec.squash(0.3 * torch.randn(5, 36, *bank.grid)))
+    Path("models").mkdir()
+    save_f_isp("models/f_isp_latest.pth", network, net.state_dict(), banks, 100)
+    return "models/f_isp_latest.pth"
+
+
+def test_bank(f_isp, capsys):
+    assert main(["bank", f_isp]) == 0
+    output = capsys.readouterr().out
+    title = "Parameter bank '{}': {} sets (capacity {}), grid {}, ISP with 36 parameters, trained on 100 pairs"
+    assert title.format("global", 5, 9, "1x1") in output
+    assert title.format("local", 3, 3, "2x2") in output
+    assert max(map(len, output.splitlines())) <= 120
+    values = torch.load(f_isp, weights_only=True)["banks"]["global"]["sets"][:, 0, 0, 0]
+    row = next(line.split() for line in output.splitlines() if line.startswith("cc o"))
+    low, median, high = (float(row[k]) for k in (5, 7, 9))
+    assert [low, median, high] == pytest.approx(
+        [v.item() for v in (values.min(), values.median(), values.max())], abs=6e-4
+    )
+    files = {"bank.json", "bank_global.png", "bank_local.png"}
+    assert {p.name for p in Path("models").iterdir()} == files | {"f_isp_latest.pth"}
+    content = json.loads(Path("models/bank.json").read_text())
+    assert content["n_pairs"] == 100
+    assert content["banks"]["global"]["statistics"][0]["min"] == pytest.approx(values.min().item(), abs=1e-12)
+    assert all(read_image(f"models/bank_{label}.png").shape[1] == 1600 for label in ("global", "local"))
+
+
+def test_bank_elsewhere_and_one_alone(f_isp, capsys):
+    os.chdir("models")
+    assert main(["bank", "f_isp_latest.pth", "--out", "../pictures", "--label", "local"]) == 0
+    os.chdir("..")
+    assert "'global'" not in capsys.readouterr().out
+    assert {p.name for p in Path("pictures").iterdir()} == {"bank.json", "bank_local.png"}
+    assert [p.name for p in Path("models").iterdir()] == ["f_isp_latest.pth"]
+
+
+def test_bank_errors(f_isp, capsys):
+    fails(capsys, ["bank", "models/f_isp_lates.pth"], "no checkpoint models/f_isp_lates.pth", "f_isp_latest.pth")
+    state = torch.load(f_isp, weights_only=True)
+    torch.save(state["params"], "net_g_latest.pth")
+    fails(capsys, ["bank", "net_g_latest.pth"], "net_g_latest.pth is not an f_ISP of phase 1")
+    state["banks"]["local"]["sets"][1, 2] = float("nan")
+    torch.save(state, "damaged.pth")
+    fails(capsys, ["bank", "damaged.pth"], "1 of its 3 sets hold NaN", "another checkpoint")
+    Path("truncated.pth").write_bytes(Path(f_isp).read_bytes()[:5000])
+    fails(capsys, ["bank", "truncated.pth"], "truncated.pth is no readable checkpoint")
+    fails(capsys, ["bank", f_isp, "--out", "truncated.pth"], "truncated.pth cannot be written", "--out")
+
+
 def test_usage_errors_exit_with_2(capsys):
-    for argv in ([], ["train"], ["trian", "-opt", "x"], ["demo", "--iterations", "many"]):
+    for argv in (
+        [],
+        ["train"],
+        ["trian", "-opt", "x"],
+        ["demo", "--iterations", "many"],
+        ["bank"],
+        ["bank", "f_isp_latest.pth", "--label", "both"],
+    ):
         with pytest.raises(SystemExit) as stop:
             main(argv)
         assert stop.value.code == 2

@@ -10,6 +10,9 @@ not certain.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,18 +22,25 @@ from torch import Tensor
 # are i^e with e < 1: their slope at 0 is infinite, and one black pixel would otherwise decide a training step.
 LOG_GRADIENT_FLOOR = 1e-4
 
-# Measured over the parameters' whole ranges: the error is at rounding after five steps in float32 and six in float64;
-# one of them is the step that carries the gradient.
-_INVERSE_TONE_STEPS = 5
+# Subnormal numbers slow a CPU down by an order of magnitude, and the black pixels of a photograph are made of them.
+# e^LOG_NEGLIGIBLE added to 1 changes nothing, in float64 either; it stands for everything smaller.
+LOG_NEGLIGIBLE = -60.0
+
+Matrix = tuple[tuple[float, ...], ...]
 
 
 class _SafeLog(torch.autograd.Function):
     """log(max(i, smallest normal number)), with the gradient bounded by 1 / LOG_GRADIENT_FLOOR."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, image: Tensor) -> Tensor:
-        ctx.save_for_backward(image)
+    def forward(image: Tensor) -> Tensor:
         return image.clamp_min(torch.finfo(image.dtype).tiny).log()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
@@ -47,13 +57,55 @@ def safe_log(image: Tensor) -> Tensor:
     Returns:
         ``log(max(image, tiny))`` of the same shape; its gradient is ``1 / max(image, LOG_GRADIENT_FLOOR)``.
     """
-    return _SafeLog.apply(image) if image.requires_grad else image.clamp_min(torch.finfo(image.dtype).tiny).log()
+    if torch.is_grad_enabled() and image.requires_grad:
+        return _SafeLog.apply(image)
+    return image.clamp_min(torch.finfo(image.dtype).tiny).log()
+
+
+def power(base: Tensor, exponent: Tensor) -> Tensor:
+    """``base ** exponent`` for base >= 0 and exponent > 0, with a bounded gradient at base 0.
+
+    There it is ``tiny ** exponent`` instead of 0: 3e-10 in float32 for the least exponent in use, 1/4.
+    """
+    return (safe_log(base) * exponent).exp()
+
+
+def zero_stays_zero(value: Tensor, image: Tensor) -> Tensor:
+    """``value``, fading to 0 where ``image`` goes below the smallest normal number, at which `safe_log` stops."""
+    # Several times faster than torch.where. The factor is 1 from the smallest normal number on.
+    return value * (image.detach() * (1 / torch.finfo(image.dtype).tiny)).clamp_max(1)
+
+
+def fade_zero_(value: Tensor, image: Tensor, buffer: Tensor) -> Tensor:
+    """`zero_stays_zero` in place; what ``buffer`` held is lost."""
+    return value.mul_(torch.mul(image, 1 / torch.finfo(image.dtype).tiny, out=buffer).clamp_(max=1))
+
+
+def normal_exp(exponent: Tensor) -> Tensor:
+    """e to the exponents, never less than the smallest normal number."""
+    return exponent.clamp_min(math.log(torch.finfo(exponent.dtype).tiny)).exp()
+
+
+def normal_exp_(exponent: Tensor) -> Tensor:
+    """`normal_exp` in place."""
+    return exponent.clamp_(min=math.log(torch.finfo(exponent.dtype).tiny)).exp_()
+
+
+def needs_gradient(*tensors: Tensor) -> bool:
+    """Whether autograd will ask for the derivative with respect to any of them."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
+def in_full_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in float64 if the first is, otherwise in float32: half precision is stored, not computed in."""
+    dtype = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
+    return tuple(t.to(dtype) for t in tensors)
 
 
 # --- colour correction, equations 4, 7, 16, 17 ----------------------------------------------------------------------
 
 
-def colour_correction(image: Tensor, off_diagonal: Tensor, gain: Tensor, base: Tensor) -> Tensor:
+def colour_correction(image: Tensor, off_diagonal: Tensor, gain: Tensor, base: Matrix) -> Tensor:
     """Colour correction f_CC: ``out = (I + O) diag(gain) base image`` (eqs 4 and 16, in a bounded form of ours).
 
     The paper lets nine free numbers form the matrix. The same nine degrees of freedom as six off-diagonal entries and
@@ -64,41 +116,100 @@ def colour_correction(image: Tensor, off_diagonal: Tensor, gain: Tensor, base: T
         image: ``(N, 3, H, W)``.
         off_diagonal: ``(N, 6, h, w)``, entries (rg, rb, gr, gb, br, bg) of O, each in (-0.5, 0.5).
         gain: ``(N, 3, h, w)``, > 0.
-        base: ``(3, 3)`` constant matrix, invertible.
+        base: 3 rows of 3 constants, an invertible matrix.
 
     Returns:
         ``(N, 3, H, W)``, not limited to [0, 1].
     """
     r, g, b = (_mix(image, base) * gain).unbind(1)
     rg, rb, gr, gb, br, bg = off_diagonal.unbind(1)
-    return torch.stack((r + rg * g + rb * b, gr * r + g + gb * b, br * r + bg * g + b), dim=1)
-
-
-def colour_correction_inverse(image: Tensor, off_diagonal: Tensor, gain: Tensor, base: Tensor) -> Tensor:
-    """Inverse of `colour_correction` (eqs 7 and 17), by the closed-form inverse of ``I + O`` at every position.
-
-    Same arguments and shapes. With a grid of matrices the entries are interpolated first and inverted then, position
-    by position: the interpolation of inverses is not the inverse.
-    """
-    r, g, b = image.unbind(1)
-    rg, rb, gr, gb, br, bg = off_diagonal.unbind(1)
-    determinant = 1 - gb * bg - rg * (gr - gb * br) + rb * (gr * bg - br)
-    out = torch.stack(
+    return torch.stack(
         (
-            (1 - gb * bg) * r + (rb * bg - rg) * g + (rg * gb - rb) * b,
-            (gb * br - gr) * r + (1 - rb * br) * g + (rb * gr - gb) * b,
-            (gr * bg - br) * r + (rg * br - bg) * g + (1 - rg * gr) * b,
+            r.addcmul(rg, g).addcmul(rb, b),
+            g.addcmul(gr, r).addcmul(gb, b),
+            b.addcmul(br, r).addcmul(bg, g),
         ),
         dim=1,
     )
-    out = out / (determinant.unsqueeze(1) * gain)
-    # Inverted in double precision: the base matrix is a constant, and its inverse should not add an error of its own.
-    return _mix(out, torch.linalg.inv(base.double()).to(base.dtype))
 
 
-def _mix(image: Tensor, matrix: Tensor) -> Tensor:
+class ColourInverse:
+    """Inverse of `colour_correction` (eqs 7 and 17) with given parameters, for one image after the other.
+
+    The closed-form inverse of ``I + O`` at every position. With a grid of matrices the entries are interpolated first
+    and inverted then, position by position: the interpolation of inverses is not the inverse.
+    """
+
+    def __init__(self, off_diagonal: Tensor, gain: Tensor, base: Matrix) -> None:
+        scale = gain.reciprocal().unbind(1)
+        rows = _inverse_mixing(off_diagonal)
+        self._rows = [tuple(entry * s for entry in row) for row, s in zip(rows, scale, strict=True)]
+        self._base = inverse_matrix(base)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` to the same shape, not limited to [0, 1]."""
+        r, g, b = image.unbind(1)
+        out = torch.stack([(x * r).addcmul(y, g).addcmul(z, b) for x, y, z in self._rows], dim=1)
+        return _mix(out, self._base)
+
+
+def colour_correction_inverse(image: Tensor, off_diagonal: Tensor, gain: Tensor, base: Matrix) -> Tensor:
+    """Inverse of `colour_correction`; same arguments and shapes. See `ColourInverse`."""
+    return ColourInverse(off_diagonal, gain, base)(image)
+
+
+def _inverse_mixing(off_diagonal: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
+    """Rows of ``(I + O)^-1`` by its adjugate, each entry ``(N, h, w)``; ``off_diagonal`` is ``(N, 6, h, w)``."""
+    rg, rb, gr, gb, br, bg = off_diagonal.unbind(1)
+    rr = 1 - gb * bg
+    gr_ = gb * br - gr
+    br_ = gr * bg - br
+    scale = 1 / (rr + rg * gr_ + rb * br_)  # one over the determinant, along the first row
+    return (
+        (rr * scale, (rb * bg - rg) * scale, (rg * gb - rb) * scale),
+        (gr_ * scale, (1 - rb * br) * scale, (rb * gr - gb) * scale),
+        (br_ * scale, (rg * br - bg) * scale, (1 - rg * gr) * scale),
+    )
+
+
+def invert_3x3(m: Matrix) -> tuple[tuple[float, ...], ...]:
+    """Inverse of a 3x3 matrix of numbers, by its adjugate."""
+    (a, b, c), (d, e, f), (g, h, i) = m
+    rows = (
+        (e * i - f * h, c * h - b * i, b * f - c * e),
+        (f * g - d * i, a * i - c * g, c * d - a * f),
+        (d * h - e * g, b * g - a * h, a * e - b * d),
+    )
+    determinant = a * rows[0][0] + b * rows[1][0] + c * rows[2][0]
+    return tuple(tuple(v / determinant for v in row) for row in rows)
+
+
+@lru_cache(maxsize=32)
+def inverse_matrix(matrix: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
+    """Inverse of a constant matrix, kept; in double precision, as it should not add an error of its own."""
+    return invert_3x3(matrix)
+
+
+def inverse_colour_matrix(cc: Sequence[float], base: Matrix) -> Matrix:
+    """The inverse of the matrix of `colour_correction`, of one set's nine numbers: off-diagonals, then gains."""
+    rg, rb, gr, gb, br, bg, *gain = cc
+    mixing = invert_3x3(((1.0, rg, rb), (gr, 1.0, gb), (br, bg, 1.0)))
+    scaled = [[v / g for v in row] for row, g in zip(mixing, gain, strict=True)]
+    after = inverse_matrix(base)
+    return tuple(tuple(sum(v * s[j] for v, s in zip(row, scaled, strict=True)) for j in range(3)) for row in after)
+
+
+def is_identity(matrix: Matrix) -> bool:
+    """Whether a constant matrix changes nothing."""
+    return all(v == (i == j) for i, row in enumerate(matrix) for j, v in enumerate(row))
+
+
+def _mix(image: Tensor, matrix: Matrix) -> Tensor:
     """The same 3x3 matrix at every pixel."""
-    return torch.einsum("ij,njhw->nihw", matrix.to(image), image)
+    if is_identity(matrix):
+        return image
+    r, g, b = image.unbind(1)
+    return torch.stack([(r * x).add(g, alpha=y).add(b, alpha=z) for x, y, z in matrix], dim=1)
 
 
 # --- gain and contrast stretcher, equations 18 and 19 ---------------------------------------------------------------
@@ -130,9 +241,10 @@ def contrast_stretch(image: Tensor, x: Tensor, w: Tensor, h: Tensor, y: Tensor |
         below = y * (1 - h) / start
         above = (1 - y) * (1 - h) / ((1 - x) * (1 - w))
     # The sum of what lies below, in and above the window: no cancellation, whatever the slopes are.
+    beyond = image - start
     out = below * torch.minimum(image, start)
-    out = out + (h / w) * torch.minimum((image - start).clamp_min(0), w)
-    out = out + above * (image - (start + w)).clamp_min(0)
+    out = out.addcmul(h / w, torch.minimum(beyond.clamp_min(0), w))
+    out = out.addcmul(above, (beyond - w).clamp_min(0))
     return out.clamp(0, 1)  # rounding alone could leave the interval
 
 
@@ -160,14 +272,17 @@ def gamma_tone_map(image: Tensor, g1: Tensor, g2: Tensor, k: Tensor) -> Tensor:
     Returns:
         ``(N, 3, H, W)`` in [0, 1].
     """
-    a = 1 - g2
     log_u = safe_log(image) / g1
-    denominator = 1 - a * k ** (1 / g1)
-    out = ((1 - a * log_u.exp()) * log_u / denominator).exp()
-    return torch.where(image > 0, out, torch.zeros_like(out))
+    u = log_u.clamp_min(LOG_NEGLIGIBLE).exp()
+    return zero_stays_zero(normal_exp((1 - (1 - g2) * u) * log_u / gamma_scale(g1, g2, k)), image)
 
 
-# --- inverse tone mapping, equation 22 ------------------------------------------------------------------------------
+def gamma_scale(g1: Tensor, g2: Tensor, k: Tensor) -> Tensor:
+    """The denominator in eq. 20, ``1 - (1-g2) k^(1/g1)``."""
+    return 1 - (1 - g2) * power(k, 1 / g1)
+
+
+# --- inverse tone mapping, equation 22 (its inverse: tone_inverse.py) ------------------------------------------------
 
 
 def inverse_tone_map(image: Tensor, g3: Tensor, g4: Tensor, k2: Tensor, sign: int = 1) -> Tensor:
@@ -187,45 +302,17 @@ def inverse_tone_map(image: Tensor, g3: Tensor, g4: Tensor, k2: Tensor, sign: in
     Returns:
         ``(N, 3, H, W)`` in [0, 1].
     """
-    scale = g3 / (1 + g4 * _power(1 + sign * k2, g3))
-    out = (scale * (1 + g4 * _power(1 + sign * image, g3)) * safe_log(image)).exp()
-    return torch.where(image > 0, out, torch.zeros_like(out))
+    exponent = (1 + g4 * tone_base_power(image, g3, sign)) / tone_scale(g3, g4, k2, sign)
+    return zero_stays_zero(normal_exp(exponent * safe_log(image)), image)
 
 
-def inverse_tone_map_inverse(image: Tensor, g3: Tensor, g4: Tensor, k2: Tensor, sign: int = 1) -> Tensor:
-    """Inverse of `inverse_tone_map`, without a table (the paper interpolates one; Sec. A.2).
-
-    With ``v = -ln i`` the equation is ``v (1 + g4 (1 + s e^-v)^g3) = tau``, ``tau = -ln(y) / scale``; its left side is
-    increasing, and ``v`` lies between ``tau / (1 + g4 m)`` and ``tau``, ``m`` the largest ``(1 + s i)^g3``. One
-    fixed-point step from the end of that bracket, then Newton's method kept inside it.
-
-    Differentiable: the gradient is that of one Newton step at the solution, which is the implicit function theorem's.
-    """
-    scale = g3 / (1 + g4 * _power(1 + sign * k2, g3))
-    tau = -safe_log(image) / scale
-
-    def excess(v: Tensor) -> tuple[Tensor, Tensor]:
-        e = (-v).exp()
-        base = 1 + sign * e
-        p = g4 * _power(base, g3)
-        # d/dv of (1 + s e^-v)^g3 is -s e^-v g3 (1 + s e^-v)^(g3 - 1); for s = -1 and v -> 0 the base vanishes, and
-        # v times the derivative tends to g3 (1-e^-v)^g3: written with v / base, which stays finite.
-        slope = 1 + p - sign * g3 * p * e * (v / base.clamp_min(torch.finfo(v.dtype).tiny))
-        return v * (1 + p) - tau, slope
-
-    with torch.no_grad():
-        upper = tau
-        lower = tau / (1 + g4 * (2**g3 if sign > 0 else torch.ones_like(g3)))
-        v = lower if sign > 0 else upper
-        v = tau / (1 + g4 * _power(1 + sign * (-v).exp(), g3))
-        for _ in range(_INVERSE_TONE_STEPS):
-            value, slope = excess(v)
-            v = torch.minimum(torch.maximum(v - value / slope, lower), upper)
-    value, slope = excess(v)
-    v = v - value / slope.detach()
-    return torch.where(image > 0, (-v).exp(), torch.zeros_like(v)).clamp(0, 1)
+def tone_base_power(image: Tensor, g3: Tensor, sign: int) -> Tensor:
+    """``(1 + s i)^g3`` of eq. 22."""
+    # log1p does not round 1 + i first: where the curve is flat that would show.
+    log_base = image.log1p() if sign > 0 else safe_log(1 - image)
+    return (log_base * g3).exp()
 
 
-def _power(base: Tensor, exponent: Tensor) -> Tensor:
-    """base ** exponent for base >= 0, with a finite gradient at 0."""
-    return (safe_log(base) * exponent).exp()
+def tone_scale(g3: Tensor, g4: Tensor, k2: Tensor, sign: int) -> Tensor:
+    """``(1 + g4 (1 + s k2)^g3) / g3`` of eq. 22, the inverse of what stands in front of i's own bracket."""
+    return (1 + g4 * tone_base_power(k2, g3, sign)) / g3

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -20,7 +20,9 @@ XYZ_TO_SRGB = ((3.2406, -1.5372, -0.4986), (-0.9689, 1.8758, 0.0415), (0.0557, -
 BASE_MATRICES = {"identity": IDENTITY, "xyz_to_srgb": XYZ_TO_SRGB}
 
 _CHANNELS = 3
+_CHANNEL_NAMES = {3: ("red", "green", "blue"), 6: ("rg", "rb", "gr", "gb", "br", "bg")}
 _OFF_DIAGONAL_LIMIT = 0.49
+_AT_THE_END = 0.01  # of the domain's width
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,12 @@ class _Parameter:
             low, high = math.log(self.low), math.log(self.high)
             return (0.5 * (low + high) + 0.5 * (high - low) * z.tanh()).exp()
         return self.low + (self.high - self.low) * z.sigmoid()
+
+    def place(self, values: Tensor) -> Tensor:
+        """Where values lie in the domain, 0 its low end and 1 its high one; in log units for ``exp``."""
+        if self.kind == "exp":
+            return (values / self.low).clamp_min(torch.finfo(values.dtype).tiny).log() / math.log(self.high / self.low)
+        return (values - self.low) / (self.high - self.low)
 
     def _offset(self) -> float:
         """The z whose value is ``start``, so that an encoder whose output is 0 begins there."""
@@ -106,7 +114,7 @@ class ISPSpec:
         if not 0.25 < self.gamma_start < 4:
             raise ValueError(f"gamma_start must lie in (0.25, 4), not {self.gamma_start}.")
         matrix = torch.tensor(self.base_matrix, dtype=torch.float64)
-        if matrix.shape != (3, 3) or abs(float(torch.linalg.det(matrix))) < 1e-6:
+        if matrix.shape != (3, 3) or not abs(float(torch.linalg.det(matrix))) >= 1e-6:  # NaN is not invertible either
             raise ValueError(f"base_matrix must be an invertible 3x3 matrix, not {self.base_matrix}.")
 
     @property
@@ -201,8 +209,64 @@ class ISPSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ISPSpec:
-        """Inverse of `to_dict`."""
-        return cls(**{**values, "base_matrix": tuple(tuple(row) for row in values["base_matrix"])})
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError: A key is missing or unknown, or a value cannot be used.
+        """
+        names = {f.name for f in fields(cls)}
+        if not isinstance(values, Mapping) or values.keys() != names:
+            raise ValueError(f"An ISP is described by {', '.join(sorted(names))}, not by {values!r:.200}.")
+        try:
+            return cls(**{**values, "base_matrix": tuple(tuple(row) for row in values["base_matrix"])})
+        except TypeError:  # a text where a number belongs, and the like
+            raise ValueError(f"The description of the ISP holds a value of a wrong type: {values!r:.200}.") from None
+
+
+@dataclass(frozen=True)
+class ParameterStatistics:
+    """What a bank holds of one parameter in one channel, over all sets and positions.
+
+    Attributes:
+        function: ``it``, ``cc``, ``ga``, ``gm`` or ``cs``.
+        parameter: Its name in the table of `ISPSpec`.
+        channel: ``red``, ``green`` or ``blue``; for the off-diagonals of cc ``rg``, ``rb``, ``gr``, ``gb``, ``br`` or
+            ``bg``, the row first.
+        low: Low end of the domain.
+        high: High end of the domain.
+        start: Where training began.
+        min: Smallest value.
+        p5: 5 % quantile, interpolated linearly as `numpy.quantile` does.
+        median: Median.
+        p95: 95 % quantile.
+        max: Largest value.
+        mean: Mean.
+        std: Standard deviation (of the population: the sum of squares divided by the number of values).
+        at_low: Share, 0 to 1, of values within 1 % of the domain's width (in log units for g1, g3 and gain) of its low
+            end. A parameter that training drove to an end asks for a wider range. g4 starts within that 1 %: at 0 the
+            exponent of inverse tone mapping is g3 at every brightness.
+        at_high: The same for the high end.
+        between_images: Standard deviation between the sets' means over their positions.
+        within_image: Mean over the sets of the standard deviation between a set's positions; 0 for global sets.
+    """
+
+    function: str
+    parameter: str
+    channel: str
+    low: float
+    high: float
+    start: float
+    min: float
+    p5: float
+    median: float
+    p95: float
+    max: float
+    mean: float
+    std: float
+    at_low: float
+    at_high: float
+    between_images: float
+    within_image: float
 
 
 class ParameterBank:
@@ -212,45 +276,77 @@ class ParameterBank:
         spec: The ISP the sets belong to.
         capacity: N.
         grid: ``(h, w)`` of the sets, (1, 1) for global ones.
+
+    Attributes:
+        non_finite: How many sets were left out because a value was NaN or infinite.
     """
 
     def __init__(self, spec: ISPSpec, capacity: int, grid: tuple[int, int] = (1, 1)) -> None:
         if capacity < 1:
             raise ValueError(f"A parameter bank needs a capacity of at least 1, not {capacity}.")
+        if min(grid) < 1:
+            raise ValueError(f"A parameter bank needs a grid of at least 1x1, not {tuple(grid)}.")
         self.spec = spec
         self.capacity = capacity
-        self._sets = torch.empty(0, spec.n_parameters, *grid)
-        self._next = 0  # where the oldest set lies once the bank is full
+        self.non_finite = 0
+        self._ring = torch.empty(0, spec.n_parameters, *grid)
+        self._count = 0
+        self._next = 0  # where the next set goes; once the ring is full, the oldest lies there
 
     def __len__(self) -> int:
-        return len(self._sets)
+        return self._count
 
     @property
     def grid(self) -> tuple[int, int]:
         """``(h, w)`` of each set."""
-        return (self._sets.shape[2], self._sets.shape[3])
+        return (self._ring.shape[2], self._ring.shape[3])
 
     @property
     def sets(self) -> Tensor:
-        """All sets, ``(n, K, h, w)``, the oldest first."""
-        return torch.cat((self._sets[self._next :], self._sets[: self._next]))
+        """A copy of all sets, ``(n, K, h, w)`` float32 on the CPU, the oldest first."""
+        return self._ring[self._places(torch.arange(self._count))]
+
+    def _places(self, ages: Tensor) -> Tensor:
+        """Where in the ring sets lie, 0 being the oldest."""
+        return (self._next - self._count + ages) % self.capacity
 
     def append(self, parameters: Tensor) -> None:
-        """Add the sets of a batch, ``(B, K, h, w)``; the oldest ones leave when the bank is full."""
+        """Add the sets of a batch; the oldest ones leave when the bank is full.
+
+        Sets with a NaN or an infinity are left out and counted in `non_finite`: one of them would spoil pseudo-data
+        long after, and whether a run that diverges must stop is the training loop's decision, not the bank's.
+
+        Args:
+            parameters: ``(B, K, h, w)`` of any floating-point type, on any device.
+
+        Raises:
+            ValueError: The sets are of another ISP or another grid.
+        """
         self.spec.check(parameters)
         if tuple(parameters.shape[2:]) != self.grid:
             raise ValueError(f"Sets on a {tuple(parameters.shape[2:])} grid do not fit a bank of {self.grid} ones.")
-        new = parameters.detach().to("cpu", torch.float32)[-self.capacity :]
-        room = self.capacity - len(self._sets)
-        if room > 0:
-            self._sets = torch.cat((self._sets, new[:room]))
-            new = new[room:]
-        for row in new:
-            self._sets[self._next] = row
-            self._next = (self._next + 1) % self.capacity
+        new = parameters.detach().to("cpu", torch.float32)
+        finite = new.isfinite().flatten(1).all(1)
+        self.non_finite += int((~finite).sum())
+        new = new[finite][-self.capacity :]
+        self._reserve(min(self.capacity, self._count + len(new)))
+        self._ring[(self._next + torch.arange(len(new))) % self.capacity] = new
+        self._next = (self._next + len(new)) % self.capacity
+        self._count = min(self.capacity, self._count + len(new))
+
+    def _reserve(self, n: int) -> None:
+        """Make room for n sets. Doubling copies each set about once, where growing with every batch copies it often."""
+        if n > len(self._ring):
+            ring = self._ring.new_empty(min(self.capacity, max(n, 2 * len(self._ring))), *self._ring.shape[1:])
+            ring[: self._count] = self._ring[: self._count]  # before it is full, the ring begins with the oldest
+            self._ring = ring
 
     def draw(self, n: int, generator: torch.Generator, *, per_function: bool = False) -> Tensor:
         """Draw sets uniformly, with replacement (eq. 9).
+
+        The draw depends on the bank's sets, their order and the generator's state alone: a bank that was saved and
+        loaded draws the same. n sets of the whole ISP at once are those of n draws of one. Per function they are not:
+        the n indices of one function are drawn before those of the next.
 
         Args:
             n: How many.
@@ -260,25 +356,115 @@ class ParameterBank:
 
         Returns:
             ``(n, K, h, w)`` on the CPU.
+
+        Raises:
+            ValueError: The bank is empty.
         """
-        if len(self) == 0:
-            raise ValueError("The parameter bank is empty: train f_ISP first (phase 1).")
+        self._check_not_empty()
         if not per_function:
-            return self._sets[torch.randint(len(self), (n,), generator=generator)]
+            return self._ring[self._places(torch.randint(self._count, (n,), generator=generator))]
         parts = [
-            self._sets[torch.randint(len(self), (n,), generator=generator), where]
+            self._ring[self._places(torch.randint(self._count, (n,), generator=generator)), where]
             for where in self.spec.slices().values()
         ]
         return torch.cat(parts, dim=1)
 
+    def statistics(self) -> list[ParameterStatistics]:
+        """What the bank holds: one row a parameter and channel, in the order of the K channels.
+
+        Raises:
+            ValueError: The bank is empty.
+        """
+        self._check_not_empty()
+        rows: list[ParameterStatistics] = []
+        values = self.spec.split(self.sets)
+        for function, parameters in self.spec.functions.items():
+            for p in parameters:
+                rows += _statistics(function, p, values[function][p.name].double())
+        return rows
+
+    def _check_not_empty(self) -> None:
+        if self._count == 0:
+            raise ValueError("The parameter bank is empty: train f_ISP first (phase 1).")
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only: loads with ``weights_only=True``."""
-        return {"spec": self.spec.to_dict(), "capacity": self.capacity, "sets": self.sets.contiguous()}
+        return {
+            "spec": self.spec.to_dict(),
+            "capacity": self.capacity,
+            "sets": self.sets,
+            "non_finite": self.non_finite,
+        }
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> ParameterBank:
-        """Inverse of `state_dict`."""
-        sets = state["sets"]
-        bank = cls(ISPSpec.from_dict(state["spec"]), int(state["capacity"]), (sets.shape[2], sets.shape[3]))
+        """Inverse of `state_dict`; states without ``non_finite``, which came later, load too.
+
+        Raises:
+            ValueError: The state is damaged; the message says in what.
+        """
+        try:
+            return cls._from_state_dict(state)
+        except ValueError as error:
+            raise ValueError(
+                f"A saved parameter bank cannot be used: {error} Take another checkpoint of that run, or train f_ISP "
+                "again (phase 1)."
+            ) from None
+
+    @classmethod
+    def _from_state_dict(cls, state: Mapping[str, Any]) -> ParameterBank:
+        if not isinstance(state, Mapping):
+            raise ValueError(f"it is of type {type(state).__name__}, not a dictionary.")
+        missing = sorted({"spec", "capacity", "sets"} - state.keys())
+        if missing:
+            raise ValueError(f"it lacks {', '.join(missing)}.")
+        sets, capacity, non_finite = state["sets"], state["capacity"], state.get("non_finite", 0)
+        for name, value in (("capacity", capacity), ("non_finite", non_finite)):
+            if not isinstance(value, int) or value < 0:
+                raise ValueError(f"{name} is {value!r}, not a whole number of 0 or more.")
+        spec = ISPSpec.from_dict(state["spec"])
+        if not isinstance(sets, Tensor) or not sets.is_floating_point():
+            what = sets.dtype if isinstance(sets, Tensor) else type(sets).__name__
+            raise ValueError(f"sets is {what}, not a floating-point tensor.")
+        spec.check(sets)
+        if len(sets) > capacity:
+            raise ValueError(f"it holds {len(sets)} sets, more than its capacity of {capacity}.")
+        bank = cls(spec, capacity, (sets.shape[2], sets.shape[3]))
         bank.append(sets)
+        if bank.non_finite:
+            raise ValueError(f"{bank.non_finite} of its {len(sets)} sets hold NaN or infinite values.")
+        bank.non_finite = non_finite
         return bank
+
+
+def _statistics(function: str, p: _Parameter, values: Tensor) -> list[ParameterStatistics]:
+    """The rows of one parameter, whose values are ``(n, 3 or 6, h, w)`` float64, n > 0."""
+    of_set = values.flatten(2)
+    ordered = values.transpose(0, 1).flatten(1).sort(dim=1).values
+    count = ordered.shape[1]
+    place = p.place(ordered)
+    std, mean = torch.std_mean(ordered, dim=1, correction=0)
+    # Not torch.quantile, which refuses more than 16 million values.
+    where = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64) * (count - 1)
+    below, above = where.floor().long(), where.ceil().long()
+    quantiles = torch.lerp(ordered[:, below], ordered[:, above], where - below)
+    columns = {
+        "min": ordered[:, 0],
+        "p5": quantiles[:, 0],
+        "median": quantiles[:, 1],
+        "p95": quantiles[:, 2],
+        "max": ordered[:, -1],
+        "mean": mean,
+        "std": std,
+        "at_low": (place <= _AT_THE_END).double().mean(1),
+        "at_high": (place >= 1 - _AT_THE_END).double().mean(1),
+        "between_images": of_set.mean(2).std(0, correction=0),
+        "within_image": of_set.std(2, correction=0).mean(0),
+    }
+    lists = {name: column.tolist() for name, column in columns.items()}
+    return [
+        ParameterStatistics(
+            function, p.name, channel, p.low, p.high, p.start, **{name: column[c] for name, column in lists.items()}
+        )
+        for c, channel in enumerate(_CHANNEL_NAMES[p.count])
+    ]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
-from semiisp_plugin.isp import InvertibleISP, ParameterBank
+from semiisp_plugin.isp import InverseResult, InvertibleISP, PaperLUTSettings, ParameterBank
 
 
 class PseudoPair(NamedTuple):
@@ -38,6 +38,8 @@ class PseudoPairGenerator:
         bank: Global parameter sets, for step 1.
         input_bank: Sets for step 3. Below 1,000 pairs the global ones again, from 1,000 on the local ones.
         per_function: Draw step 3's sets per function (from 1,000 pairs on).
+        backend: How the ISP is inverted, see `InvertibleISP.inverse`; ``auto``: exactly, by curves where possible.
+        lut: For the backend ``paper_lut``.
         update_quality: False skips steps 1 and 2: the photograph itself is the ground truth (ablation of Table 2).
 
     Raises:
@@ -52,13 +54,16 @@ class PseudoPairGenerator:
         *,
         per_function: bool = False,
         update_quality: bool = True,
+        backend: str = "auto",
+        lut: PaperLUTSettings | None = None,
     ) -> None:
         self.network = network.eval()
         self.bank = bank
         self.input_bank = bank if input_bank is None else input_bank
         self.per_function = per_function
         self.update_quality = update_quality
-        self.isp = InvertibleISP(network.spec)
+        self.backend = backend
+        self.isp = InvertibleISP(network.spec, lut)
         if bank.spec != network.spec or self.input_bank.spec != network.spec:
             raise ValueError(
                 "The parameter bank and the network belong to different ISPs: take both from the same training run."
@@ -75,7 +80,7 @@ class PseudoPairGenerator:
         target = photographs
         if self.update_quality:
             sets = self.bank.draw(len(photographs), generator).to(photographs.device)
-            raw = self.isp.inverse_uint8(photographs, sets).image
+            raw = self._inverse(photographs, sets).image
             target = (self.network(raw) * 255).round().clamp(0, 255).to(torch.uint8)
         return self.generate_input(target, generator)
 
@@ -83,8 +88,11 @@ class PseudoPairGenerator:
     def generate_input(self, target: Tensor, generator: torch.Generator) -> PseudoPair:
         """Step 3 alone: a pseudo input for a pseudo ground truth, ``(N, 3, H, W)`` uint8."""
         sets = self.input_bank.draw(len(target), generator, per_function=self.per_function).to(target.device)
-        if tuple(sets.shape[2:]) == (1, 1):
-            inverse = self.isp.inverse_uint8(target, sets)
-        else:
-            inverse = self.isp.inverse(target.float() / 255, sets)
+        inverse = self._inverse(target, sets)
         return PseudoPair(target, inverse.image, inverse.clipped)
+
+    def _inverse(self, image: Tensor, sets: Tensor) -> InverseResult:
+        backend = self.backend
+        if backend == "auto":
+            backend = "curve8" if tuple(sets.shape[2:]) == (1, 1) else "exact"
+        return self.isp.inverse(image, sets, backend=backend)

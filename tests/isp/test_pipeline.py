@@ -1,10 +1,14 @@
-"""The composed ISP, parameter layout and the parameter bank."""
+"""The composed ISP and the layout of its parameters."""
+
+from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from semiisp_plugin.isp import InvertibleISP, ISPSpec, ParameterBank
+from semiisp_plugin.isp import InvertibleISP, ISPSpec
 from semiisp_plugin.isp.parameters import XYZ_TO_SRGB
+from semiisp_plugin.isp.strips import worth_it
 
 VARIANTS = [
     ISPSpec(),
@@ -40,54 +44,54 @@ def test_training_starts_at_the_documented_values(spec):
 
 @pytest.mark.parametrize("grid", [(1, 1), (4, 3)])
 @pytest.mark.parametrize("spec", VARIANTS)
-def test_inverse_of_forward(spec, grid):
+def test_inverse_of_forward(spec, grid, device):
     """Exact wherever colour correction stayed in [0, 1]; that share must be most of the image."""
     isp = InvertibleISP(spec)
-    parameters = sets(spec, 5, 0, grid, spread=0.3)
+    parameters = sets(spec, 5, 0, grid, spread=0.3).to(device)
     raw = 0.02 + 0.3 * torch.rand(5, 3, 24, 20, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    raw = raw.to(device)
     srgb = isp.forward(raw, parameters)
     assert srgb.min() >= 0
     assert srgb.max() <= 1
     # A pixel whose channels all lie strictly inside was not clamped on the way.
     inside = ((srgb > 1e-9) & (srgb < 1 - 1e-9)).all(1, keepdim=True).expand_as(raw)
     assert inside.double().mean() > (0.3 if spec.base_matrix == XYZ_TO_SRGB else 0.7)
-    error = (isp.inverse(srgb, parameters).unclamped - raw).abs()
+    error = (isp.inverse(srgb, parameters).image - raw).abs()
     assert error[inside].max() < 1e-9
 
 
 @pytest.mark.parametrize("spec", VARIANTS)
-def test_forward_of_inverse(spec):
-    """Exact wherever nothing was clipped, and the clipped share is what was clamped."""
+def test_forward_of_inverse(spec, device):
+    """Exact wherever nothing was clipped."""
     isp = InvertibleISP(spec)
-    parameters = sets(spec, 4, 2, spread=0.4)
-    srgb = torch.rand(4, 3, 24, 20, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    without_tone = isp if not spec.inverse_tone_mapping else InvertibleISP(replace(spec, inverse_tone_mapping=False))
+    parameters = sets(spec, 4, 2, spread=0.4).to(device)
+    srgb = torch.rand(4, 3, 24, 20, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(device)
     result = isp.inverse(srgb, parameters)
     assert result.image.min() >= 0
     assert result.image.max() <= 1
-    if not spec.inverse_tone_mapping:
-        outside = (result.unclamped < 0) | (result.unclamped > 1)
-        assert torch.allclose(result.clipped, outside.flatten(1).float().mean(1))
-        inside = ~outside.any(1, keepdim=True).expand_as(srgb)
-        error = (isp.forward(result.image, parameters) - srgb).abs()
-        assert error[inside].max() < 1e-9
+    # f_IT^-1 comes last, after the clamp: what lies before it is the ISP without it.
+    before = parameters[:, 9:] if spec.inverse_tone_mapping else parameters
+    raw = without_tone.inverse(srgb, before, clamp=False).image
+    outside = (raw < 0) | (raw > 1)
+    assert torch.allclose(result.clipped, outside.flatten(1).double().mean(1))
+    inside = ~outside.any(1, keepdim=True).expand_as(srgb)
+    assert inside.any()
+    error = (isp.forward(result.image, parameters) - srgb).abs()
+    assert error[inside].max() < 1e-9
 
 
-@pytest.mark.parametrize("spec", VARIANTS)
-def test_uint8_path_equals_the_general_one(spec):
-    isp = InvertibleISP(spec)
-    parameters = sets(spec, 3, 4)
-    image = torch.randint(0, 256, (3, 3, 16, 18), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
-    fast = isp.inverse_uint8(image, parameters)
-    slow = isp.inverse(image.double() / 255, parameters)
-    assert torch.allclose(fast.unclamped, slow.unclamped, atol=1e-12)
-    assert torch.allclose(fast.clipped, slow.clipped)
-
-
-def test_uint8_path_refuses_what_it_cannot_do():
+def test_clamp_policy():
     isp = InvertibleISP(ISPSpec())
-    image = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
-    with pytest.raises(ValueError, match=r"use inverse\(\)"):
-        isp.inverse_uint8(image, sets(ISPSpec(), 1, 0, (2, 2)))
+    parameters = sets(ISPSpec(), 2, 20)
+    image = torch.rand(2, 3, 9, 11, generator=torch.Generator().manual_seed(21), dtype=torch.float64)
+    free, clamped = isp.inverse(image, parameters, clamp=False), isp.inverse(image, parameters)
+    assert free.image.min() < 0
+    assert torch.equal(free.image.clamp(0, 1), clamped.image)
+    assert torch.equal(free.clipped, clamped.clipped)
+    spec = ISPSpec(inverse_tone_mapping=True)
+    with pytest.raises(ValueError, match="clamp=False"):
+        InvertibleISP(spec).inverse(image, sets(spec, 2, 22), clamp=False)
 
 
 def test_wrong_parameter_sets_are_refused():
@@ -97,6 +101,10 @@ def test_wrong_parameter_sets_are_refused():
         isp.forward(image, torch.rand(2, 45, 1, 1))
     with pytest.raises(ValueError, match="one set an image"):
         isp.forward(image, torch.rand(1, 36, 1, 1))
+    with pytest.raises(ValueError, match=r"must be \(N, 3, H, W\)"):
+        isp.inverse(torch.rand(2, 1, 4, 4), torch.rand(2, 36, 1, 1))
+    with pytest.raises(ValueError, match="'exakt' is none of exact, curve8, paper_lut"):
+        isp.inverse(image, torch.rand(2, 36, 1, 1), backend="exakt")
 
 
 def test_every_mixture_of_sets_is_invertible():
@@ -110,71 +118,71 @@ def test_every_mixture_of_sets_is_invertible():
     assert determinant.min() > 1e-3
 
 
-def test_bank_keeps_the_last_sets_in_order():
-    spec = ISPSpec()
-    bank = ParameterBank(spec, capacity=5)
-    everything = sets(spec, 12, 7).float()
-    for start in (0, 3, 4, 9):
-        bank.append(everything[start : {0: 3, 3: 4, 4: 9, 9: 12}[start]])
-    assert len(bank) == 5
-    assert torch.equal(bank.sets, everything[-5:])
-    again = ParameterBank.from_state_dict(bank.state_dict())
-    assert torch.equal(again.sets, bank.sets)
-    assert again.spec == spec
-    again.append(everything[:2])
-    assert torch.equal(again.sets, torch.cat((everything[-3:], everything[:2])))
-
-
-def test_bank_of_a_batch_larger_than_itself():
-    spec = ISPSpec()
-    bank = ParameterBank(spec, capacity=3)
-    everything = sets(spec, 8, 8).float()
-    bank.append(everything)
-    assert torch.equal(bank.sets, everything[-3:])
-
-
-def test_draws_are_reproducible_and_per_function_ones_mix():
-    spec = ISPSpec()
-    bank = ParameterBank(spec, capacity=50)
-    # Set number n consists of n alone, so that a drawn set shows where each of its values came from.
-    bank.append(torch.arange(50.0).view(50, 1, 1, 1).expand(50, 36, 1, 1))
-
-    def draw(**kwargs):
-        return bank.draw(40, torch.Generator().manual_seed(9), **kwargs)
-
-    assert torch.equal(draw(), draw())
-    whole = draw()
-    assert (whole == whole[:, :1]).all()
-    mixed = draw(per_function=True)
-    for where in spec.slices().values():
-        part = mixed[:, where]
-        assert (part == part[:, :1]).all()  # within a function, one index
-    firsts = torch.stack([mixed[:, where][:, 0] for where in spec.slices().values()])
-    assert (firsts != firsts[:1]).any(0).float().mean() > 0.9  # across functions, different ones
-
-
-def test_empty_bank_says_what_to_do():
-    with pytest.raises(ValueError, match="train f_ISP first"):
-        ParameterBank(ISPSpec(), 4).draw(1, torch.Generator())
-
-
-def test_bank_loads_with_weights_only(tmp_path):
-    bank = ParameterBank(ISPSpec(), 4)
-    bank.append(sets(ISPSpec(), 4, 10).float())
-    torch.save(bank.state_dict(), tmp_path / "bank.pth")
-    loaded = ParameterBank.from_state_dict(torch.load(tmp_path / "bank.pth", weights_only=True))
-    assert torch.equal(loaded.sets, bank.sets)
-
-
-@pytest.mark.parametrize("grid", [(1, 1), (3, 4)])
-def test_large_images_are_handled_in_strips_with_the_same_result(grid):
-    """The strips of the path without gradient against the whole image of the path with it."""
-    spec = ISPSpec(inverse_tone_mapping=True)
+@pytest.mark.parametrize("spec", VARIANTS)
+@pytest.mark.parametrize("grid", [(1, 1), (1, 5), (5, 1), (3, 4), (8, 8), (40, 2)])
+@pytest.mark.parametrize("size", [(230, 150), (7, 5000)])
+def test_strips_give_the_result_of_the_whole_image(spec, grid, size):
+    """The strips of the path without gradient against the whole image of the path with it; float64."""
     isp = InvertibleISP(spec)
-    parameters = sets(spec, 1, 11, grid)
-    image = torch.rand(1, 3, 130, 150, generator=torch.Generator().manual_seed(12), dtype=torch.float64)
+    parameters = sets(spec, 2, 11, grid)
+    image = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(12), dtype=torch.float64)
+    assert worth_it(image, parameters)
     with_gradient = image.clone().requires_grad_()
-    assert torch.allclose(isp.forward(image, parameters), isp.forward(with_gradient, parameters), atol=1e-14)
+    assert torch.allclose(isp.forward(image, parameters), isp.forward(with_gradient, parameters), atol=1e-11)
     strips, whole = isp.inverse(image, parameters), isp.inverse(with_gradient, parameters)
-    assert torch.allclose(strips.image, whole.image, atol=1e-13)
-    assert torch.equal(strips.clipped, whole.clipped)
+    assert torch.allclose(strips.image, whole.image, atol=1e-10)
+    assert torch.allclose(strips.clipped, whole.clipped, atol=3 / image[0].numel())
+
+
+def test_memory_layout_makes_no_difference():
+    """Images whose channels lie last in memory, as they are read from files, and slices of larger ones."""
+    isp = InvertibleISP(ISPSpec())
+    image = torch.rand(1, 3, 200, 160, generator=torch.Generator().manual_seed(13))
+    channels_last = image.contiguous(memory_format=torch.channels_last)
+    larger = torch.nn.functional.pad(image, (1, 2, 3, 4))[:, :, 3:-4, 1:-2]
+    for grid in ((1, 1), (3, 3)):
+        parameters = sets(ISPSpec(), 1, 14, grid).float()
+        for function in (isp.forward, lambda i, p: isp.inverse(i, p).image):
+            expected = function(image, parameters)
+            assert torch.equal(function(channels_last, parameters), expected)
+            assert torch.equal(function(larger, parameters), expected)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(half, device):
+    for spec in VARIANTS:
+        isp = InvertibleISP(spec)
+        for grid, size in (((1, 1), (9, 8)), ((2, 2), (200, 160))):
+            parameters = sets(spec, 1, 15, grid).to(device, half)
+            image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(16)).to(device, half)
+            for function in (isp.forward, lambda i, p, isp=isp: isp.inverse(i, p).image):
+                out = function(image, parameters)
+                assert out.dtype == half
+                assert torch.equal(out, function(image.float(), parameters.float()).to(half))
+
+
+def test_black_pixels_do_not_slow_a_processor_down():
+    """Neither direction makes subnormal numbers of a photograph's black pixels.
+
+    A processor may take a hundred times as long for them.
+    """
+    for spec in VARIANTS:
+        isp = InvertibleISP(spec)
+        parameters = spec.squash(torch.zeros(1, spec.n_parameters, 1, 1))
+        image = torch.zeros(1, 3, 4, 4)
+        seen = []
+
+        class Watch(TorchDispatchMode):
+            def __torch_dispatch__(self, function, types, args=(), kwargs=None, seen=seen):
+                out = function(*args, **(kwargs or {}))
+                written = "empty" not in str(function)
+                    if written and isinstance(out, torch.Tensor) and out.is_floating_point() and out.numel() >= 48:
+                    size = out.abs()
+                    if ((size > 0) & (size < torch.finfo(out.dtype).tiny)).any():
+                        seen.append(str(function))
+                return out
+
+        with torch.no_grad(), Watch():
+            isp.forward(image, parameters)
+            isp.inverse(image, parameters)
+        assert not seen

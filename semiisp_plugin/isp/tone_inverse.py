@@ -1,0 +1,140 @@
+"""Exact, table-free inverse of inverse tone mapping (ours; the paper interpolates a 4-D table, Sec. A.2).
+
+With ``n = ln i`` eq. 22 is
+
+    n (1 + p(n)) = m,    p = g4 (1 + s e^n)^g3,    m = ln(y) / scale,    n, m <= 0,    s = +1 or -1
+
+whose left side is strictly increasing in n over the domain of `semiisp_plugin.isp.functions.inverse_tone_map`. ``p``
+lies between ``g4`` (where i = 0) and ``p0 = g4 (1 + s)^g3`` (where i = 1), which brackets n. Halley's method, its step
+never more than twice Newton's, is at 2e-8 after three steps and at rounding after four.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semiisp_plugin.isp.functions import (
+    LOG_NEGLIGIBLE,
+    fade_zero_,
+    in_full_precision,
+    needs_gradient,
+    normal_exp_,
+    safe_log,
+    tone_scale,
+    zero_stays_zero,
+)
+
+_STEPS = {torch.float32: 3, torch.float64: 5}
+
+
+def inverse_tone_map_inverse(image: Tensor, g3: Tensor, g4: Tensor, k2: Tensor, sign: int = 1) -> Tensor:
+    """Inverse of `semiisp_plugin.isp.functions.inverse_tone_map`.
+
+    Differentiable in the image and the parameters by the implicit function theorem: nothing of the iteration is kept.
+
+    Args:
+        image: ``(N, 3, H, W)`` in [0, 1]. float16 and bfloat16 are computed in float32.
+        g3: In (0, 3.59], broadcastable to the image.
+        g4: >= 0.
+        k2: In [0, 1].
+        sign: +1 or -1.
+
+    Returns:
+        ``(N, 3, H, W)`` in [0, 1], 0 where ``image`` is 0, of the image's type.
+    """
+    dtype = image.dtype
+    image, g3, g4, k2 = in_full_precision(image, g3, g4, k2)
+    scale = tone_scale(g3, g4, k2, sign)
+    if needs_gradient(image, g3, g4, scale):
+        n = _Root.apply(scale * safe_log(image), g3, g4, sign)
+        return zero_stays_zero(n.exp(), image).to(dtype)
+    # The same in place: on a CPU the time goes into memory that is touched, not into arithmetic.
+    m = image.clamp_min(torch.finfo(image.dtype).tiny).log_().mul_(scale)
+    n = _solve(m, g3, g4, sign)
+    return fade_zero_(normal_exp_(n), image, m).to(dtype)
+
+
+class _Root(torch.autograd.Function):
+    """n(m, g3, g4) of the equation above; its derivatives are the equation's, whatever found the root."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(m: Tensor, g3: Tensor, g4: Tensor, sign: int) -> Tensor:
+        return _solve(m, g3, g4, sign)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(output, inputs[1], inputs[2])
+        ctx.sign = inputs[3]
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        n, g3, g4 = ctx.saved_tensors
+        log_base, ratio = _base(n, ctx.sign)
+        p_over_g4 = (g3 * log_base).exp()
+        p = g4 * p_over_g4
+        to_m = grad_outputs[0] / (1 + p + n * ratio * g3 * p)
+        to_g3 = (-to_m * n * p * log_base).sum_to_size(g3.shape) if ctx.needs_input_grad[1] else None
+        to_g4 = (-to_m * n * p_over_g4).sum_to_size(g4.shape) if ctx.needs_input_grad[2] else None
+        return to_m, to_g3, to_g4, None
+
+
+def _base(n: Tensor, sign: int) -> tuple[Tensor, Tensor]:
+    """``ln(1 + s e^n)`` and its derivative ``s e^n / (1 + s e^n)``, finite where the base vanishes (s = -1, n = 0)."""
+    e = n.exp()
+    if sign > 0:
+        return e.log1p(), e / (1 + e)
+    base = (1 - e).clamp_min(torch.finfo(n.dtype).tiny)
+    return base.log(), -e / base
+
+
+def _solve(m: Tensor, g3: Tensor, g4: Tensor, sign: int) -> Tensor:
+    """Halley's method in the bracket; the start is right in value and slope at i = 1 and in value at i = 0.
+
+    Written into seven buffers, so that a strip of an image stays in a CPU's cache.
+    """
+    n, low, high, ratio, p, p1, residual = (torch.empty_like(m) for _ in range(7))
+    tiny = torch.finfo(m.dtype).tiny
+    at_black = 1 + g4
+    if sign > 0:
+        at_white = 1 + g4 * 2**g3
+        torch.div(m, at_black, out=low)
+        torch.div(m, at_white, out=high)
+        # p replaced by g4 + (p0 - g4) / (1 - c n), c chosen for the slope at n = 0: a quadratic equation in n.
+        c = g3 * 2 ** (g3 - 1) / (2**g3 - 1)
+        torch.mul(m, c, out=p).add_(at_white)
+        torch.mul(p, p, out=p1).addcmul_(m, at_black * c, value=-4).sqrt_().add_(p)
+        torch.mul(m, 2, out=n).div_(p1)
+    else:
+        low.copy_(m)
+        torch.div(m, at_black, out=high)
+        # The base 1 - e^n replaced by -n / (1 - n).
+        torch.div(m, torch.sub(m, 1, out=p), out=n)
+        n.clamp_(min=tiny).log_().mul_(g3).exp_().mul_(g4).add_(1)
+        torch.div(m, n, out=n)
+    n.clamp_(low, high)
+    for _ in range(_STEPS[m.dtype]):
+        torch.clamp(n, min=LOG_NEGLIGIBLE, out=ratio).exp_()
+        if sign > 0:
+            torch.log1p(ratio, out=p)
+            ratio.div_(torch.add(ratio, 1, out=residual))
+        else:
+            torch.log(torch.sub(1, ratio, out=residual).clamp_(min=tiny), out=p)
+            ratio.neg_().div_(residual)
+        p.mul_(g3).exp_().mul_(g4)
+        torch.mul(p, ratio, out=p1).mul_(g3)  # p'
+        # p'' = p' (1 + (g3 - 1) ratio), as the ratio's derivative is ratio (1 - ratio). Second derivative of the left
+        # side, 2 p' + n p'':
+        second = ratio.mul_(g3 - 1).add_(1).mul_(n).add_(2).mul_(p1)
+        torch.sub(n, m, out=residual).addcmul_(n, p)
+        slope = p.add_(1).addcmul_(n, p1)
+        newton = residual.div_(slope)
+        # Halley's step is Newton's over 1 - newton f'' / (2 f'); where the curve is nearly flat that turns the wrong
+        # way, hence the lower limit.
+        bend = second.mul_(newton).div_(slope).mul_(-0.5).add_(1).clamp_(min=0.5)
+        n.addcdiv_(newton, bend, value=-1).clamp_(low, high)
+    return n
