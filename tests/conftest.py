@@ -25,10 +25,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Tests with an argument ``device`` or ``dtype`` run on each; on a GPU only where there is one, saying so."""
+    """Tests with an argument ``device`` or ``dtype`` run on each; on a GPU only where there is one, saying so.
+
+    Not those that bring values of their own for that argument.
+    """
+    own = " ".join(str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize"))
     no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and there is none")
     for name, values in CHOICES.items():
-        if name in metafunc.fixturenames:
+        if name in metafunc.fixturenames and name not in own:
             chosen = [v for v in values if metafunc.config.getoption(name) in (v, "all")]
             parameters = [pytest.param(v, marks=no_gpu if v == "cuda" else ()) for v in chosen]
             metafunc.parametrize(name, parameters, indirect=name == "dtype")

@@ -16,14 +16,21 @@ _BLOCK = 1024
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
-def _stretch_inverse(value: float, x: float, w: float, h: float, y: float) -> float:
-    """Eq. 19, as in `semiisp_plugin.isp.functions.contrast_stretch_inverse`."""
-    start_in, start_out = x * (1 - w), y * (1 - h)
-    if value < start_out:
-        return value * (start_in / start_out)
-    if value <= start_out + h:
-        return start_in + (w / h) * (value - start_out)
-    return 1 - (1 - value) * ((1 - start_in - w) / (1 - start_out - h))
+def _stretch_inverse(value: float, p: np.ndarray, c: int) -> float:
+    """Eq. 19, as in `semiisp_plugin.isp.functions.contrast_stretch_inverse`; ``p`` as ``ga`` in `curves`."""
+    x, w, h = p[0, c], p[1, c], p[2, c]
+    outer = (1 - w) / (1 - h)
+    below = above = outer
+    y = x
+    if len(p) == 4:
+        y = p[3, c]
+        below, above = outer * x / y, outer * (1 - x) / (1 - y)
+    start = y * (1 - h)
+    if value < start:
+        return value * below
+    if value <= start + h:
+        return x * (1 - w) + (w / h) * (value - start)
+    return 1 - (1 - value) * above
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
@@ -52,15 +59,13 @@ def curves(ga: np.ndarray, gm: np.ndarray, cs: np.ndarray, steps: int, out: np.n
         steps: Of Halley's method: 2 are enough for float32, 3 for float64.
         out: ``(3, 256)``, written.
     """
-    y_of_ga = 3 if len(ga) == 4 else 0
-    y_of_cs = 3 if len(cs) == 4 else 0
     for c in range(3):
         g1, g2, k = gm[0, c], gm[1, c], gm[2, c]
         scale = 1 - (1 - g2) * k ** (1 / g1)
         for level in range(256):
-            value = _stretch_inverse(level / 255, cs[0, c], cs[1, c], cs[2, c], cs[y_of_cs, c])
+            value = _stretch_inverse(level / 255, cs, c)
             value = _gamma_inverse(value, g1, g2, scale, steps)
-            out[c, level] = _stretch_inverse(value, ga[0, c], ga[1, c], ga[2, c], ga[y_of_ga, c])
+            out[c, level] = _stretch_inverse(value, ga, c)
 
 
 # No NaN and no infinity can come up here, and minimum and maximum without a rule for NaN are one instruction.

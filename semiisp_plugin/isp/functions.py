@@ -82,13 +82,13 @@ def fade_zero_(value: Tensor, image: Tensor, buffer: Tensor) -> Tensor:
 
 
 def normal_exp(exponent: Tensor) -> Tensor:
-    """e to the exponents, never less than the smallest normal number."""
-    return exponent.clamp_min(math.log(torch.finfo(exponent.dtype).tiny)).exp()
+    """e to the exponents, never a subnormal number."""
+    return exponent.clamp_min(math.log(1.001 * torch.finfo(exponent.dtype).tiny)).exp()
 
 
 def normal_exp_(exponent: Tensor) -> Tensor:
     """`normal_exp` in place."""
-    return exponent.clamp_(min=math.log(torch.finfo(exponent.dtype).tiny)).exp_()
+    return exponent.clamp_(min=math.log(1.001 * torch.finfo(exponent.dtype).tiny)).exp_()
 
 
 def needs_gradient(*tensors: Tensor) -> bool:

@@ -57,19 +57,32 @@ def gamma_tone_map_inverse(
     Returns:
         ``(N, 3, H, W)`` in [0, 1], 0 where ``image`` is 0, of the image's type.
     """
-    dtype = image.dtype
-    image, g1, g2, k = in_full_precision(image, g1, g2, k)
-    if g2_range is None:
-        g2_range = (float(g2.min()), float(g2.max()))
-    scale = gamma_scale(g1, g2, k)
-    steps = _plain_steps(g2_range, image.dtype)
-    if needs_gradient(image, g1, g2, scale):
-        n = _Root.apply(scale * safe_log(image), g2, steps)
-        return zero_stays_zero((n * g1).exp(), image).to(dtype)
-    # The same in place: on a CPU the time goes into memory that is touched, not into arithmetic.
-    m = image.clamp_min(torch.finfo(image.dtype).tiny).log_().mul_(scale)
-    n = _solve(m, g2, steps)
-    return fade_zero_(normal_exp_(n.mul_(g1)), image, m).to(dtype)
+    full, g1, g2, k = in_full_precision(image, g1, g2, k)
+    return GammaInverse(g1, g2, k, g2_range)(full).to(image.dtype)
+
+
+class GammaInverse:
+    """`gamma_tone_map_inverse` with given parameters, for one image (or strip of one) after the other.
+
+    All of float32 or all of float64.
+    """
+
+    def __init__(self, g1: Tensor, g2: Tensor, k: Tensor, g2_range: tuple[float, float] | None = None) -> None:
+        if g2_range is None:
+            g2_range = (float(g2.min()), float(g2.max()))
+        self._g1, self._g2 = g1, g2
+        self._scale = gamma_scale(g1, g2, k)
+        self._steps = _plain_steps(g2_range, g2.dtype)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` in [0, 1] to the same."""
+        if needs_gradient(image, self._g1, self._g2, self._scale):
+            n = _Root.apply(self._scale * safe_log(image), self._g2, self._steps)
+            return zero_stays_zero((n * self._g1).exp(), image)
+        # The same in place: on a CPU the time goes into memory that is touched, not into arithmetic.
+        m = image.clamp_min(torch.finfo(image.dtype).tiny).log_().mul_(self._scale)
+        n = _solve(m, self._g2, self._steps)
+        return fade_zero_(normal_exp_(n.mul_(self._g1)), image, m)
 
 
 class _Root(torch.autograd.Function):
@@ -108,28 +121,28 @@ def _plain_steps(g2_range: tuple[float, float], dtype: torch.dtype) -> int | Non
 def _solve(m: Tensor, g2: Tensor, steps: int | None) -> Tensor:
     """Solve n (1 - a e^n) = m <= 0, a = 1 - g2, for n by Halley's method in the bracket between m and m / g2.
 
-    Written into seven buffers, so that a strip of an image stays in a CPU's cache.
+    Written into six buffers, so that a strip of an image stays in a CPU's cache.
     """
-    n, low, high, e, residual, slope, denominator = (torch.empty_like(m) for _ in range(7))
+    n, low, high, e, residual, slope = (torch.empty_like(m) for _ in range(6))
     a = 1 - g2
     torch.div(m, g2, out=e)
     torch.minimum(m, e, out=low)
     torch.maximum(m, e, out=high)
-    torch.sub(g2, m, out=n).mul_(m).div_(torch.sub(g2 * g2, m, out=denominator))
+    torch.sub(g2, m, out=n).mul_(m).div_(torch.sub(g2 * g2, m, out=e))
     for _ in range(steps or _SHRINKING_STEPS):
         torch.clamp(n, min=LOG_NEGLIGIBLE, out=e).exp_().mul_(a)
         torch.addcmul(n, n, e, value=-1, out=residual).sub_(m)
         if steps is None:
             low, high = torch.where(residual > 0, low, n), torch.where(residual > 0, n, high)
-        torch.add(n, 1, out=slope).mul_(e)  # e (1 + n), which is 1 - f'
+        torch.addcmul(e, e, n, out=slope)  # e (1 + n), which is 1 - f'
         e.add_(slope)  # e (2 + n), which is -f''
         slope.sub_(1)
-        # n -= 2 f f' / (2 f'^2 - f f'')
-        torch.mul(slope, slope, out=denominator).addcmul_(residual, e, value=0.5)
+        # Halley's step, -f / (f' - f f'' / (2 f')), with -f' and -f'' in place of both.
+        slope.addcmul_(residual, e.div_(slope), value=0.5)
         if steps is None:
-            new = n.addcdiv(residual.mul_(slope), denominator)
+            new = n + residual / slope
             # Bisection where the step leaves the bracket (or, flat as the curve is there, is not a number).
             n = torch.where((new >= low) & (new <= high), new, 0.5 * (low + high))
         else:
-            n.addcdiv_(residual.mul_(slope), denominator).clamp_(low, high)
+            n.addcdiv_(residual, slope).clamp_(low, high)
     return n

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from semiisp_plugin.isp import curve8, strips
 from semiisp_plugin.isp import functions as fn
-from semiisp_plugin.isp.gamma_inverse import gamma_tone_map_inverse
+from semiisp_plugin.isp.gamma_inverse import GammaInverse
 from semiisp_plugin.isp.paper_lut import paper_lut
 from semiisp_plugin.isp.parameters import ISPSpec
-from semiisp_plugin.isp.tone_inverse import inverse_tone_map_inverse
+from semiisp_plugin.isp.tone_inverse import ToneInverse
 
 _Parameters = Mapping[str, Mapping[str, Tensor]]
+_Bound = Callable[[Tensor], Tensor]
+_Binding = Callable[[Mapping[str, Tensor]], _Bound]
 
 BACKENDS = ("exact", "curve8", "paper_lut")
 _RANGES_GM = ("g1", "g2", "k")
@@ -97,9 +99,10 @@ class InvertibleISP:
         maps = self._maps(parameters, image)
         if not strips.worth_it(image, parameters):
             return self._forward(image, maps.whole()).to(dtype)
+        image = image.contiguous()
         out = torch.empty(image.shape, dtype=dtype)
         for rows, p in maps.strips(strips.rows_of(image)):
-            out[:, :, rows] = self._forward(image[:, :, rows].contiguous(), p)
+            out[:, :, rows] = self._forward(image[:, :, rows], p)
         return out
 
     def _forward(self, image: Tensor, p: _Parameters) -> Tensor:
@@ -147,76 +150,93 @@ class InvertibleISP:
             result = self._inverse_curve8(image, parameters, clamp)
         else:
             maps = self._maps(parameters, image)
-            gamma, tone = self._exact() if backend == "exact" else self._tables()
+            invert_gamma, invert_tone = self._exact() if backend == "exact" else self._tables()
 
-            def curves(strip: Tensor, p: _Parameters) -> Tensor:
-                if strip.dtype == torch.uint8:
-                    strip = strip.to(parameters.dtype) / 255
-                return self._inverse_curves(strip, p, gamma)
+            def bind(p: _Parameters) -> _Bound:
+                return self._bind_curves(p, invert_gamma, parameters.dtype)
 
             go_by_strips = strips.worth_it(image, parameters) and backend == "exact"
-            result = self._inverse(image, parameters, maps, curves, tone, clamp, go_by_strips)
+            result = self._inverse(image, parameters, maps, bind, invert_tone, clamp, go_by_strips)
         return InverseResult(result.image.to(dtype), result.clipped)
 
-    def _exact(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-        def gamma(image: Tensor, **p: Tensor) -> Tensor:
-            return gamma_tone_map_inverse(image, **p, g2_range=self._g2_range)
+    # Parameters are bound first and images given then: without a grid they are the same for all strips of an image.
 
-        def tone(image: Tensor, **p: Tensor) -> Tensor:
-            return inverse_tone_map_inverse(image, **p, sign=self.spec.it_sign)
+    def _exact(self) -> tuple[_Binding, _Binding]:
+        def invert_gamma(p: Mapping[str, Tensor]) -> _Bound:
+            return GammaInverse(**p, g2_range=self._g2_range)
 
-        return gamma, tone
+        def invert_tone(p: Mapping[str, Tensor]) -> _Bound:
+            return ToneInverse(**p, sign=self.spec.it_sign)
 
-    def _tables(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+        return invert_gamma, invert_tone
+
+    def _tables(self) -> tuple[_Binding, _Binding]:
         cache_dir = None if self.lut.cache_dir is None else os.fspath(self.lut.cache_dir)
 
-        def gamma(image: Tensor, g1: Tensor, g2: Tensor, k: Tensor) -> Tensor:
+        def invert_gamma(p: Mapping[str, Tensor]) -> _Bound:
             table = paper_lut("gamma_tone_map", self._gamma_ranges, self.lut.sizes, 1, cache_dir)
-            return table(image, g1, g2, k)
+            return lambda image: table(image, p["g1"], p["g2"], p["k"])
 
-        def tone(image: Tensor, g3: Tensor, g4: Tensor, k2: Tensor) -> Tensor:
+        def invert_tone(p: Mapping[str, Tensor]) -> _Bound:
             sign = self.spec.it_sign
             table = paper_lut("inverse_tone_map", self._tone_ranges, self.lut.sizes, sign, cache_dir)
-            return table(image, g3, g4, k2)
+            return lambda image: table(image, p["g3"], p["g4"], p["k2"])
 
-        return gamma, tone
+        return invert_gamma, invert_tone
 
-    def _inverse_curves(self, image: Tensor, p: _Parameters, gamma: Callable[..., Tensor]) -> Tensor:
-        image = fn.contrast_stretch_inverse(image, **p["cs"])
-        image = gamma(image, **p["gm"])
-        return fn.contrast_stretch_inverse(image, **p["ga"])
+    def _bind_curves(self, p: _Parameters, invert_gamma: _Binding, dtype: torch.dtype) -> _Bound:
+        """f_GA^-1 o f_GM^-1 o f_CS^-1."""
+        gamma = invert_gamma(p["gm"])
+
+        def curves(image: Tensor) -> Tensor:
+            if image.dtype == torch.uint8:
+                image = image.to(dtype) / 255
+            return fn.contrast_stretch_inverse(gamma(fn.contrast_stretch_inverse(image, **p["cs"])), **p["ga"])
+
+        return curves
+
+    def _bind_inverse(
+        self, p: _Parameters, curves: _Bound, invert_tone: _Binding, clamp: bool
+    ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """The per-channel functions by ``curves``, then colour correction, clamp and inverse tone mapping.
+
+        Returns the image and, by image of the batch, how many values were outside [0, 1].
+        """
+        colours = fn.ColourInverse(p["cc"]["o"], p["cc"]["gain"], self.spec.base_matrix)
+        tone = invert_tone(p["it"]) if self.spec.inverse_tone_mapping else None
+
+        def chain(image: Tensor) -> tuple[Tensor, Tensor]:
+            raw = colours(curves(image))
+            clamped = raw.clamp(0, 1)
+            outside = _count_different(raw.detach(), clamped.detach())
+            if tone is not None:
+                clamped = tone(clamped)
+            return (clamped if clamp else raw), outside
+
+        return chain
 
     def _inverse(
         self,
         image: Tensor,
         parameters: Tensor,
         maps: strips.ParameterMaps,
-        curves: Callable[[Tensor, _Parameters], Tensor],
-        tone: Callable[..., Tensor],
+        bind_curves: Callable[[_Parameters], _Bound],
+        invert_tone: _Binding,
         clamp: bool,
         go_by_strips: bool,
     ) -> InverseResult:
-        """The per-channel functions by ``curves``, then colour correction, clamp and inverse tone mapping."""
-
-        def chain(strip: Tensor, p: _Parameters, colours: fn.ColourInverse) -> tuple[Tensor, Tensor]:
-            raw = colours(curves(strip, p))
-            clamped = raw.clamp(0, 1)
-            outside = _count_different(raw.detach(), clamped.detach())
-            if self.spec.inverse_tone_mapping:
-                clamped = tone(clamped, **p["it"])
-            return (clamped if clamp else raw), outside
-
         if not go_by_strips:
             p = maps.whole()
-            result, outside = chain(image, p, self._inverse_colours(p))
+            result, outside = self._bind_inverse(p, bind_curves(p), invert_tone, clamp)(image)
         else:
+            image = image.contiguous()
             result = torch.empty(image.shape, dtype=parameters.dtype)
             outside = torch.zeros(len(image), dtype=parameters.dtype)
             before: _Parameters | None = None
             for rows, p in maps.strips(strips.rows_of(image)):
-                if p is not before:  # without a grid they are the same for all strips
-                    colours, before = self._inverse_colours(p), p
-                result[:, :, rows], count = chain(image[:, :, rows].contiguous(), p, colours)
+                if p is not before:
+                    chain, before = self._bind_inverse(p, bind_curves(p), invert_tone, clamp), p
+                result[:, :, rows], count = chain(image[:, :, rows])
                 outside += count
         return InverseResult(result, outside / image[0].numel())
 
@@ -231,13 +251,14 @@ class InvertibleISP:
         if go_by_strips and not self.spec.inverse_tone_mapping and curve8.compiled() is not None:
             return self._inverse_compiled(image, parameters, clamp)
         maps = self._maps(parameters, image)
-        gamma, tone = self._exact()
-        table = self._inverse_curves(curve8.levels(len(image), parameters), maps.whole(), gamma).flatten(2)
+        invert_gamma, invert_tone = self._exact()
+        curves = self._bind_curves(maps.whole(), invert_gamma, parameters.dtype)
+        table = curves(curve8.levels(len(image), parameters)).flatten(2)
 
-        def curves(strip: Tensor, _: _Parameters) -> Tensor:
-            return curve8.look_up(strip, table)
+        def bind(_: _Parameters) -> _Bound:
+            return lambda strip: curve8.look_up(strip, table)
 
-        return self._inverse(image, parameters, maps, curves, tone, clamp, go_by_strips)
+        return self._inverse(image, parameters, maps, bind, invert_tone, clamp, go_by_strips)
 
     def _inverse_compiled(self, image: Tensor, parameters: Tensor, clamp: bool) -> InverseResult:
         """`_inverse_curve8` in one pass over the image."""
@@ -255,9 +276,6 @@ class InvertibleISP:
             count = invert(pixels.reshape(-1, 3), p["ga"], p["gm"], p["cs"], np.array(matrix), steps, clamp, target)
             outside.append(count / target.size)
         return InverseResult(out, torch.tensor(outside, dtype=parameters.dtype))
-
-    def _inverse_colours(self, p: _Parameters) -> fn.ColourInverse:
-        return fn.ColourInverse(p["cc"]["o"], p["cc"]["gain"], self.spec.base_matrix)
 
     def _maps(self, parameters: Tensor, image: Tensor) -> strips.ParameterMaps:
         self._check(parameters, image)

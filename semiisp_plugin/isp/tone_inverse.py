@@ -45,16 +45,29 @@ def inverse_tone_map_inverse(image: Tensor, g3: Tensor, g4: Tensor, k2: Tensor, 
     Returns:
         ``(N, 3, H, W)`` in [0, 1], 0 where ``image`` is 0, of the image's type.
     """
-    dtype = image.dtype
-    image, g3, g4, k2 = in_full_precision(image, g3, g4, k2)
-    scale = tone_scale(g3, g4, k2, sign)
-    if needs_gradient(image, g3, g4, scale):
-        n = _Root.apply(scale * safe_log(image), g3, g4, sign)
-        return zero_stays_zero(n.exp(), image).to(dtype)
-    # The same in place: on a CPU the time goes into memory that is touched, not into arithmetic.
-    m = image.clamp_min(torch.finfo(image.dtype).tiny).log_().mul_(scale)
-    n = _solve(m, g3, g4, sign)
-    return fade_zero_(normal_exp_(n), image, m).to(dtype)
+    full, g3, g4, k2 = in_full_precision(image, g3, g4, k2)
+    return ToneInverse(g3, g4, k2, sign)(full).to(image.dtype)
+
+
+class ToneInverse:
+    """`inverse_tone_map_inverse` with given parameters, for one image (or strip of one) after the other.
+
+    All of float32 or all of float64.
+    """
+
+    def __init__(self, g3: Tensor, g4: Tensor, k2: Tensor, sign: int = 1) -> None:
+        self._g3, self._g4, self._sign = g3, g4, sign
+        self._scale = tone_scale(g3, g4, k2, sign)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` in [0, 1] to the same."""
+        if needs_gradient(image, self._g3, self._g4, self._scale):
+            n = _Root.apply(self._scale * safe_log(image), self._g3, self._g4, self._sign)
+            return zero_stays_zero(n.exp(), image)
+        # The same in place: on a CPU the time goes into memory that is touched, not into arithmetic.
+        m = image.clamp_min(torch.finfo(image.dtype).tiny).log_().mul_(self._scale)
+        n = _solve(m, self._g3, self._g4, self._sign)
+        return fade_zero_(normal_exp_(n), image, m)
 
 
 class _Root(torch.autograd.Function):

@@ -176,7 +176,7 @@ def test_black_pixels_do_not_slow_a_processor_down():
             def __torch_dispatch__(self, function, types, args=(), kwargs=None, seen=seen):
                 out = function(*args, **(kwargs or {}))
                 written = "empty" not in str(function)
-                    if written and isinstance(out, torch.Tensor) and out.is_floating_point() and out.numel() >= 48:
+                if written and isinstance(out, torch.Tensor) and out.is_floating_point() and out.numel() >= 48:
                     size = out.abs()
                     if ((size > 0) & (size < torch.finfo(out.dtype).tiny)).any():
                         seen.append(str(function))
