@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--short_side", type=int, metavar="PIXELS", help="shrink longer short sides to this (default: keep)")
     add("--sets", choices=["auto", "global", "local"], help="sets of the last step (default: auto, by pairs)")
     add("--update_quality", action=argparse.BooleanOptionalAction, help="steps 1 and 2 (default: yes)")
+    add("--inverse", choices=["exact", "paper_lut"], help="of the ISP (default: exact)")
     add("--png_compression", type=int, metavar="LEVEL", help="zlib level, 0 to 9 (default: 1)")
     add("--num_gpu", type=gpu_count, metavar="N", help="0 for the CPU, 1, or auto (default)")
     return parser

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -20,6 +21,7 @@ import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from semiisp_plugin.data.image_io import read_image, to_tensor, write_image
@@ -36,7 +38,7 @@ from semiisp_plugin.simulation.photographs import load_photographs
 
 SETS = 12
 COLUMNS = 4
-CELL_WIDTH = 240
+CELL_WIDTH = 204
 DIFFERENCE_GAIN = 4
 NO_F_ISP = """--f_isp is missing: the parameter sets are those of a trained f_ISP. The demo leaves one in a few minutes:
     basicsr demo
@@ -58,7 +60,6 @@ PATCHES = (  # linear light
     (0.22, 0.22, 0.22),
     (0.50, 0.50, 0.50),
 )
-OFF_DIAGONALS = ("rg", "rb", "gr", "gb", "br", "bg")
 INK = "#222222"
 
 
@@ -68,7 +69,7 @@ class Panel:
 
     parameter: str
     title: str
-    others: dict[str, float]
+    others: str
 
 
 @dataclass(frozen=True)
@@ -90,20 +91,20 @@ ROWS = (
         inverse_tone_map_inverse,
         (
             # g4 = 0 and g3 = 1 would hide what the others do.
-            Panel("g3", "g3: exponent, darkens above 1", {"g4": 0.02, "k2": 0.5}),
-            Panel("g4", "g4: exponent grows with brightness", {"g3": 2.5, "k2": 0.5}),
-            Panel("k2", "k2: brightness where the exponent is g3", {"g3": 2.5, "g4": 3.0}),
+            Panel("g3", "g3: exponent, darkens above 1", "g4 = 0.02, k2 = 0.5"),
+            Panel("g4", "g4: exponent grows with brightness", "g3 = 2.5, k2 = 0.5"),
+            Panel("k2", "k2: brightness where the exponent is g3", "g3 = 2.5, g4 = 3"),
         ),
     ),
     Row(
         "cc",
-        "Colour correction (cc): mixes red, green and blue, on linear colours (shown sRGB-encoded)",
+        "Colour correction (cc): gains, then mixing; × marks what leaves [0, 1] and is clipped",
         fn.colour_correction,
         fn.colour_correction_inverse,
         (
-            Panel("gain", "gain of red", {"o": 0.0}),
-            Panel("o", "rg: green mixed into red", {"gain": 1.0}),
-            Panel("o", "all six off-diagonals alike", {"gain": 1.0}),
+            Panel("gain", "gain of red", "no mixing"),
+            Panel("rg", "rg: green mixed into red", "gains 1"),
+            Panel("o", "all six off-diagonals alike", "gains 1"),
         ),
     ),
     Row(
@@ -112,9 +113,9 @@ ROWS = (
         fn.contrast_stretch,
         fn.contrast_stretch_inverse,
         (
-            Panel("x", "x: where the window lies", {"w": 0.2, "h": 0.6}),
-            Panel("w", "w: width of the window", {"x": 0.1, "h": 0.7}),
-            Panel("h", "h: height it is stretched to", {"x": 0.1, "w": 0.3}),
+            Panel("x", "x: where the window lies", "w = 0.2, h = 0.6"),
+            Panel("w", "w: width of the window", "x = 0.1, h = 0.7"),
+            Panel("h", "h: height it is stretched to", "x = 0.1, w = 0.3"),
         ),
     ),
     Row(
@@ -124,9 +125,9 @@ ROWS = (
         gamma_tone_map_inverse,
         (
             # g2 = 1 is a plain gamma, in which k has no say.
-            Panel("g1", "g1: gamma, brightens above 1", {"g2": 1.0, "k": 0.5}),
-            Panel("g2", "g2: bend towards white", {"g1": 2.2, "k": 0.5}),
-            Panel("k", "k: brightness where gamma is g1", {"g1": 2.2, "g2": 0.2}),
+            Panel("g1", "g1: gamma, brightens above 1", "g2 = 1, k = 0.5"),
+            Panel("g2", "g2: bend towards white", "g1 = 2.2, k = 0.5"),
+            Panel("k", "k: brightness where gamma is g1", "g1 = 2.2, g2 = 0.2"),
         ),
     ),
     Row(
@@ -135,9 +136,9 @@ ROWS = (
         fn.contrast_stretch,
         fn.contrast_stretch_inverse,
         (
-            Panel("x", "x: where the window lies", {"w": 0.7, "h": 0.3}),
-            Panel("w", "w: width of the window", {"x": 0.5, "h": 0.5}),
-            Panel("h", "h: height it is stretched to", {"x": 0.5, "w": 0.5}),
+            Panel("x", "x: where the window lies", "w = 0.7, h = 0.3"),
+            Panel("w", "w: width of the window", "x = 0.5, h = 0.5"),
+            Panel("h", "h: height it is stretched to", "x = 0.5, w = 0.5"),
         ),
     ),
 )
@@ -152,8 +153,10 @@ def sweep(spec: ISPSpec, function: str, parameter: str) -> list[float]:
 def draw_functions(path: Path) -> None:
     """A row of panels a function, a pair of panels a parameter: forward and back."""
     spec = ISPSpec(inverse_tone_mapping=True)
-    width, row_height, top, side, left, pitch, gap = 9.6, 2.62, 0.62, 1.3, 0.45, 3.07, 0.17
-    height = top + row_height * len(ROWS)
+    # In inches, from the top left corner.
+    width, top, side, left, pitch, gap = 9.6, 0.72, 1.3, 0.47, 3.09, 0.12
+    row_heights = [2.35 if row.name == "cc" else 2.62 for row in ROWS]
+    height = top + sum(row_heights)
     figure = Figure(figsize=(width, height), dpi=120, facecolor="white")
 
     def axes_at(x: float, y: float) -> Axes:
@@ -162,80 +165,81 @@ def draw_functions(path: Path) -> None:
     def text_at(x: float, y: float, text: str, size: float, **style: str) -> None:
         figure.text(x / width, 1 - y / height, text, fontsize=size, color=INK, va="top", **style)
 
-    text_at(0.12, 0.1, "What each parameter of the ISP does, in the order of the functions", 13, fontweight="bold")
-    note = "Left of each pair: forward, from an input to the picture. Right: back. One line, or one line of patches, a value."
-    text_at(0.12, 0.36, note, 9)
-    for r, row in enumerate(ROWS):
-        y = top + r * row_height
+    text_at(0.12, 0.1, "What each parameter of the ISP does", 13, fontweight="bold")
+    note = (
+        "The functions in their order. Left of a pair: forward; right: back. A line, or a line of patches, is a value."
+    )
+    text_at(0.12, 0.4, note, 9)
+    for number, row in enumerate(ROWS):
+        y = top + sum(row_heights[:number])
         text_at(0.12, y + 0.08, row.title, 10.5, fontweight="bold")
         for c, panel in enumerate(row.panels):
             x = left + c * pitch
-            values = sweep(spec, row.name, panel.parameter)
             middle = x + side + gap / 2
-            text_at(middle, y + 0.36, panel.title, 8.5, ha="center")
-            fixed = ", ".join(f"{name} = {value:g}" for name, value in panel.others.items() if row.name != "cc")
-            text_at(middle, y + 0.53, f"({fixed})" if fixed else "(everything else neutral)", 7.5, ha="center")
-            pair = axes_at(x, y + 0.74), axes_at(x + side + gap, y + 0.74)
+            text_at(middle, y + 0.37, panel.title, 8.5, ha="center")
+            text_at(middle, y + 0.54, f"({panel.others})", 7.5, ha="center")
+            pair = axes_at(x, y + 0.76), axes_at(x + side + gap, y + 0.76)
             if row.name == "cc":
-                draw_patches(pair, row, panel, values)
+                draw_patches(pair, panel.parameter, sweep(spec, "cc", "gain" if panel.parameter == "gain" else "o"))
             else:
-                draw_curves(pair, row, panel, values)
+                draw_curves(pair, row, panel, sweep(spec, row.name, panel.parameter))
+    # 256 colours are plenty and make the file a third as large.
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    Image.open(buffer).convert("RGB").quantize(256).save(path, optimize=True)
 
 
 def draw_curves(pair: tuple[Axes, Axes], row: Row, panel: Panel, values: Sequence[float]) -> None:
     levels = torch.linspace(0, 1, 257, dtype=torch.float64)
     colours = colormaps["plasma"](np.linspace(0, 0.85, len(values)))
-    for axes, function, labels in zip(
-        pair, (row.forward, row.inverse), (("forward: input", "output"), ("back: output", "input")), strict=True
-    ):
+    others = {name: float(value) for name, value in (part.split(" = ") for part in panel.others.split(", "))}
+    ways = ((row.forward, "forward: input → output"), (row.inverse, "back: output → input"))
+    for axes, (function, label) in zip(pair, ways, strict=True):
         axes.plot([0, 1], [0, 1], color="#cccccc", lw=0.8, zorder=0)
         for value, colour in zip(values, colours, strict=True):
-            parameters = {
-                name: levels.new_tensor(v).reshape(1, 1, 1, 1)
-                for name, v in {**panel.others, panel.parameter: value}.items()
-            }
-            curve = function(levels.reshape(1, 1, 1, -1), **parameters).flatten()
+            parameters = {**others, panel.parameter: value}
+            shaped = {name: levels.new_tensor(v).reshape(1, 1, 1, 1) for name, v in parameters.items()}
+            curve = function(levels.reshape(1, 1, 1, -1), **shaped).flatten()
             axes.plot(levels.numpy(), curve.numpy(), color=colour, lw=1.4, label=f"{value:.2g}")
-        ticks = ([0, 0.5, 1], ["0", ".5", "1"])
         axes.set(xlim=(0, 1), ylim=(0, 1))
-        axes.set_xticks(*ticks)
-        axes.set_yticks(*ticks)
-        axes.set_xlabel(labels[0], fontsize=7.5, color=INK, labelpad=1)
-        axes.set_ylabel(labels[1], fontsize=7.5, color=INK, labelpad=0)
+        axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        # Or the 1 of the left panel would meet the 0 of the right one.
+        for text, alignment in zip(axes.get_xticklabels(), ("left", "center", "right"), strict=True):
+            text.set_horizontalalignment(alignment)
+        axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"] if axes is pair[0] else [])
+        axes.set_xlabel(label, fontsize=7.5, color=INK, labelpad=1)
         axes.tick_params(labelsize=7, length=2, pad=2, colors=INK)
     handles, names = pair[0].get_legend_handles_labels()
     pair[0].legend(
         handles,
         names,
-        title=f"{panel.parameter} =",
         loc="upper center",
-        bbox_to_anchor=(1.07, -0.24),
+        bbox_to_anchor=(1.05, -0.2),
         ncols=len(values),
         fontsize=7.5,
-        title_fontsize=7.5,
         frameon=False,
-        handlelength=1,
+        handlelength=1.2,
         handletextpad=0.4,
-        columnspacing=0.9,
+        columnspacing=1,
     )
 
 
-def draw_patches(pair: tuple[Axes, Axes], row: Row, panel: Panel, values: Sequence[float]) -> None:
+def draw_patches(pair: tuple[Axes, Axes], parameter: str, values: Sequence[float]) -> None:
     """Patches under one parameter, a row a value; a cross where a value leaves [0, 1] and is clamped."""
     patches = torch.tensor(PATCHES, dtype=torch.float64).T.reshape(1, 3, 1, -1)
-    for axes, function, label in zip(pair, (row.forward, row.inverse), ("forward", "back"), strict=True):
+    if parameter == "o":
+        # At the ends of the domain all six together make a matrix that is all but singular: grey becomes black.
+        values = [0.6 * value for value in values]
+    ways = ((fn.colour_correction, "forward"), (fn.colour_correction_inverse, "back"))
+    for axes, (function, label) in zip(pair, ways, strict=True):
         lines = []
         for value in values:
-            gain = patches.new_ones(1, 3, 1, 1)
-            off_diagonal = patches.new_zeros(1, 6, 1, 1)
-            if panel.parameter == "gain":
+            gain, off_diagonal = patches.new_ones(1, 3, 1, 1), patches.new_zeros(1, 6, 1, 1)
+            if parameter == "gain":
                 gain[:, 0] = value
             else:
-                # At the ends of the domain the matrix of all six together is all but singular: grey becomes black.
-                together = "all" in panel.title
-                off_diagonal[:, : 6 if together else 1] = value
+                off_diagonal[:, : 6 if parameter == "o" else 1] = value
             lines.append(function(patches, off_diagonal, gain, IDENTITY)[0, :, 0])
         colours = torch.stack(lines, 1).permute(1, 2, 0)
         axes.imshow(linear_to_srgb(colours.clamp(0, 1)).numpy(), aspect="auto", interpolation="nearest")
@@ -244,7 +248,7 @@ def draw_patches(pair: tuple[Axes, Axes], row: Row, panel: Panel, values: Sequen
             axes.plot(column, line, "x", color="black", ms=4, mew=0.8)
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.set_xlabel(label, fontsize=7.5, color=INK, labelpad=2)
+        axes.set_xlabel(label, fontsize=7.5, color=INK, labelpad=3)
         axes.tick_params(labelsize=7, length=0, pad=2, colors=INK)
     pair[0].set_yticks(range(len(values)), [f"{value:.2g}" for value in values])
 
@@ -290,8 +294,8 @@ def table(trip: RoundTrip) -> str:
         rows.append(
             {
                 "set": i + 1,
-                "clipped values": f"{trip.clipped[i]:6.2%}",
-                "clipped pixels": f"{1 - kept.double().mean():6.2%}",
+                "clipped values (%)": 100 * trip.clipped[i].item(),
+                "pixels (%)": 100 * (1 - kept.double().mean().item()),
                 **{
                     f"{what}, {where}": f"{statistic(chosen):.1e}" if chosen.numel() else None
                     for where, chosen in (("others", errors[kept]), ("all", errors))
@@ -302,23 +306,39 @@ def table(trip: RoundTrip) -> str:
     return text_table(rows)
 
 
+def verdict(errors: Tensor) -> str:
+    """How far the photograph is off; below half a level of 8 bits it is the same."""
+    largest = errors.max().item()
+    if largest < 0.5 / 255:
+        return f"same to {np.format_float_positional(100 * largest, 2, fractional=False, trim='-')}%"
+    return f"off by {errors.mean():.1%}, max {largest:.0%}"
+
+
 def draw_sets(path: Path, photograph: Tensor, trip: RoundTrip, spec: ISPSpec, title: str) -> None:
-    """The photograph, then three rows for every few sets: the inputs, the photograph again, and what was lost."""
-    show = (lambda image: image) if spec.inverse_tone_mapping else linear_to_srgb
-    rows: list[list[Picture | None]] = [[photograph]]
-    captions: list[list[str | None]] = [["the photograph"]]
+    """The photograph, then for every few sets: the inputs, the photograph again, and what was lost, if one sees it."""
+
+    def shown(image: Tensor) -> Tensor:
+        return image if spec.inverse_tone_mapping else linear_to_srgb(image)
+
+    nothing = torch.ones_like(photograph)
+    lost = DIFFERENCE_GAIN * trip.errors
+    visible = lost.max() > 0.02
+    rows: list[list[Picture | None]] = [[photograph] + [nothing] * (COLUMNS - 1)]
+    captions: list[list[str | None]] = [["the photograph"] + [None] * (COLUMNS - 1)]
     titles = [""]
-    for start in range(0, len(trip.inputs), COLUMNS):
-        several = range(start, min(start + COLUMNS, len(trip.inputs)))
-        rows.append([show(trip.inputs[i]) for i in several])
+    for start in range(0, SETS, COLUMNS):
+        several = range(start, min(start + COLUMNS, SETS))
+        rows.append([shown(trip.inputs[i]) for i in several])
         captions.append([f"set {i + 1}: {trip.clipped[i]:.1%} clipped" for i in several])
         rows.append([trip.again[i] for i in several])
-        captions.append([f"error {trip.errors[i].mean():.4f}, max {trip.errors[i].max():.2f}" for i in several])
-        rows.append([1 - (DIFFERENCE_GAIN * trip.errors[i]).clamp(0, 1).expand(3, -1, -1) for i in several])
-        captions.append([None for _ in several])
-        titles += ["back", "forward", "lost"]
-    grid = draw_grid(rows, row_titles=titles, captions=captions, title=title, cell_width=CELL_WIDTH, font_size=17)
-    write_image(path, grid, jpeg_quality=85)
+        captions.append([verdict(trip.errors[i]) for i in several])
+        titles += ["back", "forward"]
+        if visible:
+            rows.append([1 - lost[i].clamp(0, 1).expand(3, -1, -1) for i in several])
+            captions.append([None for _ in several])
+            titles.append(f"lost ×{DIFFERENCE_GAIN}")
+    grid = draw_grid(rows, row_titles=titles, captions=captions, title=title, cell_width=CELL_WIDTH, font_size=15)
+    write_image(path, grid, jpeg_quality=75)
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -343,8 +363,8 @@ def read_small(path: str | None) -> Tensor:
 
 def describe(bank: ParameterBank, n_pairs: int) -> str:
     if bank.spec.inverse_tone_mapping:
-        return f"{SETS} of {len(bank)} sets of an f_ISP trained on {n_pairs} pairs for image enhancement"
-    return f"{SETS} of {len(bank)} sets of an f_ISP trained on {n_pairs} RAW pairs (RAW shown sRGB-encoded)"
+        return f"{SETS} of {len(bank)} parameter sets of an f_ISP for image enhancement, trained on {n_pairs} pairs"
+    return f"{SETS} of {len(bank)} parameter sets of an f_ISP for RAW, trained on {n_pairs} pairs"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -363,8 +383,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         draw_sets(out / "isp_twelve_sets.jpg", photograph, trip, bank.spec, describe(bank, n_pairs))
     except (ValueError, OSError) as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
-    print(f"{describe(bank, n_pairs)}, drawn with seed {args.seed}.")
-    print("Errors are those of the photograph after back and forward, 1 = white; 'others': pixels that were not clipped.\n")
+    print(f"{describe(bank, n_pairs)}, drawn with seed {args.seed}. Errors of the photograph after back and forward,")
+    print("the largest of the three channels, 1 = white; 'others' are the pixels of which no value was clipped.\n")
     print(table(trip))
     print(f"Pictures: {out / 'isp_functions.png'}, {out / 'isp_twelve_sets.jpg'}")
 

@@ -191,6 +191,7 @@ class PseudoOptions(_Strict):
         sets: ``global`` whole sets or ``local`` sets drawn per function for step 3; ``auto`` decides by the number of
             pairs f_ISP was trained on, as the paper does (local from 1,000 on).
         update_quality: False skips steps 1 and 2 (ablation of Table 2).
+        inverse: ``exact``, or ``paper_lut`` for the paper's interpolated tables (Sec. A.2), to compare with.
         png_compression: zlib level of the stored PNGs, 0 to 9.
         num_gpu: 0 for the CPU, ``auto`` or 1 for a GPU.
     """
@@ -204,6 +205,7 @@ class PseudoOptions(_Strict):
     short_side: Annotated[int, msgspec.Meta(ge=32)] | None = None
     sets: Literal["auto", "global", "local"] = "auto"
     update_quality: bool = True
+    inverse: Literal["exact", "paper_lut"] = "exact"
     png_compression: int = 1
     num_gpu: int | Literal["auto"] = "auto"
 

@@ -84,7 +84,7 @@ def test_imports_are_found():
     seen = {(i.importer, i.imported) for i in IMPORTS}
     assert (f"{PACKAGE}.toolbox", "basicsr") in seen
     assert (f"{PACKAGE}.cli", f"{PACKAGE}.options") in seen
-    assert (f"{PACKAGE}.isp.pipeline", "torch.nn.functional") in seen
+    assert (f"{PACKAGE}.isp.strips", "torch.nn.functional") in seen
     lazy = next(i for i in IMPORTS if i.importer == f"{PACKAGE}.toolbox" and i.imported == f"{PACKAGE}.data.lmdb_io")
     assert lazy.when_called
 
@@ -115,16 +115,32 @@ def test_basicsr_is_not_imported_by_name():
                 assert "sys.modules" not in ast.unparse(node.value), f"{path}:{node.lineno}"
 
 
-def test_isp_is_pure_torch():
-    allowed = {"torch", *sys.stdlib_module_names}
+# Where the mathematics is done by others: arrays for the compiled path, SciPy and CuPy for the paper's table.
+BESIDE_TORCH = {
+    "isp.strips": {"numpy"},
+    "isp.pipeline": {"numpy"},
+    "isp.curve8_numba": {"numpy", "numba"},
+    "isp.paper_lut": {"numpy", "scipy", "cupy", "cupyx"},
+}
+
+
+def test_isp_is_mathematics_alone():
     strangers = [
         str(i)
         for i in IMPORTS
         if i.importer.startswith(f"{PACKAGE}.isp")
-        and i.imported.split(".")[0] not in allowed
-        and not i.imported.startswith(f"{PACKAGE}.isp.")
+        and i.imported.split(".")[0] not in {"torch", *sys.stdlib_module_names}
+        and i.imported.split(".")[0] not in BESIDE_TORCH.get(i.importer.removeprefix(f"{PACKAGE}."), ())
+        and not i.imported.startswith(f"{PACKAGE}.isp")
     ]
     assert not strangers
+
+
+def test_what_need_not_be_installed_is_imported_when_called():
+    optional = [i for i in IMPORTS if i.imported.split(".")[0] in ("cupy", "cupyx", "rawpy")]
+    optional += [i for i in IMPORTS if i.imported.startswith(f"{PACKAGE}.isp.curve8_numba")]
+    assert optional
+    assert all(i.when_called for i in optional)
 
 
 def test_imports_point_downwards():

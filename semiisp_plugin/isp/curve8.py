@@ -7,9 +7,9 @@ one pass over the image, if Numba is installed.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,11 +38,19 @@ def look_up(image: Tensor, curves: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def compiled() -> Callable[..., Any] | None:
+def compiled() -> Callable[..., int] | None:
     """`curve8_numba.invert`, or None without Numba."""
     try:
-        from semiisp_plugin.isp.curve8_numba import invert
+        from semiisp_plugin.isp import curve8_numba
     except ImportError:
         return None
-    invert_typed: Callable[..., Any] = invert
-    return invert_typed
+    except RuntimeError as error:  # no folder where compiled code can be kept
+        warnings.warn(
+            f"8-bit images are inverted without Numba, two to three times slower: {error}. Set NUMBA_CACHE_DIR to a "
+            f"folder that can be written.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    invert: Callable[..., int] = curve8_numba.invert
+    return invert

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 
+from semiisp_plugin.isp import PaperLUTSettings, ParameterBank
 from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.builder import BuildReport, build_pseudo_lmdb
 from semiisp_plugin.pseudo.f_isp import load_f_isp
@@ -16,13 +18,16 @@ from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 MANY_PAIRS = 1000  # Sec. 4.2: below, global sets for the whole ISP; from there on, local ones per function
 
 
-def make_generator(f_isp: str, sets: str = "auto", update_quality: bool = True) -> PseudoPairGenerator:
+def make_generator(
+    f_isp: str, sets: str = "auto", update_quality: bool = True, inverse: str = "exact"
+) -> PseudoPairGenerator:
     """The generator of a phase 1 checkpoint.
 
     Args:
         f_isp: ``f_isp_<iter>.pth``.
         sets: ``global``, ``local`` or ``auto`` (by the number of pairs).
         update_quality: See `PseudoPairGenerator`.
+        inverse: ``exact`` or ``paper_lut``, whose tables span what the banks hold.
     """
     network, banks, n_pairs = load_f_isp(f_isp)
     local = sets == "local" or (sets == "auto" and n_pairs >= MANY_PAIRS)
@@ -32,12 +37,35 @@ def make_generator(f_isp: str, sets: str = "auto", update_quality: bool = True) 
         banks["local"] if local else None,
         per_function=local,
         update_quality=update_quality,
+        backend="auto" if inverse == "exact" else inverse,
+        lut=_tables_for(banks.values()) if inverse == "paper_lut" else None,
     )
+
+
+def _tables_for(banks: Iterable[ParameterBank]) -> PaperLUTSettings:
+    """Tables as narrow as the sets allow: their error grows with the ranges."""
+    spans: dict[str, tuple[float, float]] = {}
+    for bank in banks:
+        if len(bank) == 0:
+            continue
+        for group in bank.spec.split(bank.sets).values():
+            for name, values in group.items():
+                low, high = float(values.min()), float(values.max())
+                before = spans.get(name, (low, high))
+                spans[name] = (min(low, before[0]), max(high, before[1]))
+    if not spans:
+        raise ValueError("The parameter banks are empty: train f_ISP first (phase 1).")
+
+    def ranges(names: Sequence[str]) -> tuple[tuple[float, float], ...] | None:
+        # A table has no range of zero width.
+        return tuple((spans[n][0] - 1e-6, spans[n][1] + 1e-6) for n in names) if names[0] in spans else None
+
+    return PaperLUTSettings(gamma_ranges=ranges(("g1", "g2", "k")), tone_ranges=ranges(("g3", "g4", "k2")))
 
 
 def run(options: PseudoOptions, *, resume: bool = False, progress: bool = True) -> BuildReport:
     """Build the pseudo pairs that the options describe and print a summary."""
-    generator = make_generator(options.f_isp, options.sets, options.update_quality)
+    generator = make_generator(options.f_isp, options.sets, options.update_quality, options.inverse)
     report = build_pseudo_lmdb(
         options.photographs,
         options.out,
@@ -53,6 +81,8 @@ def run(options: PseudoOptions, *, resume: bool = False, progress: bool = True) 
             "f_isp_sha256": hashlib.sha256(Path(options.f_isp).read_bytes()).hexdigest()[:16],
             "sets": options.sets,
             "update_quality": options.update_quality,
+            # An earlier build knew no other, and can be gone on with.
+            **({"inverse": options.inverse} if options.inverse != "exact" else {}),
         },
     )
     print(

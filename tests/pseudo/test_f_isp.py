@@ -69,6 +69,23 @@ def test_choice_of_the_sets_for_step_3(save, sets, n_pairs, local):
     assert MANY_PAIRS == 1000  # Sec. 4.2
 
 
+def test_tables_of_the_paper_span_what_the_banks_hold(save, parts):
+    """A pair by tables next to the same pair by the exact inverse."""
+    _, banks = parts
+    path = save(MANY_PAIRS)
+    table, exact = (make_generator(path, inverse=inverse) for inverse in ("paper_lut", "exact"))
+    ranges = table.isp.lut.gamma_ranges
+    for bank in banks.values():
+        gm = bank.spec.split(bank.sets)["gm"]
+        for (low, high), name in zip(ranges, ("g1", "g2", "k"), strict=True):
+            assert low < gm[name].min()
+            assert gm[name].max() < high
+    photograph = torch.randint(0, 256, (1, 3, 40, 48), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+    pairs = [g.generate_input(photograph, torch.Generator().manual_seed(1)) for g in (table, exact)]
+    difference = (pairs[0].input - pairs[1].input).abs()
+    assert 1e-6 < difference.mean() < 1e-2
+
+
 def test_other_checkpoints_are_refused(save, parts, tmp_path):
     network, _ = parts
     save_atomically({"params": network.state_dict()}, tmp_path / "net_g_latest.pth")
