@@ -155,6 +155,7 @@ def peak_memory_child(name: str, grid: str) -> None:
     """Run as a process of its own: bytes that the call needs beyond what was there, over the image's bytes."""
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
+    torch.manual_seed(0)
     image, parameters = torch.rand(1, 3, 480, 640), parameters_in_box(GRIDS[grid], 0)
     isp = InvertibleISP(ISPSpec(), LUT)
     small = parameters_in_box((1, 1), 0)
@@ -199,10 +200,11 @@ def peak_memory(name: str, grid: str, device: str, call: Callable[[], Any], imag
     # Freed memory goes back at once, so that the resident size tells what is in use.
     settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     command = [sys.executable, __file__, "--memory-of", name, grid]
-    done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return "?"
-    return f"{json.loads(done.stdout.splitlines()[-1]):.1f}"
+    extra = []
+    for _ in range(3):  # what happens to be free already is not seen
+        done = subprocess.run(command, env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True, check=True)
+        extra.append(json.loads(done.stdout.splitlines()[-1]))
+    return f"{max(extra):.1f}"
 
 
 def copy_seconds(image: Tensor, rounds: int, device: str) -> float:

@@ -69,7 +69,7 @@ class Panel:
 
     parameter: str
     title: str
-    others: str
+    others: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ ROWS = (
         inverse_tone_map_inverse,
         (
             # g4 = 0 and g3 = 1 would hide what the others do.
-            Panel("g3", "g3: exponent, darkens above 1", "g4 = 0.02, k2 = 0.5"),
-            Panel("g4", "g4: exponent grows with brightness", "g3 = 2.5, k2 = 0.5"),
-            Panel("k2", "k2: brightness where the exponent is g3", "g3 = 2.5, g4 = 3"),
+            Panel("g3", "g3: exponent, darkens above 1", {"g4": 0.02, "k2": 0.5}),
+            Panel("g4", "g4: exponent grows with brightness", {"g3": 2.5, "k2": 0.5}),
+            Panel("k2", "k2: brightness where the exponent is g3", {"g3": 2.5, "g4": 3.0}),
         ),
     ),
     Row(
@@ -102,9 +102,9 @@ ROWS = (
         fn.colour_correction,
         fn.colour_correction_inverse,
         (
-            Panel("gain", "gain of red", "no mixing"),
-            Panel("rg", "rg: green mixed into red", "gains 1"),
-            Panel("o", "all six off-diagonals alike", "gains 1"),
+            Panel("gain", "gain of red", {"o": 0.0}),
+            Panel("rg", "rg: green mixed into red", {"gain": 1.0}),
+            Panel("o", "all six off-diagonals alike", {"gain": 1.0}),
         ),
     ),
     Row(
@@ -113,9 +113,9 @@ ROWS = (
         fn.contrast_stretch,
         fn.contrast_stretch_inverse,
         (
-            Panel("x", "x: where the window lies", "w = 0.2, h = 0.6"),
-            Panel("w", "w: width of the window", "x = 0.1, h = 0.7"),
-            Panel("h", "h: height it is stretched to", "x = 0.1, w = 0.3"),
+            Panel("x", "x: where the window lies", {"w": 0.2, "h": 0.6}),
+            Panel("w", "w: width of the window", {"x": 0.1, "h": 0.7}),
+            Panel("h", "h: height it is stretched to", {"x": 0.1, "w": 0.3}),
         ),
     ),
     Row(
@@ -125,9 +125,9 @@ ROWS = (
         gamma_tone_map_inverse,
         (
             # g2 = 1 is a plain gamma, in which k has no say.
-            Panel("g1", "g1: gamma, brightens above 1", "g2 = 1, k = 0.5"),
-            Panel("g2", "g2: bend towards white", "g1 = 2.2, k = 0.5"),
-            Panel("k", "k: brightness where gamma is g1", "g1 = 2.2, g2 = 0.2"),
+            Panel("g1", "g1: gamma, brightens above 1", {"g2": 1.0, "k": 0.5}),
+            Panel("g2", "g2: bend towards white", {"g1": 2.2, "k": 0.5}),
+            Panel("k", "k: brightness where gamma is g1", {"g1": 2.2, "g2": 0.2}),
         ),
     ),
     Row(
@@ -136,9 +136,9 @@ ROWS = (
         fn.contrast_stretch,
         fn.contrast_stretch_inverse,
         (
-            Panel("x", "x: where the window lies", "w = 0.7, h = 0.3"),
-            Panel("w", "w: width of the window", "x = 0.5, h = 0.5"),
-            Panel("h", "h: height it is stretched to", "x = 0.5, w = 0.5"),
+            Panel("x", "x: where the window lies", {"w": 0.7, "h": 0.3}),
+            Panel("w", "w: width of the window", {"x": 0.5, "h": 0.5}),
+            Panel("h", "h: height it is stretched to", {"x": 0.5, "w": 0.5}),
         ),
     ),
 )
@@ -167,7 +167,7 @@ def draw_functions(path: Path) -> None:
 
     text_at(0.12, 0.1, "What each parameter of the ISP does", 13, fontweight="bold")
     note = (
-        "The functions in their order. Left of a pair: forward; right: back. A line, or a line of patches, is a value."
+        "The functions in their order. Left of a pair: forward; right: back. Every line or row of patches is a value."
     )
     text_at(0.12, 0.4, note, 9)
     for number, row in enumerate(ROWS):
@@ -177,7 +177,8 @@ def draw_functions(path: Path) -> None:
             x = left + c * pitch
             middle = x + side + gap / 2
             text_at(middle, y + 0.37, panel.title, 8.5, ha="center")
-            text_at(middle, y + 0.54, f"({panel.others})", 7.5, ha="center")
+            others = ", ".join(f"{name} = {value:g}" for name, value in panel.others.items())
+            text_at(middle, y + 0.54, f"({others})", 7.5, ha="center")
             pair = axes_at(x, y + 0.76), axes_at(x + side + gap, y + 0.76)
             if row.name == "cc":
                 draw_patches(pair, panel.parameter, sweep(spec, "cc", "gain" if panel.parameter == "gain" else "o"))
@@ -193,12 +194,11 @@ def draw_functions(path: Path) -> None:
 def draw_curves(pair: tuple[Axes, Axes], row: Row, panel: Panel, values: Sequence[float]) -> None:
     levels = torch.linspace(0, 1, 257, dtype=torch.float64)
     colours = colormaps["plasma"](np.linspace(0, 0.85, len(values)))
-    others = {name: float(value) for name, value in (part.split(" = ") for part in panel.others.split(", "))}
     ways = ((row.forward, "forward: input → output"), (row.inverse, "back: output → input"))
     for axes, (function, label) in zip(pair, ways, strict=True):
         axes.plot([0, 1], [0, 1], color="#cccccc", lw=0.8, zorder=0)
         for value, colour in zip(values, colours, strict=True):
-            parameters = {**others, panel.parameter: value}
+            parameters = {**panel.others, panel.parameter: value}
             shaped = {name: levels.new_tensor(v).reshape(1, 1, 1, 1) for name, v in parameters.items()}
             curve = function(levels.reshape(1, 1, 1, -1), **shaped).flatten()
             axes.plot(levels.numpy(), curve.numpy(), color=colour, lw=1.4, label=f"{value:.2g}")
@@ -294,7 +294,7 @@ def table(trip: RoundTrip) -> str:
         rows.append(
             {
                 "set": i + 1,
-                "clipped values (%)": 100 * trip.clipped[i].item(),
+                "clipped (%)": 100 * trip.clipped[i].item(),
                 "pixels (%)": 100 * (1 - kept.double().mean().item()),
                 **{
                     f"{what}, {where}": f"{statistic(chosen):.1e}" if chosen.numel() else None
@@ -362,9 +362,9 @@ def read_small(path: str | None) -> Tensor:
 
 
 def describe(bank: ParameterBank, n_pairs: int) -> str:
-    if bank.spec.inverse_tone_mapping:
-        return f"{SETS} of {len(bank)} parameter sets of an f_ISP for image enhancement, trained on {n_pairs} pairs"
-    return f"{SETS} of {len(bank)} parameter sets of an f_ISP for RAW, trained on {n_pairs} pairs"
+    kind = "image enhancement" if bank.spec.inverse_tone_mapping else "RAW"
+    sets = f"{SETS} of {len(bank)} parameter sets"
+    return f"A photograph back and forward again with {sets} (f_ISP for {kind}, {n_pairs} pairs)"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -381,10 +381,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         trip = round_trip(photograph, bank.spec, sets)
         draw_functions(out / "isp_functions.png")
         draw_sets(out / "isp_twelve_sets.jpg", photograph, trip, bank.spec, describe(bank, n_pairs))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
-    print(f"{describe(bank, n_pairs)}, drawn with seed {args.seed}. Errors of the photograph after back and forward,")
-    print("the largest of the three channels, 1 = white; 'others' are the pixels of which no value was clipped.\n")
+    print(f"{describe(bank, n_pairs)}, drawn with seed {args.seed}.")
+    print("Clipped values and pixels; how far the photograph is off after back and forward (1 = white, the largest of")
+    print("the three channels), over the pixels without a clipped value ('others') and over all.\n")
     print(table(trip))
     print(f"Pictures: {out / 'isp_functions.png'}, {out / 'isp_twelve_sets.jpg'}")
 

@@ -76,6 +76,7 @@ class InvertibleISP:
     def __init__(self, spec: ISPSpec, lut: PaperLUTSettings | None = None) -> None:
         self.spec = spec
         self.lut = lut or PaperLUTSettings()
+        self._n_parameters = spec.n_parameters
         ranges = {p.name: (p.low, p.high) for group in spec.functions.values() for p in group}
         self._g2_range = ranges["g2"]
         self._gamma_ranges = self.lut.gamma_ranges or tuple(ranges[name] for name in _RANGES_GM)
@@ -282,7 +283,8 @@ class InvertibleISP:
         return strips.ParameterMaps(self.spec, parameters, (image.shape[2], image.shape[3]))
 
     def _check(self, parameters: Tensor, image: Tensor) -> None:
-        strips.check(self.spec, parameters)
+        if parameters.dim() != 4 or parameters.shape[1] != self._n_parameters:
+            self.spec.check(parameters)  # which says what is wrong, and counts every time
         if len(parameters) != len(image):
             raise ValueError(f"{len(parameters)} parameter sets for {len(image)} images: give one set an image.")
         if image.dim() != 4 or image.shape[1] != 3:

@@ -38,13 +38,6 @@ def _n_parameters(spec: ISPSpec) -> int:
     return spec.n_parameters
 
 
-def check(spec: ISPSpec, parameters: Tensor) -> None:
-    """`ISPSpec.check`, fast when there is nothing wrong."""
-    count = sum(sum(counts) for _, _, counts in _layout(spec).values())
-    if parameters.dim() != 4 or parameters.shape[1] != count:
-        spec.check(parameters)
-
-
 def arrays(spec: ISPSpec, parameters: Tensor) -> Iterator[dict[str, np.ndarray]]:
     """Sets ``(N, K, 1, 1)`` one after the other, as float64 arrays ``(channels / 3, 3)`` by function."""
     layout = _layout(spec)
