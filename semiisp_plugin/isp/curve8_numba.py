@@ -68,6 +68,31 @@ def curves(ga: np.ndarray, gm: np.ndarray, cs: np.ndarray, steps: int, out: np.n
             out[c, level] = _stretch_inverse(value, ga, c)
 
 
+@numba.njit(error_model="numpy", nogil=True, cache=True)
+def _inverse_matrix(cc: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The inverse of `semiisp_plugin.isp.functions.colour_correction`'s matrix.
+
+    Args:
+        cc: ``(3, 3)``: rg rb gr, gb br bg, the gains.
+        after: ``(3, 3)``, the inverse of the constant base matrix.
+    """
+    (rg, rb, gr), (gb, br, bg) = cc[0], cc[1]
+    inverse = np.array(
+        [
+            [1 - gb * bg, rb * bg - rg, rg * gb - rb],
+            [gb * br - gr, 1 - rb * br, rb * gr - gb],
+            [gr * bg - br, rg * br - bg, 1 - rg * gr],
+        ]
+    )
+    determinant = inverse[0, 0] + rg * inverse[1, 0] + rb * inverse[2, 0]
+    out = np.zeros((3, 3))
+    for i in range(3):
+        for j in range(3):
+            for k in range(3):
+                out[i, j] += after[i, k] * inverse[k, j] / (determinant * cc[2, k])
+    return out
+
+
 # No NaN and no infinity can come up here, and minimum and maximum without a rule for NaN are one instruction.
 @numba.njit(error_model="numpy", nogil=True, cache=True, fastmath={"contract", "nsz", "nnan", "ninf"})
 def _mix(planes: np.ndarray, row: np.ndarray, out: np.ndarray, clamp: bool) -> int:
@@ -89,7 +114,8 @@ def invert(
     ga: np.ndarray,
     gm: np.ndarray,
     cs: np.ndarray,
-    matrix: np.ndarray,
+    cc: np.ndarray,
+    after: np.ndarray,
     steps: int,
     clamp: bool,
     out: np.ndarray,
@@ -101,7 +127,8 @@ def invert(
         ga: See `curves`.
         gm: See `curves`.
         cs: See `curves`.
-        matrix: ``(3, 3)``, the inverse colour matrix.
+        cc: See `_inverse_matrix`.
+        after: See `_inverse_matrix`.
         steps: See `curves`.
         clamp: Whether to clamp to [0, 1].
         out: ``(3, P)`` float32 or float64, written.
@@ -111,7 +138,7 @@ def invert(
     """
     table = np.empty((3, 256), out.dtype)
     curves(ga, gm, cs, steps, table)
-    matrix = matrix.astype(out.dtype)
+    matrix = _inverse_matrix(cc, after).astype(out.dtype)
     planes = np.empty((3, _BLOCK), out.dtype)
     outside = 0
     for start in range(0, len(pixels), _BLOCK):

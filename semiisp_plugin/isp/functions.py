@@ -11,7 +11,6 @@ not certain.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -188,15 +187,6 @@ def invert_3x3(m: Matrix) -> tuple[tuple[float, ...], ...]:
 def inverse_matrix(matrix: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
     """Inverse of a constant matrix, kept; in double precision, as it should not add an error of its own."""
     return invert_3x3(matrix)
-
-
-def inverse_colour_matrix(cc: Sequence[float], base: Matrix) -> Matrix:
-    """The inverse of the matrix of `colour_correction`, of one set's nine numbers: off-diagonals, then gains."""
-    rg, rb, gr, gb, br, bg, *gain = cc
-    mixing = invert_3x3(((1.0, rg, rb), (gr, 1.0, gb), (br, bg, 1.0)))
-    scaled = [[v / g for v in row] for row, g in zip(mixing, gain, strict=True)]
-    after = inverse_matrix(base)
-    return tuple(tuple(sum(v * s[j] for v, s in zip(row, scaled, strict=True)) for j in range(3)) for row in after)
 
 
 def is_identity(matrix: Matrix) -> bool:

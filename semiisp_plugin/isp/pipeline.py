@@ -77,6 +77,7 @@ class InvertibleISP:
         self.spec = spec
         self.lut = lut or PaperLUTSettings()
         self._n_parameters = spec.n_parameters
+        self._base_inverse = np.array(fn.inverse_matrix(spec.base_matrix))
         ranges = {p.name: (p.low, p.high) for group in spec.functions.values() for p in group}
         self._g2_range = ranges["g2"]
         self._gamma_ranges = self.lut.gamma_ranges or tuple(ranges[name] for name in _RANGES_GM)
@@ -270,13 +271,13 @@ class InvertibleISP:
             channels_last = image.contiguous().permute(0, 2, 3, 1)
         out = torch.empty(image.shape, dtype=parameters.dtype)
         steps = 2 if parameters.dtype == torch.float32 else 3
-        outside = []
+        outside = np.empty(len(image), out.numpy().dtype)
         sets = strips.arrays(self.spec, parameters)
-        for pixels, p, target in zip(channels_last.numpy(), sets, out.flatten(2).numpy(), strict=True):
-            matrix = fn.inverse_colour_matrix(p["cc"].ravel().tolist(), self.spec.base_matrix)
-            count = invert(pixels.reshape(-1, 3), p["ga"], p["gm"], p["cs"], np.array(matrix), steps, clamp, target)
-            outside.append(count / target.size)
-        return InverseResult(out, torch.tensor(outside, dtype=parameters.dtype))
+        for i, (pixels, p, target) in enumerate(zip(channels_last.numpy(), sets, out.numpy(), strict=True)):
+            rows, planes = pixels.reshape(-1, 3), target.reshape(3, -1)
+            count = invert(rows, p["ga"], p["gm"], p["cs"], p["cc"], self._base_inverse, steps, clamp, planes)
+            outside[i] = count / target.size
+        return InverseResult(out, torch.from_numpy(outside))
 
     def _maps(self, parameters: Tensor, image: Tensor) -> strips.ParameterMaps:
         self._check(parameters, image)

@@ -41,7 +41,7 @@ def _n_parameters(spec: ISPSpec) -> int:
 def arrays(spec: ISPSpec, parameters: Tensor) -> Iterator[dict[str, np.ndarray]]:
     """Sets ``(N, K, 1, 1)`` one after the other, as float64 arrays ``(channels / 3, 3)`` by function."""
     layout = _layout(spec)
-    for values in parameters.detach().double().flatten(1).numpy():
+    for values in parameters.detach().numpy().reshape(len(parameters), -1).astype(np.float64):
         yield {name: values[where].reshape(-1, 3) for name, (where, _, _) in layout.items()}
 
 
