@@ -92,7 +92,7 @@ class _Root(torch.autograd.Function):
 
     @staticmethod
     def forward(m: Tensor, g2: Tensor, steps: int | None) -> Tensor:
-        return _solve(m, g2, steps)
+        return _solve(m.detach(), g2.detach(), steps)  # for compilers, which may trace this with gradients on
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

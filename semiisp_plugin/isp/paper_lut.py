@@ -179,8 +179,8 @@ class PaperLUT:
             from cupyx.scipy.interpolate import RegularGridInterpolator
         except ImportError as error:
             raise RuntimeError(
-                "The lookup table needs CuPy for an image on a GPU: pip install 'semiisp_plugin[cupy]', or move the "
-                "image to the CPU, or use the backend 'exact'."
+                "The lookup table needs CuPy for an image on a GPU: pip install 'semiisp_plugin[cupy]' (torch for CUDA "
+                "13: cupy-cuda13x), or move the image to the CPU, or use the backend 'exact'."
             ) from error
         device = flat[0].device
         with cupy.cuda.Device(device.index):

@@ -77,7 +77,7 @@ class _Root(torch.autograd.Function):
 
     @staticmethod
     def forward(m: Tensor, g3: Tensor, g4: Tensor, sign: int) -> Tensor:
-        return _solve(m, g3, g4, sign)
+        return _solve(m.detach(), g3.detach(), g4.detach(), sign)  # as in gamma_inverse.py
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
