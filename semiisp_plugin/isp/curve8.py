@@ -14,6 +14,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+_FUNCTIONS = 8  # more than there are in curve8_numba
+
 
 def levels(n: int, like: Tensor) -> Tensor:
     """The 256 levels of an 8-bit image as ``(n, 3, 1, 256)`` values in [0, 1]."""
@@ -52,5 +54,13 @@ def compiled() -> Callable[..., int] | None:
             stacklevel=2,
         )
         return None
-    invert: Callable[..., int] = curve8_numba.invert
+
+    def invert(*arguments: object) -> int:
+        for _ in range(_FUNCTIONS):
+            try:
+                return int(curve8_numba.invert(*arguments))
+            except OSError:  # disk full: compiled, but not kept; one function further the next time
+                continue
+        return int(curve8_numba.invert(*arguments))
+
     return invert

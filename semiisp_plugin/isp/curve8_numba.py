@@ -139,6 +139,9 @@ def invert(
     table = np.empty((3, 256), out.dtype)
     curves(ga, gm, cs, steps, table)
     matrix = _inverse_matrix(cc, after).astype(out.dtype)
+    if not (np.isfinite(table).all() and np.isfinite(matrix).all()):  # NaN among the parameters: `_mix` may not see it
+        out[:] = np.nan
+        return 0
     planes = np.empty((3, _BLOCK), out.dtype)
     outside = 0
     for start in range(0, len(pixels), _BLOCK):

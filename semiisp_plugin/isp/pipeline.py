@@ -96,6 +96,9 @@ class InvertibleISP:
         Returns:
             ``(N, 3, H, W)`` in [0, 1], of the image's type.
         """
+        self._check(parameters, image)
+        if image.dtype == torch.uint8:
+            raise ValueError("forward() takes floating-point numbers in [0, 1]; divide a uint8 image by 255.")
         dtype = image.dtype
         image, parameters = fn.in_full_precision(image, parameters)
         maps = self._maps(parameters, image)
@@ -142,6 +145,7 @@ class InvertibleISP:
             raise ValueError(f"backend: '{backend}' is none of {', '.join(BACKENDS)}.")
         if self.spec.inverse_tone_mapping and not clamp:
             raise ValueError("clamp=False cannot be had with inverse tone mapping, which is inverted on [0, 1] alone.")
+        self._check(parameters, image)
         dtype = image.dtype
         if image.dtype == torch.uint8:
             dtype = parameters.dtype
@@ -240,7 +244,7 @@ class InvertibleISP:
                     chain, before = self._bind_inverse(p, bind_curves(p), invert_tone, clamp), p
                 result[:, :, rows], count = chain(image[:, :, rows])
                 outside += count
-        return InverseResult(result, outside / image[0].numel())
+        return InverseResult(result, outside / image.shape[1:].numel())
 
     def _inverse_curve8(self, image: Tensor, parameters: Tensor, clamp: bool) -> InverseResult:
         if image.dtype != torch.uint8 or tuple(parameters.shape[2:]) != (1, 1):
@@ -248,7 +252,6 @@ class InvertibleISP:
                 f"curve8 takes uint8 images and (N, K, 1, 1) parameters, not {image.dtype} and "
                 f"{tuple(parameters.shape)}; use backend='exact'."
             )
-        self._check(parameters, image)
         go_by_strips = strips.worth_it(image, parameters)
         if go_by_strips and not self.spec.inverse_tone_mapping and curve8.compiled() is not None:
             return self._inverse_compiled(image, parameters, clamp)
@@ -280,7 +283,6 @@ class InvertibleISP:
         return InverseResult(out, torch.from_numpy(outside))
 
     def _maps(self, parameters: Tensor, image: Tensor) -> strips.ParameterMaps:
-        self._check(parameters, image)
         return strips.ParameterMaps(self.spec, parameters, (image.shape[2], image.shape[3]))
 
     def _check(self, parameters: Tensor, image: Tensor) -> None:
@@ -290,6 +292,8 @@ class InvertibleISP:
             raise ValueError(f"{len(parameters)} parameter sets for {len(image)} images: give one set an image.")
         if image.dim() != 4 or image.shape[1] != 3:
             raise ValueError(f"Images must be (N, 3, H, W), not {tuple(image.shape)}.")
+        if not image.dtype.is_floating_point and image.dtype != torch.uint8:
+            raise ValueError(f"Images must be floating-point numbers in [0, 1] or uint8, not {image.dtype}.")
 
 
 def _count_different(a: Tensor, b: Tensor) -> Tensor:

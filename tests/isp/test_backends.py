@@ -101,6 +101,35 @@ def test_curve8_at_the_ends_of_the_parameters():
         assert torch.allclose(fast, exact, rtol=1e-10, atol=1e-9)
 
 
+@pytest.mark.usefixtures("_numba")
+@pytest.mark.parametrize("where", [0, 7, 12, 20, 35])
+def test_curve8_with_a_parameter_that_is_nan(where):
+    parameters = make_sets(ISPSpec(), 2, 13).float()
+    parameters[1, where] = torch.nan
+    image = photographs(2, 210, 160)
+    result = InvertibleISP(ISPSpec()).inverse(image, parameters, backend="curve8").image
+    assert torch.isfinite(result[0]).all()
+    assert torch.isnan(result[1]).any()
+
+
+def test_curve8_with_a_full_disk(monkeypatch):
+    """Numba keeps what it compiled; where it cannot, the image is inverted all the same."""
+    caching = pytest.importorskip("numba.core.caching", reason="needs Numba, the extra 'fast'")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(caching.IndexDataCacheFile, "save", full)
+    monkeypatch.setattr(caching.IndexDataCacheFile, "load", lambda *_: None)
+    monkeypatch.delitem(sys.modules, "semiisp_plugin.isp.curve8_numba", raising=False)
+    curve8.compiled.cache_clear()
+    image, parameters = photographs(1, 210, 160), make_sets(ISPSpec(), 1, 14).float()
+    isp = InvertibleISP(ISPSpec())
+    result = isp.inverse(image, parameters, backend="curve8").image
+    assert torch.allclose(result, isp.inverse(image, parameters).image, atol=5e-6)
+    curve8.compiled.cache_clear()
+
+
 def test_curve8_passes_gradients_to_the_parameters():
     spec = ISPSpec()
     isp = InvertibleISP(spec)

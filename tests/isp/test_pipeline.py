@@ -103,6 +103,10 @@ def test_wrong_parameter_sets_are_refused():
         isp.forward(image, torch.rand(1, 36, 1, 1))
     with pytest.raises(ValueError, match=r"must be \(N, 3, H, W\)"):
         isp.inverse(torch.rand(2, 1, 4, 4), torch.rand(2, 36, 1, 1))
+    with pytest.raises(ValueError, match=r"floating-point numbers in \[0, 1\] or uint8, not torch.int32"):
+        isp.inverse(torch.zeros(2, 3, 4, 4, dtype=torch.int32), torch.rand(2, 36, 1, 1))
+    with pytest.raises(ValueError, match="divide a uint8 image by 255"):
+        isp.forward(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.rand(2, 36, 1, 1))
     with pytest.raises(ValueError, match="'exakt' is none of exact, curve8, paper_lut"):
         isp.inverse(image, torch.rand(2, 36, 1, 1), backend="exakt")
 
@@ -132,6 +136,47 @@ def test_strips_give_the_result_of_the_whole_image(spec, grid, size):
     strips, whole = isp.inverse(image, parameters), isp.inverse(with_gradient, parameters)
     assert torch.allclose(strips.image, whole.image, atol=1e-10)
     assert torch.allclose(strips.clipped, whole.clipped, atol=3 / image[0].numel())
+
+
+@pytest.mark.parametrize("size", [(0, 300, 200), (0, 4, 4), (2, 1, 1), (2, 1, 9), (2, 9, 1)])
+@pytest.mark.parametrize("spec", VARIANTS)
+def test_empty_and_narrow_images(spec, size):
+    n, *rest = size
+    isp = InvertibleISP(spec)
+    image = torch.full((n, 3, *rest), 0.5)
+    for grid in ((1, 1), (3, 4)):
+        parameters = sets(spec, n, 17, grid).float()
+        assert isp.forward(image, parameters).shape == image.shape
+        result = isp.inverse(image, parameters)
+        assert result.image.shape == image.shape
+        assert result.clipped.shape == (n,)
+    photograph = (image * 255).to(torch.uint8)
+    result = isp.inverse(photograph, sets(spec, n, 17).float(), backend="curve8")
+    assert result.image.shape == image.shape
+
+
+def test_nothing_given_is_changed():
+    for spec in VARIANTS:
+        isp = InvertibleISP(spec)
+        image = torch.rand(1, 3, 200, 160, generator=torch.Generator().manual_seed(18))
+        photograph = (image * 255).to(torch.uint8)
+        for grid in ((1, 1), (3, 3)):
+            parameters = sets(spec, 1, 19, grid).float()
+            before = image.clone(), photograph.clone(), parameters.clone()
+            isp.forward(image, parameters)
+            isp.inverse(image, parameters)
+            isp.inverse(photograph, parameters, backend="curve8" if grid == (1, 1) else "exact")
+            assert all(torch.equal(a, b) for a, b in zip(before, (image, photograph, parameters), strict=True))
+
+
+def test_nan_stays_nan_and_stays_where_it_is():
+    isp = InvertibleISP(ISPSpec())
+    image = torch.rand(1, 3, 200, 160)
+    image[0, 1, 50, 60] = torch.nan
+    for grid in ((1, 1), (2, 2)):
+        result = isp.inverse(image, sets(ISPSpec(), 1, 23, grid).float()).image
+        assert torch.isnan(result[0, :, 50, 60]).all()  # the matrix mixes the channels
+        assert torch.isnan(result).sum() == 3
 
 
 def test_memory_layout_makes_no_difference():
