@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ def compiled() -> Callable[..., int] | None:
         )
         return None
 
-    def invert(*arguments: object) -> int:
+    def invert(*arguments: Any) -> int:
         for _ in range(_FUNCTIONS):
             try:
                 return int(curve8_numba.invert(*arguments))
