@@ -7,9 +7,11 @@ one pass over the image, if Numba is installed.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,8 +43,8 @@ def look_up(image: Tensor, curves: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def compiled() -> Callable[..., int] | None:
-    """`curve8_numba.invert`, or None without Numba."""
+def compiled() -> Callable[..., int | None] | None:
+    """`curve8_numba.invert`, which gives None where it cannot run, or None without Numba."""
     try:
         from semiisp_plugin.isp import curve8_numba
     except ImportError:
@@ -56,12 +58,21 @@ def compiled() -> Callable[..., int] | None:
         )
         return None
 
-    def invert(*arguments: Any) -> int:
+    def invert(*arguments: Any) -> int | None:
         for _ in range(_FUNCTIONS):
             try:
                 return int(curve8_numba.invert(*arguments))
             except OSError:  # disk full: compiled, but not kept; one function further the next time
                 continue
-        return int(curve8_numba.invert(*arguments))
+            except Exception as error:  # what was kept is damaged; which exception that is, Numba does not say
+                warnings.warn(
+                    f"8-bit images are inverted without Numba, two to three times slower: {type(error).__name__}: "
+                    f"{error}. If its cache is damaged, delete the .nbi and .nbc files in "
+                    f"{os.environ.get('NUMBA_CACHE_DIR') or Path(__file__).with_name('__pycache__')}.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                return None
+        return None
 
     return invert

@@ -45,6 +45,7 @@ def _gamma_inverse(value: float, g1: float, g2: float, scale: float, steps: int)
         residual = n - n * e - m
         slope = 1 - e * (1 + n)
         n -= 2 * residual * slope / (2 * slope * slope + residual * e * (2 + n))
+        n = min(max(n, min(m, m / g2)), max(m, m / g2))
     return math.exp(g1 * n)
 
 

@@ -31,8 +31,6 @@ Matrix = tuple[tuple[float, ...], ...]
 class _SafeLog(torch.autograd.Function):
     """log(max(i, smallest normal number)), with the gradient bounded by 1 / LOG_GRADIENT_FLOOR."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(image: Tensor) -> Tensor:
         return image.clamp_min(torch.finfo(image.dtype).tiny).log()

@@ -48,7 +48,7 @@ def gamma_tone_map_inverse(
 
     Args:
         image: ``(N, 3, H, W)`` in [0, 1]. float16 and bfloat16 are computed in float32.
-        g1: > 0, broadcastable to the image.
+        g1: > 0, broadcast against the image.
         g2: In (0, 8.389).
         k: In [0, 1].
         g2_range: Bounds of g2, if known: the number of steps follows from them. Otherwise they are read off the data,
@@ -58,6 +58,7 @@ def gamma_tone_map_inverse(
         ``(N, 3, H, W)`` in [0, 1], 0 where ``image`` is 0, of the image's type.
     """
     full, g1, g2, k = in_full_precision(image, g1, g2, k)
+    full = full.expand(torch.broadcast_shapes(full.shape, g1.shape, g2.shape, k.shape))
     return GammaInverse(g1, g2, k, g2_range)(full).to(image.dtype)
 
 
@@ -87,8 +88,6 @@ class GammaInverse:
 
 class _Root(torch.autograd.Function):
     """n(m, g2) of ``n (1 - (1 - g2) e^n) = m``; its derivatives are those of the equation, whatever found the root."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(m: Tensor, g2: Tensor, steps: int | None) -> Tensor:

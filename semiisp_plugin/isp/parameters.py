@@ -289,7 +289,7 @@ class ParameterBank:
         self.spec = spec
         self.capacity = capacity
         self.non_finite = 0
-        self._ring = torch.empty(0, spec.n_parameters, *grid)
+        self._ring = torch.empty(0, spec.n_parameters, *grid, dtype=torch.float32)
         self._count = 0
         self._next = 0  # where the next set goes; once the ring is full, the oldest lies there
 

@@ -57,12 +57,20 @@ class PaperLUTSettings:
     sizes: tuple[int, ...] = (60, 30, 30, 10_000, 512)
     cache_dir: str | os.PathLike[str] | None = None
 
+    def __post_init__(self) -> None:
+        """Lists, as option files have them, become tuples, by which tables are kept."""
+        for name in ("gamma_ranges", "tone_ranges"):
+            ranges = getattr(self, name)
+            if ranges is not None:
+                object.__setattr__(self, name, tuple(tuple(r) for r in ranges))
+        object.__setattr__(self, "sizes", tuple(self.sizes))
+
 
 class InvertibleISP:
     """f_ISP = f_CS o f_GM o f_GA o f_CC (eq. 3), with f_IT first for image enhancement (Sec. 3.5).
 
     Stateless: images and parameter sets in, images out. Images of float16 and bfloat16 are computed in float32. Both
-    directions are differentiable and can be compiled with `torch.compile`.
+    directions are differentiable (in reverse mode) and can be compiled with `torch.compile`.
 
     Clamping is the one thing that cannot be undone. It happens where a function needs [0, 1] and its input may lie
     outside: after f_CC going forward; after f_CC^-1, which is before f_IT^-1 or the result, going back. The paper is
@@ -105,7 +113,7 @@ class InvertibleISP:
         if not strips.worth_it(image, parameters):
             return self._forward(image, maps.whole()).to(dtype)
         image = image.contiguous()
-        out = torch.empty(image.shape, dtype=dtype)
+        out = image.new_empty(image.shape, dtype=dtype)
         for rows, p in maps.strips(strips.rows_of(image)):
             out[:, :, rows] = self._forward(image[:, :, rows], p)
         return out
@@ -128,9 +136,9 @@ class InvertibleISP:
         Args:
             image: ``(N, 3, H, W)`` in [0, 1], or uint8.
             parameters: ``(N, K, h, w)``; a grid larger than 1x1 is interpolated to the image.
-            backend: How the two tone mappings are inverted. ``exact``: to rounding, whatever the parameters, and
-                differentiable. ``curve8``: for uint8 images and 1x1 parameters, the same to rounding and several times
-                faster. ``paper_lut``: interpolation of a 4-D table (Sec. A.2), to compare with.
+            backend: How the two tone mappings are inverted. ``exact``: to rounding, for all sets of the ISP's domains,
+                and differentiable. ``curve8``: for uint8 images and 1x1 parameters, the same to rounding and many
+                times faster. ``paper_lut``: interpolation of a 4-D table (Sec. A.2), to compare with.
             clamp: False leaves the result as the inverse colour correction gives it. Not with inverse tone mapping,
                 whose inverse has no value outside [0, 1].
 
@@ -140,6 +148,7 @@ class InvertibleISP:
         Raises:
             ValueError: The shapes, types and options do not go together, or (``paper_lut``) a parameter lies outside
                 the table.
+            RuntimeError: ``paper_lut`` was asked for gradients, or lacks CuPy on a GPU.
         """
         if backend not in BACKENDS:
             raise ValueError(f"backend: '{backend}' is none of {', '.join(BACKENDS)}.")
@@ -236,15 +245,15 @@ class InvertibleISP:
             result, outside = self._bind_inverse(p, bind_curves(p), invert_tone, clamp)(image)
         else:
             image = image.contiguous()
-            result = torch.empty(image.shape, dtype=parameters.dtype)
-            outside = torch.zeros(len(image), dtype=parameters.dtype)
+            result = parameters.new_empty(image.shape)
+            outside = parameters.new_zeros(len(image))
             before: _Parameters | None = None
             for rows, p in maps.strips(strips.rows_of(image)):
                 if p is not before:
                     chain, before = self._bind_inverse(p, bind_curves(p), invert_tone, clamp), p
                 result[:, :, rows], count = chain(image[:, :, rows])
                 outside += count
-        return InverseResult(result, outside / image.shape[1:].numel())
+        return InverseResult(result, outside / max(1, image.shape[1:].numel()))
 
     def _inverse_curve8(self, image: Tensor, parameters: Tensor, clamp: bool) -> InverseResult:
         if image.dtype != torch.uint8 or tuple(parameters.shape[2:]) != (1, 1):
@@ -253,8 +262,11 @@ class InvertibleISP:
                 f"{tuple(parameters.shape)}; use backend='exact'."
             )
         go_by_strips = strips.worth_it(image, parameters)
-        if go_by_strips and not self.spec.inverse_tone_mapping and curve8.compiled() is not None:
-            return self._inverse_compiled(image, parameters, clamp)
+        # Comparisons of the compiled code would make numbers of NaN.
+        if go_by_strips and not self.spec.inverse_tone_mapping and bool(parameters.isfinite().all()):
+            result = self._inverse_compiled(image, parameters, clamp)
+            if result is not None:
+                return result
         maps = self._maps(parameters, image)
         invert_gamma, invert_tone = self._exact()
         curves = self._bind_curves(maps.whole(), invert_gamma, parameters.dtype)
@@ -265,20 +277,23 @@ class InvertibleISP:
 
         return self._inverse(image, parameters, maps, bind, invert_tone, clamp, go_by_strips)
 
-    def _inverse_compiled(self, image: Tensor, parameters: Tensor, clamp: bool) -> InverseResult:
-        """`_inverse_curve8` in one pass over the image."""
+    def _inverse_compiled(self, image: Tensor, parameters: Tensor, clamp: bool) -> InverseResult | None:
+        """`_inverse_curve8` in one pass over the image; None where Numba cannot."""
         invert = curve8.compiled()
-        assert invert is not None
+        if invert is None:
+            return None
         channels_last = image.permute(0, 2, 3, 1)
         if not channels_last.is_contiguous():  # as images are read from files; otherwise plane by plane
             channels_last = image.contiguous().permute(0, 2, 3, 1)
-        out = torch.empty(image.shape, dtype=parameters.dtype)
+        out = parameters.new_empty(image.shape)
         steps = 2 if parameters.dtype == torch.float32 else 3
         outside = np.empty(len(image), out.numpy().dtype)
         sets = strips.arrays(self.spec, parameters)
         for i, (pixels, p, target) in enumerate(zip(channels_last.numpy(), sets, out.numpy(), strict=True)):
             rows, planes = pixels.reshape(-1, 3), target.reshape(3, -1)
             count = invert(rows, p["ga"], p["gm"], p["cs"], p["cc"], self._base_inverse, steps, clamp, planes)
+            if count is None:
+                return None
             outside[i] = count / target.size
         return InverseResult(out, torch.from_numpy(outside))
 
@@ -294,6 +309,8 @@ class InvertibleISP:
             raise ValueError(f"Images must be (N, 3, H, W), not {tuple(image.shape)}.")
         if not image.dtype.is_floating_point and image.dtype != torch.uint8:
             raise ValueError(f"Images must be floating-point numbers in [0, 1] or uint8, not {image.dtype}.")
+        if not parameters.dtype.is_floating_point:
+            raise ValueError(f"Parameter sets must be floating-point numbers, not {parameters.dtype}.")
 
 
 def _count_different(a: Tensor, b: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def inverse_tone_map_inverse(image: Tensor, g3: Tensor, g4: Tensor, k2: Tensor, 
 
     Args:
         image: ``(N, 3, H, W)`` in [0, 1]. float16 and bfloat16 are computed in float32.
-        g3: In (0, 3.59], broadcastable to the image.
+        g3: In (0, 3.59], broadcast against the image.
         g4: >= 0.
         k2: In [0, 1].
         sign: +1 or -1.
@@ -46,6 +46,7 @@ def inverse_tone_map_inverse(image: Tensor, g3: Tensor, g4: Tensor, k2: Tensor, 
         ``(N, 3, H, W)`` in [0, 1], 0 where ``image`` is 0, of the image's type.
     """
     full, g3, g4, k2 = in_full_precision(image, g3, g4, k2)
+    full = full.expand(torch.broadcast_shapes(full.shape, g3.shape, g4.shape, k2.shape))
     return ToneInverse(g3, g4, k2, sign)(full).to(image.dtype)
 
 
@@ -72,8 +73,6 @@ class ToneInverse:
 
 class _Root(torch.autograd.Function):
     """n(m, g3, g4) of the equation above; its derivatives are the equation's, whatever found the root."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(m: Tensor, g3: Tensor, g4: Tensor, sign: int) -> Tensor:

@@ -38,7 +38,7 @@ def make_generator(
         per_function=local,
         update_quality=update_quality,
         backend="auto" if inverse == "exact" else inverse,
-        lut=_tables_for(banks.values()) if inverse == "paper_lut" else None,
+        lut=_tables_for(banks.values() if local else [banks["global"]]) if inverse == "paper_lut" else None,
     )
 
 

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 
+import semiisp_plugin.isp
 from semiisp_plugin.isp import InvertibleISP, ISPSpec, PaperLUTSettings, curve8
 from semiisp_plugin.isp.parameters import XYZ_TO_SRGB
 
@@ -29,11 +30,14 @@ def photographs(n: int, height: int, width: int) -> torch.Tensor:
 @pytest.fixture(params=["with Numba", "without Numba"])
 def _numba(request, monkeypatch):
     """Both ways of a CPU; also where Numba is missing the second must work."""
+    # An imported module is an attribute of its package, too, and would be found there.
+    monkeypatch.delattr(semiisp_plugin.isp, "curve8_numba", raising=False)
     if request.param == "without Numba":
         monkeypatch.setitem(sys.modules, "semiisp_plugin.isp.curve8_numba", None)
     else:
         pytest.importorskip("numba", reason="needs Numba, the extra 'fast'")
     curve8.compiled.cache_clear()
+    assert (curve8.compiled() is None) == (request.param == "without Numba")
     yield
     curve8.compiled.cache_clear()
 
@@ -102,14 +106,16 @@ def test_curve8_at_the_ends_of_the_parameters():
 
 
 @pytest.mark.usefixtures("_numba")
-@pytest.mark.parametrize("where", [0, 7, 12, 20, 35])
+@pytest.mark.parametrize("where", [0, 7, 9, 12, 18, 20, 25, 35])
 def test_curve8_with_a_parameter_that_is_nan(where):
     parameters = make_sets(ISPSpec(), 2, 13).float()
     parameters[1, where] = torch.nan
     image = photographs(2, 210, 160)
     result = InvertibleISP(ISPSpec()).inverse(image, parameters, backend="curve8").image
     assert torch.isfinite(result[0]).all()
-    assert torch.isnan(result[1]).any()
+    exact = InvertibleISP(ISPSpec()).inverse(image, parameters).image
+    assert torch.isnan(exact[1]).any()
+    assert torch.equal(torch.isnan(result), torch.isnan(exact))
 
 
 def test_curve8_with_a_full_disk(monkeypatch):
@@ -122,10 +128,29 @@ def test_curve8_with_a_full_disk(monkeypatch):
     monkeypatch.setattr(caching.IndexDataCacheFile, "save", full)
     monkeypatch.setattr(caching.IndexDataCacheFile, "load", lambda *_: None)
     monkeypatch.delitem(sys.modules, "semiisp_plugin.isp.curve8_numba", raising=False)
+    monkeypatch.delattr(semiisp_plugin.isp, "curve8_numba", raising=False)
     curve8.compiled.cache_clear()
     image, parameters = photographs(1, 210, 160), make_sets(ISPSpec(), 1, 14).float()
     isp = InvertibleISP(ISPSpec())
     result = isp.inverse(image, parameters, backend="curve8").image
+    assert torch.allclose(result, isp.inverse(image, parameters).image, atol=5e-6)
+    curve8.compiled.cache_clear()
+
+
+def test_curve8_with_a_damaged_cache(monkeypatch):
+    caching = pytest.importorskip("numba.core.caching", reason="needs Numba, the extra 'fast'")
+
+    def damaged(*_, **__):
+        raise EOFError("Ran out of input")
+
+    monkeypatch.setattr(caching.IndexDataCacheFile, "load", damaged)
+    monkeypatch.delitem(sys.modules, "semiisp_plugin.isp.curve8_numba", raising=False)
+    monkeypatch.delattr(semiisp_plugin.isp, "curve8_numba", raising=False)
+    curve8.compiled.cache_clear()
+    image, parameters = photographs(1, 210, 160), make_sets(ISPSpec(), 1, 14).float()
+    isp = InvertibleISP(ISPSpec())
+    with pytest.warns(RuntimeWarning, match=r"without Numba.*EOFError.*delete the \.nbi"):
+        result = isp.inverse(image, parameters, backend="curve8").image
     assert torch.allclose(result, isp.inverse(image, parameters).image, atol=5e-6)
     curve8.compiled.cache_clear()
 

@@ -107,6 +107,8 @@ def test_wrong_parameter_sets_are_refused():
         isp.inverse(torch.zeros(2, 3, 4, 4, dtype=torch.int32), torch.rand(2, 36, 1, 1))
     with pytest.raises(ValueError, match="divide a uint8 image by 255"):
         isp.forward(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.rand(2, 36, 1, 1))
+    with pytest.raises(ValueError, match=r"Parameter sets must be floating-point numbers, not torch.int64"):
+        isp.inverse(image, torch.ones(2, 36, 1, 1, dtype=torch.int64))
     with pytest.raises(ValueError, match="'exakt' is none of exact, curve8, paper_lut"):
         isp.inverse(image, torch.rand(2, 36, 1, 1), backend="exakt")
 
