@@ -51,7 +51,7 @@ def compiled() -> Callable[..., int | None] | None:
         return None
     except RuntimeError as error:  # no folder where compiled code can be kept
         warnings.warn(
-            f"8-bit images are inverted without Numba, two to three times slower: {error}. Set NUMBA_CACHE_DIR to a "
+            f"8-bit images are inverted without Numba, several times slower: {error}. Set NUMBA_CACHE_DIR to a "
             f"folder that can be written.",
             RuntimeWarning,
             stacklevel=2,
@@ -66,7 +66,7 @@ def compiled() -> Callable[..., int | None] | None:
                 continue
             except Exception as error:  # what was kept is damaged; which exception that is, Numba does not say
                 warnings.warn(
-                    f"8-bit images are inverted without Numba, two to three times slower: {type(error).__name__}: "
+                    f"8-bit images are inverted without Numba, several times slower: {type(error).__name__}: "
                     f"{error}. If its cache is damaged, delete the .nbi and .nbc files in "
                     f"{os.environ.get('NUMBA_CACHE_DIR') or Path(__file__).with_name('__pycache__')}.",
                     RuntimeWarning,
