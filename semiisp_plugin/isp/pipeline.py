@@ -14,7 +14,7 @@ from torch import Tensor
 from semiisp_plugin.isp import curve8, strips
 from semiisp_plugin.isp import functions as fn
 from semiisp_plugin.isp.gamma_inverse import GammaInverse
-from semiisp_plugin.isp.paper_lut import paper_lut
+from semiisp_plugin.isp.paper_lut import PAPER_SIZES, paper_lut
 from semiisp_plugin.isp.parameters import ISPSpec
 from semiisp_plugin.isp.tone_inverse import ToneInverse
 
@@ -45,7 +45,7 @@ class PaperLUTSettings:
 
     Args:
         gamma_ranges: Domains of g1, g2, k that the table spans; None for those of `ISPSpec`, over which the table's
-            largest error is about 0.1. The paper's figures (mean 1.1e-5, largest 6.5e-5) are those of a box such as
+            largest error is above 0.1. The paper's figures (mean 1.1e-5, largest 6.5e-5) are those of a box such as
             ``((1, 2), (0.9, 1.1), (0.2, 0.8))``.
         tone_ranges: The same of g3, g4, k2.
         sizes: Points along the three parameters, the inputs and the outputs.
@@ -54,7 +54,7 @@ class PaperLUTSettings:
 
     gamma_ranges: tuple[tuple[float, float], ...] | None = None
     tone_ranges: tuple[tuple[float, float], ...] | None = None
-    sizes: tuple[int, ...] = (60, 30, 30, 10_000, 512)
+    sizes: tuple[int, ...] = PAPER_SIZES
     cache_dir: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:

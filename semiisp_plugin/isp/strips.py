@@ -33,11 +33,6 @@ def _layout(spec: ISPSpec) -> dict[str, tuple[slice, tuple[str, ...], tuple[int,
     }
 
 
-@lru_cache(maxsize=64)
-def _n_parameters(spec: ISPSpec) -> int:
-    return spec.n_parameters
-
-
 def arrays(spec: ISPSpec, parameters: Tensor) -> Iterator[dict[str, np.ndarray]]:
     """Sets ``(N, K, 1, 1)`` one after the other, as float64 arrays ``(channels / 3, 3)`` by function."""
     layout = _layout(spec)
@@ -69,10 +64,7 @@ class ParameterMaps:
         if self._is_grid:
             size = (self._height, self._width)
             parameters = F.interpolate(parameters, size=size, mode="bilinear", align_corners=False)
-        layout = _layout(self._spec)
-        # One split: its gradient is one concatenation, where slices would each fill a map of zeros.
-        parts = iter(parameters.split([c for _, _, counts in layout.values() for c in counts], dim=1))
-        return {name: {n: next(parts) for n in names} for name, (_, names, _) in layout.items()}
+        return self._spec.split(parameters)
 
     def strips(self, rows: int) -> Iterator[tuple[slice, Mapping[str, Group]]]:
         """The image's rows, at most ``rows`` at a time, and the parameters there."""
