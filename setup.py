@@ -26,6 +26,7 @@ REQUIRES = [
     "scikit-image>=0.22",
     "lmdb>=1.4",
     "matplotlib>=3.8",
+    "jinja2>=3.1",
     "PyYAML>=6.0",
     "msgspec>=0.18",
     "tqdm>=4.64",
@@ -45,7 +46,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["semiisp_plugin", "semiisp_plugin.*"]),
-    package_data={"semiisp_plugin": ["py.typed"]},
+    package_data={"semiisp_plugin": ["py.typed", "report/*.j2"]},
     install_requires=REQUIRES,
     extras_require={
         "demo": DEMO,

@@ -31,7 +31,7 @@ from machine import describe, load_average
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.data.image_io import write_image
 from semiisp_plugin.isp import ParameterBank
-from semiisp_plugin.pseudo import PseudoPairGenerator
+from semiisp_plugin.pseudo import BankInverse, PseudoPairGenerator
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.report.tables import text_table
 
@@ -86,7 +86,7 @@ def build(photographs: str, out: str) -> dict[str, Any]:
 
     before = memory()
     start = time.perf_counter()
-    report = build_pseudo_lmdb(photographs, out, Watched(network, bank), progress=False)
+    report = build_pseudo_lmdb(photographs, out, Watched(network, BankInverse(network.spec, bank)), progress=False)
     seconds = time.perf_counter() - start
     later = samples[len(samples) // 2 :]
     return {

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from semiisp_plugin.options import Source, complete_pseudo_options, load_yaml
-from semiisp_plugin.pseudo.pipeline import run
+from semiisp_plugin.pseudo.pipeline import SOURCES, run
 
 
 def gpu_count(text: str) -> int | str:
@@ -41,6 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--sets", choices=["auto", "global", "local"], help="sets of the last step (default: auto, by pairs)")
     add("--update_quality", action=argparse.BooleanOptionalAction, help="steps 1 and 2 (default: yes)")
     add("--inverse", choices=["exact", "paper_lut"], help="of the ISP (default: exact)")
+    add("--source", choices=SOURCES, help="sRGB-to-RAW of steps 1 and 3 (default: bank, the paper's)")
+    add("--draws", type=int, metavar="N", help="pairs of each photograph (default: 1)")
     add("--png_compression", type=int, metavar="LEVEL", help="zlib level, 0 to 9 (default: 1)")
     add("--num_gpu", type=gpu_count, metavar="N", help="0 for the CPU, 1, or auto (default)")
     return parser

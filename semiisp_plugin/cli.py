@@ -35,6 +35,11 @@ def build_parser() -> argparse.ArgumentParser:
     text = "folder for bank_global.png, bank_local.png and bank.json, which are replaced (default: that of FILE)"
     bank.add_argument("--out", metavar="DIR", help=text)
     bank.add_argument("--label", choices=["global", "local"], help="only this bank (default: both)")
+    text = "compare systems over numbers of pairs and seeds: the method, baselines, ablations; with a report"
+    benchmark = commands.add_parser("benchmark", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    benchmark.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML), see options/benchmarks")
+    benchmark.add_argument("--workers", type=int, metavar="N", help="processes (default: one a GPU, or one a core)")
+    benchmark.add_argument("--force_yml", nargs="+", default=[], metavar="KEY=VALUE", help="override options")
     text = "run all phases and the supervised baselines on simulated pairs, or on your own folders"
     demo = commands.add_parser("demo", help=text, description=text.capitalize() + ".")
     demo.add_argument("--pairs", metavar="DIR", help="your pairs: DIR/{input,target} or DIR/{low,high}")
@@ -102,6 +107,10 @@ def _run(args: argparse.Namespace) -> None:
 
         _, banks, n_pairs = load_f_isp(args.file)
         report_banks(banks, n_pairs, args.out or os.path.dirname(args.file) or ".", args.label)
+    elif args.command == "benchmark":
+        from semiisp_plugin.experiments import benchmark
+
+        benchmark.run_from_arguments(args)
     else:
         from semiisp_plugin.experiments.demo import run
 

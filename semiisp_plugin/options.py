@@ -33,13 +33,15 @@ from semiisp_plugin.toolbox import (
     lr_schedulers,
 )
 
-OUR_MODELS = ("ISPModel", "SemiSupervisedModel", "SupervisedModel")
+OUR_MODELS = ("ISPModel", "SemiSupervisedModel", "SupervisedModel", "MeanTeacherModel")
+_SEMI_SUPERVISED = ("SemiSupervisedModel", "MeanTeacherModel")
 _KEYS_OF_ONE_MODEL = {
     "filter": "SemiSupervisedModel",
     "noise": "SemiSupervisedModel",
     "bank_size": "ISPModel",
-    "photometric_jitter": "SupervisedModel",
+    "mean_teacher": "MeanTeacherModel",
 }
+_KEYS_OF_SOME_MODELS = {"photometric_jitter": ("SupervisedModel", "ISPModel")}
 OUR_DATASETS = ("PairedRestorationDataset", "SemiSupervisedDataset")
 
 
@@ -71,6 +73,7 @@ class PseudoData(_Strict):
     dataroot_gt: str
     dataroot_lq: str
     io_backend: IOBackend
+    cache_images: bool = False
 
 
 class Dataset(_Strict):
@@ -104,10 +107,26 @@ class Noise(_Strict):
 
 
 class Filter(_Strict):
-    """Online pseudo-data filtering (eqs 10 to 12)."""
+    """Online pseudo-data filtering (eqs 10 to 12); ``reference`` and ``momentum`` are those of `PseudoFilter`."""
 
     beta: _NotNegative
     warmup_iter: _Count = 0
+    reference: Literal["batch", "running"] = "batch"
+    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.95
+
+
+class MeanTeacher(_Strict):
+    """Of `MeanTeacherModel`, a baseline.
+
+    Attributes:
+        weight: Of the consistency loss, after the ramp-up.
+        rampup_iter: Iterations in which the weight rises from near 0 to its full value.
+        jitter: Strength of the photometric jitter of what the student sees.
+    """
+
+    weight: _NotNegative = 1.0
+    rampup_iter: _Count = 100
+    jitter: _Share = 0.2
 
 
 class Train(_Strict):
@@ -125,6 +144,7 @@ class Train(_Strict):
     bank_size: _Positive | None = None
     filter: Filter | None = None
     noise: Noise | None = None
+    mean_teacher: MeanTeacher | None = None
     photometric_jitter: _Share | None = None
 
 
@@ -192,6 +212,11 @@ class PseudoOptions(_Strict):
             pairs f_ISP was trained on, as the paper does (local from 1,000 on).
         update_quality: False skips steps 1 and 2 (ablation of Table 2).
         inverse: ``exact``, or ``paper_lut`` for the paper's interpolated tables (Sec. A.2), to compare with.
+        source: sRGB-to-RAW of steps 1 and 3. ``bank`` is the paper's; ``mixture`` mixes two of its sets (ours); to
+            compare with (Table 3), ``upi`` (Brooks et al., CVPR 2019) and ``deterministic`` (ours: f_ISP^-1 with the
+            mean of the sets).
+        draws: Pseudo pairs of each photograph, each with random sets of its own (ours: the paper has photographs
+            enough).
         png_compression: zlib level of the stored PNGs, 0 to 9.
         num_gpu: 0 for the CPU, ``auto`` or 1 for a GPU.
     """
@@ -206,6 +231,8 @@ class PseudoOptions(_Strict):
     sets: Literal["auto", "global", "local"] = "auto"
     update_quality: bool = True
     inverse: Literal["exact", "paper_lut"] = "exact"
+    source: Literal["bank", "mixture", "upi", "deterministic"] = "bank"
+    draws: _Positive = 1
     png_compression: int = 1
     num_gpu: int | Literal["auto"] = "auto"
 
@@ -489,12 +516,16 @@ def _check_phase(options: dict[str, Any], source: Source, *, is_train: bool) -> 
     if "train" not in options["datasets"]:
         source.fail(("datasets",), "the section 'train' is missing.")
     dataset = options["datasets"]["train"]
-    semi = options["model_type"] == "SemiSupervisedModel"
+    semi = options["model_type"] in _SEMI_SUPERVISED
     if semi and dataset.get("type") != "SemiSupervisedDataset":
-        source.fail(("datasets", "train", "type"), "SemiSupervisedModel trains on a SemiSupervisedDataset.")
+        source.fail(("datasets", "train", "type"), f"{options['model_type']} trains on a SemiSupervisedDataset.")
     for key, model in _KEYS_OF_ONE_MODEL.items():
         if train.get(key) is not None and options["model_type"] != model:
             source.fail(("train", key), f"only {model} has this; {options['model_type']} would ignore it.")
+    for key, models in _KEYS_OF_SOME_MODELS.items():
+        if train.get(key) is not None and options["model_type"] not in models:
+            only = " and ".join(models)
+            source.fail(("train", key), f"only {only} have this; {options['model_type']} would ignore it.")
     if options.get("network_global") and options["model_type"] != "ISPModel":
         source.fail(("network_global",), f"only ISPModel has this; {options['model_type']} would ignore it.")
     if dataset.get("type") in OUR_DATASETS:
@@ -507,7 +538,11 @@ def _check_phase(options: dict[str, Any], source: Source, *, is_train: bool) -> 
         for key in needed:
             if dataset.get(key) is None:
                 source.fail(here, f"{dataset['type']} needs '{key}' for training.")
-    if semi and train.get("filter") is None:
+    if options["model_type"] == "MeanTeacherModel" and not train.get("ema_decay"):
+        source.fail(
+            ("train", "ema_decay"), "the teacher is the average of the student's weights; give a decay such as 0.999."
+        )
+    if options["model_type"] == "SemiSupervisedModel" and train.get("filter") is None:
         source.fail(("train",), "SemiSupervisedModel needs the section 'filter' with 'beta' (Table 6: 1.0 or 1.2).")
     losses = [k for k in ("pixel_opt", "perceptual_opt", "ssim_opt") if train.get(k)]
     if not losses:
@@ -681,6 +716,12 @@ def complete_pseudo_options(values: dict[str, Any], source: Source) -> PseudoOpt
     options = msgspec.convert(values, PseudoOptions)
     if not 0 <= options.png_compression <= 9:
         source.fail(("png_compression",), "a zlib level, 0 to 9.")
+    if options.source not in ("bank", "mixture") and options.sets == "local":
+        source.fail(("sets",), f"source: {options.source} knows no local sets; leave it at auto, or source at bank.")
+    if options.source == "upi" and options.inverse != "exact":
+        source.fail(("inverse",), "source: upi does not invert f_ISP; leave it out.")
+    if options.source == "deterministic" and options.draws > 1:
+        source.fail(("draws",), "source: deterministic makes the same pair at each draw; leave it at 1.")
     for key in ("photographs", "f_isp", "out"):
         setattr(options, key, os.path.expanduser(getattr(options, key)))
     options.num_gpu = resolve_gpus(options.num_gpu, source)

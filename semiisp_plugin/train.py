@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -347,6 +347,8 @@ def train(
     auto_resume: bool = False,
     progress: bool = False,
     quiet: bool = False,
+    on_log: Callable[[int, Mapping[str, float]], None] | None = None,
+    on_validation: Callable[[int, Mapping[str, Mapping[str, float]]], None] | None = None,
 ) -> Any:
     """Train from complete options (`semiisp_plugin.options.load_options` or ``complete``).
 
@@ -356,6 +358,8 @@ def train(
         auto_resume: Go on from the run's latest state.
         progress: Show a progress bar on the terminal.
         quiet: Show only warnings on the terminal; the log file gets everything.
+        on_log: Called every ``logger:print_freq`` iterations with the iteration and the logged means.
+        on_validation: Called after a validation with the iteration and the metrics by data set.
 
     Returns:
         The model; ``model.latest_metrics`` holds the last validation's values by data set.
@@ -395,6 +399,8 @@ def train(
     def validate(iteration: int) -> None:
         for val_loader in val_loaders:
             model.validation(val_loader, iteration, tb_logger, bool(opt["val"]["save_img"]))
+        if on_validation:
+            on_validation(iteration, getattr(model, "latest_metrics", {}))
 
     with ExitStack() as stack:
         if not quiet:
@@ -417,7 +423,10 @@ def train(
                 lrs = model.get_current_learning_rate()
                 values = {"epoch": epoch, "iter": current_iter, "lrs": lrs}
                 values.update(time=iter_timer.get_avg_time(), data_time=data_timer.get_avg_time())
-                values.update(model.get_current_log())
+                logged = model.get_current_log()
+                if on_log:
+                    on_log(current_iter, logged)
+                values.update(logged)
                 message_logger(values)
                 if tb_logger:
                     tb_logger.add_scalar("lr", lrs[0], current_iter)

@@ -20,7 +20,8 @@ from semiisp_plugin.options import (
 )
 from semiisp_plugin.toolbox import build_network
 
-OPTION_FILES = sorted((Path(__file__).parents[1] / "options").glob("**/*.yml"))
+# Those of benchmarks are checked in tests/experiments/test_benchmark_options.py.
+OPTION_FILES = sorted((Path(__file__).parents[1] / "options").glob("*.yml"))
 
 
 @pytest.fixture
@@ -284,6 +285,7 @@ def test_pseudo_options(option_files, monkeypatch):
     assert (options.sets, options.max_photographs, options.short_side) == ("local", 3, 480)
     assert options.out == "/home/somebody/pseudo"
     assert (options.manual_seed, options.update_quality, options.png_compression) == (0, True, 1)
+    assert (options.source, options.draws) == ("bank", 1)
     for override, message in (
         ("sets=globl", "sets: invalid enum value 'globl'"),
         ("png_compression=12", "png_compression: a zlib level"),
@@ -292,6 +294,25 @@ def test_pseudo_options(option_files, monkeypatch):
     ):
         with pytest.raises(OptionError, match=message):
             load_pseudo_options(path, [override])
+
+
+def test_sources_of_the_pseudo_data(option_files):
+    path = option_files.pseudo()
+    for source in ("upi", "deterministic"):
+        options = load_pseudo_options(path, [f"source={source}", "sets=global"])
+        assert options.source == source
+    assert load_pseudo_options(path, ["source=upi", "draws=4"]).draws == 4
+    assert load_pseudo_options(path, ["source=mixture", "sets=local"]).sets == "local"
+    for overrides, message in (
+        (["source=cyclegan"], "source: invalid enum value 'cyclegan'"),
+        (["draws=0"], "draws: expected `int` >= 1"),
+        (["source=upi", "sets=local"], "sets: source: upi knows no local sets"),
+        (["source=deterministic", "sets=local"], "sets: source: deterministic knows no local sets"),
+        (["source=upi", "inverse=paper_lut"], "inverse: source: upi does not invert f_ISP"),
+        (["source=deterministic", "draws=2"], "draws: source: deterministic makes the same pair"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            load_pseudo_options(path, overrides)
 
 
 # --- the files that come with the plugin -----------------------------------------------------------------------------

@@ -31,9 +31,10 @@ class ParameterEncoder(nn.Module):
         n_parameters: K.
         grid: ``(h, w)`` of the parameter sets; (1, 1) sets them globally.
         thumbnail: Side of the square the image is resized to, in pixels. 256 as in the networks named above.
+        dropout: Probability with which a feature or statistic is dropped before the head, while training.
     """
 
-    def __init__(self, n_parameters: int, grid: tuple[int, int], thumbnail: int) -> None:
+    def __init__(self, n_parameters: int, grid: tuple[int, int], thumbnail: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.grid = grid
         self.thumbnail = thumbnail
@@ -42,6 +43,7 @@ class ParameterEncoder(nn.Module):
         for fan_in, fan_out in itertools.pairwise(widths):
             layers += [nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1), nn.LeakyReLU(0.2)]
         self.features = nn.Sequential(*layers)
+        self.dropout = nn.Dropout2d(dropout)
         self.head = nn.Conv2d(widths[-1] + 9, n_parameters, 1)
         # The ISP starts at the starting values for every image, and learns to differ.
         nn.init.normal_(self.head.weight, std=1e-3)
@@ -58,7 +60,7 @@ class ParameterEncoder(nn.Module):
         flat = log.flatten(2)
         statistics = torch.cat((flat.mean(2), flat.std(2), flat.amax(2)), dim=1)
         statistics = statistics[:, :, None, None].expand(-1, -1, *self.grid)
-        return self.head(torch.cat((features, statistics), dim=1))
+        return self.head(self.dropout(torch.cat((features, statistics), dim=1)))
 
 
 @register(ARCH_REGISTRY)
@@ -73,6 +75,7 @@ class PQDynamicISP(nn.Module):
         inverse_tone_mapping: True for image enhancement, sRGB to sRGB: f_IT comes first (Sec. 3.5).
         grid: Rows and columns of regions with parameters of their own; [1, 1] controls the image globally.
         thumbnail: Side of the square the encoder looks at, in pixels; at least 32.
+        dropout: Of the encoder, against over-fitting to few pairs; 0 is none.
         gamma_start: Starting value of gamma g1. Default: 2.2 for RAW, 1.0 for image enhancement.
         base_matrix: Constant matrix in front of the colour correction: ``identity``, ``xyz_to_srgb`` or 3 rows of 3.
         tie_xy: See `ISPSpec`.
@@ -88,6 +91,7 @@ class PQDynamicISP(nn.Module):
         base_matrix: str | Sequence[Sequence[float]] = "identity",
         tie_xy: bool = True,
         it_sign: int = 1,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if len(grid) != 2 or min(grid) < 1:
@@ -108,7 +112,9 @@ class PQDynamicISP(nn.Module):
             base_matrix=tuple(tuple(float(v) for v in row) for row in base_matrix),
         )
         self.isp = InvertibleISP(self.spec)
-        self.encoder = ParameterEncoder(self.spec.n_parameters, (int(grid[0]), int(grid[1])), thumbnail)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout}; give a probability, 0 to below 1.")
+        self.encoder = ParameterEncoder(self.spec.n_parameters, (int(grid[0]), int(grid[1])), thumbnail, dropout)
 
     @property
     def grid(self) -> tuple[int, int]:

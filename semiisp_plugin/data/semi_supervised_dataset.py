@@ -12,7 +12,7 @@ from semiisp_plugin.data.paired_dataset import PairedRestorationDataset
 from semiisp_plugin.data.sampler import SOURCES, SampleIndex
 from semiisp_plugin.toolbox import DATASET_REGISTRY, register
 
-_PSEUDO_OPTIONS = ("dataroot_gt", "dataroot_lq", "io_backend")
+_PSEUDO_OPTIONS = ("dataroot_gt", "dataroot_lq", "io_backend", "cache_images")
 
 
 @register(DATASET_REGISTRY)
@@ -25,8 +25,8 @@ class SemiSupervisedDataset(Dataset[dict[str, Any]]):
 
     Args:
         opt: Options of `PairedRestorationDataset` for the real pairs, and ``pseudo``: a section with ``dataroot_gt``,
-            ``dataroot_lq`` and ``io_backend``. ``filename_tmpl`` and ``cache_images`` concern the real pairs only:
-            pseudo pairs are many and have one name.
+            ``dataroot_lq``, ``io_backend`` and, where they are few and small, ``cache_images``. ``filename_tmpl`` and
+            ``cache_images`` outside that section concern the real pairs only: pseudo pairs are many and have one name.
 
     Attributes:
         n_real: Number of real pairs.
@@ -52,7 +52,7 @@ class SemiSupervisedDataset(Dataset[dict[str, Any]]):
         self._sources = (
             PairedRestorationDataset(shared),
             PairedRestorationDataset(
-                {**shared, **pseudo, "name": f"{name}, pseudo", "filename_tmpl": "{}", "cache_images": False}
+                {**shared, "cache_images": False, **pseudo, "name": f"{name}, pseudo", "filename_tmpl": "{}"}
             ),
         )
         self.n_real, self.n_pseudo = (len(source) for source in self._sources)

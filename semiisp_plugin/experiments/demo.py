@@ -152,30 +152,33 @@ def train_all(
     """All phases and both baselines, with equal iterations and batches for everything that trains the target."""
     results: dict[str, dict[str, float]] = {}
     models: dict[str, Any] = {}
+    evaluation = {"test": test}
 
     def finish(label: str, model: Any) -> None:
         results[label] = dict(model.latest_metrics["test"])
         models[label] = getattr(model, "net_g_ema", model.net_g)
 
     total = s.semi_iterations + s.fine_iterations
-    finish("f_ISP alone", phases.run(phases.isp_options(s, pairs, test, seed), out, True))
+    finish("f_ISP alone", phases.run(phases.isp_options(s, pairs, evaluation, seed), out, True))
     f_isp = str(out / "experiments" / "1_fisp" / "models" / "f_isp_latest.pth")
     pseudo = str(out / "pseudo")
     built = build_pseudo_lmdb(str(photos), pseudo, make_generator(f_isp), seed=seed)
     print(f"{built.written} pseudo pairs; {built.clipped:.1%} of the pseudo inputs' values were clipped.")
-    semi = phases.run(phases.semi_options(s, pairs, pseudo, test, seed), out, True)
+    semi = phases.run(phases.semi_options(s, pairs, pseudo, evaluation, seed), out, True)
     finish("semi-supervised, before fine-tuning", semi)
     print(f"The filter kept {semi.filter.kept_ratio:.0%} of the pseudo samples.")
     weights = str(out / "experiments" / "2_semi" / "models" / "net_g_latest.pth")
     fine = phases.supervised_options(
-        s, pairs, test, seed, name="3_finetune", iterations=s.fine_iterations, lr=s.fine_lr, weights=weights
+        s, pairs, evaluation, seed, name="3_finetune", iterations=s.fine_iterations, lr=s.fine_lr, weights=weights
     )
     finish("semi-supervised", phases.run(fine, out, True))
     for label, name, jitter in (
         ("supervised", "0_supervised", None),
         ("supervised + photometric jitter", "0_supervised_jitter", s.jitter),
     ):
-        options = phases.supervised_options(s, pairs, test, seed, name=name, iterations=total, lr=s.lr, jitter=jitter)
+        options = phases.supervised_options(
+            s, pairs, evaluation, seed, name=name, iterations=total, lr=s.lr, jitter=jitter
+        )
         finish(label, phases.run(options, out, True))
     return results, models
 

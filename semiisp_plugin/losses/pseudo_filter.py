@@ -17,10 +17,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+REFERENCES = ("batch", "running")
+"""Choices of `PseudoFilter`'s reference loss; ``batch`` is the paper's."""
 
 
 def _check(per_sample_loss: Tensor, is_pseudo: Tensor) -> None:
@@ -199,21 +202,32 @@ class PseudoFilter:
         warmup_iter: During the first so many calls every pseudo sample with a finite loss is kept: the losses of an
             untrained network say nothing about the pairs. The threshold is still reported. Ours; the paper has no
             warm-up, hence 0.
+        reference: ``batch``: L_r is the mean loss of the batch's real samples (eq. 10). ``running``: it is the
+            exponential moving average of that mean, which a batch with two real samples makes noisy (ours).
+        momentum: Of the moving average: its memory is about ``1 / (1 - momentum)`` batches.
 
     Attributes:
+        running: The moving average of the mean real loss; None before the first batch.
         calls: Batches filtered so far.
         pseudo_seen: Pseudo samples in them.
         pseudo_kept: Those of them that were kept. In distributed training all three are of this process.
 
     Raises:
-        ValueError: ``beta`` or ``warmup_iter`` is negative.
+        ValueError: ``beta`` or ``warmup_iter`` is negative, ``reference`` unknown, ``momentum`` not in [0, 1).
     """
 
-    def __init__(self, beta: float, warmup_iter: int = 0) -> None:
+    def __init__(self, beta: float, warmup_iter: int = 0, reference: str = "batch", momentum: float = 0.95) -> None:
         self.beta = check_beta(beta)
         if warmup_iter < 0:
             raise ValueError(f"The filter's `warmup_iter` must be 0 or more; got {warmup_iter}.")
+        if reference not in REFERENCES:
+            raise ValueError(f"The filter's `reference` is '{reference}'; choose one of {', '.join(REFERENCES)}.")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"The filter's `momentum` must lie in [0, 1); got {momentum}.")
         self.warmup_iter = warmup_iter
+        self.reference = reference
+        self.momentum = momentum
+        self.running: float | None = None
         self.calls = 0
         self.pseudo_seen = 0
         self.pseudo_kept = 0
@@ -235,6 +249,8 @@ class PseudoFilter:
         """Filter a batch and count; arguments and errors as :func:`filter_pseudo`."""
         if reference is None:
             reference = mean_real_loss(per_sample_loss, is_pseudo)
+        if self.reference == "running":
+            reference = self._averaged(float(reference))
         beta = math.inf if self.in_warmup else self.beta
         weights = filter_pseudo(per_sample_loss, is_pseudo, beta=beta, reference=reference)
         threshold = _threshold(self.beta, _as_reference(reference, per_sample_loss))
@@ -248,12 +264,26 @@ class PseudoFilter:
         ratio = torch.tensor(kept / seen if seen else 0.0, dtype=torch.float32, device=weights.device)
         return FilterResult(weights, threshold, ratio)
 
-    def state_dict(self) -> dict[str, int]:
-        """The counts, for the checkpoint."""
-        return {"calls": self.calls, "pseudo_seen": self.pseudo_seen, "pseudo_kept": self.pseudo_kept}
+    def _averaged(self, reference: float) -> float:
+        """Take a batch's mean real loss into the moving average, which it returns; what is not finite is left out."""
+        if math.isfinite(reference):
+            # As long as the average is young it is the plain mean, not one that leans on the first batch.
+            momentum = min(self.momentum, self.calls / (self.calls + 1))
+            before = reference if self.running is None else self.running
+            self.running = momentum * before + (1 - momentum) * reference
+        return math.nan if self.running is None else self.running
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Take up the counts of :meth:`state_dict`.
+    def state_dict(self) -> dict[str, Any]:
+        """The counts and the moving average, for the checkpoint."""
+        return {
+            "calls": self.calls,
+            "pseudo_seen": self.pseudo_seen,
+            "pseudo_kept": self.pseudo_kept,
+            "running": self.running,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the counts of :meth:`state_dict`; states without a moving average, which came later, load too.
 
         Raises:
             KeyError: A count is missing.
@@ -264,3 +294,5 @@ class PseudoFilter:
         self.calls = int(state["calls"])
         self.pseudo_seen = int(state["pseudo_seen"])
         self.pseudo_kept = int(state["pseudo_kept"])
+        running = state.get("running")
+        self.running = None if running is None else float(running)

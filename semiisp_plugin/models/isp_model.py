@@ -10,8 +10,10 @@ from torch import nn
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.checkpoint import load_checkpoint
+from semiisp_plugin.data.photometric import photometric_jitter
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.models.restoration import RestorationModel
+from semiisp_plugin.models.supervised_model import iteration_generator
 from semiisp_plugin.pseudo.f_isp import save_f_isp
 from semiisp_plugin.toolbox import MODEL_REGISTRY, master_only, register
 
@@ -26,6 +28,9 @@ class ISPModel(RestorationModel):
     and saved with both networks' options and weights in ``f_isp_<iter>.pth``, which is all that making pseudo-data
     needs. The loss is the sum of both networks'; they share nothing, so that each trains as if alone. Validation
     reports both, the global one under ``<data set>_global``.
+
+    ``train:photometric_jitter`` (ours) multiplies brightness and saturation of the inputs by factors of up to 1 +- that
+    value, so that few pairs show f_ISP more situations.
     """
 
     def build_networks(self) -> None:
@@ -57,6 +62,12 @@ class ISPModel(RestorationModel):
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One iteration on the batch of `feed_data`."""
+        strength = self.opt["train"].get("photometric_jitter")
+        if strength:
+            generator = iteration_generator(
+                self.opt["manual_seed"], current_iter, self.device, stream=self.opt.get("rank", 0)
+            )
+            self.lq = photometric_jitter(self.lq, float(strength), generator)
         total = torch.zeros((), device=self.device)
         logs = {}
         for label, wrapped in (("global", self.net_global), ("local", self.net_g)):

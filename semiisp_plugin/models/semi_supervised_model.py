@@ -34,7 +34,12 @@ class SemiSupervisedModel(RestorationModel):
         """As for every phase, and the filter."""
         super().init_training_settings()
         settings = self.opt["train"]["filter"]
-        self.filter = PseudoFilter(float(settings["beta"]), int(settings.get("warmup_iter", 0)))
+        self.filter = PseudoFilter(
+            float(settings["beta"]),
+            int(settings.get("warmup_iter", 0)),
+            settings.get("reference", "batch"),
+            float(settings.get("momentum", 0.95)),
+        )
 
     def add_noise(self, current_iter: int) -> None:
         """Add noise to the pseudo inputs of the batch."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,7 @@ from semiisp_plugin.data.lmdb_io import LmdbImageWriter, unique_keys
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 
 _MIN_SIDE = 32
+_DRAW = re.compile(r"__draw[0-9]+$")
 
 
 @dataclass
@@ -41,9 +43,19 @@ class BuildReport:
 
 
 def photograph_seed(seed: int, key: str) -> int:
-    """Seed of one photograph's draws: of the run's seed and the key alone, whatever was read before it."""
+    """Seed of one pair's draws: of the run's seed and the pair's key alone, whatever was read before it."""
     digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
     return int.from_bytes(digest[:8], "little") % (2**63)
+
+
+def pair_keys(key: str, draws: int) -> list[str]:
+    """Keys of the pairs of one photograph: its own for the first, ``<key>__draw1`` and so on for the others.
+
+    Different photographs never share one: if there are several draws, a photograph whose own key ends in ``__draw``
+    and a number gets ``__draw0`` for the first, so that a key's last ``__draw<n>`` is always ours.
+    """
+    first = f"{key}__draw0" if draws > 1 and _DRAW.search(key) else key
+    return [first, *(f"{key}__draw{i}" for i in range(1, draws))]
 
 
 def shrink_short_side(image: np.ndarray, short_side: int | None) -> np.ndarray:
@@ -62,6 +74,7 @@ def build_pseudo_lmdb(
     generator: PseudoPairGenerator,
     *,
     seed: int = 0,
+    draws: int = 1,
     max_photographs: int | None = None,
     short_side: int | None = None,
     png_compression: int = 1,
@@ -72,14 +85,16 @@ def build_pseudo_lmdb(
 ) -> BuildReport:
     """Write ``out/gt.lmdb`` (8-bit pseudo ground truths) and ``out/lq.lmdb`` (16-bit pseudo inputs).
 
-    Both have the same keys in the same order, made from the photographs' relative paths. Photographs are read,
-    converted and written one by one; a pair depends on its photograph, its key, the seed and f_ISP alone.
+    Both have the same keys in the same order, made from the photographs' relative paths (`pair_keys`). Photographs are
+    read, converted and written one by one; a pair depends on its photograph, its key, the seed and f_ISP alone.
 
     Args:
         photographs: Folder, searched recursively.
         out: Folder to write; also gets ``report.json`` and, if any were set aside, ``set_aside.txt``.
         generator: See `PseudoPairGenerator`.
         seed: Of the random parameter sets.
+        draws: Pairs of each photograph, each with random sets of its own in steps 1 and 3 (ours: the paper has
+            photographs enough).
         max_photographs: Take the first so many, in the order of their paths.
         short_side: See `shrink_short_side`.
         png_compression: zlib level, 0 to 9.
@@ -94,14 +109,18 @@ def build_pseudo_lmdb(
 
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: The folder of photographs is missing or holds none that
-            can be used.
+            can be used; or ``draws`` is less than 1.
         FileExistsError: ``out`` holds a build already.
         OSError: Disk full and the like; what was written stays usable.
     """
+    if draws < 1:
+        raise ValueError(f"draws: {draws} pairs of each photograph cannot be made; give at least 1.")
     paths = list_images(photographs)[:max_photographs]
     keys = unique_keys(paths)
     os.makedirs(out, exist_ok=True)
     made_with = {"seed": seed, "short_side": short_side, **(settings or {})}
+    if draws > 1:  # earlier builds knew one draw only, and can be gone on with
+        made_with["draws"] = draws
     _check_resumed(Path(out), made_with, resume)
     generator.network.to(device)
     report = BuildReport()
@@ -114,8 +133,10 @@ def build_pseudo_lmdb(
         for path, key in tqdm(
             zip(paths, keys, strict=True), total=len(paths), desc="pseudo pairs", unit="photo", disable=not progress
         ):
-            if key in gt and key in lq:
-                report.kept += 1
+            wanted = pair_keys(key, draws)
+            missing = [k for k in wanted if not (k in gt and k in lq)]
+            report.kept += len(wanted) - len(missing)
+            if not missing:
                 continue
             try:
                 image = shrink_short_side(read_image(os.path.join(photographs, path), bit_depth="8"), short_side)
@@ -124,17 +145,18 @@ def build_pseudo_lmdb(
             except (ImageReadError, OSError) as error:  # OSError: no permission, a link to nowhere
                 report.set_aside[path] = str(error)
                 continue
-            draws = torch.Generator().manual_seed(photograph_seed(seed, key))
             photo = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
-            pair = generator.generate(photo, draws)
-            clipped_sum += float(pair.clipped.mean())
-            target = pair.target[0].permute(1, 2, 0).cpu().numpy()
-            if key not in gt:
-                gt.put(key, encode_png(np.ascontiguousarray(target), png_compression), target.shape)
-            if key not in lq:
-                pseudo_input = to_uint16(pair.input[0].permute(1, 2, 0).cpu().numpy())
-                lq.put(key, encode_png(np.ascontiguousarray(pseudo_input), png_compression), pseudo_input.shape)
-            report.written += 1
+            for pair_key in missing:
+                pair = generator.generate(photo, torch.Generator().manual_seed(photograph_seed(seed, pair_key)))
+                clipped_sum += float(pair.clipped.mean())
+                target = pair.target[0].permute(1, 2, 0).cpu().numpy()
+                if pair_key not in gt:
+                    gt.put(pair_key, encode_png(np.ascontiguousarray(target), png_compression), target.shape)
+                if pair_key not in lq:
+                    pseudo_input = to_uint16(pair.input[0].permute(1, 2, 0).cpu().numpy())
+                    encoded = encode_png(np.ascontiguousarray(pseudo_input), png_compression)
+                    lq.put(pair_key, encoded, pseudo_input.shape)
+                report.written += 1
     report.clipped = clipped_sum / report.written if report.written else 0.0
     if report.written + report.kept == 0:
         for name in ("gt.lmdb", "lq.lmdb"):  # empty, and in the way of the next try

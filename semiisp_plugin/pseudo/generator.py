@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
-from semiisp_plugin.isp import InverseResult, InvertibleISP, PaperLUTSettings, ParameterBank
+from semiisp_plugin.pseudo.sources import BankInverse, SRGBToRAW, check_same_isp
 
 
 class PseudoPair(NamedTuple):
@@ -33,41 +33,34 @@ class PseudoPairGenerator:
        ground truth, rounded to 8 bits as the real ones are.
     3. f_ISP^-1 with another random set gives the pseudo input.
 
+    Other sRGB-to-RAW methods can take the place of f_ISP^-1 (Table 3); step 2 is always f_ISP's.
+
     Args:
         network: f_ISP with local control, for step 2.
-        bank: Global parameter sets, for step 1.
-        input_bank: Sets for step 3. Below 1,000 pairs the global ones again, from 1,000 on the local ones.
-        per_function: Draw step 3's sets per function (from 1,000 pairs on).
-        backend: How the ISP is inverted, see `InvertibleISP.inverse`; ``auto``: exactly, by curves where possible.
-        lut: For the backend ``paper_lut``.
+        first: sRGB-to-RAW of step 1; the paper's: `BankInverse` with the global sets.
+        second: sRGB-to-RAW of step 3, None for that of step 1. The paper's: below 1,000 pairs the same as in step 1,
+            from 1,000 on `BankInverse` with the local sets, drawn per function.
         update_quality: False skips steps 1 and 2: the photograph itself is the ground truth (ablation of Table 2).
 
     Raises:
-        ValueError: The banks and the network are not of the same ISP.
+        ValueError: A source inverts another ISP than the network's.
     """
 
     def __init__(
         self,
         network: PQDynamicISP,
-        bank: ParameterBank,
-        input_bank: ParameterBank | None = None,
+        first: SRGBToRAW,
+        second: SRGBToRAW | None = None,
         *,
-        per_function: bool = False,
         update_quality: bool = True,
-        backend: str = "auto",
-        lut: PaperLUTSettings | None = None,
     ) -> None:
         self.network = network.eval()
-        self.bank = bank
-        self.input_bank = bank if input_bank is None else input_bank
-        self.per_function = per_function
+        self.first = first
+        self.second = first if second is None else second
         self.update_quality = update_quality
-        self.backend = backend
-        self.isp = InvertibleISP(network.spec, lut)
-        if bank.spec != network.spec or self.input_bank.spec != network.spec:
-            raise ValueError(
-                "The parameter bank and the network belong to different ISPs: take both from the same training run."
-            )
+        for source in (self.first, self.second):
+            if isinstance(source, BankInverse):
+                check_same_isp(source, network.spec)
 
     @torch.no_grad()
     def generate(self, photographs: Tensor, generator: torch.Generator) -> PseudoPair:
@@ -79,20 +72,12 @@ class PseudoPairGenerator:
         """
         target = photographs
         if self.update_quality:
-            sets = self.bank.draw(len(photographs), generator).to(photographs.device)
-            raw = self._inverse(photographs, sets).image
+            raw = self.first.invert(photographs, generator).image
             target = (self.network(raw) * 255).round().clamp(0, 255).to(torch.uint8)
         return self.generate_input(target, generator)
 
     @torch.no_grad()
     def generate_input(self, target: Tensor, generator: torch.Generator) -> PseudoPair:
         """Step 3 alone: a pseudo input for a pseudo ground truth, ``(N, 3, H, W)`` uint8."""
-        sets = self.input_bank.draw(len(target), generator, per_function=self.per_function).to(target.device)
-        inverse = self._inverse(target, sets)
+        inverse = self.second.invert(target, generator)
         return PseudoPair(target, inverse.image, inverse.clipped)
-
-    def _inverse(self, image: Tensor, sets: Tensor) -> InverseResult:
-        backend = self.backend
-        if backend == "auto":
-            backend = "curve8" if tuple(sets.shape[2:]) == (1, 1) else "exact"
-        return self.isp.inverse(image, sets, backend=backend)

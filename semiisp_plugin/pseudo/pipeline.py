@@ -9,17 +9,19 @@ from pathlib import Path
 
 import torch
 
-from semiisp_plugin.isp import PaperLUTSettings, ParameterBank
+from semiisp_plugin.isp import InvertibleISP, PaperLUTSettings, ParameterBank
 from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.builder import BuildReport, build_pseudo_lmdb
 from semiisp_plugin.pseudo.f_isp import load_f_isp
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
+from semiisp_plugin.pseudo.sources import UPI, BankInverse, DeterministicInverse, MixtureInverse
 
+SOURCES = ("bank", "mixture", "upi", "deterministic")
 MANY_PAIRS = 1000  # Sec. 4.2: below, global sets for the whole ISP; from there on, local ones per function
 
 
 def make_generator(
-    f_isp: str, sets: str = "auto", update_quality: bool = True, inverse: str = "exact"
+    f_isp: str, sets: str = "auto", update_quality: bool = True, inverse: str = "exact", source: str = "bank"
 ) -> PseudoPairGenerator:
     """The generator of a phase 1 checkpoint.
 
@@ -28,18 +30,36 @@ def make_generator(
         sets: ``global``, ``local`` or ``auto`` (by the number of pairs).
         update_quality: See `PseudoPairGenerator`.
         inverse: ``exact`` or ``paper_lut``, whose tables span what the banks hold.
+        source: sRGB-to-RAW of steps 1 and 3: ``bank`` (the paper's, `BankInverse`), ``mixture`` (`MixtureInverse`),
+            ``upi`` (`UPI`) or ``deterministic`` (`DeterministicInverse` with the mean of the global sets). With the
+            last two, ``sets: auto`` is ``global`` whatever the number of pairs.
+
+    Raises:
+        ValueError: The source is unknown or cannot do what the other arguments ask for.
+        CheckpointError: See `load_f_isp`.
     """
+    if source not in SOURCES:
+        raise ValueError(f"source: '{source}' is none of {', '.join(SOURCES)}.")
+    from_bank = source in ("bank", "mixture")
+    if not from_bank and sets == "local":
+        raise ValueError(f"source: {source} knows no local sets; leave sets at auto, or take source: bank.")
+    if source == "upi" and inverse != "exact":
+        raise ValueError(f"source: upi does not invert f_ISP, so that inverse: {inverse} says nothing; leave it out.")
     network, banks, n_pairs = load_f_isp(f_isp)
-    local = sets == "local" or (sets == "auto" and n_pairs >= MANY_PAIRS)
-    return PseudoPairGenerator(
-        network,
-        banks["global"],
-        banks["local"] if local else None,
-        per_function=local,
-        update_quality=update_quality,
-        backend="auto" if inverse == "exact" else inverse,
-        lut=_tables_for(banks.values() if local else [banks["global"]]) if inverse == "paper_lut" else None,
-    )
+    if source == "upi":
+        upi = UPI(image_enhancement=network.spec.inverse_tone_mapping)
+        return PseudoPairGenerator(network, upi, update_quality=update_quality)
+    local = from_bank and (sets == "local" or (sets == "auto" and n_pairs >= MANY_PAIRS))
+    lut = _tables_for(banks.values() if local else [banks["global"]]) if inverse == "paper_lut" else None
+    isp = InvertibleISP(network.spec, lut)
+    backend = "auto" if inverse == "exact" else inverse
+    if source == "deterministic":
+        mean = DeterministicInverse(isp, banks["global"], backend)
+        return PseudoPairGenerator(network, mean, update_quality=update_quality)
+    inverse_of = MixtureInverse if source == "mixture" else BankInverse
+    first = inverse_of(isp, banks["global"], backend=backend)
+    second = inverse_of(isp, banks["local"], per_function=True, backend=backend) if local else None
+    return PseudoPairGenerator(network, first, second, update_quality=update_quality)
 
 
 def _tables_for(banks: Iterable[ParameterBank]) -> PaperLUTSettings:
@@ -65,12 +85,13 @@ def _tables_for(banks: Iterable[ParameterBank]) -> PaperLUTSettings:
 
 def run(options: PseudoOptions, *, resume: bool = False, progress: bool = True) -> BuildReport:
     """Build the pseudo pairs that the options describe and print a summary."""
-    generator = make_generator(options.f_isp, options.sets, options.update_quality, options.inverse)
+    generator = make_generator(options.f_isp, options.sets, options.update_quality, options.inverse, options.source)
     report = build_pseudo_lmdb(
         options.photographs,
         options.out,
         generator,
         seed=options.manual_seed,
+        draws=options.draws,
         max_photographs=options.max_photographs,
         short_side=options.short_side,
         png_compression=options.png_compression,
@@ -81,8 +102,9 @@ def run(options: PseudoOptions, *, resume: bool = False, progress: bool = True) 
             "f_isp_sha256": hashlib.sha256(Path(options.f_isp).read_bytes()).hexdigest()[:16],
             "sets": options.sets,
             "update_quality": options.update_quality,
-            # An earlier build knew no other, and can be gone on with.
+            # Earlier builds knew no others, and can be gone on with.
             **({"inverse": options.inverse} if options.inverse != "exact" else {}),
+            **({"source": options.source} if options.source != "bank" else {}),
         },
     )
     print(

@@ -18,8 +18,8 @@ from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.data.image_io import decode_image, read_image, to_uint16, write_image
 from semiisp_plugin.data.lmdb_io import LmdbImageWriter, close_all, read_meta, read_value
 from semiisp_plugin.isp import ParameterBank
-from semiisp_plugin.pseudo import PseudoPairGenerator, builder
-from semiisp_plugin.pseudo.builder import build_pseudo_lmdb, photograph_seed, shrink_short_side
+from semiisp_plugin.pseudo import BankInverse, PseudoPairGenerator, builder
+from semiisp_plugin.pseudo.builder import build_pseudo_lmdb, pair_keys, photograph_seed, shrink_short_side
 
 NAMES = ["a.jpg", "a.png", "b c/1.png", "b c/2.png", "z.png"]
 KEYS = ["a~jpg", "a~png", "b%20c/1", "b%20c/2", "z"]
@@ -45,7 +45,7 @@ def generator() -> PseudoPairGenerator:
     torch.nn.init.normal_(network.encoder.head.weight, std=0.05)
     bank = ParameterBank(network.spec, 5)
     bank.append(network.spec.squash(0.3 * torch.randn(5, 36, 1, 1)))
-    return PseudoPairGenerator(network, bank)
+    return PseudoPairGenerator(network, BankInverse(network.spec, bank))
 
 
 @pytest.fixture(autouse=True)
@@ -187,6 +187,108 @@ def test_full_disk_leaves_a_readable_prefix(build, contents, monkeypatch, failin
     close_all()
     build(resume=True)  # where one of the two has a pair's half already
     assert contents() == contents("unbroken")
+
+
+# --- several draws of a photograph -----------------------------------------------------------------------------------
+
+
+def keys_of_draws(draws: int) -> list[str]:
+    return [key if i == 0 else f"{key}__draw{i}" for key in KEYS for i in range(draws)]
+
+
+def test_draws_are_pairs_of_their_own(build, contents, photographs, generator):
+    build("one", seed=9)
+    report = build(seed=9, draws=3)
+    one, three = contents("one"), contents()
+    assert three["gt keys"] == three["lq keys"] == keys_of_draws(3)
+    assert (report.written, report.kept) == (15, 0)
+    for name in ("gt", "lq"):  # the first draw is that of a build with one draw, to the byte
+        assert {key: three[name][key] for key in KEYS} == one[name]
+    for name, key in zip(NAMES, KEYS, strict=True):
+        photo = torch.from_numpy(read_image(photographs / name)).permute(2, 0, 1)[None]
+        for draw in range(3):
+            drawn = key if draw == 0 else f"{key}__draw{draw}"
+            pair = generator.generate(photo, torch.Generator().manual_seed(photograph_seed(9, drawn)))
+            target = decode_image(three["gt"][drawn], name=drawn)
+            np.testing.assert_array_equal(target, pair.target[0].permute(1, 2, 0).numpy())
+            pseudo_input = decode_image(three["lq"][drawn], name=drawn)
+            np.testing.assert_array_equal(pseudo_input, to_uint16(pair.input[0].permute(1, 2, 0).numpy()))
+        # Both steps draw; of five sets, two of the three draws can be the same one.
+        assert len({three["gt"][k] for k in (key, f"{key}__draw1", f"{key}__draw2")}) > 1
+        assert len({three["lq"][k] for k in (key, f"{key}__draw1", f"{key}__draw2")}) == 3
+
+
+def test_a_photograph_is_read_once_for_all_its_draws(build, monkeypatch):
+    read = []
+
+    def counted(path, **options):
+        read.append(os.path.basename(path))
+        return read_image(path, **options)
+
+    monkeypatch.setattr(builder, "read_image", counted)
+    build(draws=4)
+    assert len(read) == len(NAMES)
+
+
+def test_keys_of_draws_never_meet():
+    # The second and third photographs are called as the pseudo inputs of the first are.
+    photographs = ["a", "a__draw1", "a__draw1__draw0", "a__draw", "a__draw1x", "b__draw007"]
+    for draws in (1, 2, 3, 12):
+        keys = [key for photograph in photographs for key in pair_keys(photograph, draws)]
+        assert len(set(keys)) == len(keys) == draws * len(photographs)
+    assert pair_keys("a", 3) == ["a", "a__draw1", "a__draw2"]
+    assert pair_keys("a__draw1", 1) == ["a__draw1"]
+    assert pair_keys("a__draw1", 2) == ["a__draw1__draw0", "a__draw1__draw1"]
+
+
+def test_photographs_called_as_draws_are_built(build, contents, tmp_path):
+    root = tmp_path / "exported"
+    for seed, name in enumerate(("a.png", "a__draw1.png")):
+        write_image(root / name, picture(seed))
+    assert build(root=root, draws=2).written == 4
+    assert contents()["lq keys"] == ["a", "a__draw1", "a__draw1__draw0", "a__draw1__draw1"]
+
+
+@pytest.mark.parametrize("when", range(1, 10))
+def test_resuming_at_any_draw_gives_what_an_unbroken_build_gives(build, contents, monkeypatch, when):
+    """Interrupted at any of the ten puts into lq.lmdb, gt.lmdb being one ahead."""
+    build("unbroken", draws=2, max_photographs=5)
+    put = LmdbImageWriter.put
+
+    def interrupted(self, key, png_bytes, shape):
+        if self.folder.name == "lq.lmdb" and len(self) == when:
+            raise KeyboardInterrupt
+        put(self, key, png_bytes, shape)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LmdbImageWriter, "put", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build(draws=2)
+    assert contents()["lq keys"] == keys_of_draws(2)[:when]
+    close_all()
+    report = build(draws=2, resume=True)
+    assert (report.kept, report.written) == (when, 10 - when)
+    assert contents() == contents("unbroken")
+
+
+def test_draws_are_counted_as_pairs_and_photographs_are_set_aside_once(build, photographs):
+    (photographs / "broken.jpg").write_bytes(b"no image")
+    report = build(draws=3)
+    assert report.written == 15
+    assert list(report.set_aside) == ["broken.jpg"]
+
+
+def test_number_of_draws_belongs_to_a_build(build, contents, tmp_path):
+    with pytest.raises(ValueError, match="draws: 0 pairs"):
+        build(draws=0)
+    assert not (tmp_path / "out").exists()
+    build(max_photographs=1)
+    assert "draws" not in json.loads((tmp_path / "out" / "made_with.json").read_text()), "as earlier builds left it"
+    before = contents()
+    close_all()
+    with pytest.raises(ValueError, match="draws: None -> 2"):
+        build(resume=True, draws=2)
+    assert contents() == before
 
 
 @contextmanager

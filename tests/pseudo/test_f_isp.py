@@ -1,13 +1,21 @@
 """The file between phase 1 and the pseudo-data."""
 
+import json
+
+import msgspec
+import numpy as np
 import pytest
 import torch
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.checkpoint import CheckpointError, save_atomically
+from semiisp_plugin.data.image_io import write_image
+from semiisp_plugin.data.lmdb_io import close_all, read_meta
 from semiisp_plugin.isp import ParameterBank
+from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.f_isp import load_f_isp, save_f_isp
-from semiisp_plugin.pseudo.pipeline import MANY_PAIRS, make_generator
+from semiisp_plugin.pseudo.pipeline import MANY_PAIRS, make_generator, run
+from semiisp_plugin.pseudo.sources import UPI, DeterministicInverse, MixtureInverse
 
 OPTIONS = {"type": "PQDynamicISP", "inverse_tone_mapping": True, "grid": [2, 3], "thumbnail": 32, "gamma_start": 1.5}
 
@@ -63,9 +71,10 @@ def test_round_trip(parts, save):
 )
 def test_choice_of_the_sets_for_step_3(save, sets, n_pairs, local):
     generator = make_generator(save(n_pairs), sets)
-    assert generator.bank.grid == (1, 1)
-    assert generator.input_bank.grid == ((2, 3) if local else (1, 1))
-    assert generator.per_function is local
+    assert generator.first.bank.grid == (1, 1)
+    assert not generator.first.per_function
+    assert generator.second.bank.grid == ((2, 3) if local else (1, 1))
+    assert generator.second.per_function is local
     assert MANY_PAIRS == 1000  # Sec. 4.2
 
 
@@ -74,7 +83,8 @@ def test_tables_of_the_paper_span_what_the_banks_hold(save, parts):
     _, banks = parts
     path = save(MANY_PAIRS)
     table, exact = (make_generator(path, inverse=inverse) for inverse in ("paper_lut", "exact"))
-    ranges = table.isp.lut.gamma_ranges
+    assert table.first.isp is table.second.isp, "the tables are those of both steps"
+    ranges = table.first.isp.lut.gamma_ranges
     for bank in banks.values():
         gm = bank.spec.split(bank.sets)["gm"]
         for (low, high), name in zip(ranges, ("g1", "g2", "k"), strict=True):
@@ -84,6 +94,89 @@ def test_tables_of_the_paper_span_what_the_banks_hold(save, parts):
     pairs = [g.generate_input(photograph, torch.Generator().manual_seed(1)) for g in (table, exact)]
     difference = (pairs[0].input - pairs[1].input).abs()
     assert 1e-6 < difference.mean() < 1e-2
+
+
+@pytest.mark.parametrize(("source", "kind"), [("upi", UPI), ("deterministic", DeterministicInverse)])
+@pytest.mark.parametrize("sets", ["auto", "global"])
+def test_other_sources_take_both_steps_whatever_the_number_of_pairs(save, parts, source, kind, sets):
+    generator = make_generator(save(MANY_PAIRS), sets, source=source)
+    assert type(generator.first) is kind
+    assert generator.second is generator.first
+    if source == "upi":
+        assert generator.first.image_enhancement  # as the f_ISP is
+    else:
+        mean = parts[1]["global"].sets.mean(0, keepdim=True)
+        torch.testing.assert_close(generator.first.bank.sets, mean)
+    photograph = torch.randint(0, 256, (1, 3, 40, 48), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+    pair = generator.generate(photograph, torch.Generator().manual_seed(1))
+    assert not torch.equal(pair.target, photograph), "step 2 is left out"
+
+
+@pytest.mark.parametrize(("n_pairs", "local"), [(MANY_PAIRS - 1, False), (MANY_PAIRS, True)])
+def test_mixtures_are_of_the_sets_that_the_paper_draws_from(save, n_pairs, local):
+    generator = make_generator(save(n_pairs), source="mixture")
+    assert type(generator.first) is type(generator.second) is MixtureInverse
+    assert generator.first.bank.grid == (1, 1)
+    assert generator.second.bank.grid == ((2, 3) if local else (1, 1))
+    assert generator.second.per_function is local
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": "upl"}, "source: 'upl' is none of bank, .*upi"),
+        ({"source": "upi", "sets": "local"}, "source: upi knows no local sets"),
+        ({"source": "deterministic", "sets": "local"}, "source: deterministic knows no local sets"),
+        ({"source": "upi", "inverse": "paper_lut"}, "source: upi does not invert f_ISP"),
+    ],
+)
+def test_what_a_source_cannot_do(save, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_generator(save(), **changes)
+
+
+@pytest.fixture
+def run_pseudo(save, tmp_path):
+    """``basicsr pseudo`` on two photographs; returns the report and what the build says it was made with."""
+    for i in range(2):
+        pixels = np.random.default_rng(i).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        write_image(tmp_path / "photos" / f"{i}.png", pixels)
+    path = save()
+
+    def build(out: str, resume: bool = False, **changes):
+        close_all()
+        folder = tmp_path / out
+        options = PseudoOptions(name=out, photographs=str(tmp_path / "photos"), f_isp=path, out=str(folder), num_gpu=0)
+        report = run(msgspec.structs.replace(options, **changes), resume=resume, progress=False)
+        return report, json.loads((folder / "made_with.json").read_text()), read_meta(folder / "lq.lmdb")
+
+    yield build
+    close_all()
+
+
+def test_source_and_draws_belong_to_a_build(run_pseudo):
+    report, made_with, meta = run_pseudo("bank")
+    assert report.written == len(meta) == 2
+    assert not {"source", "draws"} & made_with.keys(), "builds from before these options could not be gone on with"
+    report, made_with, meta = run_pseudo("upi", source="upi", draws=3)
+    assert (made_with["source"], made_with["draws"]) == ("upi", 3)
+    assert [entry.key for entry in meta] == ["0", "0__draw1", "0__draw2", "1", "1__draw1", "1__draw2"]
+    assert run_pseudo("upi", resume=True, source="upi", draws=3)[0].kept == 6
+    with pytest.raises(ValueError, match="source: upi -> deterministic"):
+        run_pseudo("upi", resume=True, source="deterministic", draws=3)
+
+
+def test_the_mean_set_lies_within_the_tables_of_the_paper(save):
+    source = make_generator(save(), inverse="paper_lut", source="deterministic").first
+    assert source.backend == "paper_lut"
+    parameters = source.bank.spec.split(source.bank.sets)
+    for ranges, function, names in (
+        (source.isp.lut.gamma_ranges, "gm", ("g1", "g2", "k")),
+        (source.isp.lut.tone_ranges, "it", ("g3", "g4", "k2")),
+    ):
+        for (low, high), name in zip(ranges, names, strict=True):
+            assert low < parameters[function][name].min()
+            assert parameters[function][name].max() < high
 
 
 def test_other_checkpoints_are_refused(save, parts, tmp_path):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
-from semiisp_plugin.isp import InvertibleISP, ISPSpec, ParameterBank
-from semiisp_plugin.pseudo import PseudoPairGenerator
+from semiisp_plugin.isp import InverseResult, InvertibleISP, ISPSpec, ParameterBank
+from semiisp_plugin.pseudo import BankInverse, PseudoPairGenerator
 
 N_SETS = 7
 GRID = (2, 3)
@@ -19,6 +19,10 @@ def make_bank(spec: ISPSpec, seed: int, grid: tuple[int, int] = (1, 1)) -> Param
     bank = ParameterBank(spec, N_SETS, grid)
     bank.append(spec.squash(0.4 * torch.randn(N_SETS, spec.n_parameters, *grid, generator=seeded(seed))))
     return bank
+
+
+def of_bank(network: PQDynamicISP, bank: ParameterBank, **options) -> PseudoPairGenerator:
+    return PseudoPairGenerator(network, BankInverse(network.spec, bank), **options)
 
 
 @pytest.fixture(params=[False, True], ids=["raw", "image enhancement"])
@@ -61,7 +65,7 @@ def written_out(network, photographs, first_sets, second_sets):
 
 def test_three_steps_with_global_sets(network, photographs):
     bank = make_bank(network.spec, 5)
-    pair = PseudoPairGenerator(network, bank).generate(photographs, seeded(11))
+    pair = of_bank(network, bank).generate(photographs, seeded(11))
     # The draws as the paper describes them: one index a photograph and step, uniform over the bank.
     draws = seeded(11)
     first, second = (bank.sets[torch.randint(N_SETS, (3,), generator=draws)] for _ in range(2))
@@ -77,7 +81,8 @@ def test_three_steps_with_global_sets(network, photographs):
 
 def test_step_3_with_local_sets_drawn_per_function(network, photographs):
     bank, local_bank = make_bank(network.spec, 5), make_bank(network.spec, 6, GRID)
-    generator = PseudoPairGenerator(network, bank, local_bank, per_function=True)
+    first, second = BankInverse(network.spec, bank), BankInverse(network.spec, local_bank, per_function=True)
+    generator = PseudoPairGenerator(network, first, second)
     pair = generator.generate(photographs, seeded(12))
     draws = seeded(12)
     torch.randint(N_SETS, (3,), generator=draws)  # step 1
@@ -94,7 +99,7 @@ def test_step_3_with_local_sets_drawn_per_function(network, photographs):
 
 def test_without_updating_the_quality_the_photograph_is_the_target(network, photographs):
     bank = make_bank(network.spec, 5)
-    pair = PseudoPairGenerator(network, bank, update_quality=False).generate(photographs, seeded(13))
+    pair = of_bank(network, bank, update_quality=False).generate(photographs, seeded(13))
     assert torch.equal(pair.target, photographs)
     sets = bank.sets[torch.randint(N_SETS, (3,), generator=seeded(13))]
     expected = InvertibleISP(network.spec).inverse(photographs.double() / 255, sets.double())
@@ -103,7 +108,7 @@ def test_without_updating_the_quality_the_photograph_is_the_target(network, phot
 
 def test_ranges_and_clipped_share(network, photographs):
     bank = make_bank(network.spec, 5)
-    pair = PseudoPairGenerator(network, bank).generate(photographs, seeded(14))
+    pair = of_bank(network, bank).generate(photographs, seeded(14))
     assert pair.target.shape == pair.input.shape == photographs.shape
     assert pair.clipped.shape == (3,)
     assert float(pair.input.min()) >= 0
@@ -113,7 +118,7 @@ def test_ranges_and_clipped_share(network, photographs):
 
 
 def test_same_state_gives_the_same_pairs(network, photographs):
-    generator = PseudoPairGenerator(network, make_bank(network.spec, 5))
+    generator = of_bank(network, make_bank(network.spec, 5))
     before, state = photographs.clone(), torch.get_rng_state()
     one, same, other = (generator.generate(photographs, seeded(seed)) for seed in (15, 15, 16))
     assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
@@ -124,7 +129,7 @@ def test_same_state_gives_the_same_pairs(network, photographs):
 
 
 def test_step_3_alone_gives_many_inputs_of_one_target(network, photographs):
-    generator = PseudoPairGenerator(network, make_bank(network.spec, 5))
+    generator = of_bank(network, make_bank(network.spec, 5))
     draws = seeded(17)
     pairs = [generator.generate_input(photographs, draws) for _ in range(3)]
     assert all(torch.equal(pair.target, photographs) for pair in pairs)
@@ -134,20 +139,42 @@ def test_step_3_alone_gives_many_inputs_of_one_target(network, photographs):
 
 def test_the_network_is_put_into_evaluation_mode(network):
     network.train()
-    PseudoPairGenerator(network, make_bank(network.spec, 5))
+    of_bank(network, make_bank(network.spec, 5))
     assert not network.training
 
 
 def test_banks_of_another_isp_are_refused(network):
     other = ISPSpec(inverse_tone_mapping=not network.spec.inverse_tone_mapping)
     good, bad = make_bank(network.spec, 5), make_bank(other, 5)
+    first, second = BankInverse(network.spec, good), BankInverse(other, bad)
     with pytest.raises(ValueError, match="same training run"):
-        PseudoPairGenerator(network, bad)
+        PseudoPairGenerator(network, second)
     with pytest.raises(ValueError, match="same training run"):
-        PseudoPairGenerator(network, good, bad)
+        PseudoPairGenerator(network, first, second)
+    with pytest.raises(ValueError, match="same training run"):
+        BankInverse(network.spec, bad)
 
 
 def test_an_empty_bank_is_an_error(network, photographs):
-    generator = PseudoPairGenerator(network, ParameterBank(network.spec, 3))
+    generator = of_bank(network, ParameterBank(network.spec, 3))
     with pytest.raises(ValueError, match="phase 1"):
         generator.generate(photographs, seeded(0))
+
+
+class Halved:
+    """An sRGB-to-RAW of somebody else's, which draws one number an image."""
+
+    def invert(self, image: torch.Tensor, generator: torch.Generator) -> InverseResult:
+        factor = torch.rand(len(image), 1, 1, 1, generator=generator) / 2
+        return InverseResult(image.float() / 255 * factor, torch.full((len(image),), 0.25))
+
+
+def test_any_other_source_takes_steps_1_and_3_and_leaves_step_2_to_f_isp(network, photographs):
+    pair = PseudoPairGenerator(network, Halved()).generate(photographs, seeded(18))
+    draws = seeded(18)
+    first, second = (torch.rand(3, 1, 1, 1, generator=draws) / 2 for _ in range(2))
+    with torch.no_grad():
+        updated = network(photographs.float() / 255 * first)
+    assert_rounded(pair.target, updated)
+    assert torch.equal(pair.input, pair.target.float() / 255 * second)
+    assert pair.clipped.tolist() == [0.25] * 3

@@ -1,0 +1,413 @@
+"""``basicsr benchmark``: systems x numbers of pairs x seeds, with phases shared and cached, and a report."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import json
+import os
+import platform
+import shutil
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from semiisp_plugin._version import __version__
+from semiisp_plugin.data.image_io import list_images, read_image, to_float, to_uint8, write_image
+from semiisp_plugin.experiments.benchmark_data import count_pairs, data_in, held_out
+from semiisp_plugin.experiments.benchmark_jobs import Job, Runner, default_workers, plain
+from semiisp_plugin.experiments.benchmark_options import BenchmarkOptions, Settings, System, load_benchmark_options
+from semiisp_plugin.report.benchmark import terminal_table, write_report
+
+MARKER = "results.json"
+_ISP = (
+    "size",
+    "isp_iterations",
+    "isp_lr",
+    "isp_batch",
+    "isp_loss",
+    "isp_grid",
+    "isp_thumbnail",
+    "isp_dropout",
+    "isp_weight_decay",
+    "isp_jitter",
+    "isp_early_stop",
+    "evaluations",
+)
+_TARGET = ("size", "real_per_batch", "pseudo_per_batch", "ema_decay", "loss", "network", "evaluations")
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """One draw of everything: a seed, and a test fold where there is cross-validation."""
+
+    seed: int
+    fold: int | None
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}" + ("" if self.fold is None else f", fold {self.fold}")
+
+    @property
+    def training_seed(self) -> int:
+        """Seed of weights and batches; different in every fold."""
+        return self.seed if self.fold is None else 1000 * self.seed + self.fold
+
+
+def repetitions(options: BenchmarkOptions) -> list[Repetition]:
+    """All of them; the first of a search are of different seeds, or folds."""
+    folds: Sequence[int | None] = range(options.task.folds) if options.task.folds else [None]
+    return [Repetition(seed, fold) for seed in options.seeds for fold in folds]
+
+
+def candidates(system: System) -> list[dict[str, Any]]:
+    """All combinations of a system's search; one empty one without."""
+    return [dict(zip(system.search, values, strict=True)) for values in itertools.product(*system.search.values())]
+
+
+def jobs_of(
+    options: BenchmarkOptions, system: System, n_pairs: int, repetition: Repetition, candidate: Mapping[str, Any]
+) -> Job:
+    """The job that ends a system's chain, with all that come before it."""
+    values = {**options.settings, **system.settings, **candidate}
+    settings = msgspec.convert(values, Settings)
+    total = settings.iterations or settings.semi_iterations + settings.fine_iterations
+    seed = repetition.training_seed
+    task = msgspec.to_builtins(options.task)
+    for name in ("description", "paper_task"):
+        del task[name]
+    data = Job(
+        "data",
+        repetition.seed,
+        {
+            "task": task,
+            "n_pairs": n_pairs,
+            "n_validation": held_out(n_pairs, options.validation_pairs),
+            "fold": repetition.fold,
+            **plain(settings, "size"),
+        },
+    )
+    if system.kind == "supervised":
+        target = {**plain(settings, *_TARGET, "lr", "augment"), "iterations": total}
+        # The batch is what counts, not how the method divides it.
+        target["real_per_batch"] += target.pop("pseudo_per_batch")
+        target["pseudo_per_batch"] = 0
+        return Job("supervised", seed, target, {"data": data})
+    kind = {"image_enhancement": options.task.image_enhancement}
+    f_isp = Job("f_isp", seed, {**plain(settings, *_ISP), **kind}, {"data": data})
+    if system.kind == "f_isp":
+        return f_isp
+    how = plain(settings, "source", "sets", "update_quality", "draws")
+    pseudo = Job("pseudo", seed, how, {"data": data, "f_isp": f_isp})
+    needs = {"data": data, "pseudo": pseudo}
+    if system.kind == "pseudo_only":
+        return Job("pseudo_only", seed, {**plain(settings, *_TARGET, "lr"), "iterations": total}, needs)
+    if system.kind == "mean_teacher":
+        own = {**plain(settings, *_TARGET, "lr"), "jitter": settings.augment or 0.2, "iterations": total}
+        return Job("mean_teacher", seed, own, needs)
+    own = plain(settings, *_TARGET, "lr", "semi_iterations", "beta", "reference", "warmup", "noise")
+    own["beta"] = str(own["beta"]) if own["beta"] == float("inf") else own["beta"]
+    semi = Job("semi", seed, own, needs)
+    if settings.fine_iterations == 0:
+        return semi
+    target = {**plain(settings, *_TARGET, "fine_lr"), "iterations": settings.fine_iterations}
+    return Job("fine", seed, target, {"data": data, "semi": semi})
+
+
+def run_from_arguments(args: Any) -> dict[str, Path]:
+    """``basicsr benchmark``."""
+    options = load_benchmark_options(args.opt, args.force_yml)
+    return run(options, command=f"basicsr benchmark -opt {args.opt}", workers=args.workers)
+
+
+def run(options: BenchmarkOptions, *, command: str = "", workers: int | None = None) -> dict[str, Path]:
+    """Run a benchmark, or what is left of it, and write its report.
+
+    Args:
+        options: Of `load_benchmark_options`.
+        command: For the report.
+        workers: Processes; default: one a GPU, or one a core; 0 does everything in this one.
+
+    Returns:
+        The files of the report.
+
+    Raises:
+        ValueError: There are fewer pairs or photographs than asked for.
+    """
+    out = Path(options.out or os.path.join("benchmark_results", options.name))
+    out.mkdir(parents=True, exist_ok=True)
+    runner = Runner(out / "cache", default_workers() if workers is None else workers)
+    counts = [count_pairs(options.task) if n == "all" else int(n) for n in options.pairs]
+    chosen: dict[tuple[int, str], dict[str, Any]] = {}
+    search: list[dict[str, Any]] = []
+    everything = repetitions(options)
+    # Different seeds before different folds: the first repetitions serve the searches.
+    first = everything[: options.search_repetitions]
+    systems: dict[str, System] = options.systems
+    try:
+        trials = [
+            jobs_of(options, system, n, repetition, candidate)
+            for n in counts
+            for system in systems.values()
+            if len(candidates(system)) > 1
+            for candidate in candidates(system)
+            for repetition in first
+        ]
+        runner.run(trials, "search")
+        for n, (name, system) in itertools.product(counts, systems.items()):
+            chosen[n, name] = _choose(options, runner, system, name, n, first, search)
+        jobs = {
+            (n, name, repetition): jobs_of(options, system, n, repetition, chosen[n, name])
+            for n, (name, system), repetition in itertools.product(counts, systems.items(), everything)
+        }
+        runner.run(list(jobs.values()), "benchmark")
+    finally:
+        if runner.failed:
+            print(f"{len(runner.failed)} jobs failed; the same command tries them again.")
+    results = collect(options, runner, jobs, chosen, search, command)
+    results["pictures"] = _pictures(options, runner, jobs, counts, everything, out)
+    _write_json(out / MARKER, results)
+    paths = write_report(out)
+    print(terminal_table(results))
+    print(f"The report is in {paths.get('report.html', out)}.")
+    return paths
+
+
+def _choose(
+    options: BenchmarkOptions,
+    runner: Runner,
+    system: System,
+    name: str,
+    n: int,
+    first: Sequence[Repetition],
+    search: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The candidate of the best mean validation PSNR."""
+    tried = candidates(system)
+    if len(tried) == 1:
+        return tried[0]
+    scores = []
+    for candidate in tried:
+        keys = [jobs_of(options, system, n, repetition, candidate).key for repetition in first]
+        values = [runner.results[key]["validation"]["psnr"] for key in keys if key in runner.results]
+        scores.append(values)
+    means = [statistics.fmean(values) if values else float("-inf") for values in scores]
+    best = means.index(max(means))
+    for index, (candidate, values) in enumerate(zip(tried, scores, strict=True)):
+        search.append(
+            {
+                "pairs": n,
+                "system": name,
+                "candidate": candidate,
+                "validation_psnr": values,
+                "chosen": index == best,
+            }
+        )
+    return tried[best]
+
+
+def collect(
+    options: BenchmarkOptions,
+    runner: Runner,
+    jobs: Mapping[tuple[int, str, Repetition], Job],
+    chosen: Mapping[tuple[int, str], Mapping[str, Any]],
+    search: Sequence[Mapping[str, Any]],
+    command: str,
+) -> dict[str, Any]:
+    """Everything the report needs, as plain values."""
+    cells: list[dict[str, Any]] = []
+    f_isps: dict[str, dict[str, Any]] = {}
+    distributions: dict[str, dict[str, Any]] = {}
+    for (n, name, repetition), job in jobs.items():
+        result = runner.results.get(job.key)
+        if result is None:
+            continue
+        before = {j.kind: j for j in job.with_needs()}
+        common = {"pairs": n, "repetition": str(repetition)}
+        variant = None
+        if "f_isp" in before:
+            own = runner.results[before["f_isp"].key]
+            clipped = runner.results.get(before["pseudo"].key, {}).get("clipped") if "pseudo" in before else None
+            entry = f_isps.setdefault(before["f_isp"].key, {**common, "variant": name, "clipped": clipped})
+            variant = entry["variant"]
+            entry["clipped"] = clipped if entry["clipped"] is None else entry["clipped"]
+            entry["train_psnr"] = own["labelled"]["psnr"]
+            entry["validation_psnr"] = own["validation"]["psnr"]
+            entry["test_psnr"] = own["test"]["psnr"]
+            entry["test_psnr_global"] = own["test_global"]["psnr"]
+        if "pseudo" in before:
+            made = runner.results[before["pseudo"].key]
+            distributions.setdefault(
+                before["pseudo"].key, {**common, "variant": name, "real": made["real"], "pseudo": made["pseudo"]}
+            )
+        curve = _curve(runner, job)
+        early = max(curve, key=lambda point: point["validation"]["psnr"]) if curve else None
+        cells.append(
+            {
+                **common,
+                "system": name,
+                "seed": repetition.seed,
+                "fold": repetition.fold,
+                "chosen": dict(chosen[n, name]),
+                "validation": result["validation"],
+                "test": result["test"],
+                "early_stopped": early if job.kind == "supervised" else None,
+                "curve": curve,
+                "f_isp": variant,
+                "kept_ratio": runner.results[before["semi"].key]["kept_ratio"] if "semi" in before else [],
+                "seconds": result["seconds"],
+            }
+        )
+    systems = {
+        name: {key: getattr(system, key) for key in ("label", "group", "ours", "description", "kind")}
+        for name, system in options.systems.items()
+    }
+    used = {j.key for job in jobs.values() for j in job.with_needs()}
+    return {
+        "name": options.name,
+        "title": options.title or options.name,
+        "task": options.task.description,
+        "command": command,
+        "version": __version__,
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "seconds": sum(r["seconds"] for r in runner.results.values()),
+        "seconds_without_search": sum(r["seconds"] for key, r in runner.results.items() if key in used),
+        "workers": runner.workers,
+        "target": _target(options),
+        "paper_task": options.task.paper_task,
+        "paper_setting": options.paper_setting,
+        "selection": _selection(options),
+        "options": _finite(msgspec.to_builtins(options)),
+        "systems": systems,
+        "best_supervised": _best_supervised(systems, cells),
+        "cells": cells,
+        "f_isp": list(f_isps.values()),
+        "distributions": list(distributions.values()),
+        "search": _finite([dict(row) for row in search]),
+        "failed": [{"job": key, "error": error} for key, error in runner.failed.items()],
+    }
+
+
+def _curve(runner: Runner, job: Job) -> list[dict[str, Any]]:
+    """Validation and test PSNR over the iterations; phase 3's follow phase 2's."""
+    points: list[dict[str, Any]] = []
+    offset = 0
+    for part in (job.needs.get("semi"), job):
+        if part is None:
+            continue
+        curve = runner.results[part.key]["curve"]
+        points += [
+            {
+                "iteration": offset + p["iteration"],
+                "validation": {"psnr": p["validation"]["psnr"]},
+                "test": {"psnr": p["test"]["psnr"]},
+            }
+            for p in curve
+        ]
+        offset += curve[-1]["iteration"]
+    return points
+
+
+def _target(options: BenchmarkOptions) -> str:
+    network = options.settings.get("network") or msgspec.to_builtins(Settings())["network"]
+    return str(network["type"])
+
+
+def _selection(options: BenchmarkOptions) -> str:
+    return (
+        f"Searched settings: the candidate of the best mean PSNR on the validation pairs of the first "
+        f"{min(options.search_repetitions, len(repetitions(options)))} repetition(s). The best supervised baseline: "
+        f"the best mean validation PSNR over all repetitions. Nothing was chosen on test pairs."
+    )
+
+
+def _best_supervised(systems: Mapping[str, Mapping[str, Any]], cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """By number of pairs: the supervised system of the best mean validation PSNR."""
+    best: dict[str, str] = {}
+    for n in sorted({cell["pairs"] for cell in cells}):
+        scores = {
+            name: [c["validation"]["psnr"] for c in cells if c["pairs"] == n and c["system"] == name]
+            for name, system in systems.items()
+            if system["kind"] == "supervised"
+        }
+        means = {name: statistics.fmean(values) for name, values in scores.items() if values}
+        if means:
+            best[str(n)] = max(means, key=lambda name: means[name])
+    return best
+
+
+def _pictures(
+    options: BenchmarkOptions,
+    runner: Runner,
+    jobs: Mapping[tuple[int, str, Repetition], Job],
+    counts: Sequence[int],
+    everything: Sequence[Repetition],
+    out: Path,
+) -> list[dict[str, Any]]:
+    """Test images of the first repetition: input, the main systems' outputs, target."""
+    shutil.rmtree(out / "pictures", ignore_errors=True)
+    shown = [name for name, s in options.systems.items() if s.group in ("f_isp", "baseline", "method", "help")]
+    pictures = []
+    for n in counts:
+        done = [name for name in shown if jobs[n, name, everything[0]].key in runner.results]
+        if not done:
+            continue
+        some = jobs[n, done[0], everything[0]]
+        test = data_in(runner.path(next(j for j in some.with_needs() if j.kind == "data")) / "data").test
+        for name in list_images(test.input)[: min(options.pictures, 8)]:
+            image, target = to_float(read_image(test.input / name)), read_image(test.target / name, bit_depth="8")
+            dark = image.mean() < 0.2
+            views = {f"input{' (gamma 2.2)' if dark else ''}": to_uint8(image ** (1 / 2.2) if dark else image)}
+            psnr = {}
+            for system in done:
+                output = runner.path(jobs[n, system, everything[0]]) / "outputs" / name
+                views[options.systems[system].label] = read_image(output, bit_depth="8")
+                error = ((to_float(views[options.systems[system].label]) - to_float(target)) ** 2).mean()
+                psnr[options.systems[system].label] = round(float(-10 * torch.log10(torch.tensor(error + 1e-10))), 2)
+            views["target"] = target
+            cells = []
+            for index, (label, view) in enumerate(views.items()):
+                path = out / "pictures" / f"{n}_{Path(name).stem}_{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_image(path, view)
+                cells.append([label, str(path.relative_to(out))])
+            pictures.append({"pairs": n, "name": Path(name).stem, "cells": cells, "psnr": psnr})
+    return pictures
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were taken on."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = (line for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("model name"))
+        model = next(names, f": {model}").partition(":")[2].strip()
+    return {
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no infinity."""
+    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_name(f"{path.name}.part")
+    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

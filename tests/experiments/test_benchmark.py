@@ -1,0 +1,238 @@
+"""``basicsr benchmark`` from end to end at toy size, its choices, and what it does again after an interruption."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from semiisp_plugin.experiments import benchmark, benchmark_jobs
+from semiisp_plugin.experiments.benchmark import Repetition, jobs_of, repetitions
+from semiisp_plugin.experiments.benchmark_jobs import Job, Runner, load_result
+from semiisp_plugin.experiments.benchmark_options import complete_benchmark_options
+from semiisp_plugin.options import Source
+
+
+def make_options(out: Path, **changes):
+    network = {"type": "SepLUT", "n_vertices_3d": 5, "n_vertices_1d": 5, "thumbnail": 32, "identity_start": True}
+    values = {
+        "name": "toy",
+        "title": "Toy",
+        "task": {"type": "simulation", "tests": 2, "max_photographs": 4, "description": "toy"},
+        "pairs": [6],
+        "seeds": [0, 1],
+        "search_repetitions": 1,
+        "out": str(out),
+        "settings": {
+            "size": [32, 40],
+            "isp_iterations": 4,
+            "isp_thumbnail": 32,
+            "semi_iterations": 4,
+            "fine_iterations": 2,
+            "evaluations": 2,
+            "network": network,
+        },
+        "systems": {
+            "f_isp": None,
+            "supervised": {"search": {"lr": [1e-3, 1e-9]}},
+            "pseudo_only": None,
+            "mean_teacher": None,
+            "paper": None,
+            "before_fine": None,
+            "no_usq": None,
+            "upi": None,
+        },
+        "pictures": 1,
+        **changes,
+    }
+    return complete_benchmark_options(values, Source("toy.yml"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("benchmark")
+    options = make_options(out)
+    paths = benchmark.run(options, command="basicsr benchmark -opt toy.yml", workers=0)
+    return options, out, paths, json.loads((out / "results.json").read_text())
+
+
+def test_every_system_on_every_repetition(finished):
+    options, _, _, results = finished
+    assert {(c["system"], c["seed"]) for c in results["cells"]} == {
+        (s, seed) for s in options.systems for seed in (0, 1)
+    }
+    assert results["failed"] == []
+    for cell in results["cells"]:
+        assert math.isfinite(cell["test"]["psnr"])
+        assert bool(cell["kept_ratio"]) == (cell["system"] in ("paper", "before_fine", "no_usq", "upi"))
+        assert (cell["early_stopped"] is not None) == (cell["system"] == "supervised")
+    assert results["best_supervised"] == {"6": "supervised"}
+    assert len(results["f_isp"]) == 2  # one a seed, shared by all systems
+    # One set of pseudo pairs for paper, before_fine, pseudo_only and mean_teacher, one without USQ, one of UPI.
+    assert len(results["distributions"]) == 2 * 3
+
+
+def test_phases_are_shared(finished):
+    out = finished[1]
+    made = sorted(p.name.partition("-")[0] for p in (out / "cache").iterdir())
+    counts = {kind: made.count(kind) for kind in set(made)}
+    assert counts == {
+        "data": 2,
+        "f_isp": 2,
+        "pseudo": 6,
+        "semi": 6,  # before_fine is paper's phase 2
+        "fine": 6,
+        "supervised": 2 + 1,  # two candidates on the first seed, the winner on the second
+        "pseudo_only": 2,
+        "mean_teacher": 2,
+    }
+
+
+def test_curve_runs_on_through_fine_tuning(finished):
+    curve = next(c["curve"] for c in finished[3]["cells"] if c["system"] == "paper")
+    assert [p["iteration"] for p in curve] == [2, 4, 5, 6]
+
+
+def test_the_choice_is_by_validation(finished):
+    """The learning rate of next to nothing loses; the report says what was tried."""
+    rows = [row for row in finished[3]["search"] if row["system"] == "supervised"]
+    assert [row["chosen"] for row in rows] == [
+        row["validation_psnr"] == max(r["validation_psnr"] for r in rows) for row in rows
+    ]
+    assert len(rows) == 2
+    assert all(len(row["validation_psnr"]) == 1 for row in rows)
+
+
+def test_the_report_is_written(finished):
+    _, out, paths, results = finished
+    for path in paths.values():
+        assert path.is_file()
+    assert len(results["pictures"]) == 1
+    for _, picture in results["pictures"][0]["cells"]:
+        assert (out / picture).is_file()
+
+
+def test_again_does_nothing(finished, monkeypatch):
+    options, out, _, before = finished
+
+    def fail(*_):
+        raise AssertionError("a finished job was done again")
+
+    monkeypatch.setattr(benchmark_jobs, "work", fail)
+    benchmark.run(options, workers=0)
+    assert json.loads((out / "results.json").read_text())["cells"] == before["cells"]
+
+
+def test_a_failed_job_takes_along_only_what_needs_it(finished, tmp_path, monkeypatch, capsys):
+    real = benchmark_jobs.work
+
+    def work(kind, seed, settings, needs, folder):
+        if kind == "pseudo" and seed == 1:
+            raise OSError("No space left on device")
+        return real(kind, seed, settings, needs, folder)
+
+    options = make_options(tmp_path, systems={"supervised": {"search": {}}, "paper": None, "f_isp": None})
+    monkeypatch.setattr(benchmark_jobs, "work", work)
+    benchmark.run(options, workers=0)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {(c["system"], c["seed"]) for c in results["cells"]} == {
+        ("supervised", 0), ("supervised", 1), ("paper", 0), ("f_isp", 0), ("f_isp", 1)
+    }  # fmt: skip
+    assert "No space left on device" in str(results["failed"])
+    assert "3 jobs failed" in capsys.readouterr().out  # pseudo, and what needs it: semi, fine
+    # Another try does what failed, and no more.
+    done = []
+    monkeypatch.setattr(benchmark_jobs, "work", lambda kind, *rest: done.append(kind) or real(kind, *rest))
+    benchmark.run(options, workers=0)
+    assert sorted(done) == ["fine", "pseudo", "semi"]
+    assert len(json.loads((tmp_path / "results.json").read_text())["cells"]) == 6
+
+
+def test_a_job_cut_short_is_done_again(tmp_path):
+    folder = tmp_path / "data-x"
+    folder.mkdir()
+    assert load_result(folder) is None
+    (folder / "result.json").write_text('{"seconds": 1')
+    assert load_result(folder) is None
+
+
+def test_an_interrupted_training_goes_on(finished, tmp_path, monkeypatch):
+    """With a state on disk the job resumes, and its curve is that of the whole run."""
+    options = finished[0]
+    monkeypatch.setattr(benchmark_jobs.phases, "run", fake := FakeRun())
+    monkeypatch.setattr(benchmark_jobs, "_write_outputs", lambda *_: None)
+    job = jobs_of(options, options.systems["supervised"], 6, Repetition(0, None), {"lr": 1e-3})
+    settings = {**job.settings, "iterations": 2000}
+    needs = {"data": str(tmp_path / "data")}
+    fake.stop_after = 1
+    with pytest.raises(KeyboardInterrupt):
+        benchmark_jobs.work("supervised", 0, settings, needs, tmp_path)
+    fake.stop_after = None
+    result = benchmark_jobs.work("supervised", 0, settings, needs, tmp_path)
+    assert fake.resumed == [False, True]
+    assert [p["iteration"] for p in result["curve"]] == [500, 1000, 1500, 2000]
+    assert fake.checkpoints == 400  # five states on the way of a long run
+
+
+class FakeRun:
+    """In the place of training: validates four times, leaves a state, stops where told."""
+
+    def __init__(self):
+        self.stop_after, self.resumed, self.checkpoints = None, [], None
+
+    def __call__(self, options, root, progress, *, auto_resume, on_log, on_validation):
+        self.resumed.append(auto_resume)
+        self.checkpoints = options["logger"]["save_checkpoint_freq"]
+        states = Path(root) / "experiments" / "run" / "training_states"
+        states.mkdir(parents=True, exist_ok=True)
+        for index, iteration in enumerate((500, 1000, 1500, 2000)):
+            if auto_resume and iteration <= 500:
+                continue
+            on_validation(iteration, {"validation": {"psnr": 20.0 + index}, "test": {"psnr": 19.0}})
+            (states / f"{iteration}.state").touch()
+            if self.stop_after == index + 1:
+                raise KeyboardInterrupt
+        return type("Model", (), {"net_g": None})
+
+
+def test_keys_name_all_that_matters(tmp_path):
+    options = make_options(tmp_path)
+    system = options.systems["paper"]
+    key = jobs_of(options, system, 6, Repetition(0, None), {}).key
+    assert jobs_of(options, system, 6, Repetition(0, None), {}).key == key
+    others = [
+        jobs_of(options, system, 6, Repetition(1, None), {}),
+        jobs_of(options, system, 7, Repetition(0, None), {}),
+        jobs_of(options, system, 6, Repetition(0, None), {"beta": 2.0}),
+        jobs_of(options, system, 6, Repetition(0, None), {"fine_lr": 1e-5}),
+        jobs_of(options, system, 6, Repetition(0, None), {"isp_lr": 1e-5}),
+        jobs_of(options, system, 6, Repetition(0, None), {"source": "upi"}),
+    ]
+    assert len({key, *(job.key for job in others)}) == 7
+    assert Job("data", 0, {"a": 1}).key != Job("data", 0, {"a": 2}).key
+
+
+def test_repetitions(tmp_path):
+    assert [str(r) for r in repetitions(make_options(tmp_path))] == ["seed 0", "seed 1"]
+    folds = Repetition(2, 1)
+    assert str(folds) == "seed 2, fold 1"
+    assert folds.training_seed != Repetition(1, 2).training_seed
+
+
+def test_infinite_beta_reaches_the_filter(tmp_path):
+    options = make_options(tmp_path)
+    job = jobs_of(options, options.systems["paper"], 6, Repetition(0, None), {"beta": math.inf})
+    settings = job.needs["semi"].settings
+    json.dumps(settings, allow_nan=False)
+    assert benchmark_jobs.phase_settings(settings).beta == math.inf
+
+
+def test_workers(finished, tmp_path):
+    """Processes of their own give the same numbers."""
+    _, _, _, results = finished
+    options = make_options(tmp_path, seeds=[0], systems={"supervised": {"search": {}, "settings": {"lr": 1e-3}}})
+    benchmark.run(options, workers=1)
+    cells = json.loads((tmp_path / "results.json").read_text())["cells"]
+    same = next(c for c in results["cells"] if c["system"] == "supervised" and c["seed"] == 0)
+    assert cells[0]["test"] == pytest.approx(same["test"], rel=1e-6)
+    assert Runner(tmp_path, 1).results == {}

@@ -1,0 +1,593 @@
+"""Tables, plots and pages of a benchmark, from results made up here."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import io
+import json
+import math
+import re
+import warnings
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from semiisp_plugin.report import benchmark
+from semiisp_plugin.report.benchmark import GROUPS, gain_rows, markdown_tables, terminal_table, write_report
+from semiisp_plugin.report.paper_figures import PAPER_ABLATIONS, PAPER_RESULTS, PAPER_TASKS, paper_results
+
+SYSTEMS = {
+    "f_isp_paper": ("f_ISP", "f_isp", False, -1.1),
+    "supervised": ("supervised", "baseline", False, 0.0),
+    "supervised_jitter": ("supervised, jitter", "baseline", True, 0.2),
+    "paper": ("semi-supervised", "method", False, 0.5),
+    "auto": ("semi-supervised, tuned", "method", True, 0.9),
+    "mixture": ("mixed sources", "help", True, 0.7),
+    "paper_no_filter": ("no filter", "ablation", False, 0.3),
+    "upi": ("UPI", "source", False, 0.1),
+    "ratio_1_3": ("5:15", "ratio", False, 0.4),
+    "beta_2": ("β = 2", "beta", False, 0.45),
+}
+
+
+def make_results(
+    pairs: tuple[int, ...] = (16, 50), seeds: int = 3, folds: int = 2, seed: int = 0, steps: int = 4
+) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    runs = [(s, f) for f in range(folds) for s in range(seeds)]
+    cells, f_isp, distributions, search = [], [], [], []
+    for n in pairs:
+        for s, f in runs:
+            repetition = f"seed {s}, fold {f}"
+            easy = rng.normal()  # what a fold makes easy for everybody
+            for key, (_, group, _, better) in SYSTEMS.items():
+                score = 20 + 2 * easy + better + math.log10(n) + 0.2 * rng.normal()
+                at = [50 * (k + 1) for k in range(steps)]
+                scores = [{"psnr": score - 3 * 0.5**k, "ssim": 0.8} for k in range(steps)]
+                filtered = group in ("method", "help", "ratio", "beta", "source")
+                cells.append(
+                    {
+                        "pairs": n,
+                        "system": key,
+                        "repetition": repetition,
+                        "seed": s,
+                        "fold": f,
+                        "chosen": {"lr": 0.001, "iterations": 400},
+                        "validation": {"psnr": score + 0.5, "ssim": 0.82},
+                        "test": {"psnr": score, "ssim": 0.8 + 0.01 * rng.normal()},
+                        "early_stopped": {"iteration": 100, "validation": scores[1], "test": scores[1]}
+                        if key == "supervised"
+                        else None,
+                        "curve": [
+                            {"iteration": i, "validation": {"psnr": v["psnr"] + 0.5}, "test": v}
+                            for i, v in zip(at, scores, strict=True)
+                        ],
+                        "kept_ratio": [[i, float(rng.uniform(0.4, 0.9))] for i in at] if filtered else [],
+                        "f_isp": "paper" if key == "mixture" else None,
+                        "seconds": 1.5,
+                    }
+                )
+            for variant in ("paper", "auto"):
+                f_isp.append(
+                    {
+                        "pairs": n,
+                        "variant": variant,
+                        "repetition": repetition,
+                        "train_psnr": 24 + easy,
+                        "validation_psnr": 21 + easy,
+                        "test_psnr": 20.5 + 2 * easy + 0.3 * rng.normal(),
+                        "test_psnr_global": None,
+                        "clipped": 0.012,
+                    }
+                )
+                distributions.append(
+                    {
+                        "pairs": n,
+                        "variant": variant,
+                        "repetition": repetition,
+                        "real": {"brightness": rng.beta(2, 6, 20).tolist(), "chroma": rng.beta(3, 4, 20).tolist()},
+                        "pseudo": {"brightness": rng.beta(2, 4, 40).tolist(), "chroma": rng.beta(3, 5, 40).tolist()},
+                    }
+                )
+        for rate in (0.001, 0.003):
+            search.append(
+                {
+                    "pairs": n,
+                    "system": "supervised",
+                    "candidate": {"lr": rate},
+                    "validation_psnr": [21.0, 20.1],
+                    "chosen": rate == 0.003,
+                }
+            )
+    return {
+        "name": "made_up",
+        "title": "Made up",
+        "task": "numbers out of a generator",
+        "command": "basicsr benchmark -opt x.yml",
+        "version": "0.1",
+        "date": "2026-11-22",
+        "machine": {"processor": "any", "cores": 2, "gpu": None, "python": "3.11", "torch": "2.4"},
+        "seconds": 9000.0,
+        "target": "SepLUT",
+        "paper_task": "FiveK IE",
+        "selection": "best on the validation pairs",
+        "options": {"name": "made_up", "pairs": list(pairs)},
+        "systems": {
+            key: {"label": label, "group": group, "ours": ours, "description": f"what {label} is"}
+            for key, (label, group, ours, _) in SYSTEMS.items()
+        },
+        "best_supervised": {str(n): "supervised_jitter" if n == 16 else "supervised" for n in pairs},
+        "cells": cells,
+        "f_isp": f_isp,
+        "distributions": distributions,
+        "search": search,
+        "pictures": [],
+        "failed": [],
+    }
+
+
+def write(results: dict[str, Any], out: Path) -> dict[str, Path]:
+    (out / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    return write_report(out)
+
+
+def add_pictures(results: dict[str, Any], out: Path, names: tuple[str, ...] = ("a0001", "a0002")) -> None:
+    rng = np.random.default_rng(1)
+    (out / "pictures").mkdir()
+    for name in names:
+        cells = []
+        dark = " (gamma 2.2)" if name == "a0002" else ""
+        for k, cell in enumerate((f"input{dark}", "supervised", "semi-supervised, tuned", "target")):
+            file = f"pictures/16_{name}_{k}.png"
+            Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(out / file)
+            cells.append([cell, file])
+        results["pictures"].append({"pairs": 16, "name": name, "cells": cells, "psnr": {"supervised": 20.125}})
+
+
+class Page(HTMLParser):
+    """What a browser would load, and the text it would show."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.loads: list[str] = []
+        self.shown: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+        self.loads += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "poster")]
+        assert not [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.shown.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.shown).split())
+
+
+# --- gains ----------------------------------------------------------------------------------------------------------
+
+
+def psnr_of(results: dict[str, Any], pairs: int, system: str) -> dict[str, float]:
+    return {
+        c["repetition"]: c["test"]["psnr"] for c in results["cells"] if (c["pairs"], c["system"]) == (pairs, system)
+    }
+
+
+@pytest.mark.parametrize("pairs", [16, 50])
+def test_gains_are_paired_by_repetition(pairs):
+    results = make_results()
+    rng = np.random.default_rng(5)
+    results["cells"] = [results["cells"][k] for k in rng.permutation(len(results["cells"]))]  # order must not matter
+    base = psnr_of(results, pairs, results["best_supervised"][str(pairs)])
+    rows = {row.system: row for row in gain_rows(results, pairs) if not row.stopped_early}
+    assert set(rows) == set(SYSTEMS)
+    for key, row in rows.items():
+        psnr = psnr_of(results, pairs, key)
+        assert row.psnr is not None
+        assert row.psnr.mean == pytest.approx(np.mean(list(psnr.values())))
+        assert row.psnr.std == pytest.approx(np.std(list(psnr.values()), ddof=1))
+        if row.reference:
+            assert key == results["best_supervised"][str(pairs)]
+            assert row.gain is None
+            continue
+        gains = np.array([psnr[repetition] - base[repetition] for repetition in base])
+        assert row.gain is not None
+        assert row.gain.n == 6
+        assert row.gain.mean == pytest.approx(gains.mean())
+        assert row.gain.std == pytest.approx(gains.std(ddof=1))
+        assert row.gain.standard_error == pytest.approx(gains.std(ddof=1) / np.sqrt(6))
+        # What a fold makes easy cancels: the point of pairing.
+        assert row.gain.std < 0.5 < row.psnr.std
+
+
+def test_only_repetitions_that_both_have_count():
+    results = make_results(pairs=(16,))
+    own, base = psnr_of(results, 16, "auto"), psnr_of(results, 16, "supervised_jitter")
+    both, failed = "seed 0, fold 0", "seed 1, fold 1"
+    results["cells"] = [c for c in results["cells"] if c["system"] != "auto" or c["repetition"] in (both, failed)]
+    for cell in results["cells"]:
+        if (cell["system"], cell["repetition"]) == ("supervised_jitter", failed):
+            cell["test"] = {}
+    row = next(row for row in gain_rows(results, 16) if row.system == "auto")
+    assert row.psnr is not None
+    assert row.gain is not None
+    assert row.psnr.values == (own[both],)
+    assert row.gain.values == pytest.approx((own[both] - base[both],))
+    assert row.gain.std is row.gain.standard_error is None
+    line = next(line for line in terminal_table(results).splitlines() if "tuned" in line)
+    assert re.split(r"\s{2,}", line.strip())[2:5] == [f"{own[both] - base[both]:+.2f}", "–", "1"]
+
+
+def test_a_system_that_shares_nothing_has_a_psnr_but_no_gain():
+    results = make_results(pairs=(16,))
+    for cell in results["cells"]:
+        if cell["system"] == "auto":
+            cell["repetition"] = f"another {cell['repetition']}"
+    row = next(row for row in gain_rows(results, 16) if row.system == "auto")
+    assert row.gain is None
+    assert row.psnr is not None
+    assert row.psnr.n == 6
+
+
+def test_stopping_early_is_a_line_of_its_own():
+    results = make_results(pairs=(16,))
+    rows = gain_rows(results, 16)
+    k = next(k for k, row in enumerate(rows) if row.stopped_early)
+    assert [row.label for row in rows[k - 1 : k + 1]] == ["supervised", "supervised, stopped early"]
+    assert sum(row.stopped_early for row in rows) == 1
+    base = psnr_of(results, 16, "supervised_jitter")
+    early = [
+        c["early_stopped"]["test"]["psnr"] - base[c["repetition"]]
+        for c in results["cells"]
+        if c["system"] == "supervised"
+    ]
+    assert rows[k].gain is not None
+    assert rows[k].gain.mean == pytest.approx(np.mean(early))
+
+
+def test_the_best_supervised_stopped_early_is_compared_with_itself_at_the_end():
+    rows = gain_rows(make_results(pairs=(50,)), 50)
+    first, second = (row for row in rows if row.system == "supervised")
+    assert first.reference
+    assert not second.reference
+    assert second.gain is not None
+    # Two halvings of 3 dB are missing after half of the steps.
+    assert second.gain.values == pytest.approx([-1.5] * 6)
+
+
+def test_rows_come_in_groups_and_say_whose_they_are():
+    results = make_results(pairs=(16,))
+    results["systems"] = dict(reversed(results["systems"].items()))
+    results["systems"]["ratio_1_3"]["group"] = "another"
+    rows = gain_rows(results, 16)
+    groups = [row.group for row in rows]
+    order = [group for group in GROUPS if group != "ratio"] + ["another"]
+    assert list(dict.fromkeys(groups)) == order
+    assert sorted(groups, key=order.index) == groups
+    labels = {row.system: row.label for row in rows if not row.stopped_early}
+    assert labels["paper"] == "semi-supervised, paper's setting"
+    assert labels["auto"] == "semi-supervised, tuned (ours)"
+    assert labels["upi"] == "UPI"
+    assert gain_rows(results, 999) == []
+    named = gain_rows(results | {"paper_setting": "upi"}, 16)
+    assert [row.system for row in named if row.label.endswith("paper's setting")] == ["upi"]
+
+
+def test_values_that_are_not_finite_are_shown(tmp_path):
+    results = make_results(pairs=(16,), seeds=2, folds=1)
+    odd = {"auto": math.nan, "upi": math.inf}
+    for cell in results["cells"]:
+        if cell["system"] in odd and cell["seed"] == 0:
+            cell["test"]["psnr"] = cell["curve"][-1]["test"]["psnr"] = odd[cell["system"]]
+    results["f_isp"][0]["test_psnr"] = math.nan
+    page = write(results, tmp_path)["report.html"].read_text()
+    for name, shown in (("tuned", "nan"), ("UPI", "inf")):
+        line = next(line for line in terminal_table(results).splitlines() if name in line)
+        assert re.split(r"\s{2,}", line.strip())[1] == shown
+        assert f'<td class="number">{shown}</td>' in page
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["cells"].append(r["cells"][0]), "more than once"),
+        (lambda r: r["cells"][0].update(system="unknown"), "a cell names the system 'unknown'"),
+        (lambda r: r["best_supervised"].update({"16": "unknown"}), "`best_supervised` for 16 pairs is 'unknown'"),
+        (lambda r: r["cells"][3].update(pairs="many"), r"\$\.cells\[3\]\.pairs"),
+        (lambda r: r["systems"]["upi"].pop("group"), "group"),
+        (lambda r: r.pop("cells"), "missing required field `cells`"),
+    ],
+)
+def test_results_of_another_form_are_refused(change, message, tmp_path):
+    results = copy.deepcopy(make_results(pairs=(16,), seeds=1))
+    change(results)
+    with pytest.raises(ValueError, match=message):
+        gain_rows(results, 16)
+    with pytest.raises(ValueError, match=r"results\.json"):
+        write(results, tmp_path)
+
+
+def test_files_that_are_no_results_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"results\.json is missing"):
+        write_report(tmp_path)
+    for text in ("{", "[]"):
+        (tmp_path / "results.json").write_text(text)
+        with pytest.raises(ValueError, match=r"results\.json"):
+            write_report(tmp_path)
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+
+def test_tables_say_how_many_repetitions_there_are():
+    results = make_results()
+    for text in (markdown_tables(results), terminal_table(results)):
+        assert "16 pairs, mean ± standard deviation over 6 repetitions (3 seeds × 2 folds)" in text
+    assert "share their test images" in markdown_tables(results)
+    assert "folds may share training pairs" in markdown_tables(make_results(seeds=1))
+    single = make_results(pairs=(16,), seeds=1, folds=1)
+    for text in (markdown_tables(single), terminal_table(single)):
+        assert "16 pairs, 1 repetition\n" in text
+    assert "±" not in terminal_table(single)
+    assert "share their test images" not in markdown_tables(single)
+
+
+def test_terminal_table_fits_a_terminal():
+    lines = terminal_table(make_results()).splitlines()
+    assert max(map(len, lines)) <= 120
+    assert sum("reference" in line for line in lines) == 2
+
+
+def test_the_papers_figures_stand_beside_those_of_this_run():
+    results = make_results()
+    text = markdown_tables(results)
+    line = next(line for line in text.splitlines() if "Table 8" in line and "| 100 " in line)
+    assert re.sub(r"\s+", " ", line) == "| Table 8 | SepLUT | 100 | 21.54 | 23.04 | +1.50 |"
+    assert "NAFNet" not in text
+    assert "For orientation only" in text
+    ours = [line for line in text.splitlines() if "SepLUT" in line and "paper's setting" in line]
+    assert len(ours) == 2
+    assert "NAFNet-s" in markdown_tables(results | {"target": "another network"})
+    assert "Table 8" not in markdown_tables(results | {"paper_task": None})
+
+
+def test_the_papers_gains_are_those_of_its_tables():
+    by_key = {(row.task, row.network, row.pairs): row for row in PAPER_RESULTS}
+    assert len(by_key) == len(PAPER_RESULTS) == 3 * 9 + 3 * 2
+    assert {row.task for row in PAPER_RESULTS} == set(PAPER_TASKS)
+    assert by_key["FiveK tone mapping", "SepLUT", 100].gain == pytest.approx(2.44)
+    assert by_key["LoLv1", "Retinexformer", 485].gain == pytest.approx(-0.11)
+    assert len(PAPER_ABLATIONS) == 20
+    # Table 2's last line, Table 3's, and Table 1's are the same run.
+    best = next(a for a in PAPER_ABLATIONS if a.source == "the paper's" and a.steps == "OPF and USQ" and a.pairs == 100)
+    one = by_key["FiveK tone mapping", "PQDynamicISP", 100]
+    assert (best.psnr, best.ssim) == (one.semi_psnr, one.semi_ssim)
+    assert {row.network for row in paper_results("FiveK IE", "nafnet")} == {"NAFNet-s"}
+    assert len(paper_results("LoLv1", "SepLUT")) == 2
+    with pytest.raises(ValueError, match="no task 'LoLv3'"):
+        paper_results("LoLv3")
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
+    """A report with everything in it."""
+    out = tmp_path_factory.mktemp("whole")
+    results = make_results()
+    add_pictures(results, out)
+    results["pictures"][1]["cells"].pop(1)  # that system has no picture of it
+    results["pictures"][1]["cells"][1][1] = "pictures/never_written.png"
+    results["failed"] = [{"job": "16/auto/seed 9", "error": "CUDA out of memory"}]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return out, write(results, out)
+
+
+def test_the_whole_report(whole):
+    out, paths = whole
+    names = {"report.md", "report.html", "plots/pictures_16.png"}
+    for group in ("method", "help"):
+        names |= {f"plots/gain_by_{what}_{group}.png" for what in ("pairs", "f_isp")}
+    for n in (16, 50):
+        names |= {f"plots/{what}_{n}.png" for what in ("gain", "curves_method", "curves_help", "f_isp")}
+        names |= {f"plots/inputs_method_{n}.png"}
+        names |= {f"plots/kept_{group}_{n}.png" for group in ("method", "help", "source", "ratio", "beta")}
+    assert set(paths) == names
+    for name, path in paths.items():
+        assert path == out / name
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                assert image.width > 500
+                assert np.asarray(image.convert("L")).std() > 5
+
+    markdown = paths["report.md"].read_text()
+    assert markdown.startswith("# Made up\n")
+    linked = re.findall(r"!\[[^\n]*\]\(([^)]*)\)", markdown)
+    assert set(linked) == names - {"report.md", "report.html"}
+    assert "out of memory" in markdown
+    assert "Left out" not in markdown
+
+    page = Page(paths["report.html"].read_text())
+    assert page.open == []
+    for expected in ("Made up", "basicsr benchmark -opt x.yml", "numbers out of a generator", "2026-11-22", "2.5 h"):
+        assert expected in page.text
+        assert expected in markdown
+    rows = re.findall(r"<tr>\n((?:<td>\n(?:<img|<div).*?</td>\n)+)</tr>", paths["report.html"].read_text(), re.DOTALL)
+    assert [row.count("<td>") for row in rows] == [4, 4]
+    for expected in (
+        "CUDA out of memory",
+        "lr 0.003",
+        "what UPI is",
+        "20.12 dB",
+        "missing",
+        "cores 2",
+        "input (gamma 2.2)",
+    ):
+        assert expected in page.text
+
+
+def test_the_page_needs_nothing_from_elsewhere(whole):
+    text = whole[1]["report.html"].read_text()
+    assert text.startswith("<!DOCTYPE html>")
+    page = Page(text)
+    for address in page.loads:
+        assert address.startswith(("data:image/", "#"))
+    ids = re.findall(r'id="([^"]*)"', text)
+    assert len(ids) == len(set(ids))
+    assert {address[1:] for address in page.loads if address.startswith("#")} <= set(ids)
+    assert not {"script", "link", "iframe", "object", "base"} & set(page.tags)
+    assert not re.search(r"url\(|@import|https?://", text)
+    images = [address for address in page.loads if address.startswith("data:")]
+    assert len(images) > 20
+    for address in images:
+        with Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))) as image:
+            image.load()
+    assert "prefers-color-scheme: dark" in text
+
+
+HOSTILE = '<b>bold</b> "quoted" & $x$ | pipe *star* [link](x) <script>alert(1)</script>'
+
+
+def test_every_text_is_escaped(tmp_path):
+    results = make_results(pairs=(16,), seeds=1)
+    add_pictures(results, tmp_path)
+    for key in ("title", "task", "command", "version", "date", "target", "selection"):
+        results[key] = f"{key} {HOSTILE}"
+    results["machine"] = {HOSTILE: HOSTILE}
+    results["options"] = {HOSTILE: HOSTILE}
+    results["systems"] = {
+        key: {**system, "label": f"{key} {HOSTILE}", "description": HOSTILE}
+        for key, system in results["systems"].items()
+    }
+    for cell in results["cells"]:
+        cell["chosen"] = {HOSTILE: HOSTILE}
+    for item in (*results["f_isp"], *results["distributions"]):
+        item["variant"] = HOSTILE
+    results["pictures"][0]["name"] = HOSTILE
+    results["search"][0]["candidate"] = {HOSTILE: HOSTILE}
+    results["failed"] = [{"job": HOSTILE, "error": HOSTILE}]
+    paths = write(results, tmp_path)
+    plain = make_results(pairs=(16,), seeds=1)
+    text = paths["report.html"].read_text()
+    page = Page(text)
+    assert not {"b", "script"} & set(page.tags)
+    assert page.open == []
+    assert page.text.count(HOSTILE) > 2 * len(plain["systems"])
+    markdown = paths["report.md"].read_text()
+    assert not re.search(r"(?<!\\)<", markdown)
+    tables = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) - 1 for line in tables} <= {2, 4, 5, 6, 7}
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_not_there_is_left_out_with_a_line(tmp_path):
+    results = make_results(pairs=(16,), seeds=1, folds=1)
+    for name in ("f_isp", "distributions", "search"):
+        results[name] = []
+    results["paper_task"] = None
+    for cell in results["cells"]:
+        cell.update(curve=[], kept_ratio=[], chosen={}, early_stopped=None)
+    paths = write(results, tmp_path)
+    assert set(paths) == {"report.md", "report.html", "plots/gain_16.png"}
+    for text in (paths["report.md"].read_text(), Page(paths["report.html"].read_text()).text):
+        left_out = text[text.index("Left out") :]
+        for part in ("Gain against", "paper", "Training", "filter", "f_ISP", "inputs", "settings", "Pictures"):
+            assert part in left_out
+
+
+@pytest.mark.filterwarnings("error")
+def test_results_without_anything(tmp_path):
+    results = {"title": "nothing", "systems": {}, "cells": []}
+    paths = write(results, tmp_path)
+    assert set(paths) == {"report.md", "report.html"}
+    assert "no system was run to its end" in Page(paths["report.html"].read_text()).text
+    assert "no system was run to its end" in terminal_table(results)
+    assert markdown_tables(results) == ""
+
+
+@pytest.mark.filterwarnings("error")
+def test_odd_curves_are_drawn(tmp_path):
+    results = make_results(pairs=(16,), seeds=2, folds=1)
+    results["best_supervised"] = {}
+    for k, cell in enumerate(results["cells"]):
+        cell["curve"] = cell["curve"][: k % 3]
+        cell["kept_ratio"] = [[10 * k, 0.5]]  # nowhere do two repetitions have a common stretch
+        cell["test"] = None if k % 4 == 0 else cell["test"]
+    results["distributions"][0]["real"]["chroma"] = []
+    results["distributions"][1]["pseudo"]["brightness"] = [0.0, math.nan]
+    results["f_isp"] = [item | {"test_psnr": None} for item in results["f_isp"]]
+    paths = write(results, tmp_path)
+    assert "plots/curves_method_16.png" in paths
+    assert "plots/gain_16.png" not in paths
+    assert "plots/kept_method_16.png" not in paths
+
+
+def test_many_pictures_keep_the_page_small(tmp_path, monkeypatch):
+    results = {"title": "pictures", "systems": {}, "cells": []}
+    (tmp_path / "pictures").mkdir()
+    noise = np.random.default_rng(2).integers(0, 256, (300, 500, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "pictures" / "noise.jpg", quality=90)
+    results["pictures"] = [
+        {"pairs": 16, "name": f"a{k}", "cells": [[f"c{c}", "pictures/noise.jpg"] for c in range(5)]} for k in range(12)
+    ]
+    path = write(results, tmp_path)["report.html"]
+    assert 3_000_000 < path.stat().st_size < 6_000_000
+    assert Page(path.read_text()).tags.count("img") == 60
+
+    monkeypatch.setattr(benchmark, "_HTML_LIMIT", 200_000)
+    path = write(results, tmp_path)["report.html"]
+    page = Page(path.read_text())
+    assert path.stat().st_size < 200_000
+    assert 0 < page.tags.count("img") < 60
+    assert f"{12 - page.tags.count('img') // 5} more would make the page too large" in page.text
+
+
+# --- what the plots show --------------------------------------------------------------------------------------------
+
+
+def test_distance_of_distributions_is_kolmogorov_and_smirnovs():
+    rng = np.random.default_rng(3)
+    for n, m in ((1, 1), (7, 30), (200, 150)):
+        a, b = rng.normal(size=n).round(1), rng.normal(0.5, 2, m).round(1)  # rounded: with ties
+        assert benchmark._ks_distance(a, b) == pytest.approx(stats.ks_2samp(a, b).statistic)
+
+
+def test_mean_curve_covers_what_all_runs_have():
+    runs = [[(0, 1.0), (10, 3.0), (20, 5.0)], [(20, 1.0), (5, 2.5), (10, None), (30, 9.0)], []]
+    curve = benchmark._mean_curve(runs)
+    assert curve is not None
+    grid, mean, low, high = curve
+    assert grid.tolist() == [5, 10, 20]
+    assert low.tolist() == pytest.approx([2.0, 2.0, 1.0])
+    assert high.tolist() == pytest.approx([2.5, 3.0, 5.0])
+    assert mean.tolist() == pytest.approx([2.25, 2.5, 3.0])
+    assert benchmark._mean_curve([[(0, 1.0)], [(5, 1.0)]]) is None
+    assert benchmark._mean_curve([[(0, math.nan)]]) is None
+
+
+def test_a_system_is_set_against_its_own_f_isp():
+    parsed = benchmark._parse(make_results(pairs=(16,), seeds=1, folds=1))
+    used = {cell.system: benchmark._f_isp_of(parsed, cell) for cell in parsed.cells}
+    # By name; as the run says; and where neither tells and there are several, not at all.
+    assert (used["paper"], used["auto"], used["mixture"], used["upi"]) == ("paper", "auto", "paper", None)
+    parsed.f_isp = [item for item in parsed.f_isp if item.variant == "paper"]
+    assert {benchmark._f_isp_of(parsed, cell) for cell in parsed.cells} == {"paper"}
