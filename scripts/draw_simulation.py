@@ -3,7 +3,7 @@
     python scripts/draw_simulation.py --out docs/images
 
 Writes simulation_sensors.jpg, simulation_chain.jpg, simulation_looks.jpg and simulation_family.jpg, and prints how near
-the closest f_ISP comes to the simulation: the pictures and the table of docs/simulation.md. Takes under a minute.
+the closest f_ISP comes to the simulation: the pictures and the table of docs/simulation.md. Takes a minute or two.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def draw_looks(path: Path, photographs: Sequence[Tensor]) -> None:
 
 GRID = 2
 STARTS = 2
-STEPS = 100
+STEPS = 400
 ERROR_GAIN = 8
 
 

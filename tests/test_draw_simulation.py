@@ -113,9 +113,10 @@ def test_a_change_of_the_light_is_seen_in_its_row(script, small, tmp_path, monke
     script.draw_sensors(tmp_path / "a.png", small)
     monkeypatch.setattr(script, "TEMPERATURES", (3500.0, 5000.0, 6500.0))
     script.draw_sensors(tmp_path / "b.png", small)
-    changed = differing(tmp_path / "a.png", tmp_path / "b.png").any(1)
-    assert not changed[: len(changed) // 2].any()
-    assert changed[-len(changed) // 3 :].mean() > 0.5
+    changed = np.flatnonzero(differing(tmp_path / "a.png", tmp_path / "b.png").any(1))
+    # The last row: its 20 lines of pictures and the caption below them.
+    assert changed.min() > 0.6 * len(read_image(tmp_path / "a.png"))
+    assert len(changed) >= 20
 
 
 @pytest.mark.parametrize(
@@ -145,18 +146,23 @@ def test_a_change_of_a_look_is_seen_in_its_column(script, small, tmp_path, monke
 
 
 def test_search_finds_an_f_isp_that_is_there(script, small):
-    spec = ISPSpec()
-    z = 0.3 * torch.randn(1, spec.n_parameters, 1, 1, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    """From where training starts; now and then it ends in a local minimum, which is why there are several starts."""
+    spec, found = ISPSpec(), []
     raw = 0.05 + 0.4 * small[None].double()
-    target = InvertibleISP(spec).forward(raw, spec.squash(z))
-    far = -10 * torch.log10((InvertibleISP(spec).forward(raw, spec.squash(0 * z)) - target).square().mean()).item()
-    _, fit = script.descend(torch.zeros_like(z), raw, target, spec)
-    assert far < 20
-    assert fit.psnr > 45
-    torch.testing.assert_close(fit.errors, (fit.output - target[0]).abs().amax(0), rtol=0, atol=1e-12)
+    for seed in range(3, 6):
+        z = torch.randn(1, spec.n_parameters, 1, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        target = InvertibleISP(spec).forward(raw, spec.squash(0.3 * z))
+        _, fit = script.descend(torch.zeros_like(z), raw, target, spec)
+        torch.testing.assert_close(fit.errors, (fit.output - target[0]).abs().amax(0), rtol=0, atol=1e-12)
+        rms = 10 ** (-fit.psnr / 20)
+        assert rms == pytest.approx((fit.output - target[0]).square().mean().sqrt().item())
+        found.append(fit.psnr)
+    assert min(found) > 35
+    assert np.median(found) > 50
 
 
-def test_fall_off_and_noise_are_outside_of_the_family(script, small):
+def test_fall_off_and_noise_are_outside_of_the_family(script, small, monkeypatch):
+    monkeypatch.setattr(script, "STEPS", 60)
     fits = {name: script.fit_pair(name, small, *with_) for name, with_ in script.cameras().items()}
     plain, *_, fallen, noisy = fits.values()
     assert plain.whole.psnr > 38

@@ -25,6 +25,7 @@ from semiisp_plugin.experiments.benchmark_options import BenchmarkOptions, Setti
 from semiisp_plugin.report.benchmark import terminal_table, write_report
 
 MARKER = "results.json"
+_LOADING = ("cache_images", "loader_workers")
 _ISP = (
     "size",
     "isp_iterations",
@@ -38,8 +39,9 @@ _ISP = (
     "isp_jitter",
     "isp_early_stop",
     "evaluations",
+    *_LOADING,
 )
-_TARGET = ("size", "real_per_batch", "pseudo_per_batch", "ema_decay", "loss", "network", "evaluations")
+_TARGET = ("size", "real_per_batch", "pseudo_per_batch", "ema_decay", "loss", "network", "evaluations", *_LOADING)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def jobs_of(
     """The job that ends a system's chain, with all that come before it."""
     values = {**options.settings, **system.settings, **candidate}
     settings = msgspec.convert(values, Settings)
-    total = settings.iterations or settings.semi_iterations + settings.fine_iterations
+    total = max(1, round(settings.length * (settings.semi_iterations + settings.fine_iterations)))
     seed = repetition.training_seed
     task = msgspec.to_builtins(options.task)
     for name in ("description", "paper_task"):
@@ -114,7 +116,7 @@ def jobs_of(
     semi = Job("semi", seed, own, needs)
     if settings.fine_iterations == 0:
         return semi
-    target = {**plain(settings, *_TARGET, "fine_lr"), "iterations": settings.fine_iterations}
+    target = {**plain(settings, *_TARGET, "fine_lr", "augment"), "iterations": settings.fine_iterations}
     return Job("fine", seed, target, {"data": data, "semi": semi})
 
 
@@ -140,7 +142,9 @@ def run(options: BenchmarkOptions, *, command: str = "", workers: int | None = N
     """
     out = Path(options.out or os.path.join("benchmark_results", options.name))
     out.mkdir(parents=True, exist_ok=True)
-    runner = Runner(out / "cache", default_workers() if workers is None else workers)
+    # Benchmarks of the common folder share what they have in common.
+    cache = out / "cache" if options.out else out.parent / "cache"
+    runner = Runner(cache, default_workers() if workers is None else workers)
     counts = [count_pairs(options.task) if n == "all" else int(n) for n in options.pairs]
     chosen: dict[tuple[int, str], dict[str, Any]] = {}
     search: list[dict[str, Any]] = []

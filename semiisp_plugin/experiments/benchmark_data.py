@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from semiisp_plugin.simulation.camera import SimulatedCamera
 from semiisp_plugin.simulation.look import LOOKS
 from semiisp_plugin.simulation.photographs import PHOTOGRAPHS, load_photographs
 from semiisp_plugin.simulation.scenes import draw_split, random_crop, simulate_pair
+
+_ELSEWHERE = "photos_are_in.txt"
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ def data_in(folder: Path) -> Data:
     labelled, validation, test = (
         PairData(folder / part / "input", folder / part / "target") for part in ("labelled", "validation", "test")
     )
-    return Data(labelled, validation, test, folder / "photos")
+    elsewhere = folder / _ELSEWHERE
+    photos = Path(elsewhere.read_text(encoding="utf-8")) if elsewhere.is_file() else folder / "photos"
+    return Data(labelled, validation, test, photos)
 
 
 def held_out(n_pairs: int, validation_pairs: int | str) -> int:
@@ -84,7 +89,10 @@ def make_data(
     shutil.rmtree(folder, ignore_errors=True)
     if task.type == "pairs":
         _deal_pairs(task, folder, n_pairs, n_validation, seed, fold)
-        _copy_photos(task, folder / "photos", seed)
+        if task.short_side is None and task.max_photographs is None:
+            (folder / _ELSEWHERE).write_text(os.path.abspath(str(task.photographs)), encoding="utf-8")
+        else:
+            _copy_photos(task, folder / "photos", seed)
     elif task.photographs is None:
         _simulate_packaged(task, folder, n_pairs, n_validation, size, seed)
     else:
@@ -152,7 +160,9 @@ def _copy_photos(task: Task, folder: Path, seed: int) -> None:
 
 
 def _camera(task: Task) -> SimulatedCamera:
-    return SimulatedCamera() if task.noise else SimulatedCamera(shot=(0.0, 0.0), read=(0.0, 0.0))
+    if task.noise:
+        return SimulatedCamera(exposure=task.exposure)
+    return SimulatedCamera(exposure=task.exposure, shot=(0.0, 0.0), read=(0.0, 0.0))
 
 
 def _simulated_size(task: Task, size: tuple[int, int]) -> tuple[int, int]:

@@ -37,6 +37,7 @@ from semiisp_plugin.experiments.benchmark_options import Settings, Task
 from semiisp_plugin.experiments.phases import PairData, PhaseSettings
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.pseudo.noise import READ_VARIANCE, SHOT_VARIANCE
+from semiisp_plugin.pseudo.noise_estimation import estimate_noise_bounds
 from semiisp_plugin.pseudo.pipeline import make_generator
 
 RESULT = "result.json"
@@ -138,11 +139,13 @@ def _noise(kind: str, needs: Mapping[str, str]) -> tuple[float, float] | None:
         return None
     if kind == "paper":
         return SHOT_VARIANCE, READ_VARIANCE
-    from semiisp_plugin.pseudo.noise_estimation import estimate_noise_bounds
-
     labelled = data_in(Path(needs["data"]) / "data").labelled
     images = [torch.from_numpy(image).permute(2, 0, 1) for image in inputs_of(labelled)]
-    return estimate_noise_bounds(images)
+    try:
+        return estimate_noise_bounds(images)
+    except ValueError as error:
+        print(f"No noise is added: {error}")
+        return None
 
 
 def _train(options: dict[str, Any], folder: Path, test: PairData | None = None) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class Task(_Strict):
         short_side: Every image is shrunk to this short side, pixels; None keeps the sizes.
         max_photographs: How many photographs at most, after shuffling by the seed; None for all.
         simulate: ``raw`` or ``lowlight``, see `semiisp_plugin.simulation.scenes`.
+        exposure: Range of the simulated camera's exposure, stops; above 0 highlights reach the sensor's shoulder.
         look: Retouching look of the simulated targets, a key of `semiisp_plugin.simulation.look.LOOKS`.
         noise: Whether the simulated sensor is noisy.
         tests: Simulated test pairs.
@@ -57,6 +58,7 @@ class Task(_Strict):
     short_side: Annotated[int, msgspec.Meta(ge=32)] | None = None
     max_photographs: _Positive | None = None
     simulate: Literal["raw", "lowlight"] = "raw"
+    exposure: tuple[float, float] = (-1.5, 0.5)
     look: str = "default"
     noise: bool = False
     tests: _Positive = 20
@@ -101,7 +103,7 @@ class BenchmarkOptions(_Strict):
         search_repetitions: On how many repetitions the candidates of a search are compared.
         paper_setting: The system that is the paper's own setting.
         pictures: Test images shown in the report.
-        out: Folder; default ``benchmark_results/<name>``.
+        out: Folder; default ``benchmark_results/<name>``, beside a cache that all benchmarks there share.
     """
 
     name: str
@@ -122,14 +124,17 @@ class Settings(_Strict):
     """Everything that a system can be run with; the attributes of `PhaseSettings`, and these.
 
     Attributes:
-        iterations: Of systems that train the target in one go; None: as many as phases 2 and 3 have together.
+        length: Of systems that train the target in one go, as a share of the iterations of phases 2 and 3 together.
         isp_early_stop: Take the f_ISP of the best validation PSNR instead of the last one (ours).
         source: sRGB-to-RAW method: ``bank`` (the paper's), ``mixture`` (ours), ``upi``, ``deterministic``.
         sets: ``auto``, ``global`` (whole ISP) or ``local`` (per function).
         update_quality: USQ, steps 1 and 2 of the pseudo-data.
         draws: Pseudo pairs a photograph.
         noise: ``none``, ``paper`` (bounds of Sec. A.3), or ``estimated`` from the labelled inputs (ours).
-        augment: Photometric jitter of a supervised baseline, 0 for none.
+        cache_images: Keep decoded images in memory; switch it off where they do not fit.
+        loader_workers: Processes that read images in a training.
+        augment: Photometric jitter of the inputs in supervised training, phase 3 included (there it is ours); 0 for
+            none.
     """
 
     size: tuple[_Positive, _Positive] = (64, 96)
@@ -149,7 +154,7 @@ class Settings(_Strict):
     draws: _Positive = 1
     semi_iterations: _Positive = 480
     fine_iterations: _Count = 120
-    iterations: _Positive | None = None
+    length: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     real_per_batch: _Positive = 2
     pseudo_per_batch: _Positive = 8
     beta: float = 1.0
@@ -163,10 +168,13 @@ class Settings(_Strict):
     loss: Literal["mse", "mse_ssim"] = "mse"
     network: dict[str, Any] = msgspec.field(default_factory=lambda: dict(PhaseSettings().network))
     evaluations: _Positive = 8
+    cache_images: bool = True
+    loader_workers: _Count = 0
 
 
-_LENGTHS = [60, 150, 600]
-_RATES = [3e-4, 1e-3, 3e-3]
+_LENGTHS = [0.1, 0.3]
+_RATES = [1e-3, 3e-3]
+_STRENGTHS = [0.1, 0.3]
 
 PRESETS: dict[str, System] = {
     "f_isp": System(kind="f_isp", label="f_ISP alone", group="f_isp", description="Phase 1's local network itself."),
@@ -175,7 +183,7 @@ PRESETS: dict[str, System] = {
         label="supervised",
         group="baseline",
         description="The labelled pairs alone; as many iterations as the method in all.",
-        search={"lr": list(_RATES)},
+        search={"lr": [3e-4, *_RATES]},
     ),
     "supervised_jitter": System(
         kind="supervised",
@@ -183,21 +191,21 @@ PRESETS: dict[str, System] = {
         group="baseline",
         description="Brightness and saturation of the inputs multiplied by random factors.",
         settings={"augment": 0.2},
-        search={"lr": list(_RATES), "augment": [0.1, 0.3]},
+        search={"lr": _RATES, "augment": _STRENGTHS},
     ),
     "supervised_length": System(
         kind="supervised",
-        label="supervised, length searched",
+        label="supervised, shorter",
         group="baseline",
-        description="Length and learning rate chosen on the validation pairs.",
-        search={"lr": [1e-3, 3e-3], "iterations": list(_LENGTHS)},
+        description="A tenth or three tenths of the iterations, chosen with the learning rate on the validation pairs.",
+        search={"lr": _RATES, "length": _LENGTHS},
     ),
     "supervised_jitter_length": System(
         kind="supervised",
-        label="supervised + jitter, length searched",
+        label="supervised + jitter, shorter",
         group="baseline",
-        description="Length, learning rate and strength chosen on the validation pairs.",
-        search={"lr": [1e-3, 3e-3], "iterations": list(_LENGTHS), "augment": [0.1, 0.3]},
+        description="Length, learning rate and strength of the jitter chosen on the validation pairs.",
+        search={"lr": _RATES, "length": _LENGTHS, "augment": _STRENGTHS},
     ),
     "pseudo_only": System(
         kind="pseudo_only",
@@ -219,6 +227,16 @@ PRESETS: dict[str, System] = {
         label="semi-supervised, before fine-tuning",
         description="Phases 1 and 2.",
         settings={"fine_iterations": 0},
+    ),
+    "auto": System(
+        kind="semi",
+        label="semi-supervised, auto",
+        ours=True,
+        description=(
+            "With what was found to help: f_ISP trained with photometric jitter, four pseudo pairs a photograph, the "
+            "filter at twice a running mean of the real loss, noise as estimated from the labelled inputs."
+        ),
+        settings={"isp_jitter": 0.2, "draws": 4, "beta": 2.0, "reference": "running", "noise": "estimated"},
     ),
     "no_opf": System(
         kind="semi",

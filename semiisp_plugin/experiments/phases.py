@@ -57,6 +57,8 @@ class PhaseSettings:
         jitter: Strength of the photometric augmentation of a supervised baseline.
         loss: ``mse``, or ``mse_ssim`` (Table 6, with denoising).
         network: The target network's section.
+        cache_images: Keep decoded images in memory.
+        loader_workers: Processes that read images; 0 reads them in the training process.
         evaluations: How often a run is validated, evenly over its iterations.
         tensorboard: Write TensorBoard files.
     """
@@ -94,6 +96,8 @@ class PhaseSettings:
             "identity_start": True,
         }
     )
+    cache_images: bool = True
+    loader_workers: int = 0
     evaluations: int = 1
     tensorboard: bool = True
 
@@ -101,6 +105,18 @@ class PhaseSettings:
     def batch(self) -> int:
         """Samples a batch, of every system that trains the target network."""
         return self.real_per_batch + self.pseudo_per_batch
+
+
+def _training_set(kind: str, s: PhaseSettings, data: PairData, **more: Any) -> dict[str, Any]:
+    return _dataset(
+        kind,
+        data,
+        gt_size=list(s.size),
+        use_hflip=True,
+        cache_images=s.cache_images,
+        num_worker_per_gpu=s.loader_workers,
+        **more,
+    )
 
 
 def _dataset(kind: str, data: PairData, **more: Any) -> dict[str, Any]:
@@ -111,7 +127,6 @@ def _dataset(kind: str, data: PairData, **more: Any) -> dict[str, Any]:
         "dataroot_lq": str(data.input),
         "dataroot_gt": str(data.target),
         "io_backend": {"type": backend},
-        "cache_images": True,
         **more,
     }
 
@@ -126,7 +141,10 @@ def _options(
     training: dict[str, Any],
 ) -> dict[str, Any]:
     total = training["total_iter"]
-    sets = {key: _dataset("PairedRestorationDataset", data, name=key) for key, data in evaluation.items()}
+    sets = {
+        key: _dataset("PairedRestorationDataset", data, name=key, cache_images=s.cache_images)
+        for key, data in evaluation.items()
+    }
     return {
         "name": name,
         "model_type": model,
@@ -148,9 +166,7 @@ def _options(
 
 def isp_options(s: PhaseSettings, pairs: PairData, evaluation: Mapping[str, PairData], seed: int) -> dict[str, Any]:
     """Phase 1."""
-    train_set = _dataset(
-        "PairedRestorationDataset", pairs, gt_size=list(s.size), use_hflip=True, batch_size_per_gpu=s.isp_batch
-    )
+    train_set = _training_set("PairedRestorationDataset", s, pairs, batch_size_per_gpu=s.isp_batch)
     loss = {"type": "PooledL1Loss"} if s.isp_loss == "pooled_l1" else {"type": "MSELoss"}
     training = {
         "total_iter": s.isp_iterations,
@@ -202,18 +218,17 @@ def _target_options(
 
 
 def _mixed_set(s: PhaseSettings, pairs: PairData, pseudo: str) -> dict[str, Any]:
-    return _dataset(
+    return _training_set(
         "SemiSupervisedDataset",
+        s,
         pairs,
-        gt_size=list(s.size),
-        use_hflip=True,
         real_per_batch=s.real_per_batch,
         pseudo_per_batch=s.pseudo_per_batch,
         pseudo={
             "dataroot_gt": os.path.join(pseudo, "gt.lmdb"),
             "dataroot_lq": os.path.join(pseudo, "lq.lmdb"),
             "io_backend": {"type": "lmdb"},
-            "cache_images": True,
+            "cache_images": s.cache_images,
         },
     )
 
@@ -254,9 +269,7 @@ def supervised_options(
     jitter: float | None = None,
 ) -> dict[str, Any]:
     """Phase 3 (``weights`` of phase 2), or a supervised baseline (from scratch)."""
-    train_set = _dataset(
-        "PairedRestorationDataset", pairs, gt_size=list(s.size), use_hflip=True, batch_size_per_gpu=s.batch
-    )
+    train_set = _training_set("PairedRestorationDataset", s, pairs, batch_size_per_gpu=s.batch)
     options = _target_options(s, name, "SupervisedModel", train_set, evaluation, seed, iterations, lr)
     options["path"]["pretrain_network_g"] = weights
     if jitter:

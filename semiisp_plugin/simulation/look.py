@@ -92,7 +92,7 @@ LOOKS: dict[str, Look] = {
     "punchy": PUNCHY_LOOK,
     "cool_matte": COOL_MATTE_LOOK,
 }
-"""Looks by name. All but "neutral" are invented, after what editing programs call so."""
+"""Looks by name. The names are those of editing programs, the values invented."""
 
 
 def apply_look(image_srgb: Tensor, look: Look) -> Tensor:

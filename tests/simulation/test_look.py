@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -62,16 +64,50 @@ def test_output_is_an_image_and_black_and_white_stay(look: Look) -> None:
         )
 
 
-def test_default_look_keeps_the_order_of_greys() -> None:
+@pytest.mark.parametrize("name", LOOKS)
+def test_looks_keep_the_order_of_greys(name: str) -> None:
     ramp = torch.linspace(0, 1, 1001, dtype=torch.float64).expand(1, 3, 1, 1001)
-    output = apply_look(ramp, DEFAULT_LOOK)
+    output = apply_look(ramp, LOOKS[name])
     assert (output.diff(dim=-1) > 0).all()
 
 
-def test_default_look_is_visible_and_moderate() -> None:
+@pytest.mark.parametrize("name", [name for name in LOOKS if name != "neutral"])
+def test_looks_are_visible_and_moderate(name: str) -> None:
     image = _images()
-    psnr = -10 * torch.log10(((apply_look(image, DEFAULT_LOOK) - image) ** 2).mean())
+    psnr = -10 * torch.log10(((apply_look(image, LOOKS[name]) - image) ** 2).mean())
     assert 16 < psnr < 26
+
+
+def test_looks_differ_from_each_other() -> None:
+    image = _images()
+    outputs = {name: apply_look(image, look) for name, look in LOOKS.items()}
+    assert set(outputs) == {"default", "neutral", "film", "punchy", "cool_matte"}
+    for (name, one), (other, two) in itertools.combinations(outputs.items(), 2):
+        assert (one - two).abs().mean() > 0.02, (name, other)
+
+
+def test_looks_do_what_their_names_say() -> None:
+    def of_grey(name: str, value: float) -> list[float]:
+        return apply_look(torch.full((1, 3, 1, 1), value), LOOKS[name]).flatten().tolist()
+
+    def colourfulness(name: str) -> float:
+        image = apply_look(_images(), LOOKS[name])
+        return float((image.amax(1) - image.amin(1)).mean())
+
+    for faded in ("film", "cool_matte"):
+        assert min(of_grey(faded, 0.05)) > 0.08
+        assert max(of_grey(faded, 0.95)) < 0.95
+        assert colourfulness(faded) < 0.95 * colourfulness("neutral")
+    assert max(of_grey("punchy", 0.1)) < 0.08
+    assert min(of_grey("punchy", 0.8)) > 0.85
+    assert colourfulness("punchy") > 1.1 * colourfulness("neutral")
+    for value in (0.2, 0.5, 0.8):
+        red, _, blue = of_grey("cool_matte", value)
+        assert blue > red + 0.02
+    red, green, blue = of_grey("film", 0.25)
+    assert green > blue > red
+    red, green, blue = of_grey("film", 0.75)
+    assert min(red, green) > blue + 0.05
 
 
 def test_saturation_scales_the_distance_from_grey_and_keeps_luma() -> None:
