@@ -143,7 +143,7 @@ class Train(_Strict):
     ssim_opt: dict[str, Any] | None = None
     bank_size: _Positive | None = None
     filter: Filter | None = None
-    noise: Noise | None = None
+    noise: Noise | Literal["estimated"] | None = None
     mean_teacher: MeanTeacher | None = None
     photometric_jitter: _Share | None = None
 
@@ -394,8 +394,10 @@ def _check_keys(value: Any, expected: Any, source: Source, keys: tuple[str, ...]
         return
     origin = typing.get_origin(expected)
     if origin in (typing.Union, types.UnionType):
-        for option in typing.get_args(expected):
-            _check_keys(value, option, source, keys)
+        choices = typing.get_args(expected)
+        word = isinstance(value, str) and any(typing.get_origin(choice) is Literal for choice in choices)
+        for choice in () if word else choices:
+            _check_keys(value, choice, source, keys)
     elif origin is dict and isinstance(value, dict):
         for key, item in value.items():
             _check_keys(item, typing.get_args(expected)[1], source, (*keys, str(key)))

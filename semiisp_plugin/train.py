@@ -36,7 +36,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from semiisp_plugin import options as options_module
 from semiisp_plugin.checkpoint import load_checkpoint
+from semiisp_plugin.data.image_io import to_float
+from semiisp_plugin.data.pairs import read_pair
 from semiisp_plugin.data.sampler import MixedBatchSampler
+from semiisp_plugin.pseudo.noise_estimation import estimate_noise_bounds
 from semiisp_plugin.toolbox import (
     AvgTimer,
     EnlargedSampler,
@@ -316,6 +319,19 @@ def build_train_loader(opt: dict[str, Any], start_iter: int, logger: logging.Log
     return loader, epochs
 
 
+def estimated_noise(dataset: Any, logger: logging.Logger, at_most: int = 100) -> dict[str, float] | None:
+    """Bounds of eq. 15's variances from the inputs of the real pairs (ours); None where they show no noise level."""
+    pairs = dataset.real_pairs[:at_most]
+    inputs = (torch.from_numpy(to_float(read_pair(pair)[0])).permute(2, 0, 1) for pair in pairs)
+    try:
+        shot, read = estimate_noise_bounds(list(inputs))
+    except ValueError as error:
+        logger.warning(f"train:noise: estimated: no noise is added: {error}")
+        return None
+    logger.info(f"Noise of the inputs of {len(pairs)} pairs: shot_variance {shot:.3g}, read_variance {read:.3g}.")
+    return {"shot_variance": shot, "read_variance": read}
+
+
 def build_val_loaders(opt: dict[str, Any]) -> list[DataLoader[Any]]:
     """Loaders of all sections but ``train``; one image a batch, as BasicSR's validation expects."""
     return [
@@ -375,6 +391,8 @@ def train(
     with held_log() as held:
         loader, sampler = build_train_loader(opt, start_iter, get_root_logger())
         val_loaders = build_val_loaders(opt)
+        if opt["train"].get("noise") == "estimated":
+            opt["train"]["noise"] = estimated_noise(loader.dataset, get_root_logger())
         if state and opt["model_type"] not in options_module.OUR_MODELS:
             _resume_paths(opt, start_iter)
         model = build_model(opt)

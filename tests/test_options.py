@@ -240,6 +240,9 @@ def test_wrong_files(option_files, change, message):
             r"datasets:train:pseudo:dataroot: unknown key; did you mean 'dataroot_",
         ),
         (lambda o: o["train"]["noise"].update(shot=1), r"train:noise:shot: unknown key\. Known: shot_variance, "),
+        (lambda o: o["train"].update(noise="estimate"), r"train:noise: .*'estimate'"),
+        (lambda o: o["train"]["filter"].update(reference="runing"), r"train:filter:reference: .*'runing'"),
+        (lambda o: o["train"].update(photometric_jitter=0.2), "only SupervisedModel and ISPModel have this"),
     ],
 )
 def test_wrong_semi_supervised_files(option_files, change, message):

@@ -9,6 +9,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from semiisp_plugin.data.paired_dataset import PairedRestorationDataset
+from semiisp_plugin.data.pairs import Pair
 from semiisp_plugin.data.sampler import SOURCES, SampleIndex
 from semiisp_plugin.toolbox import DATASET_REGISTRY, register
 
@@ -56,6 +57,11 @@ class SemiSupervisedDataset(Dataset[dict[str, Any]]):
             ),
         )
         self.n_real, self.n_pseudo = (len(source) for source in self._sources)
+
+    @property
+    def real_pairs(self) -> list[Pair]:
+        """Where the real pairs are."""
+        return self._sources[0].pairs
 
     def __len__(self) -> int:
         return self.n_real + self.n_pseudo

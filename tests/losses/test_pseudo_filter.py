@@ -251,7 +251,12 @@ def test_counts_and_their_way_through_a_checkpoint(tmp_path):
     loss, flag = tensors([1.0, 0.5, math.nan, 2.0], [False, True, True, True])
     ratios = [pseudo_filter(loss, flag).kept_ratio.item() for _ in range(4)]
     np.testing.assert_allclose(ratios, [2 / 3, 2 / 3, 2 / 3, 1 / 3], rtol=1e-6)
-    assert pseudo_filter.state_dict() == {"calls": 4, "pseudo_seen": 12, "pseudo_kept": 7}
+    assert pseudo_filter.state_dict() == {
+        "calls": 4,
+        "pseudo_seen": 12,
+        "pseudo_kept": 7,
+        "running": None,
+    }
     assert pseudo_filter.kept_ratio == pytest.approx(7 / 12)
 
     torch.save(pseudo_filter.state_dict(), tmp_path / "state")
@@ -262,6 +267,30 @@ def test_counts_and_their_way_through_a_checkpoint(tmp_path):
     assert resumed.state_dict() == pseudo_filter.state_dict()
     with pytest.raises(KeyError, match="pseudo_kept, pseudo_seen"):
         resumed.load_state_dict({"calls": 1})
+
+
+def test_running_reference_is_the_average_of_the_batches(tmp_path):
+    """Young, it is the plain mean of the batches so far; then it forgets with the momentum. NaN is left out."""
+    pseudo_filter = PseudoFilter(1.0, reference="running", momentum=0.5)
+    flag = torch.tensor([False, True])
+    for real, expected in ((4.0, 4.0), (2.0, 3.0), (math.nan, 3.0), (1.0, 2.0)):
+        threshold = pseudo_filter(torch.tensor([real, 2.5]), flag).threshold
+        assert threshold.item() == pytest.approx(expected)
+    # The batch's own mean, 1, would have dropped the last pseudo sample; the average, 2, drops it too, and 3 kept it.
+    assert pseudo_filter.pseudo_kept == 3
+    torch.save(pseudo_filter.state_dict(), tmp_path / "state")
+    resumed = PseudoFilter(1.0, reference="running", momentum=0.5)
+    resumed.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    again = [f(torch.tensor([3.0, 2.4]), flag).threshold.item() for f in (pseudo_filter, resumed)]
+    assert again == [2.5, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"), [({"reference": "median"}, "batch, running"), ({"momentum": 1}, r"\[0, 1\)")]
+)
+def test_wrong_reference(option, message):
+    with pytest.raises(ValueError, match=message):
+        PseudoFilter(1.0, **option)
 
 
 def test_half_precision_losses_work():

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from semiisp_plugin.data.photometric import photometric_jitter
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.models.restoration import cosine_with_floor
+from semiisp_plugin.models.supervised_model import iteration_generator
 from semiisp_plugin.options import Source, complete
 from semiisp_plugin.toolbox import ARCH_REGISTRY, build_model
 
@@ -320,6 +322,27 @@ def test_both_isps_learn_as_if_alone(make_isp_model):
     trained = [p.detach() for net in (model.net_g, model.net_global) for p in net.parameters()]
     for value, reference in zip(trained, expected, strict=True):
         torch.testing.assert_close(value, reference, rtol=1e-5, atol=1e-7)
+
+
+def test_photometric_jitter_of_phase_1(make_isp_model):
+    """Both networks see the same jittered inputs, of seed and iteration alone; the bank holds their sets."""
+    model, same, plain = make_isp_model(), make_isp_model(), make_isp_model()
+    for one in (model, same):
+        one.opt["train"]["photometric_jitter"] = 0.3
+    same.net_g.load_state_dict(model.net_g.state_dict())
+    same.net_global.load_state_dict(model.net_global.state_dict())
+    batch = {"lq": torch.rand(2, 3, 32, 40), "gt": torch.rand(2, 3, 32, 40)}
+    for one in (model, same, plain):
+        one.feed_data({**batch, "lq": batch["lq"].clone()})
+    with torch.no_grad():
+        jittered = photometric_jitter(batch["lq"], 0.3, iteration_generator(3, 5, torch.device("cpu")))
+        expected = model.net_global.predict_parameters(jittered)
+    for one in (model, same, plain):
+        one.optimize_parameters(5)
+    torch.testing.assert_close(model.banks["global"].sets, expected)
+    torch.testing.assert_close(same.banks["global"].sets, model.banks["global"].sets, rtol=0, atol=0)
+    assert not torch.equal(model.lq, batch["lq"])
+    assert torch.equal(plain.lq, batch["lq"])
 
 
 @pytest.mark.parametrize(
