@@ -42,6 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--update_quality", action=argparse.BooleanOptionalAction, help="steps 1 and 2 (default: yes)")
     add("--inverse", choices=["exact", "paper_lut"], help="of the ISP (default: exact)")
     add("--source", choices=SOURCES, help="sRGB-to-RAW of steps 1 and 3 (default: bank, the paper's)")
+    add("--dataroot_lq", metavar="DIR", help="inputs of the labelled pairs, for --source fitted")
+    add("--dataroot_gt", metavar="DIR", help="their targets")
     add("--draws", type=int, metavar="N", help="pairs of each photograph (default: 1)")
     add("--png_compression", type=int, metavar="LEVEL", help="zlib level, 0 to 9 (default: 1)")
     add("--num_gpu", type=gpu_count, metavar="N", help="0 for the CPU, 1, or auto (default)")

@@ -1,4 +1,4 @@
-"""The CPU-sized LOLv1 chain over several seeds: the table of docs/results.md.
+"""The CPU-sized LOLv1 chain over several seeds.
 
 Runs options/{fisp,pseudo,semiie,finetune,supervised,supervised_jitter}_lolv1_cpu.yml in order, below the working
 directory. f_ISP and the pseudo pairs are made once, with the option files' seed; the target network is trained anew

@@ -1,4 +1,4 @@
-"""Mean ± std over several runs of `basicsr demo`: the table of docs/results.md.
+"""Mean ± std over several runs of `basicsr demo`.
 
 for s in 1 2 3; do basicsr demo --task raw --split drawn --seed $s --out demo_raw_$s; done
 python scripts/summarise_demos.py demo_raw_*

@@ -38,7 +38,9 @@ def build_parser() -> argparse.ArgumentParser:
     text = "compare systems over numbers of pairs and seeds: the method, baselines, ablations; with a report"
     benchmark = commands.add_parser("benchmark", help=text, description=f"{text[0].upper()}{text[1:]}.")
     benchmark.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML), see options/benchmarks")
-    benchmark.add_argument("--workers", type=int, metavar="N", help="processes (default: one a GPU, or one a core)")
+    benchmark.add_argument(
+        "--workers", type=int, metavar="N", help="processes (default: one a GPU, or one a core; 0: none but this)"
+    )
     benchmark.add_argument("--force_yml", nargs="+", default=[], metavar="KEY=VALUE", help="override options")
     text = "run all phases and the supervised baselines on simulated pairs, or on your own folders"
     demo = commands.add_parser("demo", help=text, description=text.capitalize() + ".")

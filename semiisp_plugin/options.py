@@ -215,7 +215,11 @@ class PseudoOptions(_Strict):
         source: sRGB-to-RAW of steps 1 and 3. ``bank`` is the paper's; ``mixture`` mixes two of its sets (ours); to
             compare with (Table 3), ``upi`` (Brooks et al., CVPR 2019) and ``deterministic`` (ours: f_ISP^-1 with the
             mean of the sets).
-        draws: Pseudo pairs of each photograph, each with random sets of its own (ours: the paper has photographs
+        dataroot_lq: Inputs of the labelled pairs, for ``fitted``.
+        dataroot_gt: Their targets.
+        dataroot_lq: str | None = None
+    dataroot_gt: str | None = None
+    draws: Pseudo pairs of each photograph, each with random sets of its own (ours: the paper has photographs
             enough).
         png_compression: zlib level of the stored PNGs, 0 to 9.
         num_gpu: 0 for the CPU, ``auto`` or 1 for a GPU.
@@ -231,7 +235,9 @@ class PseudoOptions(_Strict):
     sets: Literal["auto", "global", "local"] = "auto"
     update_quality: bool = True
     inverse: Literal["exact", "paper_lut"] = "exact"
-    source: Literal["bank", "mixture", "upi", "deterministic"] = "bank"
+    source: Literal["bank", "mixture", "fitted", "upi", "deterministic"] = "bank"
+    dataroot_lq: str | None = None
+    dataroot_gt: str | None = None
     draws: _Positive = 1
     png_compression: int = 1
     num_gpu: int | Literal["auto"] = "auto"
@@ -722,9 +728,12 @@ def complete_pseudo_options(values: dict[str, Any], source: Source) -> PseudoOpt
         source.fail(("sets",), f"source: {options.source} knows no local sets; leave it at auto, or source at bank.")
     if options.source == "upi" and options.inverse != "exact":
         source.fail(("inverse",), "source: upi does not invert f_ISP; leave it out.")
+    if (options.source == "fitted") != bool(options.dataroot_lq and options.dataroot_gt):
+        source.fail(("source",), "fitted, and no other, needs dataroot_lq and dataroot_gt, the labelled pairs.")
     if options.source == "deterministic" and options.draws > 1:
         source.fail(("draws",), "source: deterministic makes the same pair at each draw; leave it at 1.")
-    for key in ("photographs", "f_isp", "out"):
-        setattr(options, key, os.path.expanduser(getattr(options, key)))
+    for key in ("photographs", "f_isp", "out", "dataroot_lq", "dataroot_gt"):
+        if getattr(options, key) is not None:
+            setattr(options, key, os.path.expanduser(getattr(options, key)))
     options.num_gpu = resolve_gpus(options.num_gpu, source)
     return options

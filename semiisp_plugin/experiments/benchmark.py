@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime
 import itertools
 import json
+import math
 import os
 import platform
-import shutil
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +20,13 @@ import torch
 
 from semiisp_plugin._version import __version__
 from semiisp_plugin.data.image_io import list_images, read_image, to_float, to_uint8, write_image
-from semiisp_plugin.experiments.benchmark_data import count_pairs, data_in, held_out
+from semiisp_plugin.experiments.benchmark_data import check_amounts, count_pairs, data_in, held_out
 from semiisp_plugin.experiments.benchmark_jobs import Job, Runner, default_workers, plain
 from semiisp_plugin.experiments.benchmark_options import BenchmarkOptions, Settings, System, load_benchmark_options
 from semiisp_plugin.report.benchmark import terminal_table, write_report
 
-MARKER = "results.json"
+RESULTS = "results.json"
+MARKER = "written_by_basicsr_benchmark.txt"
 _LOADING = ("cache_images", "loader_workers")
 _ISP = (
     "size",
@@ -121,9 +123,21 @@ def jobs_of(
 
 
 def run_from_arguments(args: Any) -> dict[str, Path]:
-    """``basicsr benchmark``."""
+    """``basicsr benchmark``.
+
+    Raises:
+        RuntimeError: Some jobs failed; the report of the others is written.
+    """
     options = load_benchmark_options(args.opt, args.force_yml)
-    return run(options, command=f"basicsr benchmark -opt {args.opt}", workers=args.workers)
+    if args.workers is not None and args.workers < 0:
+        raise ValueError(f"--workers {args.workers}: give a number of processes, or 0 for this one alone.")
+    forced = ["--force_yml", *args.force_yml] if args.force_yml else []
+    paths = run(options, command=shlex.join(["basicsr", "benchmark", "-opt", args.opt, *forced]), workers=args.workers)
+    failed = json.loads(paths["results.json"].read_text(encoding="utf-8"))["failed"]
+    if failed:
+        reasons = sorted({entry["error"] for entry in failed if not entry["error"].startswith("needs ")})
+        raise RuntimeError(f"{len(failed)} jobs failed; the same command tries them again. {' / '.join(reasons[:4])}")
+    return paths
 
 
 def run(options: BenchmarkOptions, *, command: str = "", workers: int | None = None) -> dict[str, Path]:
@@ -140,16 +154,17 @@ def run(options: BenchmarkOptions, *, command: str = "", workers: int | None = N
     Raises:
         ValueError: There are fewer pairs or photographs than asked for.
     """
-    out = Path(options.out or os.path.join("benchmark_results", options.name))
-    out.mkdir(parents=True, exist_ok=True)
+    out = prepare_output(Path(options.out or os.path.join("benchmark_results", options.name)).expanduser())
     # Benchmarks of the common folder share what they have in common.
     cache = out / "cache" if options.out else out.parent / "cache"
     runner = Runner(cache, default_workers() if workers is None else workers)
     counts = [count_pairs(options.task) if n == "all" else int(n) for n in options.pairs]
+    for n in counts:
+        held_out(n, options.validation_pairs)  # says so if too few are left
+    check_amounts(options.task, max(counts))
     chosen: dict[tuple[int, str], dict[str, Any]] = {}
     search: list[dict[str, Any]] = []
     everything = repetitions(options)
-    # Different seeds before different folds: the first repetitions serve the searches.
     first = everything[: options.search_repetitions]
     systems: dict[str, System] = options.systems
     try:
@@ -171,14 +186,31 @@ def run(options: BenchmarkOptions, *, command: str = "", workers: int | None = N
         runner.run(list(jobs.values()), "benchmark")
     finally:
         if runner.failed:
-            print(f"{len(runner.failed)} jobs failed; the same command tries them again.")
+            print(f"{len(runner.failed)} jobs failed.")
     results = collect(options, runner, jobs, chosen, search, command)
     results["pictures"] = _pictures(options, runner, jobs, counts, everything, out)
-    _write_json(out / MARKER, results)
-    paths = write_report(out)
+    _write_json(out / RESULTS, results)
+    paths = {RESULTS: out / RESULTS, **write_report(out)}
     print(terminal_table(results))
+    versions = len(results["made_with"])
+    if versions > 1:
+        print(f"These results are of {versions} versions of the code; delete {cache} to have all of them made anew.")
     print(f"The report is in {paths.get('report.html', out)}.")
     return paths
+
+
+def prepare_output(out: Path) -> Path:
+    """Make the folder of a benchmark, or take up one.
+
+    Raises:
+        FileExistsError: It holds something that is not a benchmark's.
+    """
+    ours = (out / MARKER).is_file() or (out / RESULTS).is_file()
+    if out.exists() and not ours and any(out.iterdir() if out.is_dir() else [out]):
+        raise FileExistsError(f"{out} exists and was not written by a benchmark; choose another folder (out).")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).write_text("The reports in this folder are replaced when the benchmark runs.\n", encoding="utf-8")
+    return out
 
 
 def _choose(
@@ -199,7 +231,8 @@ def _choose(
         keys = [jobs_of(options, system, n, repetition, candidate).key for repetition in first]
         values = [runner.results[key]["validation"]["psnr"] for key in keys if key in runner.results]
         scores.append(values)
-    means = [statistics.fmean(values) if values else float("-inf") for values in scores]
+    # A candidate that failed or diverged on a hard repetition must not win by the mean of the easy ones.
+    means = [_mean_of_all(values, len(first)) for values in scores]
     best = means.index(max(means))
     for index, (candidate, values) in enumerate(zip(tried, scores, strict=True)):
         search.append(
@@ -212,6 +245,12 @@ def _choose(
             }
         )
     return tried[best]
+
+
+def _mean_of_all(values: Sequence[float], n: int) -> float:
+    """The mean of n finite values; minus infinity if there are fewer."""
+    finite = [value for value in values if math.isfinite(value)]
+    return statistics.fmean(finite) if finite and len(finite) == n else -math.inf
 
 
 def collect(
@@ -286,13 +325,14 @@ def collect(
         "paper_task": options.task.paper_task,
         "paper_setting": options.paper_setting,
         "selection": _selection(options),
-        "options": _finite(msgspec.to_builtins(options)),
+        "made_with": sorted({str(r.get("made_with", {}).get("source", "unknown")) for r in runner.results.values()}),
+        "options": msgspec.to_builtins(options),
         "systems": systems,
         "best_supervised": _best_supervised(systems, cells),
         "cells": cells,
         "f_isp": list(f_isps.values()),
         "distributions": list(distributions.values()),
-        "search": _finite([dict(row) for row in search]),
+        "search": [dict(row) for row in search],
         "failed": [{"job": key, "error": error} for key, error in runner.failed.items()],
     }
 
@@ -323,10 +363,16 @@ def _target(options: BenchmarkOptions) -> str:
 
 
 def _selection(options: BenchmarkOptions) -> str:
-    return (
+    text = (
         f"Searched settings: the candidate of the best mean PSNR on the validation pairs of the first "
         f"{min(options.search_repetitions, len(repetitions(options)))} repetition(s). The best supervised baseline: "
-        f"the best mean validation PSNR over all repetitions. Nothing was chosen on test pairs."
+        f"the best mean validation PSNR over all repetitions. "
+    )
+    if options.task.folds is None:
+        return text + "Nothing was searched on test pairs."
+    return text + (
+        "With folds, a pair is for the test in one fold and for validation in another, so that what is searched, the "
+        "baselines first of all, is not quite blind to the test."
     )
 
 
@@ -339,8 +385,9 @@ def _best_supervised(systems: Mapping[str, Mapping[str, Any]], cells: Sequence[M
             for name, system in systems.items()
             if system["kind"] == "supervised"
         }
-        means = {name: statistics.fmean(values) for name, values in scores.items() if values}
-        if means:
+        most = max(len(values) for values in scores.values())
+        means = {name: _mean_of_all(values, most) for name, values in scores.items()}
+        if most:
             best[str(n)] = max(means, key=lambda name: means[name])
     return best
 
@@ -354,7 +401,8 @@ def _pictures(
     out: Path,
 ) -> list[dict[str, Any]]:
     """Test images of the first repetition: input, the main systems' outputs, target."""
-    shutil.rmtree(out / "pictures", ignore_errors=True)
+    for old in (out / "pictures").glob("*.png"):
+        old.unlink()
     shown = [name for name, s in options.systems.items() if s.group in ("f_isp", "baseline", "method", "help")]
     pictures = []
     for n in counts:
@@ -379,7 +427,7 @@ def _pictures(
                 path = out / "pictures" / f"{n}_{Path(name).stem}_{index}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_image(path, view)
-                cells.append([label, str(path.relative_to(out))])
+                cells.append([label, path.relative_to(out).as_posix()])
             pictures.append({"pairs": n, "name": Path(name).stem, "cells": cells, "psnr": psnr})
     return pictures
 
@@ -401,9 +449,9 @@ def machine() -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no infinity."""
-    if isinstance(value, float) and value in (float("inf"), float("-inf")):
-        return str(value)
+    """JSON knows neither infinity nor NaN."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -413,5 +461,5 @@ def _finite(value: Any) -> Any:
 
 def _write_json(path: Path, value: Any) -> None:
     temporary = path.with_name(f"{path.name}.part")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(_finite(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)

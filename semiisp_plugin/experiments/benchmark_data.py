@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +71,19 @@ def count_pairs(task: Task) -> int:
     return total if task.folds is None else total - -(-total // task.folds)
 
 
+def check_amounts(task: Task, n_pairs: int) -> None:
+    """Raise ValueError if a task has too few pairs or photographs for ``n_pairs`` labelled pairs."""
+    if task.type == "pairs" and n_pairs > count_pairs(task):
+        raise ValueError(f"{n_pairs} labelled pairs are asked for; {task.dataroot_lq} leaves {count_pairs(task)}.")
+    if task.type == "simulation" and task.photographs is not None:
+        photographs = len(list_images(task.photographs))
+        if photographs <= task.tests + n_pairs:
+            raise ValueError(
+                f"{task.photographs} holds {photographs} photographs; {task.tests} test pairs and {n_pairs} labelled "
+                f"ones leave none without a label. Use fewer, or more photographs."
+            )
+
+
 def make_data(
     task: Task, folder: Path, *, n_pairs: int, n_validation: int, size: tuple[int, int], seed: int, fold: int | None
 ) -> None:
@@ -118,8 +133,6 @@ def _deal_pairs(task: Task, folder: Path, n_pairs: int, n_validation: int, seed:
     else:
         rest, of_test = fold_of(len(pairs), task.folds, int(fold or 0), seed)
         test = [pairs[i] for i in of_test]
-    if n_pairs > len(rest):
-        raise ValueError(f"{n_pairs} labelled pairs are asked for; {task.dataroot_lq} leaves {len(rest)}.")
     chosen = [pairs[i] for i in rest[:n_pairs]]
     parts = {"validation": chosen[:n_validation], "labelled": chosen[n_validation:], "test": test}
     for part, members in parts.items():
@@ -138,21 +151,20 @@ def _write_pair(folder: Path, name: str, image: np.ndarray, target: np.ndarray) 
         write_image(folder / kind / name, picture)
 
 
-def _photos(task: Task, seed: int) -> list[str]:
+def _readable(task: Task, seed: int) -> Iterator[np.ndarray]:
+    """The photographs in the seed's order; those that cannot be read are left out and named."""
     names = list_images(str(task.photographs))
-    return [names[int(i)] for i in np.random.default_rng((seed, 23)).permutation(len(names))]
+    for i in np.random.default_rng((seed, 23)).permutation(len(names)):
+        try:
+            yield read_image(Path(str(task.photographs)) / names[int(i)], bit_depth="8")
+        except (ImageReadError, OSError) as error:
+            print(f"set aside: {error}")
 
 
 def _copy_photos(task: Task, folder: Path, seed: int) -> None:
     folder.mkdir(parents=True)
     written = 0
-    for name in _photos(task, seed):
-        if written == task.max_photographs:
-            break
-        try:
-            picture = read_image(Path(str(task.photographs)) / name, bit_depth="8")
-        except (ImageReadError, OSError):
-            continue  # `basicsr pseudo` reports such files; here they only take no part
+    for picture in itertools.islice(_readable(task, seed), task.max_photographs):
         write_image(folder / f"{written:05d}.png", shrink_short_side(picture, task.short_side))
         written += 1
     if not written:
@@ -173,32 +185,30 @@ def _simulated_size(task: Task, size: tuple[int, int]) -> tuple[int, int]:
 
 def _simulate(task: Task, folder: Path, n_pairs: int, n_validation: int, size: tuple[int, int], seed: int) -> None:
     """Pairs from a folder of photographs: each photograph serves one part, once."""
-    names = _photos(task, seed)
+    check_amounts(task, n_pairs)
+    photographs = _readable(task, seed)
     needed = task.tests + n_pairs
-    if len(names) <= needed:
-        raise ValueError(
-            f"{task.photographs} holds {len(names)} photographs; {task.tests} test pairs and {n_pairs} labelled ones "
-            f"leave none without a label. Use fewer, or more photographs."
-        )
     at = _simulated_size(task, size)
     camera, look = _camera(task), LOOKS[task.look]
-    for k, name in enumerate(names[:needed]):
+    for k, photograph in enumerate(itertools.islice(photographs, needed)):
         part, place = ("test", k) if k < task.tests else ("labelled", k - task.tests)
         # The order is that of the seed, so the same test pairs serve every number of pairs.
         if part == "labelled" and place < n_validation:
             part = "validation"
         rng = np.random.default_rng((seed, 29, k))
         capture = camera.draw_capture(torch.Generator().manual_seed(int(rng.integers(2**31))))
-        photograph = read_image(Path(str(task.photographs)) / name, bit_depth="8")
         _write_pair(
             folder / part,
             f"{place:04d}.png",
             *simulate_pair(random_crop(photograph, at, rng), capture, look, task.simulate),
         )
     (folder / "photos").mkdir()
-    for k, name in enumerate(names[needed:][: task.max_photographs]):
-        picture = shrink_short_side(read_image(Path(str(task.photographs)) / name, bit_depth="8"), min(at))
-        write_image(folder / "photos" / f"{k:05d}.png", picture)
+    written = 0
+    for photograph in itertools.islice(photographs, task.max_photographs):
+        write_image(folder / "photos" / f"{written:05d}.png", shrink_short_side(photograph, min(at)))
+        written += 1
+    if not written:
+        raise ValueError(f"Too few of the photographs in {task.photographs} can be read: none is left unlabelled.")
 
 
 def _simulate_packaged(

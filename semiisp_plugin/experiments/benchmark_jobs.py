@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import threading
 import time
 import traceback
@@ -18,19 +19,21 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExe
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, fields
-from functools import cached_property
-from multiprocessing import get_context
+from functools import cache, cached_property
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import torch
+from filelock import FileLock
 from tqdm import tqdm
 
 from semiisp_plugin._version import __version__
 from semiisp_plugin.data.image_io import decode_image, list_images, read_image, to_float, to_uint8, write_image
 from semiisp_plugin.data.lmdb_io import read_meta, read_value
+from semiisp_plugin.data.pairs import match_pairs
 from semiisp_plugin.experiments import phases
 from semiisp_plugin.experiments.benchmark_data import brightness_and_chroma, data_in, inputs_of, make_data
 from semiisp_plugin.experiments.benchmark_options import Settings, Task
@@ -131,7 +134,7 @@ def work(kind: str, seed: int, settings: Mapping[str, Any], needs: Mapping[str, 
         )
         if weights:
             options["path"]["param_key_g"] = "params_ema" if s.ema_decay else "params"
-    return _train(options, folder, data.test)
+    return _train(options, folder, data.test)[0]
 
 
 def _noise(kind: str, needs: Mapping[str, str]) -> tuple[float, float] | None:
@@ -148,17 +151,23 @@ def _noise(kind: str, needs: Mapping[str, str]) -> tuple[float, float] | None:
         return None
 
 
-def _train(options: dict[str, Any], folder: Path, test: PairData | None = None) -> dict[str, Any]:
-    """Train, and collect curves, the kept ratio, and the test images."""
+def _train(
+    options: dict[str, Any], folder: Path, test: PairData, keep_every: int | None = None
+) -> tuple[dict[str, Any], Any]:
+    """Train, and collect curves, the kept ratio, and the test images; returns them and the model."""
     options["name"] = "run"
+    # One GPU a worker, also where there are more: with several, the batch would be another.
+    options["num_gpu"] = min(1, torch.cuda.device_count())
     total = options["train"]["total_iter"]
-    options["logger"]["save_checkpoint_freq"] = max(1, -(-total // _STATES)) if total >= 2000 else total + 1
+    states = max(1, -(-total // _STATES)) if total >= 2000 else total + 1
+    options["logger"]["save_checkpoint_freq"] = keep_every or states
     # A run that goes on after an interruption adds to what was seen before it.
     seen = folder / "seen.jsonl"
     resumes = any((folder / "experiments" / "run" / "training_states").glob("*.state"))
     if not resumes:
         seen.unlink(missing_ok=True)
     with seen.open("a", encoding="utf-8") as file:
+        file.write("\n")  # whatever a full disk or a kill cut short stands in a line of its own
 
         def note(**values: Any) -> None:
             file.write(json.dumps(values) + "\n")
@@ -176,7 +185,10 @@ def _train(options: dict[str, Any], folder: Path, test: PairData | None = None) 
         seconds = time.time() - started
     lines = {}  # of what a resumed run did again, the later line counts
     for line in seen.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # the resumed run does again what followed its latest state
         lines[entry["iteration"], "log" in entry] = entry
     entries = [lines[key] for key in sorted(lines)]
     curve = [{"iteration": e["iteration"], **e["metrics"]} for e in entries if "metrics" in e]
@@ -185,9 +197,8 @@ def _train(options: dict[str, Any], folder: Path, test: PairData | None = None) 
         for e in entries
         if "log" in e and "pseudo/kept_ratio" in e["log"]
     ]
-    if test is not None:
-        _write_outputs(getattr(model, "net_g_ema", model.net_g), test, folder / "outputs")
-    return {**curve[-1], "curve": curve, "kept_ratio": kept, "train_seconds": seconds}
+    _write_outputs(getattr(model, "net_g_ema", model.net_g), test, folder / "outputs")
+    return {**curve[-1], "curve": curve, "kept_ratio": kept, "train_seconds": seconds}, model
 
 
 @torch.no_grad()
@@ -206,21 +217,18 @@ def _f_isp(
     settings: Mapping[str, Any], labelled: PairData, evaluation: Mapping[str, PairData], seed: int, folder: Path
 ) -> dict[str, Any]:
     s = phase_settings(settings)
-    early = bool(settings["isp_early_stop"])
     options = phases.isp_options(s, labelled, {**evaluation, "labelled": labelled}, seed)
-    if early:  # each validation leaves a checkpoint to choose from
-        options["logger"]["save_checkpoint_freq"] = options["val"]["val_freq"]
-    keep = options["logger"]["save_checkpoint_freq"]
-    options["name"] = "run"
-    result = _train(options, folder, evaluation["test"])
-    models = folder / "experiments" / "run" / "models"
-    chosen = result["curve"][-1]
-    if early:
-        saved = [point for point in result["curve"] if point["iteration"] % keep == 0]
-        # The global network makes the pseudo inputs, the local one their ground truth: both count.
-        chosen = max(saved, key=lambda p: p["validation"]["psnr"] + p["validation_global"]["psnr"])
-        if (models / f"f_isp_{chosen['iteration']}.pth").is_file():
-            os.replace(models / f"f_isp_{chosen['iteration']}.pth", models / "f_isp_latest.pth")
+    if not settings["isp_early_stop"]:
+        return _train(options, folder, evaluation["test"])[0]
+    every = int(options["val"]["val_freq"])  # each validation leaves a checkpoint to choose from
+    result, model = _train(options, folder, evaluation["test"], keep_every=every)
+    # The global network makes the pseudo inputs, the local one their ground truth: both count.
+    chosen = max(result["curve"], key=lambda p: p["validation"]["psnr"] + p["validation_global"]["psnr"])
+    if chosen["iteration"] < s.isp_iterations:
+        models = folder / "experiments" / "run" / "models"
+        shutil.copyfile(models / f"f_isp_{chosen['iteration']}.pth", models / "f_isp_latest.pth")
+        model.load_network(model.net_g, str(models / f"net_g_{chosen['iteration']}.pth"))
+        _write_outputs(model.net_g, evaluation["test"], folder / "outputs")
     return {**result, **chosen}
 
 
@@ -228,7 +236,13 @@ def _pseudo(
     settings: Mapping[str, Any], labelled: PairData, photos: Path, f_isp: Path, seed: int, folder: Path
 ) -> dict[str, Any]:
     checkpoint = str(f_isp / "experiments" / "run" / "models" / "f_isp_latest.pth")
-    generator = make_generator(checkpoint, settings["sets"], settings["update_quality"], source=settings["source"])
+    generator = make_generator(
+        checkpoint,
+        settings["sets"],
+        settings["update_quality"],
+        source=settings["source"],
+        pairs=match_pairs(labelled.input, labelled.target),
+    )
     out = folder / "pseudo"
     report = build_pseudo_lmdb(
         str(photos),
@@ -259,6 +273,12 @@ def run_job(kind: str, seed: int, settings: Mapping[str, Any], needs: Mapping[st
     """Do a job, unless it is done; called in a worker process."""
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
+    # Another benchmark may be at the same job. The lock goes with the process that holds it.
+    with FileLock(path / "lock"):
+        return load_result(path) or _do(kind, seed, settings, needs, path)
+
+
+def _do(kind: str, seed: int, settings: Mapping[str, Any], needs: Mapping[str, str], path: Path) -> dict[str, Any]:
     started = time.time()
     with (path / "log.txt").open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         try:
@@ -268,10 +288,24 @@ def run_job(kind: str, seed: int, settings: Mapping[str, Any], needs: Mapping[st
             raise
     result["seconds"] = time.time() - started
     result["job"] = {"kind": kind, "seed": seed, "settings": dict(settings)}
+    result["made_with"] = {"version": __version__, "torch": torch.__version__, "source": source_fingerprint()}
     temporary = path / f"{RESULT}.part"
     temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, path / RESULT)
     return result
+
+
+@cache
+def source_fingerprint() -> str:
+    """Hash of the Python files that results depend on: results of one fingerprint are of one code."""
+    root = Path(__file__).resolve().parents[1]
+    parts = ("archs", "data", "isp", "losses", "metrics", "models", "pseudo", "simulation")
+    files = [path for part in parts for path in (root / part).rglob("*.py")]
+    files += [root / "train.py", *(root / "experiments" / f"{name}.py" for name in ("benchmark_data", "phases"))]
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def load_result(folder: Path) -> dict[str, Any] | None:
@@ -284,16 +318,17 @@ def load_result(folder: Path) -> dict[str, Any] | None:
         return None  # cut short: it is done again
 
 
-def _leave_with(parent: int) -> None:
+def _leave_with_parent() -> None:
     """End this process when its parent is gone: a killed benchmark must not go on working."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _start_worker(devices: Any) -> None:
     """One thread a worker, and one GPU, where there are any."""
-    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     if devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(devices.get())
     torch.set_num_threads(1)
@@ -303,7 +338,8 @@ def default_workers() -> int:
     """As many as there are GPUs, or cores."""
     if torch.cuda.is_available():
         return torch.cuda.device_count()
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 61)  # more than Windows can wait for
 
 
 class _ThisProcess(Executor):
@@ -328,8 +364,11 @@ def _pool(workers: int) -> Iterator[Executor]:
     devices = None
     if torch.cuda.is_available():
         devices = context.Queue()
+        # torch counts within what the user or the cluster has made visible.
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
         for index in range(workers):
-            devices.put(index % torch.cuda.device_count())
+            devices.put(names[index % len(names)])
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(devices,))
     try:
         yield pool
@@ -386,8 +425,9 @@ class Runner:
                         self.results[key] = future.result()
                     except BrokenProcessPool:
                         raise RuntimeError(
-                            f"A worker died while doing {key}, perhaps for lack of memory. What is done is kept: run "
-                            f"the same command again, with fewer --workers."
+                            f"A worker died, perhaps for lack of memory, while doing one of "
+                            f"{', '.join([key, *running.values()])}. What is done is kept: run the same command again, "
+                            f"with fewer --workers."
                         ) from None
                     except Exception as error:
                         self.failed[key] = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -398,6 +438,9 @@ class Runner:
         self, waiting: dict[str, Job], running: dict[Future[dict[str, Any]], str], pool: Executor, bar: Any
     ) -> None:
         for key, job in list(waiting.items()):
+            # No more than can be worked on: what is handed over is done even after Ctrl+C.
+            if len(running) >= max(1, self.workers):
+                return
             broken = [n.key for n in job.needs.values() if n.key in self.failed]
             if broken:
                 self.failed[key] = f"needs {broken[0]}, which failed"

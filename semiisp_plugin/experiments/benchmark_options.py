@@ -85,7 +85,7 @@ class System(_Strict):
     ours: bool = False
     description: str = ""
     settings: dict[str, Any] = msgspec.field(default_factory=dict)
-    search: dict[str, list[Any]] = msgspec.field(default_factory=dict)
+    search: dict[str, Annotated[list[Any], msgspec.Meta(min_length=1)]] = msgspec.field(default_factory=dict)
 
 
 class BenchmarkOptions(_Strict):
@@ -108,10 +108,10 @@ class BenchmarkOptions(_Strict):
 
     name: str
     task: Task
-    pairs: list[_Positive | Literal["all"]]
+    pairs: Annotated[list[_Positive | Literal["all"]], msgspec.Meta(min_length=1)]
     systems: dict[str, Any]
     title: str | None = None
-    seeds: list[int] = msgspec.field(default_factory=lambda: [0, 1, 2])
+    seeds: Annotated[list[_Count], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [0, 1, 2])
     validation_pairs: _Positive | Literal["auto"] = "auto"
     settings: dict[str, Any] = msgspec.field(default_factory=dict)
     search_repetitions: _Positive = 2
@@ -148,7 +148,7 @@ class Settings(_Strict):
     isp_weight_decay: float = 0.01
     isp_jitter: float | None = None
     isp_early_stop: bool = False
-    source: Literal["bank", "mixture", "upi", "deterministic"] = "bank"
+    source: Literal["bank", "mixture", "fitted", "upi", "deterministic"] = "bank"
     sets: Literal["auto", "global", "local"] = "auto"
     update_quality: bool = True
     draws: _Positive = 1
@@ -178,6 +178,14 @@ _STRENGTHS = [0.1, 0.3]
 
 PRESETS: dict[str, System] = {
     "f_isp": System(kind="f_isp", label="f_ISP alone", group="f_isp", description="Phase 1's local network itself."),
+    "f_isp_jitter": System(
+        kind="f_isp",
+        label="f_ISP alone, trained with jitter",
+        group="f_isp",
+        ours=True,
+        description="The f_ISP of `auto`.",
+        settings={"isp_jitter": 0.2},
+    ),
     "supervised": System(
         kind="supervised",
         label="supervised",
@@ -217,6 +225,7 @@ PRESETS: dict[str, System] = {
         kind="mean_teacher",
         label="mean teacher",
         group="baseline",
+        ours=True,
         description="An averaged teacher labels the pseudo inputs; the pseudo ground truths are not used.",
     ),
     "paper": System(
@@ -270,6 +279,7 @@ PRESETS: dict[str, System] = {
         kind="semi",
         label="deterministic inverse",
         group="source",
+        ours=True,
         description="f_ISP inverted with the bank's mean set (stands in for Table 3's one-to-one methods).",
         settings={"source": "deterministic"},
     ),
@@ -325,6 +335,15 @@ def complete_benchmark_options(values: dict[str, Any], source: Source) -> Benchm
             for candidate in candidates:
                 check_settings({key: candidate}, source, ("systems", name, "search"))
     options.systems = systems
+    if "paper_setting" in values and options.paper_setting not in systems:
+        hint = nearest(options.paper_setting, systems)
+        source.fail(("paper_setting",), f"'{options.paper_setting}' is none of the systems{hint}")
+    labels = [system.label for system in systems.values()]
+    for name, system in systems.items():
+        if labels.count(system.label) > 1:
+            source.fail(("systems", name), f"another system has the label '{system.label}'; give them different ones.")
+    if options.task.type == "simulation" and "all" in options.pairs:
+        source.fail(("pairs",), "'all' is for tasks of the type 'pairs'; give numbers.")
     if not any(s.kind == "supervised" for s in systems.values()):
         source.fail(("systems",), "without a supervised system (such as 'supervised') there is nothing to gain over.")
     return options
@@ -333,7 +352,11 @@ def complete_benchmark_options(values: dict[str, Any], source: Source) -> Benchm
 def _check_task(task: Task, source: Source) -> None:
     if task.look not in LOOKS:
         source.fail(("task", "look"), f"no look '{task.look}'{nearest(task.look, LOOKS)} Known: {', '.join(LOOKS)}.")
+    of_pairs = ("dataroot_lq", "dataroot_gt", "test_lq", "test_gt", "folds")
     if task.type == "simulation":
+        for key in of_pairs:
+            if getattr(task, key) is not None:
+                source.fail(("task", key), "a task of the type 'simulation' makes its own pairs; leave it out.")
         return
     for key in ("dataroot_lq", "dataroot_gt", "photographs"):
         if getattr(task, key) is None:

@@ -49,6 +49,13 @@ class _Parameter:
             return (0.5 * (low + high) + 0.5 * (high - low) * z.tanh()).exp()
         return self.low + (self.high - self.low) * z.sigmoid()
 
+    def unsquash(self, values: Tensor) -> Tensor:
+        """Inverse of `squash`; the ends of the domain, which no finite number reaches, are taken as nearly so."""
+        edge = 1e-4
+        place = self.place(values).clamp(edge, 1 - edge)
+        z = place.logit() if self.kind == "unit" else (2 * place - 1).atanh()
+        return z - self._offset()
+
     def place(self, values: Tensor) -> Tensor:
         """Where values lie in the domain, 0 its low end and 1 its high one; in log units for ``exp``."""
         if self.kind == "exp":
@@ -179,6 +186,13 @@ class ISPSpec:
         self.check(z)
         parts = [p for parameters in self.functions.values() for p in parameters]
         return torch.cat([p.squash(c) for p, c in zip(parts, z.split([p.count for p in parts], 1), strict=True)], 1)
+
+    def unsquash(self, parameters: Tensor) -> Tensor:
+        """Parameter sets ``(N, K, h, w)`` to the free numbers that `squash` turns into them."""
+        self.check(parameters)
+        parts = [p for group in self.functions.values() for p in group]
+        counts = [p.count for p in parts]
+        return torch.cat([p.unsquash(c) for p, c in zip(parts, parameters.split(counts, 1), strict=True)], 1)
 
     def split(self, parameters: Tensor) -> dict[str, dict[str, Tensor]]:
         """Parameter sets ``(N, K, h, w)`` as views ``[function][parameter]`` of ``(N, 3 or 6, h, w)``."""

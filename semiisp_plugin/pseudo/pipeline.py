@@ -9,19 +9,27 @@ from pathlib import Path
 
 import torch
 
+from semiisp_plugin.data.image_io import to_float
+from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair
 from semiisp_plugin.isp import InvertibleISP, PaperLUTSettings, ParameterBank
 from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.builder import BuildReport, build_pseudo_lmdb
 from semiisp_plugin.pseudo.f_isp import load_f_isp
+from semiisp_plugin.pseudo.fitted_sets import fit_parameter_sets
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.sources import UPI, BankInverse, DeterministicInverse, MixtureInverse
 
-SOURCES = ("bank", "mixture", "upi", "deterministic")
+SOURCES = ("bank", "mixture", "fitted", "upi", "deterministic")
 MANY_PAIRS = 1000  # Sec. 4.2: below, global sets for the whole ISP; from there on, local ones per function
 
 
 def make_generator(
-    f_isp: str, sets: str = "auto", update_quality: bool = True, inverse: str = "exact", source: str = "bank"
+    f_isp: str,
+    sets: str = "auto",
+    update_quality: bool = True,
+    inverse: str = "exact",
+    source: str = "bank",
+    pairs: Sequence[Pair] | None = None,
 ) -> PseudoPairGenerator:
     """The generator of a phase 1 checkpoint.
 
@@ -32,7 +40,9 @@ def make_generator(
         inverse: ``exact`` or ``paper_lut``, whose tables span what the banks hold.
         source: sRGB-to-RAW of steps 1 and 3: ``bank`` (the paper's, `BankInverse`), ``mixture`` (`MixtureInverse`),
             ``upi`` (`UPI`) or ``deterministic`` (`DeterministicInverse` with the mean of the global sets). With the
-            last two, ``sets: auto`` is ``global`` whatever the number of pairs.
+            last two, ``sets: auto`` is ``global`` whatever the number of pairs. ``fitted``: step 3 draws from sets
+            fitted to the pairs (`fit_parameter_sets`, ours), step 1 from the bank.
+        pairs: The labelled pairs, for ``fitted``.
 
     Raises:
         ValueError: The source is unknown or cannot do what the other arguments ask for.
@@ -45,6 +55,8 @@ def make_generator(
         raise ValueError(f"source: {source} knows no local sets; leave sets at auto, or take source: bank.")
     if source == "upi" and inverse != "exact":
         raise ValueError(f"source: upi does not invert f_ISP, so that inverse: {inverse} says nothing; leave it out.")
+    if source == "fitted" and inverse != "exact":
+        raise ValueError(f"source: fitted inverts exactly; leave inverse: {inverse} out.")
     network, banks, n_pairs = load_f_isp(f_isp)
     if source == "upi":
         upi = UPI(image_enhancement=network.spec.inverse_tone_mapping)
@@ -52,6 +64,14 @@ def make_generator(
     local = from_bank and (sets == "local" or (sets == "auto" and n_pairs >= MANY_PAIRS))
     lut = _tables_for(banks.values() if local else [banks["global"]]) if inverse == "paper_lut" else None
     isp = InvertibleISP(network.spec, lut)
+    if source == "fitted":
+        if not pairs:
+            raise ValueError("source: fitted needs the labelled pairs: give dataroot_lq and dataroot_gt.")
+        images = [tuple(to_float(image) for image in read_pair(pair)) for pair in pairs]
+        fitted = fit_parameter_sets(isp, banks["global"], [(image[0], image[1]) for image in images])
+        return PseudoPairGenerator(
+            network, BankInverse(isp, banks["global"]), MixtureInverse(isp, fitted), update_quality=update_quality
+        )
     backend = "auto" if inverse == "exact" else inverse
     if source == "deterministic":
         mean = DeterministicInverse(isp, banks["global"], backend)
@@ -85,7 +105,12 @@ def _tables_for(banks: Iterable[ParameterBank]) -> PaperLUTSettings:
 
 def run(options: PseudoOptions, *, resume: bool = False, progress: bool = True) -> BuildReport:
     """Build the pseudo pairs that the options describe and print a summary."""
-    generator = make_generator(options.f_isp, options.sets, options.update_quality, options.inverse, options.source)
+    pairs = (
+        match_pairs(options.dataroot_lq, options.dataroot_gt) if options.dataroot_lq and options.dataroot_gt else None
+    )
+    generator = make_generator(
+        options.f_isp, options.sets, options.update_quality, options.inverse, options.source, pairs
+    )
     report = build_pseudo_lmdb(
         options.photographs,
         options.out,

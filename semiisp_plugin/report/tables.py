@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
 Better = Literal["higher", "lower"]
@@ -48,6 +48,7 @@ def markdown_table(
     *,
     decimals: int = 2,
     best: Mapping[str, Better] | None = None,
+    right: Iterable[str] = (),
 ) -> str:
     """Write a Markdown table.
 
@@ -57,14 +58,16 @@ def markdown_table(
         decimals: Digits after the point of every float.
         best: Column -> whether higher or lower is better; the best value of the column is set in bold. Values that
             print alike to the best are bold too: the table does not claim differences it does not show.
+        right: Columns to align to the right besides those of numbers, such as numbers that are text already.
 
     Returns:
         Lines ending in newlines. Numbers are aligned to the right, also in the source.
 
     Raises:
-        ValueError: There is no row, or ``columns`` or ``best`` names a column that no row has, or a sequence is empty.
+        ValueError: There is no row, or ``columns``, ``best`` or ``right`` names a column that no row has, or a sequence
+            is empty.
     """
-    titles, cells, numeric, winners = _lay_out(rows, columns, decimals, best)
+    titles, cells, numeric, winners = _lay_out(rows, columns, decimals, best, right)
     cells = [
         [f"**{cell}**" if (r, c) in winners else cell.replace("|", "\\|") for c, cell in enumerate(line)]
         for r, line in enumerate(cells)
@@ -82,9 +85,10 @@ def text_table(
     *,
     decimals: int = 2,
     best: Mapping[str, Better] | None = None,
+    right: Iterable[str] = (),
 ) -> str:
     """Write a table for a terminal; arguments and errors as in `markdown_table`, but the best values end in ``*``."""
-    titles, cells, numeric, winners = _lay_out(rows, columns, decimals, best)
+    titles, cells, numeric, winners = _lay_out(rows, columns, decimals, best, right)
     marked = {c for _, c in winners}
     # Every number of a marked column is as wide as a marked one, or the decimal points would not line up.
     cells = [
@@ -99,14 +103,19 @@ def text_table(
 
 
 def _lay_out(
-    rows: Sequence[Row], columns: Sequence[str] | None, decimals: int, best: Mapping[str, Better] | None
+    rows: Sequence[Row],
+    columns: Sequence[str] | None,
+    decimals: int,
+    best: Mapping[str, Better] | None,
+    right: Iterable[str],
 ) -> tuple[list[str], list[list[str]], list[bool], set[tuple[int, int]]]:
-    """Return titles, cell texts, which columns hold numbers, and the (row, column) of the best values."""
+    """Return titles, cell texts, which columns stand right, and the (row, column) of the best values."""
     if not rows:
         raise ValueError("a table needs at least one row; got none")
     known = list(dict.fromkeys(title for row in rows for title in row))
     titles = list(known if columns is None else columns)
-    for title in (*titles, *(best or {})):
+    besides = set(right)
+    for title in (*titles, *(best or {}), *sorted(besides)):
         if title not in known:
             raise ValueError(f"no row has a column '{title}'; there are: {', '.join(known)}")
     for title, better in (best or {}).items():
@@ -117,8 +126,9 @@ def _lay_out(
     cells = [[_format(value, decimals) for value in line] for line in values]
     means = [[_mean(value) for value in line] for line in values]
     numeric = [
-        all(line[c] is not None for line, row in zip(means, values, strict=True) if row[c] is not None)
-        for c in range(len(titles))
+        title in besides
+        or all(line[c] is not None for line, row in zip(means, values, strict=True) if row[c] is not None)
+        for c, title in enumerate(titles)
     ]
     winners: set[tuple[int, int]] = set()
     for c, title in enumerate(titles):

@@ -1,16 +1,19 @@
 """``basicsr benchmark`` from end to end at toy size, its choices, and what it does again after an interruption."""
 
+import argparse
 import json
 import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from semiisp_plugin.experiments import benchmark, benchmark_jobs
 from semiisp_plugin.experiments.benchmark import Repetition, jobs_of, repetitions
 from semiisp_plugin.experiments.benchmark_jobs import Job, Runner, load_result
 from semiisp_plugin.experiments.benchmark_options import complete_benchmark_options
 from semiisp_plugin.options import Source
+from semiisp_plugin.pseudo.f_isp import load_f_isp
 
 
 def make_options(out: Path, **changes):
@@ -139,7 +142,7 @@ def test_a_failed_job_takes_along_only_what_needs_it(finished, tmp_path, monkeyp
         ("supervised", 0), ("supervised", 1), ("paper", 0), ("f_isp", 0), ("f_isp", 1)
     }  # fmt: skip
     assert "No space left on device" in str(results["failed"])
-    assert "3 jobs failed" in capsys.readouterr().out  # pseudo, and what needs it: semi, fine
+    assert "3 jobs failed." in capsys.readouterr().out  # pseudo, and what needs it: semi, fine
     # Another try does what failed, and no more.
     done = []
     monkeypatch.setattr(benchmark_jobs, "work", lambda kind, *rest: done.append(kind) or real(kind, *rest))
@@ -193,6 +196,83 @@ class FakeRun:
             if self.stop_after == index + 1:
                 raise KeyboardInterrupt
         return type("Model", (), {"net_g": None})
+
+
+def test_a_candidate_that_failed_once_does_not_win(tmp_path):
+    options = make_options(tmp_path, search_repetitions=2)
+    system = options.systems["supervised"]
+    runner = Runner(tmp_path, 0)
+    first = repetitions(options)
+    for candidate, scores in (({"lr": 1e-3}, [24.0, 18.0]), ({"lr": 1e-9}, [25.0])):
+        for repetition, psnr in zip(first, scores, strict=False):
+            key = jobs_of(options, system, 6, repetition, candidate).key
+            runner.results[key] = {"validation": {"psnr": psnr}}
+    search = []
+    assert benchmark._choose(options, runner, system, "supervised", 6, first, search) == {"lr": 1e-3}
+    assert [row["chosen"] for row in search] == [True, False]
+    # Nor does one whose PSNR is not a number.
+    for repetition in first:
+        key = jobs_of(options, system, 6, repetition, {"lr": 1e-9}).key
+        runner.results[key] = {"validation": {"psnr": math.nan}}
+    assert benchmark._choose(options, runner, system, "supervised", 6, first, []) == {"lr": 1e-3}
+
+
+def test_the_reference_has_every_repetition():
+    def cell(system, psnr):
+        return {"pairs": 6, "system": system, "validation": {"psnr": psnr}}
+
+    systems = {name: {"kind": "supervised"} for name in "ab"} | {"c": {"kind": "semi"}}
+    cells = [cell("a", 20.0), cell("a", 22.0), cell("b", 23.0), cell("c", 30.0), cell("c", 30.0)]
+    assert benchmark._best_supervised(systems, cells) == {"6": "a"}
+
+
+def test_early_stopped_f_isp_is_the_one_that_is_used(finished, tmp_path):
+    """What is reported, what makes the pseudo pairs and what is shown is the checkpoint of the best validation."""
+    options, out, _, _ = finished
+    system = options.systems["f_isp"]
+    changes = {"isp_early_stop": True, "isp_iterations": 6, "evaluations": 3, "isp_lr": 0.3}
+    job = jobs_of(options, system, 6, Repetition(0, None), changes)
+    result = benchmark_jobs.work(
+        "f_isp", 0, job.settings, {"data": str(out / "cache" / job.needs["data"].key)}, tmp_path
+    )
+    scores = [p["validation"]["psnr"] + p["validation_global"]["psnr"] for p in result["curve"]]
+    best = result["curve"][scores.index(max(scores))]
+    assert result["test"] == best["test"]
+    models = tmp_path / "experiments" / "run" / "models"
+    latest, chosen = (load_f_isp(models / f"f_isp_{i}.pth")[0] for i in ("latest", best["iteration"]))
+    for a, b in zip(latest.parameters(), chosen.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_folders_of_others_are_left_alone(tmp_path):
+    (tmp_path / "holiday.txt").write_text("sun")
+    with pytest.raises(FileExistsError, match="was not written by a benchmark"):
+        benchmark.prepare_output(tmp_path)
+    again = benchmark.prepare_output(tmp_path / "new")
+    (again / "report.md").write_text("")
+    assert benchmark.prepare_output(again) == again
+
+
+def test_too_few_photographs_are_said_before_anything_is_done(tmp_path, tiny_data):
+    task = {"type": "simulation", "photographs": str(tiny_data / "photos"), "tests": 4}
+    with pytest.raises(ValueError, match="leave none without a label"):
+        benchmark.run(make_options(tmp_path / "out", task=task), workers=0)
+    assert not (tmp_path / "out" / "cache").exists()
+
+
+def test_the_command_fails_if_a_job_failed(tmp_path, monkeypatch):
+    def work(kind, *_):
+        raise OSError("No space left on device")
+
+    options = make_options(tmp_path, systems={"supervised": {"search": {}}})
+    monkeypatch.setattr(benchmark_jobs, "work", work)
+    monkeypatch.setattr(benchmark, "load_benchmark_options", lambda *_: options)
+    arguments = argparse.Namespace(opt="toy.yml", force_yml=[], workers=0)
+    with pytest.raises(RuntimeError, match=r"4 jobs failed; .* No space left on device"):
+        benchmark.run_from_arguments(arguments)
+    arguments.workers = -1
+    with pytest.raises(ValueError, match="--workers -1"):
+        benchmark.run_from_arguments(arguments)
 
 
 def test_keys_name_all_that_matters(tmp_path):

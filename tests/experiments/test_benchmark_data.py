@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from semiisp_plugin.data.image_io import list_images, read_image
+from semiisp_plugin.data.image_io import list_images, read_image, write_image
 from semiisp_plugin.experiments.benchmark_data import (
     brightness_and_chroma,
+    check_amounts,
     count_pairs,
     data_in,
     fold_of,
@@ -65,9 +66,10 @@ def test_pairs_are_dealt_out_once(pairs_task, tmp_path):
         assert min(read_image(folder / list_images(folder)[0]).shape[:2]) == 40
 
 
-def test_too_few_pairs(pairs_task, tmp_path):
+def test_too_few_pairs(pairs_task):
     with pytest.raises(ValueError, match=r"5 labelled pairs are asked for; .* leaves 4"):
-        make_data(pairs_task, tmp_path / "d", n_pairs=5, n_validation=1, size=SIZE, seed=0, fold=0)
+        check_amounts(pairs_task, 5)
+    check_amounts(pairs_task, 4)
     with pytest.raises(ValueError, match="leave 1 to train on"):
         held_out(4, 3)
     assert [held_out(n, "auto") for n in (8, 12, 16, 50, 100)] == [3, 3, 3, 10, 10]
@@ -78,8 +80,6 @@ def test_simulated_parts(tmp_path, packaged):
     rng = np.random.default_rng(0)
     photos = tmp_path / "photos"
     if not packaged:
-        from semiisp_plugin.data.image_io import write_image
-
         photos.mkdir()
         for i in range(12):
             write_image(
@@ -117,6 +117,17 @@ def test_simulation_leaves_some_unlabelled(tmp_path, tiny_data):
     task = Task(type="simulation", photographs=str(tiny_data / "photos"), tests=2)
     with pytest.raises(ValueError, match="leave none without a label"):
         make_data(task, tmp_path / "d", n_pairs=3, n_validation=1, size=SIZE, seed=0, fold=None)
+
+
+def test_photographs_that_cannot_be_read_take_no_part(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        write_image(tmp_path / "photos" / f"{i}.png", rng.integers(0, 255, (50, 60, 3), np.uint8))
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"no picture")
+    task = Task(type="simulation", photographs=str(tmp_path / "photos"), tests=2)
+    make_data(task, tmp_path / "d", n_pairs=3, n_validation=1, size=SIZE, seed=0, fold=None)
+    assert len(list_images(data_in(tmp_path / "d").photos)) == 1
+    assert "broken.jpg" in capsys.readouterr().out
 
 
 def test_brightness_and_chroma():

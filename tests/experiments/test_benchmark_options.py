@@ -68,6 +68,13 @@ def test_the_papers_setting_is_the_papers():
         ({"task": {"type": "simulation", "photographs": "nowhere"}}, "there is no folder nowhere"),
         ({"pairs": [0]}, "pairs"),
         ({"seed": [1]}, "unknown key; did you mean 'seeds'"),
+        ({"seeds": []}, "seeds: .*length"),
+        ({"pairs": []}, "pairs: .*length"),
+        ({"pairs": ["all"]}, "'all' is for tasks of the type 'pairs'"),
+        ({"paper_setting": "papper"}, "'papper' is none of the systems; did you mean 'paper'"),
+        ({"systems": {"supervised": {"search": {"lr": []}}}}, "systems:supervised:search.*length"),
+        ({"systems": {"supervised": None, "again": {"kind": "semi", "label": "supervised"}}}, "has the label"),
+        ({"task": {"type": "simulation", "folds": 3}}, "task:folds: .* makes its own pairs"),
     ],
 )
 def test_mistakes_are_named(load, changes, message):

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from semiisp_plugin.report import benchmark
+from semiisp_plugin.report import benchmark, benchmark_plots, benchmark_results, benchmark_tables
 from semiisp_plugin.report.benchmark import GROUPS, gain_rows, markdown_tables, terminal_table, write_report
 from semiisp_plugin.report.paper_figures import PAPER_ABLATIONS, PAPER_RESULTS, PAPER_TASKS, paper_results
 
@@ -349,6 +349,14 @@ def test_tables_say_how_many_repetitions_there_are():
     assert "share their test images" not in markdown_tables(single)
 
 
+def test_numbers_stand_right_in_markdown():
+    lines = markdown_tables(make_results(pairs=(16,))).splitlines()
+    rule = lines[next(k for k, line in enumerate(lines) if line.startswith("| system ")) + 1]
+    assert re.sub("-+", "-", rule) == "| - | -: | -: | -: | -: | -: |"
+    rule = lines[next(k for k, line in enumerate(lines) if line.startswith("| source ")) + 1]
+    assert re.sub("-+", "-", rule) == "| - | - | -: | -: | -: | -: |"
+
+
 def test_terminal_table_fits_a_terminal():
     lines = terminal_table(make_results()).splitlines()
     assert max(map(len, lines)) <= 120
@@ -358,7 +366,7 @@ def test_terminal_table_fits_a_terminal():
 def test_the_papers_figures_stand_beside_those_of_this_run():
     results = make_results()
     text = markdown_tables(results)
-    line = next(line for line in text.splitlines() if "Table 8" in line and "| 100 " in line)
+    line = next(line for line in text.splitlines() if "Table 8" in line and " 100 |" in line)
     assert re.sub(r"\s+", " ", line) == "| Table 8 | SepLUT | 100 | 21.54 | 23.04 | +1.50 |"
     assert "NAFNet" not in text
     assert "For orientation only" in text
@@ -568,26 +576,26 @@ def test_distance_of_distributions_is_kolmogorov_and_smirnovs():
     rng = np.random.default_rng(3)
     for n, m in ((1, 1), (7, 30), (200, 150)):
         a, b = rng.normal(size=n).round(1), rng.normal(0.5, 2, m).round(1)  # rounded: with ties
-        assert benchmark._ks_distance(a, b) == pytest.approx(stats.ks_2samp(a, b).statistic)
+        assert benchmark_tables._ks_distance(a, b) == pytest.approx(stats.ks_2samp(a, b).statistic)
 
 
 def test_mean_curve_covers_what_all_runs_have():
     runs = [[(0, 1.0), (10, 3.0), (20, 5.0)], [(20, 1.0), (5, 2.5), (10, None), (30, 9.0)], []]
-    curve = benchmark._mean_curve(runs)
+    curve = benchmark_plots._mean_curve(runs)
     assert curve is not None
     grid, mean, low, high = curve
     assert grid.tolist() == [5, 10, 20]
     assert low.tolist() == pytest.approx([2.0, 2.0, 1.0])
     assert high.tolist() == pytest.approx([2.5, 3.0, 5.0])
     assert mean.tolist() == pytest.approx([2.25, 2.5, 3.0])
-    assert benchmark._mean_curve([[(0, 1.0)], [(5, 1.0)]]) is None
-    assert benchmark._mean_curve([[(0, math.nan)]]) is None
+    assert benchmark_plots._mean_curve([[(0, 1.0)], [(5, 1.0)]]) is None
+    assert benchmark_plots._mean_curve([[(0, math.nan)]]) is None
 
 
 def test_a_system_is_set_against_its_own_f_isp():
-    parsed = benchmark._parse(make_results(pairs=(16,), seeds=1, folds=1))
-    used = {cell.system: benchmark._f_isp_of(parsed, cell) for cell in parsed.cells}
+    parsed = benchmark_results.parse_results(make_results(pairs=(16,), seeds=1, folds=1))
+    used = {cell.system: benchmark_plots._f_isp_of(parsed, cell) for cell in parsed.cells}
     # By name; as the run says; and where neither tells and there are several, not at all.
     assert (used["paper"], used["auto"], used["mixture"], used["upi"]) == ("paper", "auto", "paper", None)
     parsed.f_isp = [item for item in parsed.f_isp if item.variant == "paper"]
-    assert {benchmark._f_isp_of(parsed, cell) for cell in parsed.cells} == {"paper"}
+    assert {benchmark_plots._f_isp_of(parsed, cell) for cell in parsed.cells} == {"paper"}

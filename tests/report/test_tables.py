@@ -55,6 +55,17 @@ def test_text_table() -> None:
     )
 
 
+def test_text_can_stand_right() -> None:
+    rows = [{"system": "a", "gain": "+0.50 ± 0.10", "n": 3}, {"system": "b", "gain": "–", "n": 12}]
+    assert markdown_table(rows, right=["gain", "n"]) == (
+        "| system |         gain |   n |\n"
+        "| ------ | -----------: | --: |\n"
+        "| a      | +0.50 ± 0.10 |   3 |\n"
+        "| b      |            – |  12 |\n"
+    )
+    assert text_table(rows, ["n", "gain"], right=["gain"]).splitlines()[3] == " 12             –"
+
+
 def test_values_that_print_alike_are_equally_good() -> None:
     rows = [{"x": 1.001}, {"x": 1.004}, {"x": 0.99}]
     assert markdown_table(rows, best={"x": "higher"}).count("**1.00**") == 2
@@ -76,12 +87,13 @@ def test_columns_keep_the_order_of_first_appearance() -> None:
         (([],), "at least one row"),
         (([{"a": 1}], ["a", "z"]), "no row has a column 'z'; there are: a"),
         (([{"a": 1}], None, {"z": "higher"}), "no row has a column 'z'"),
+        (([{"a": 1}], None, None, ["z"]), "no row has a column 'z'"),
         (([{"a": 1}], None, {"a": "max"}), "'a' is 'max'; give one of higher, lower"),
         (([{"a": []}],), "at least one value"),
     ],
 )
 def test_impossible_tables(arguments: tuple, message: str) -> None:
-    rows, columns, best = (*arguments, None, None)[:3]
+    rows, columns, best, right = (*arguments, *(None, None, None, ())[len(arguments) :])
     for table in (markdown_table, text_table):
         with pytest.raises(ValueError, match=message):
-            table(rows, columns, best=best)
+            table(rows, columns, best=best, right=right)

@@ -1,0 +1,98 @@
+"""Bring results of `basicsr benchmark` into the documents: the JSON beside them, and the tables made of it.
+
+python scripts/publish_benchmarks.py benchmark_results/quick benchmark_results/fivek_ie_15_cpu
+
+writes `docs/benchmarks/NAME.json` for each folder, with four decimals and without pictures, and rewrites what stands
+between `<!-- benchmark NAME -->` and `<!-- end -->` in docs/results.md. Without folders it rewrites the tables from the
+JSON that is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from semiisp_plugin.report.benchmark import GainRow, gain_rows
+from semiisp_plugin.report.tables import markdown_table
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+BLOCK = re.compile(r"<!-- benchmark (\S+) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list) else value
+
+
+def publish(folder: Path, docs: Path) -> None:
+    """Copy a benchmark's results; pictures stay behind."""
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results["pictures"] = []
+    target = docs / "benchmarks" / f"{results['name']}.json"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps(rounded(results), separators=(",", ":")) + "\n", encoding="utf-8")
+
+
+def cells(row: GainRow, title: str) -> dict[str, object]:
+    """A row of the table."""
+    gain = "reference" if row.reference else ""
+    error = ""
+    if row.gain is not None:
+        gain = f"{row.gain.mean:+.2f}" + ("" if row.gain.std is None else f" ± {row.gain.std:.2f}")
+        error = "" if row.gain.standard_error is None else f"{row.gain.standard_error:.2f}"
+    return {
+        title: row.label,
+        "PSNR (dB)": [] if row.psnr is None else list(row.psnr.values),
+        "gain (dB)": gain,
+        "standard error": error,
+        "SSIM": "" if row.ssim is None else f"{row.ssim.mean:.3f}",
+        "n": 0 if row.psnr is None else row.psnr.n,
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    """One table of all numbers of pairs, with what made it."""
+    machine = results["machine"]
+    parts = [
+        f"`{results['command']}` ([JSON](benchmarks/{results['name']}.json)): {results['target']}, "
+        f"{machine['cores']} cores of an {machine['processor']}, {machine['gpu'] or 'no GPU'}, torch "
+        f"{machine['torch'].partition('+')[0]}, Python {machine['python']}; {results['seconds'] / 60:.0f} minutes of "
+        f"one core, the search included.\n\n{results['task']}\n"
+    ]
+    for pairs in sorted({cell["pairs"] for cell in results["cells"]}):
+        rows = [row for row in gain_rows(results, pairs) if row.psnr is not None]
+        shown = [cells(row, f"{pairs} labelled pairs") for row in rows]
+        parts.append(markdown_table(shown, right=["gain (dB)", "standard error", "SSIM"]))
+    return "\n".join(parts)
+
+
+def rewrite(docs: Path) -> str:
+    """The text of results.md with its tables made anew."""
+
+    def block(match: re.Match[str]) -> str:
+        name = match[1]
+        results = json.loads((docs / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
+        return f"<!-- benchmark {name} -->\n{table(results)}<!-- end -->"
+
+    return BLOCK.sub(block, (docs / "results.md").read_text(encoding="utf-8"))
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="*", type=Path, help="benchmark_results/NAME")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the documents (default: %(default)s)")
+    args = parser.parse_args(argv)
+    for folder in args.folders:
+        publish(folder, args.docs)
+    text = rewrite(args.docs)
+    (args.docs / "results.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

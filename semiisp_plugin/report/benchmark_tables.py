@@ -1,0 +1,353 @@
+"""A benchmark's results as tables, with the text around them: data first, then Markdown or text for a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from semiisp_plugin.report.benchmark_results import (
+    Results,
+    Spread,
+    compare_systems,
+    group_heading,
+    parse_results,
+    pooled_inputs,
+    spread_of,
+)
+from semiisp_plugin.report.paper_figures import PAPER_ABLATIONS, PAPER_TASKS, TONE_MAPPING, paper_results
+from semiisp_plugin.report.tables import MISSING, markdown_table, text_table
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text.
+
+    Attributes:
+        columns: Their headings.
+        rows: From the top; a row that is a string is a heading over the rows after it.
+        numeric: Indices of the columns that stand right.
+        title: What stands above; empty for nothing.
+        folded: Whether the page shows it only when asked.
+    """
+
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...] | str]
+    numeric: tuple[int, ...] = ()
+    title: str = ""
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture below the output folder; ``file`` is relative to it."""
+
+    file: str
+    caption: str
+
+
+@dataclass
+class Section:
+    """A part of a report.
+
+    Attributes:
+        title: Its heading.
+        short: The heading in a list of contents; empty for the title.
+        text: Paragraphs.
+        tables: Its tables.
+        plots: Its plots.
+    """
+
+    title: str
+    short: str = ""
+    text: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    plots: list[Plot] = field(default_factory=list)
+
+
+def markdown_tables(results: Mapping[str, Any]) -> str:
+    """The main table of every number of pairs, and the paper's figures beside them, as Markdown.
+
+    Raises:
+        ValueError: ``results`` does not have the form of a benchmark's.
+    """
+    parsed = parse_results(results)
+    sections = [results_section(parsed, pairs) for pairs in parsed.pairs()]
+    beside = paper_section(parsed)
+    return "\n".join(markdown_section(section) for section in [*sections, beside] if isinstance(section, Section))
+
+
+def terminal_table(results: Mapping[str, Any]) -> str:
+    """The main table of every number of pairs for a terminal.
+
+    Raises:
+        ValueError: ``results`` does not have the form of a benchmark's.
+    """
+    parsed = parse_results(results)
+    if not parsed.cells:
+        return f"{parsed.title}: no system was run to its end.\n"
+    parts = []
+    for pairs in parsed.pairs():
+        section = results_section(parsed, pairs)
+        parts.append(f"{parsed.title}: {section.title}\n\n{_text_table(section.tables[0])}")
+    return "\n".join(parts)
+
+
+# --- the sections and their tables ------------------------------------------------------------------------------------
+
+
+def results_section(results: Results, pairs: int) -> Section:
+    """PSNR, gain and SSIM of every system with one number of pairs."""
+    n = len({cell.repetition for cell in results.cells if cell.pairs == pairs})
+    folds = {cell.fold for cell in results.cells if cell.pairs == pairs and cell.fold is not None}
+    shown = "mean ± standard deviation over " if n > 1 else ""
+    reference = results.reference(pairs)
+    text = [
+        f"Gain: PSNR minus that of {results.label(reference)}, the baseline best on the validation pairs, at the end "
+        "of its training, on the test images of the same repetition. n: repetitions that both have."
+        if reference
+        else "No gains: `best_supervised` names no baseline for this number of pairs."
+    ]
+    error = "the standard error (standard deviation / √n) speaks of these runs, not of new photographs."
+    if len(folds) < 2:
+        note = f"A repetition is one training run with its own seed: {error}"
+    elif len(folds) < n:
+        note = (
+            "A repetition is one training run with its own seed on one fold of the data. Runs on one fold share their "
+            f"test images, so repetitions are not independent: {error}"
+        )
+    else:
+        note = (
+            "A repetition is one training run on one fold of the data. Test images differ, but folds may share "
+            f"training pairs, so repetitions are not independent: {error}"
+        )
+    text.append(note)
+    if any(cell.early_stopped for cell in results.cells if cell.pairs == pairs):
+        text.append("Stopped early: the same run at the iteration that was best on the validation pairs.")
+    title = f"{counted(pairs, 'pair')}, {shown}{describe_repetitions(results, pairs)}"
+    return Section(title, counted(pairs, "pair"), text, [_main_table(results, pairs)])
+
+
+def _main_table(results: Results, pairs: int) -> Table:
+    rows: list[tuple[str, ...] | str] = []
+    heading = None
+    for row in compare_systems(results, pairs):
+        if row.group != heading:
+            heading = row.group
+            rows.append(group_heading(row.group))
+        error = row.gain.standard_error if row.gain else None
+        rows.append(
+            (
+                row.label,
+                _mean_std(row.psnr),
+                "reference" if row.reference else _mean_std(row.gain, sign="+"),
+                format_number(error),
+                str(row.psnr.n if row.psnr else 0),
+                _mean_std(row.ssim, 4),
+            )
+        )
+    columns = ("system", "PSNR [dB]", "gain [dB]", "std. error", "n", "SSIM")
+    return Table(columns, rows, (1, 2, 3, 4, 5))
+
+
+def paper_section(results: Results) -> Section | str:
+    """The paper's figures of its closest task beside these; text says why there are none."""
+    title = "The paper's figures beside these"
+    if results.paper_task is None:
+        return f"{title}: the paper has no task like this one."
+    if results.paper_task not in PAPER_TASKS:
+        return f"{title}: paper_task is '{results.paper_task}'; the paper's are {', '.join(PAPER_TASKS)}."
+    rows: list[tuple[str, ...] | str] = [f"Paper, {results.paper_task}"]
+    for paper in paper_results(results.paper_task, results.target):
+        figures = (paper.supervised_psnr, paper.semi_psnr)
+        source = (f"Table {paper.table}", paper.network, str(paper.pairs))
+        rows.append((*source, *map(format_number, figures), f"{paper.gain:+.2f}"))
+    rows.append("This benchmark")
+    for pairs in results.pairs():
+        base = next((row.psnr for row in compare_systems(results, pairs) if row.reference), None)
+        for row in compare_systems(results, pairs):
+            if row.group == "method":
+                figures_ = (_mean_std(base), _mean_std(row.psnr), _mean_std(row.gain, sign="+"))
+                rows.append((row.label, results.target or MISSING, str(pairs), *figures_))
+    columns = ("source", "network", "pairs", "supervised [dB]", "+ semi-supervised [dB]", "gain [dB]")
+    text = [
+        "For orientation only. Photographs, unlabelled photographs, image sizes, numbers of pairs and the networks "
+        "themselves (or their sizes) differ, so neither the PSNR nor the gains are expected to agree. The paper gives "
+        "no spread."
+    ]
+    tables = [Table(columns, rows, (2, 3, 4, 5))]
+    if "FiveK" in results.paper_task and any(s.group in ("ablation", "source") for s in results.systems.values()):
+        tables.append(_paper_ablations())
+    return Section(title, text=text, tables=tables)
+
+
+def _paper_ablations() -> Table:
+    supervised = {row.pairs: row.supervised_psnr for row in paper_results(TONE_MAPPING, "PQDynamicISP")}
+    rows = []
+    for row in PAPER_ABLATIONS:
+        gain = row.psnr - supervised[row.pairs]
+        table = f"Table {row.table}"
+        rows.append((table, row.source, row.steps, str(row.pairs), format_number(row.psnr), f"{gain:+.2f}"))
+    title = "The paper's ablations: PQDynamicISP on FiveK tone mapping; OPF is its filter, USQ its updated sRGB quality"
+    columns = ("source", "sRGB to RAW", "with", "pairs", "PSNR [dB]", "gain over supervised [dB]")
+    return Table(columns, rows, (3, 4, 5), title, folded=True)
+
+
+def f_isp_table(results: Results) -> Table:
+    """PSNR of every variant of f_ISP itself."""
+    rows: list[tuple[str, ...] | str] = []
+    for pairs in sorted({item.pairs for item in results.f_isp}):
+        rows.append(counted(pairs, "pair"))
+        for variant in dict.fromkeys(item.variant for item in results.f_isp if item.pairs == pairs):
+            items = [item for item in results.f_isp if (item.pairs, item.variant) == (pairs, variant)]
+            psnr = (
+                _mean_std(spread_of(getattr(item, name) for item in items))
+                for name in ("train_psnr", "validation_psnr", "test_psnr", "test_psnr_global")
+            )
+            clipped = spread_of(None if item.clipped is None else 100 * item.clipped for item in items)
+            rows.append((results.label(variant), *psnr, _mean_std(clipped), str(len(items))))
+    columns = ("variant", "train [dB]", "validation [dB]", "test [dB]", "test, global [dB]", "clipped [%]", "n")
+    return Table(columns, rows, (1, 2, 3, 4, 5, 6), "PSNR of f_ISP itself, mean ± standard deviation")
+
+
+def distribution_table(results: Results) -> Table:
+    """Brightness and chroma of the real and the pseudo inputs, and how far they are apart."""
+    rows: list[tuple[str, ...] | str] = []
+    for pairs in sorted({item.pairs for item in results.distributions}):
+        rows.append(counted(pairs, "pair"))
+        for variant in dict.fromkeys(item.variant for item in results.distributions if item.pairs == pairs):
+            for quantity in ("brightness", "chroma"):
+                real, pseudo = pooled_inputs(results, pairs, variant, quantity)
+                if len(real) and len(pseudo):
+                    spreads = (_mean_std(Spread(tuple(values)), 3) for values in (real, pseudo))
+                    rows.append((results.label(variant), quantity, *spreads, f"{_ks_distance(real, pseudo):.2f}"))
+    columns = ("variant", "quantity", "real", "pseudo", "distance")
+    title = "Mean ± standard deviation over images; distance: the largest between the cumulative curves, 0 to 1"
+    return Table(columns, rows, (2, 3, 4), title)
+
+
+def _ks_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Kolmogorov and Smirnov's: the largest distance between two empirical distribution functions."""
+    at = np.concatenate([a, b])
+    cumulative = [np.searchsorted(np.sort(values), at, side="right") / len(values) for values in (a, b)]
+    return float(np.abs(cumulative[0] - cumulative[1]).max())
+
+
+def search_section(results: Results) -> Section | str:
+    """Settings that were chosen, tried and given; text says that there are none."""
+    title = "Chosen settings"
+    chosen: list[tuple[str, ...] | str] = []
+    tried: list[tuple[str, ...] | str] = []
+    given: list[tuple[str, ...] | str] = []
+    for pairs in sorted({*results.pairs(), *(item.pairs for item in results.search)}):
+        best, all_tried, without = [], [], []
+        for key in results.systems:
+            candidates = [item for item in results.search if (item.pairs, item.system) == (pairs, key)]
+            for item in candidates:
+                row = (results.label(key), _settings(item.candidate), _mean_std(spread_of(item.validation_psnr)))
+                all_tried.append((*row, "yes" if item.chosen else ""))
+                if item.chosen:
+                    best.append((*row, str(len(candidates))))
+            if not candidates:
+                used = dict.fromkeys(_settings(cell.chosen) for cell in results.of(pairs, key) if cell.chosen)
+                without += [(results.label(key), settings) for settings in used]
+        for table, lines in ((chosen, best), (tried, all_tried), (given, without)):
+            if lines:
+                table += [counted(pairs, "pair"), *lines]
+    tables = []
+    if chosen:
+        columns: tuple[str, ...] = ("system", "settings", "validation PSNR [dB]", "candidates")
+        tables.append(Table(columns, chosen, (2, 3)))
+    if tried:
+        columns = ("system", "settings", "validation PSNR [dB]", "chosen")
+        tables.append(Table(columns, tried, (2,), "All candidates", folded=True))
+    if given:
+        tables.append(Table(("system", "settings"), given, title="Settings that were not searched for", folded=True))
+    if not tables:
+        return f"{title}: nothing was searched for, and no system records settings of its own."
+    return Section(title, text=[results.selection] if results.selection else [], tables=tables)
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    texts = ((key, f"{value:g}" if isinstance(value, float) else value) for key, value in values.items())
+    return ", ".join(f"{key} {text}" for key, text in texts)
+
+
+def systems_section(results: Results) -> Section | str:
+    """What every system is; text says that there are none."""
+    rows: list[tuple[str, ...] | str] = []
+    for group in results.groups():
+        systems = [(results.label(key), results.systems[key].description) for key in results.in_group(group)]
+        rows += [group_heading(group), *systems] if systems else []
+    if not rows:
+        return "The systems: there are none."
+    return Section("The systems", tables=[Table(("system", "what it is"), rows)])
+
+
+# --- as text ----------------------------------------------------------------------------------------------------------
+
+
+def _text_table(table: Table) -> str:
+    rows = [(row, *[""] * (len(table.columns) - 1)) if isinstance(row, str) else row for row in table.rows]
+    grouped = any(isinstance(row, str) for row in table.rows)
+    indented = [
+        (f"  {row[0]}" if grouped and not isinstance(original, str) else row[0], *row[1:])
+        for row, original in zip(rows, table.rows, strict=True)
+    ]
+    return text_table([dict(zip(table.columns, row, strict=True)) for row in indented])
+
+
+def markdown_section(section: Section) -> str:
+    """A part of a report as Markdown, plots as links."""
+    parts = [f"## {escape_markdown(section.title)}\n", *(f"{escape_markdown(text)}\n" for text in section.text)]
+    for table in section.tables:
+        if table.title:
+            parts.append(f"{escape_markdown(table.title)}:\n")
+        parts.append(_markdown_table(table))
+    captions = [(escape_markdown(plot.caption), plot.file) for plot in section.plots]
+    parts += [f"![{caption}]({file})\n\n{caption}\n" for caption, file in captions]
+    return "\n".join(parts)
+
+
+def _markdown_table(table: Table) -> str:
+    rows = []
+    for row in table.rows:
+        cells = [f"**{escape_markdown(row)}**"] if isinstance(row, str) else [escape_markdown(cell) for cell in row]
+        cells += [""] * (len(table.columns) - len(cells))
+        rows.append(dict(zip(table.columns, cells, strict=True)))
+    return markdown_table(rows, right=[table.columns[k] for k in table.numeric])
+
+
+def escape_markdown(text: str) -> str:
+    """Text as Markdown that shows it: no HTML, no emphasis, no links, one line (``|`` is left to `markdown_table`)."""
+    return re.sub(r"([\\`*\[\]<>&]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
+
+
+def _mean_std(spread: Spread | None, decimals: int = 2, sign: str = "") -> str:
+    if spread is None:
+        return MISSING
+    text = f"{spread.mean:{sign}.{decimals}f}"
+    return text if spread.std is None else f"{text} ± {spread.std:.{decimals}f}"
+
+
+def format_number(value: float | None, decimals: int = 2) -> str:
+    """A number, or the dash that stands for one that is missing."""
+    return MISSING if value is None else f"{value:.{decimals}f}"
+
+
+def counted(n: int, what: str) -> str:
+    """For example ``1 pair``, ``16 pairs``."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def describe_repetitions(results: Results, pairs: int) -> str:
+    """For example ``6 repetitions (3 seeds × 2 folds)``."""
+    cells = [cell for cell in results.cells if cell.pairs == pairs]
+    n = len({cell.repetition for cell in cells})
+    seeds = len({cell.seed for cell in cells if cell.seed is not None})
+    folds = len({cell.fold for cell in cells if cell.fold is not None})
+    product = f" ({counted(seeds, 'seed')} × {counted(folds, 'fold')})" if n > 1 and seeds * folds == n else ""
+    return f"{counted(n, 'repetition')}{product}"
