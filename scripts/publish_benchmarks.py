@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,18 @@ def rounded(value: Any) -> Any:
     return [rounded(item) for item in value] if isinstance(value, list) else value
 
 
-def publish(folder: Path, docs: Path) -> None:
-    """Copy a benchmark's results; pictures stay behind."""
+def publish(folder: Path, docs: Path, plots: bool) -> None:
+    """Copy a benchmark's results, and a few of its plots; pictures stay behind."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     results["pictures"] = []
     target = docs / "benchmarks" / f"{results['name']}.json"
     target.parent.mkdir(exist_ok=True)
+    fewest = min(cell["pairs"] for cell in results["cells"])
+    shown = ("gain_by_pairs_method", "gain_by_f_isp_method", f"inputs_method_{fewest}", f"kept_method_{fewest}")
+    for stem in shown if plots else ():
+        plot = folder / "plots" / f"{stem}.png"
+        if plot.is_file():
+            shutil.copyfile(plot, target.parent / f"{results['name']}_{stem}.png")
     target.write_text(json.dumps(rounded(results), separators=(",", ":")) + "\n", encoding="utf-8")
 
 
@@ -86,10 +93,11 @@ def rewrite(docs: Path) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="*", type=Path, help="benchmark_results/NAME")
+    parser.add_argument("--plots", action="store_true", help="copy some of the plots, too")
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the documents (default: %(default)s)")
     args = parser.parse_args(argv)
     for folder in args.folders:
-        publish(folder, args.docs)
+        publish(folder, args.docs, args.plots)
     text = rewrite(args.docs)
     (args.docs / "results.md").write_text(text, encoding="utf-8")
 
