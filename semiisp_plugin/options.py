@@ -35,13 +35,13 @@ from semiisp_plugin.toolbox import (
 
 OUR_MODELS = ("ISPModel", "SemiSupervisedModel", "SupervisedModel", "MeanTeacherModel")
 _SEMI_SUPERVISED = ("SemiSupervisedModel", "MeanTeacherModel")
-_KEYS_OF_ONE_MODEL = {
-    "filter": "SemiSupervisedModel",
-    "noise": "SemiSupervisedModel",
-    "bank_size": "ISPModel",
-    "mean_teacher": "MeanTeacherModel",
+_KEYS_OF_SOME_MODELS = {
+    "filter": ("SemiSupervisedModel",),
+    "noise": ("SemiSupervisedModel",),
+    "bank_size": ("ISPModel",),
+    "mean_teacher": ("MeanTeacherModel",),
+    "photometric_jitter": ("SupervisedModel", "ISPModel"),
 }
-_KEYS_OF_SOME_MODELS = {"photometric_jitter": ("SupervisedModel", "ISPModel")}
 OUR_DATASETS = ("PairedRestorationDataset", "SemiSupervisedDataset")
 
 
@@ -527,13 +527,10 @@ def _check_phase(options: dict[str, Any], source: Source, *, is_train: bool) -> 
     semi = options["model_type"] in _SEMI_SUPERVISED
     if semi and dataset.get("type") != "SemiSupervisedDataset":
         source.fail(("datasets", "train", "type"), f"{options['model_type']} trains on a SemiSupervisedDataset.")
-    for key, model in _KEYS_OF_ONE_MODEL.items():
-        if train.get(key) is not None and options["model_type"] != model:
-            source.fail(("train", key), f"only {model} has this; {options['model_type']} would ignore it.")
     for key, models in _KEYS_OF_SOME_MODELS.items():
         if train.get(key) is not None and options["model_type"] not in models:
-            only = " and ".join(models)
-            source.fail(("train", key), f"only {only} have this; {options['model_type']} would ignore it.")
+            only = f"{' and '.join(models)} {'has' if len(models) == 1 else 'have'}"
+            source.fail(("train", key), f"only {only} this; {options['model_type']} would ignore it.")
     if options.get("network_global") and options["model_type"] != "ISPModel":
         source.fail(("network_global",), f"only ISPModel has this; {options['model_type']} would ignore it.")
     if dataset.get("type") in OUR_DATASETS:

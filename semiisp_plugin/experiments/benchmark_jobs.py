@@ -31,16 +31,16 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from semiisp_plugin._version import __version__
-from semiisp_plugin.data.image_io import decode_image, list_images, read_image, to_float, to_uint8, write_image
+from semiisp_plugin.data.image_io import decode_image, list_images, read_image, to_float, write_image
 from semiisp_plugin.data.lmdb_io import read_meta, read_value
 from semiisp_plugin.data.pairs import match_pairs
 from semiisp_plugin.experiments import phases
 from semiisp_plugin.experiments.benchmark_data import brightness_and_chroma, data_in, inputs_of, make_data
 from semiisp_plugin.experiments.benchmark_options import Settings, Task
+from semiisp_plugin.experiments.demo import apply
 from semiisp_plugin.experiments.phases import PairData, PhaseSettings
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.pseudo.noise import READ_VARIANCE, SHOT_VARIANCE
-from semiisp_plugin.pseudo.noise_estimation import estimate_noise_bounds
 from semiisp_plugin.pseudo.pipeline import make_generator
 
 RESULT = "result.json"
@@ -109,7 +109,7 @@ def work(kind: str, seed: int, settings: Mapping[str, Any], needs: Mapping[str, 
         return _f_isp(settings, data.labelled, evaluation, seed, folder)
     if kind == "pseudo":
         return _pseudo(settings, data.labelled, data.photos, Path(needs["f_isp"]), seed, folder)
-    s = phase_settings(settings, noise=_noise(str(settings.get("noise", "none")), needs))
+    s = phase_settings(settings, noise=_NOISE[settings.get("noise", "none")])
     pseudo = str(Path(needs["pseudo"]) / "pseudo") if "pseudo" in needs else ""
     if kind == "semi":
         options = phases.semi_options(s, data.labelled, pseudo, evaluation, seed)
@@ -137,18 +137,11 @@ def work(kind: str, seed: int, settings: Mapping[str, Any], needs: Mapping[str, 
     return _train(options, folder, data.test)[0]
 
 
-def _noise(kind: str, needs: Mapping[str, str]) -> tuple[float, float] | None:
-    if kind == "none":
-        return None
-    if kind == "paper":
-        return SHOT_VARIANCE, READ_VARIANCE
-    labelled = data_in(Path(needs["data"]) / "data").labelled
-    images = [torch.from_numpy(image).permute(2, 0, 1) for image in inputs_of(labelled)]
-    try:
-        return estimate_noise_bounds(images)
-    except ValueError as error:
-        print(f"No noise is added: {error}")
-        return None
+_NOISE: dict[str, tuple[float, float] | str | None] = {
+    "none": None,
+    "paper": (SHOT_VARIANCE, READ_VARIANCE),
+    "estimated": "estimated",
+}
 
 
 def _train(
@@ -201,16 +194,10 @@ def _train(
     return {**curve[-1], "curve": curve, "kept_ratio": kept, "train_seconds": seconds}, model
 
 
-@torch.no_grad()
 def _write_outputs(network: torch.nn.Module, test: PairData, folder: Path, limit: int = 8) -> None:
-    network.eval()
-    device = next(network.parameters()).device
     folder.mkdir(exist_ok=True)
     for name in list_images(test.input)[:limit]:
-        image = to_float(read_image(test.input / name))
-        tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(device)
-        output = network(tensor)[0].permute(1, 2, 0).cpu().numpy().clip(0, 1)
-        write_image(folder / name, to_uint8(output))
+        write_image(folder / name, apply(network, to_float(read_image(test.input / name))))
 
 
 def _f_isp(

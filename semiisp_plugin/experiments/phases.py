@@ -50,7 +50,7 @@ class PhaseSettings:
         beta: Of the filter (eq. 12); infinity switches it off.
         reference: Reference loss of the filter, see `semiisp_plugin.losses.pseudo_filter.PseudoFilter`.
         warmup: Iterations at the start of phase 2 in which the filter drops nothing; ours.
-        noise: Upper bounds (shot, read) of the variances of eq. 15, or None.
+        noise: Upper bounds (shot, read) of the variances of eq. 15, ``estimated`` from the pairs, or None.
         lr: Peak learning rate of the target network, in every system that trains it but phase 3.
         fine_lr: Peak learning rate of phase 3.
         ema_decay: Of the target network's weights.
@@ -81,7 +81,7 @@ class PhaseSettings:
     beta: float = 1.0
     reference: str = "batch"
     warmup: int = 0
-    noise: tuple[float, float] | None = None
+    noise: tuple[float, float] | str | None = None
     lr: float = 1e-3
     fine_lr: float = 2e-4
     ema_decay: float = 0.0
@@ -240,7 +240,9 @@ def semi_options(
     train_set = _mixed_set(s, pairs, pseudo)
     options = _target_options(s, "2_semi", "SemiSupervisedModel", train_set, evaluation, seed, s.semi_iterations, s.lr)
     options["train"]["filter"] = {"beta": s.beta, "reference": s.reference, "warmup_iter": s.warmup}
-    if s.noise:
+    if isinstance(s.noise, str):
+        options["train"]["noise"] = s.noise
+    elif s.noise:
         options["train"]["noise"] = {"shot_variance": s.noise[0], "read_variance": s.noise[1]}
     return options
 

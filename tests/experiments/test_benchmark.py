@@ -42,7 +42,7 @@ def make_options(out: Path, **changes):
             "mean_teacher": None,
             "paper": None,
             "before_fine": None,
-            "no_usq": None,
+            "no_usq": {"settings": {"noise": "estimated"}},
             "upi": None,
         },
         "pictures": 1,
