@@ -45,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dataroot_lq", metavar="DIR", help="inputs of the labelled pairs, for --source fitted")
     add("--dataroot_gt", metavar="DIR", help="their targets")
     add("--draws", type=int, metavar="N", help="pairs of each photograph (default: 1)")
+    add("--candidates", type=int, metavar="N", help="inputs tried for each pair, the best kept (default: 1)")
     add("--png_compression", type=int, metavar="LEVEL", help="zlib level, 0 to 9 (default: 1)")
     add("--num_gpu", type=gpu_count, metavar="N", help="0 for the CPU, 1, or auto (default)")
     return parser

@@ -214,13 +214,13 @@ class PseudoOptions(_Strict):
         inverse: ``exact``, or ``paper_lut`` for the paper's interpolated tables (Sec. A.2), to compare with.
         source: sRGB-to-RAW of steps 1 and 3. ``bank`` is the paper's; ``mixture`` mixes two of its sets (ours); to
             compare with (Table 3), ``upi`` (Brooks et al., CVPR 2019) and ``deterministic`` (ours: f_ISP^-1 with the
-            mean of the sets).
+            mean of the sets); ``fitted`` draws step 3 from sets fitted to the labelled pairs (ours).
         dataroot_lq: Inputs of the labelled pairs, for ``fitted``.
         dataroot_gt: Their targets.
-        dataroot_lq: str | None = None
-    dataroot_gt: str | None = None
-    draws: Pseudo pairs of each photograph, each with random sets of its own (ours: the paper has photographs
+        draws: Pseudo pairs of each photograph, each with random sets of its own (ours: the paper has photographs
             enough).
+        candidates: Inputs that step 3 makes of each pseudo ground truth; kept is the one that f_ISP turns back into it
+            best (ours; 1 is the paper's).
         png_compression: zlib level of the stored PNGs, 0 to 9.
         num_gpu: 0 for the CPU, ``auto`` or 1 for a GPU.
     """
@@ -239,6 +239,7 @@ class PseudoOptions(_Strict):
     dataroot_lq: str | None = None
     dataroot_gt: str | None = None
     draws: _Positive = 1
+    candidates: _Positive = 1
     png_compression: int = 1
     num_gpu: int | Literal["auto"] = "auto"
 

@@ -106,6 +106,8 @@ def jobs_of(
     if system.kind == "f_isp":
         return f_isp
     how = plain(settings, "source", "sets", "update_quality", "draws")
+    if settings.candidates > 1:  # earlier jobs knew no candidates, and keep their keys
+        how["candidates"] = settings.candidates
     pseudo = Job("pseudo", seed, how, {"data": data, "f_isp": f_isp})
     needs = {"data": data, "pseudo": pseudo}
     if system.kind == "pseudo_only":
@@ -114,6 +116,10 @@ def jobs_of(
         own = {**plain(settings, *_TARGET, "lr"), "jitter": settings.augment or 0.2, "iterations": total}
         return Job("mean_teacher", seed, own, needs)
     own = plain(settings, *_TARGET, "lr", "semi_iterations", "beta", "reference", "warmup", "noise")
+    if settings.real_share is not None:
+        batch = settings.real_per_batch + settings.pseudo_per_batch
+        own["real_per_batch"] = min(batch - 1, max(1, round(settings.real_share * batch)))
+        own["pseudo_per_batch"] = batch - own["real_per_batch"]
     own["beta"] = str(own["beta"]) if own["beta"] == float("inf") else own["beta"]
     semi = Job("semi", seed, own, needs)
     if settings.fine_iterations == 0:

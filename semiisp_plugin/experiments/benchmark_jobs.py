@@ -229,6 +229,7 @@ def _pseudo(
         settings["update_quality"],
         source=settings["source"],
         pairs=match_pairs(labelled.input, labelled.target),
+        candidates=settings.get("candidates", 1),
     )
     out = folder / "pseudo"
     report = build_pseudo_lmdb(

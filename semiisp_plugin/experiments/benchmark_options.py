@@ -130,6 +130,8 @@ class Settings(_Strict):
         sets: ``auto``, ``global`` (whole ISP) or ``local`` (per function).
         update_quality: USQ, steps 1 and 2 of the pseudo-data.
         draws: Pseudo pairs a photograph.
+        candidates: Inputs that step 3 makes of each pseudo ground truth, to keep the most consistent (ours).
+        real_share: Real samples as a share of the batch of phase 2, in place of N_r : N_p; at least one of each.
         noise: ``none``, ``paper`` (bounds of Sec. A.3), or ``estimated`` from the labelled inputs (ours).
         cache_images: Keep decoded images in memory; switch it off where they do not fit.
         loader_workers: Processes that read images in a training.
@@ -152,11 +154,13 @@ class Settings(_Strict):
     sets: Literal["auto", "global", "local"] = "auto"
     update_quality: bool = True
     draws: _Positive = 1
+    candidates: _Positive = 1
     semi_iterations: _Positive = 480
     fine_iterations: _Count = 120
     length: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     real_per_batch: _Positive = 2
     pseudo_per_batch: _Positive = 8
+    real_share: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
     beta: float = 1.0
     reference: Literal["batch", "running"] = "batch"
     warmup: _Count = 0
@@ -183,7 +187,7 @@ PRESETS: dict[str, System] = {
         label="f_ISP alone, trained with jitter",
         group="f_isp",
         ours=True,
-        description="The f_ISP of `auto`.",
+        description="The f_ISP of `auto`: brightness and saturation of its inputs multiplied by random factors.",
         settings={"isp_jitter": 0.2},
     ),
     "supervised": System(
@@ -242,10 +246,12 @@ PRESETS: dict[str, System] = {
         label="semi-supervised, auto",
         ours=True,
         description=(
-            "With what was found to help: f_ISP trained with photometric jitter, four pseudo pairs a photograph, the "
-            "filter at twice a running mean of the real loss, noise as estimated from the labelled inputs."
+            "With what was found to help: f_ISP trained with photometric jitter, four pseudo pairs a photograph, the filter at four times a running mean of "
+            "the real loss, noise as estimated from the labelled inputs; the share of real samples in a batch, and "
+            "whether the most consistent of four pseudo inputs is taken, chosen on the validation pairs."
         ),
-        settings={"isp_jitter": 0.2, "draws": 4, "beta": 2.0, "reference": "running", "noise": "estimated"},
+        settings={"isp_jitter": 0.2, "draws": 4, "beta": 4.0, "reference": "running", "noise": "estimated"},
+        search={"real_share": [0.2, 0.5], "candidates": [1, 4]},
     ),
     "no_opf": System(
         kind="semi",

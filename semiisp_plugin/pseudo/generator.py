@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
+from semiisp_plugin.isp import InverseResult
 from semiisp_plugin.pseudo.sources import BankInverse, SRGBToRAW, check_same_isp
 
 
@@ -41,9 +42,12 @@ class PseudoPairGenerator:
         second: sRGB-to-RAW of step 3, None for that of step 1. The paper's: below 1,000 pairs the same as in step 1,
             from 1,000 on `BankInverse` with the local sets, drawn per function.
         update_quality: False skips steps 1 and 2: the photograph itself is the ground truth (ablation of Table 2).
+        candidates: How many inputs step 3 makes of each pseudo ground truth; the one that f_ISP turns back into it with
+            the least mean square error is kept (ours; the paper makes one). A set is drawn whatever the picture shows,
+            and some inputs are of a kind that no camera takes of such a scene; f_ISP has learned what goes together.
 
     Raises:
-        ValueError: A source inverts another ISP than the network's.
+        ValueError: A source inverts another ISP than the network's; or ``candidates`` is less than 1.
     """
 
     def __init__(
@@ -53,11 +57,15 @@ class PseudoPairGenerator:
         second: SRGBToRAW | None = None,
         *,
         update_quality: bool = True,
+        candidates: int = 1,
     ) -> None:
+        if candidates < 1:
+            raise ValueError(f"candidates: {candidates} inputs of each ground truth cannot be made; give at least 1.")
         self.network = network.eval()
         self.first = first
         self.second = first if second is None else second
         self.update_quality = update_quality
+        self.candidates = candidates
         for source in (self.first, self.second):
             if isinstance(source, BankInverse):
                 check_same_isp(source, network.spec)
@@ -79,5 +87,21 @@ class PseudoPairGenerator:
     @torch.no_grad()
     def generate_input(self, target: Tensor, generator: torch.Generator) -> PseudoPair:
         """Step 3 alone: a pseudo input for a pseudo ground truth, ``(N, 3, H, W)`` uint8."""
-        inverse = self.second.invert(target, generator)
-        return PseudoPair(target, inverse.image, inverse.clipped)
+        made = self.second.invert(target, generator)
+        if self.candidates == 1:
+            return PseudoPair(target, made.image, made.clipped)
+        error = self._error(made.image, target)
+        for _ in range(self.candidates - 1):
+            other = self.second.invert(target, generator)
+            its_error = self._error(other.image, target)
+            better = its_error < error
+            error = torch.where(better, its_error, error)
+            made = InverseResult(
+                torch.where(better[:, None, None, None], other.image, made.image),
+                torch.where(better, other.clipped, made.clipped),
+            )
+        return PseudoPair(target, made.image, made.clipped)
+
+    def _error(self, image: Tensor, target: Tensor) -> Tensor:
+        """Mean square error, ``(N,)``, of what f_ISP makes of an input."""
+        return (self.network(image) - target.float() / 255).square().mean((1, 2, 3))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
+from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.data.image_io import to_float
 from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair
 from semiisp_plugin.isp import InvertibleISP, PaperLUTSettings, ParameterBank
@@ -17,7 +18,7 @@ from semiisp_plugin.pseudo.builder import BuildReport, build_pseudo_lmdb
 from semiisp_plugin.pseudo.f_isp import load_f_isp
 from semiisp_plugin.pseudo.fitted_sets import fit_parameter_sets
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
-from semiisp_plugin.pseudo.sources import UPI, BankInverse, DeterministicInverse, MixtureInverse
+from semiisp_plugin.pseudo.sources import UPI, BankInverse, DeterministicInverse, MixtureInverse, SRGBToRAW
 
 SOURCES = ("bank", "mixture", "fitted", "upi", "deterministic")
 MANY_PAIRS = 1000  # Sec. 4.2: below, global sets for the whole ISP; from there on, local ones per function
@@ -30,6 +31,7 @@ def make_generator(
     inverse: str = "exact",
     source: str = "bank",
     pairs: Sequence[Pair] | None = None,
+    candidates: int = 1,
 ) -> PseudoPairGenerator:
     """The generator of a phase 1 checkpoint.
 
@@ -43,6 +45,7 @@ def make_generator(
             last two, ``sets: auto`` is ``global`` whatever the number of pairs. ``fitted``: step 3 draws from sets
             fitted to the pairs (`fit_parameter_sets`, ours), step 1 from the bank.
         pairs: The labelled pairs, for ``fitted``.
+        candidates: See `PseudoPairGenerator`.
 
     Raises:
         ValueError: The source is unknown or cannot do what the other arguments ask for.
@@ -57,10 +60,26 @@ def make_generator(
         raise ValueError(f"source: upi does not invert f_ISP, so that inverse: {inverse} says nothing; leave it out.")
     if source == "fitted" and inverse != "exact":
         raise ValueError(f"source: fitted inverts exactly; leave inverse: {inverse} out.")
+    if source == "deterministic" and candidates > 1:
+        raise ValueError(f"source: deterministic makes one input only; leave candidates: {candidates} out.")
     network, banks, n_pairs = load_f_isp(f_isp)
+    first, second = _sources(network, banks, n_pairs, sets, inverse, source, pairs)
+    return PseudoPairGenerator(network, first, second, update_quality=update_quality, candidates=candidates)
+
+
+def _sources(
+    network: PQDynamicISP,
+    banks: Mapping[str, ParameterBank],
+    n_pairs: int,
+    sets: str,
+    inverse: str,
+    source: str,
+    pairs: Sequence[Pair] | None,
+) -> tuple[SRGBToRAW, SRGBToRAW | None]:
+    """sRGB-to-RAW of steps 1 and 3, see `make_generator`; None: step 3 takes that of step 1."""
     if source == "upi":
-        upi = UPI(image_enhancement=network.spec.inverse_tone_mapping)
-        return PseudoPairGenerator(network, upi, update_quality=update_quality)
+        return UPI(image_enhancement=network.spec.inverse_tone_mapping), None
+    from_bank = source in ("bank", "mixture")
     local = from_bank and (sets == "local" or (sets == "auto" and n_pairs >= MANY_PAIRS))
     lut = _tables_for(banks.values() if local else [banks["global"]]) if inverse == "paper_lut" else None
     isp = InvertibleISP(network.spec, lut)
@@ -69,17 +88,14 @@ def make_generator(
             raise ValueError("source: fitted needs the labelled pairs: give dataroot_lq and dataroot_gt.")
         images = [tuple(to_float(image) for image in read_pair(pair)) for pair in pairs]
         fitted = fit_parameter_sets(isp, banks["global"], [(image[0], image[1]) for image in images])
-        return PseudoPairGenerator(
-            network, BankInverse(isp, banks["global"]), MixtureInverse(isp, fitted), update_quality=update_quality
-        )
+        return BankInverse(isp, banks["global"]), MixtureInverse(isp, fitted)
     backend = "auto" if inverse == "exact" else inverse
     if source == "deterministic":
-        mean = DeterministicInverse(isp, banks["global"], backend)
-        return PseudoPairGenerator(network, mean, update_quality=update_quality)
+        return DeterministicInverse(isp, banks["global"], backend), None
     inverse_of = MixtureInverse if source == "mixture" else BankInverse
     first = inverse_of(isp, banks["global"], backend=backend)
     second = inverse_of(isp, banks["local"], per_function=True, backend=backend) if local else None
-    return PseudoPairGenerator(network, first, second, update_quality=update_quality)
+    return first, second
 
 
 def _tables_for(banks: Iterable[ParameterBank]) -> PaperLUTSettings:
@@ -109,7 +125,13 @@ def run(options: PseudoOptions, *, resume: bool = False, progress: bool = True) 
         match_pairs(options.dataroot_lq, options.dataroot_gt) if options.dataroot_lq and options.dataroot_gt else None
     )
     generator = make_generator(
-        options.f_isp, options.sets, options.update_quality, options.inverse, options.source, pairs
+        options.f_isp,
+        options.sets,
+        options.update_quality,
+        options.inverse,
+        options.source,
+        pairs,
+        options.candidates,
     )
     report = build_pseudo_lmdb(
         options.photographs,
@@ -130,6 +152,7 @@ def run(options: PseudoOptions, *, resume: bool = False, progress: bool = True) 
             # Earlier builds knew no others, and can be gone on with.
             **({"inverse": options.inverse} if options.inverse != "exact" else {}),
             **({"source": options.source} if options.source != "bank" else {}),
+            **({"candidates": options.candidates} if options.candidates > 1 else {}),
         },
     )
     print(

@@ -316,3 +316,19 @@ def test_workers(finished, tmp_path):
     same = next(c for c in results["cells"] if c["system"] == "supervised" and c["seed"] == 0)
     assert cells[0]["test"] == pytest.approx(same["test"], rel=1e-6)
     assert Runner(tmp_path, 1).results == {}
+
+
+@pytest.mark.parametrize(("share", "n_real"), [(0.5, 5), (0.2, 2), (0.01, 1), (0.99, 9)])
+def test_the_real_share_divides_the_batch(tmp_path, share, n_real):
+    options = make_options(tmp_path)
+    job = jobs_of(options, options.systems["before_fine"], 6, Repetition(0, None), {"real_share": share})
+    assert (job.settings["real_per_batch"], job.settings["pseudo_per_batch"]) == (n_real, 10 - n_real)
+
+
+def test_candidates_are_part_of_the_pseudo_pairs(tmp_path):
+    options = make_options(tmp_path)
+    one, four = (
+        jobs_of(options, options.systems["before_fine"], 6, Repetition(0, None), {"candidates": n}) for n in (1, 4)
+    )
+    assert four.needs["pseudo"].settings["candidates"] == 4
+    assert "candidates" not in one.needs["pseudo"].settings

@@ -128,6 +128,7 @@ def test_mixtures_are_of_the_sets_that_the_paper_draws_from(save, n_pairs, local
         ({"source": "upi", "sets": "local"}, "source: upi knows no local sets"),
         ({"source": "deterministic", "sets": "local"}, "source: deterministic knows no local sets"),
         ({"source": "upi", "inverse": "paper_lut"}, "source: upi does not invert f_ISP"),
+        ({"source": "deterministic", "candidates": 4}, "source: deterministic makes one input only"),
     ],
 )
 def test_what_a_source_cannot_do(save, changes, message):
@@ -191,3 +192,9 @@ def test_other_checkpoints_are_refused(save, parts, tmp_path):
     save_atomically(state, tmp_path / "changed.pth")
     with pytest.raises(CheckpointError, match=r"changed\.pth does not fit PQDynamicISP.*encoder\.head\.bias"):
         load_f_isp(tmp_path / "changed.pth")
+
+
+def test_a_build_with_candidates_is_not_gone_on_with_without_them(run_pseudo):
+    run_pseudo("several", candidates=3)
+    with pytest.raises(ValueError, match="candidates: 3 -> None"):
+        run_pseudo("several", resume=True, draws=2)

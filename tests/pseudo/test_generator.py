@@ -178,3 +178,27 @@ def test_any_other_source_takes_steps_1_and_3_and_leaves_step_2_to_f_isp(network
     assert_rounded(pair.target, updated)
     assert torch.equal(pair.input, pair.target.float() / 255 * second)
     assert pair.clipped.tolist() == [0.25] * 3
+
+
+def test_of_several_candidates_the_one_that_f_isp_turns_back_best_is_kept(network, photographs):
+    bank = make_bank(network.spec, 5)
+    photographs = torch.cat([photographs, photographs.flip(0)])  # six, so that different draws win
+    draws = seeded(3)
+    inverse = BankInverse(network.spec, bank)
+    made = [inverse.invert(photographs, draws) for _ in range(4)]
+    with torch.no_grad():
+        errors = torch.stack(
+            [(network.eval()(one.image) - photographs.float() / 255).square().mean((1, 2, 3)) for one in made]
+        )
+    best = errors.argmin(0)
+    assert len(set(best.tolist())) > 1
+    pair = of_bank(network, bank, candidates=4).generate_input(photographs, seeded(3))
+    for i, k in enumerate(best.tolist()):
+        torch.testing.assert_close(pair.input[i], made[k].image[i], rtol=0, atol=0)
+        assert pair.clipped[i] == made[k].clipped[i]
+    assert torch.equal(pair.target, photographs)
+
+
+def test_candidates_are_at_least_one(network):
+    with pytest.raises(ValueError, match="candidates: 0 inputs"):
+        of_bank(network, make_bank(network.spec, 5), candidates=0)
