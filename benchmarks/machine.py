@@ -4,18 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from pathlib import Path
 
-import torch
-
-
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+from semiisp_plugin.experiments.benchmark import machine
 
 
 def load_average() -> str:
@@ -24,9 +14,9 @@ def load_average() -> str:
 
 
 def describe() -> str:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    gpu = f"; GPU: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    is_on = machine()
+    gpu = f"; GPU: {is_on['gpu']}" if is_on["gpu"] else ""
     return (
-        f"CPU: {cpu_model()}, {cores} cores{gpu}; {platform.system()}, Python {platform.python_version()}, "
-        f"torch {torch.__version__}; load average {load_average()}"
+        f"CPU: {is_on['processor']}, {is_on['cores']} cores{gpu}; {platform.system()}, Python {is_on['python']}, "
+        f"torch {is_on['torch']}; load average {load_average()}"
     )

@@ -246,9 +246,10 @@ PRESETS: dict[str, System] = {
         label="semi-supervised, auto",
         ours=True,
         description=(
-            "With what was found to help: f_ISP trained with photometric jitter, four pseudo pairs a photograph, the filter at four times a running mean of "
-            "the real loss, noise as estimated from the labelled inputs; the share of real samples in a batch, and "
-            "whether the most consistent of four pseudo inputs is taken, chosen on the validation pairs."
+            "With what was found to help: f_ISP trained with photometric jitter, four pseudo pairs a photograph, the "
+            "filter at four times a running mean of the real loss, noise as estimated from the labelled inputs; the "
+            "share of real samples in a batch, and whether the most consistent of four pseudo inputs is taken, chosen "
+            "on the validation pairs."
         ),
         settings={"isp_jitter": 0.2, "draws": 4, "beta": 4.0, "reference": "running", "noise": "estimated"},
         search={"real_share": [0.2, 0.5], "candidates": [1, 4]},
