@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import platform
 
-from semiisp_plugin.experiments.benchmark import machine
-
 
 def load_average() -> str:
     """Processes that ran or waited to run in the last minute; more than there are cores means waiting."""
@@ -14,6 +12,9 @@ def load_average() -> str:
 
 
 def describe() -> str:
+    # Only now: it brings in the whole plugin, which a measurement of memory must not have loaded.
+    from semiisp_plugin.experiments.benchmark import machine
+
     is_on = machine()
     gpu = f"; GPU: {is_on['gpu']}" if is_on["gpu"] else ""
     return (

@@ -106,7 +106,7 @@ def jobs_of(
     if system.kind == "f_isp":
         return f_isp
     how = plain(settings, "source", "sets", "update_quality", "draws")
-    if settings.candidates > 1:  # earlier jobs knew no candidates, and keep their keys
+    if settings.candidates > 1:  # one is what jobs without the setting do, under the same key
         how["candidates"] = settings.candidates
     pseudo = Job("pseudo", seed, how, {"data": data, "f_isp": f_isp})
     needs = {"data": data, "pseudo": pseudo}
@@ -122,7 +122,7 @@ def jobs_of(
         own["pseudo_per_batch"] = batch - own["real_per_batch"]
     own["beta"] = str(own["beta"]) if own["beta"] == float("inf") else own["beta"]
     semi = Job("semi", seed, own, needs)
-    if settings.fine_iterations == 0:
+    if settings.fine_iterations == 0 or not settings.fine_tune:
         return semi
     target = {**plain(settings, *_TARGET, "fine_lr", "augment"), "iterations": settings.fine_iterations}
     return Job("fine", seed, target, {"data": data, "semi": semi})
@@ -232,11 +232,12 @@ def _choose(
     tried = candidates(system)
     if len(tried) == 1:
         return tried[0]
-    scores = []
+    scores, on_test = [], []
     for candidate in tried:
         keys = [jobs_of(options, system, n, repetition, candidate).key for repetition in first]
-        values = [runner.results[key]["validation"]["psnr"] for key in keys if key in runner.results]
-        scores.append(values)
+        done = [runner.results[key] for key in keys if key in runner.results]
+        scores.append([result["validation"]["psnr"] for result in done])
+        on_test.append([result["test"]["psnr"] for result in done])
     # A candidate that failed or diverged on a hard repetition must not win by the mean of the easy ones.
     means = [_mean_of_all(values, len(first)) for values in scores]
     best = means.index(max(means))
@@ -247,6 +248,7 @@ def _choose(
                 "system": name,
                 "candidate": candidate,
                 "validation_psnr": values,
+                "test_psnr": on_test[index],  # for the reader; nothing is chosen by it
                 "chosen": index == best,
             }
         )

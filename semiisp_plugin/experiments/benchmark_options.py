@@ -135,6 +135,8 @@ class Settings(_Strict):
         noise: ``none``, ``paper`` (bounds of Sec. A.3), or ``estimated`` from the labelled inputs (ours).
         cache_images: Keep decoded images in memory; switch it off where they do not fit.
         loader_workers: Processes that read images in a training.
+        fine_tune: Whether phase 3 follows phase 2 (where it has iterations); the systems that train in one go take its
+            iterations in any case.
         augment: Photometric jitter of the inputs in supervised training, phase 3 included (there it is ours); 0 for
             none.
     """
@@ -157,6 +159,7 @@ class Settings(_Strict):
     candidates: _Positive = 1
     semi_iterations: _Positive = 480
     fine_iterations: _Count = 120
+    fine_tune: bool = True
     length: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     real_per_batch: _Positive = 2
     pseudo_per_batch: _Positive = 8
@@ -248,11 +251,11 @@ PRESETS: dict[str, System] = {
         description=(
             "With what was found to help: f_ISP trained with photometric jitter, four pseudo pairs a photograph, the "
             "filter at four times a running mean of the real loss, noise as estimated from the labelled inputs; the "
-            "share of real samples in a batch, and whether the most consistent of four pseudo inputs is taken, chosen "
-            "on the validation pairs."
+            "share of real samples in a batch, whether the most consistent of four pseudo inputs is taken, and whether "
+            "to fine-tune, chosen on the validation pairs."
         ),
         settings={"isp_jitter": 0.2, "draws": 4, "beta": 4.0, "reference": "running", "noise": "estimated"},
-        search={"real_share": [0.2, 0.5], "candidates": [1, 4]},
+        search={"real_share": [0.2, 0.5], "candidates": [1, 4], "fine_tune": [True, False]},
     ),
     "no_opf": System(
         kind="semi",

@@ -104,4 +104,5 @@ class PseudoPairGenerator:
 
     def _error(self, image: Tensor, target: Tensor) -> Tensor:
         """Mean square error, ``(N,)``, of what f_ISP makes of an input."""
-        return (self.network(image) - target.float() / 255).square().mean((1, 2, 3))
+        error = (self.network(image) - target.float() / 255).square().mean((1, 2, 3))
+        return error.nan_to_num(nan=torch.inf)  # no comparison holds for NaN: the first candidate could not lose

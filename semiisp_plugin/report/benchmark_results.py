@@ -144,12 +144,22 @@ class Distribution(msgspec.Struct):
 
 
 class Candidate(msgspec.Struct):
-    """Settings that were tried in the search, with their validation PSNR in dB, one a repetition."""
+    """Settings that were tried in the search.
+
+    Attributes:
+        pairs: The number of labelled pairs.
+        system: The key of the system.
+        candidate: The settings.
+        validation_psnr: Validation PSNR in dB, one a repetition: what is chosen by.
+        test_psnr: Test PSNR in dB, one a repetition: nothing is chosen by it; it shows what a choice was worth.
+        chosen: Whether it was chosen.
+    """
 
     pairs: int
     system: str
     candidate: dict[str, Any]
     validation_psnr: list[float | None] = []
+    test_psnr: list[float | None] = []
     chosen: bool = False
 
 

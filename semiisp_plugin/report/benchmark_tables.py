@@ -248,7 +248,8 @@ def search_section(results: Results) -> Section | str:
             candidates = [item for item in results.search if (item.pairs, item.system) == (pairs, key)]
             for item in candidates:
                 row = (results.label(key), _settings(item.candidate), _mean_std(spread_of(item.validation_psnr)))
-                all_tried.append((*row, "yes" if item.chosen else ""))
+                test = _mean_std(spread_of(item.test_psnr)) if item.test_psnr else ""
+                all_tried.append((*row, test, "yes" if item.chosen else ""))
                 if item.chosen:
                     best.append((*row, str(len(candidates))))
             if not candidates:
@@ -262,8 +263,9 @@ def search_section(results: Results) -> Section | str:
         columns: tuple[str, ...] = ("system", "settings", "validation PSNR [dB]", "candidates")
         tables.append(Table(columns, chosen, (2, 3)))
     if tried:
-        columns = ("system", "settings", "validation PSNR [dB]", "chosen")
-        tables.append(Table(columns, tried, (2,), "All candidates", folded=True))
+        columns = ("system", "settings", "validation PSNR [dB]", "test PSNR [dB]", "chosen")
+        title_of_all = "All candidates; their test PSNR was not looked at to choose"
+        tables.append(Table(columns, tried, (2, 3), title_of_all, folded=True))
     if given:
         tables.append(Table(("system", "settings"), given, title="Settings that were not searched for", folded=True))
     if not tables:

@@ -44,6 +44,7 @@ def make_options(out: Path, **changes):
             "before_fine": None,
             "no_usq": {"settings": {"noise": "estimated"}},
             "upi": None,
+            "of_three": {"kind": "pseudo_only", "settings": {"candidates": 3}},
         },
         "pictures": 1,
         **changes,
@@ -71,8 +72,13 @@ def test_every_system_on_every_repetition(finished):
         assert (cell["early_stopped"] is not None) == (cell["system"] == "supervised")
     assert results["best_supervised"] == {"6": "supervised"}
     assert len(results["f_isp"]) == 2  # one a seed, shared by all systems
-    # One set of pseudo pairs for paper, before_fine, pseudo_only and mean_teacher, one without USQ, one of UPI.
-    assert len(results["distributions"]) == 2 * 3
+    # One set of pseudo pairs for paper, before_fine, pseudo_only and mean_teacher, one without USQ, one of UPI, one
+    # chosen from candidates.
+    assert len(results["distributions"]) == 2 * 4
+    of_three, paper = (
+        [d for d in results["distributions"] if d["variant"] == name] for name in ("of_three", "pseudo_only")
+    )
+    assert [d["pseudo"] for d in of_three] != [d["pseudo"] for d in paper]
 
 
 def test_phases_are_shared(finished):
@@ -82,11 +88,11 @@ def test_phases_are_shared(finished):
     assert counts == {
         "data": 2,
         "f_isp": 2,
-        "pseudo": 6,
+        "pseudo": 8,
         "semi": 6,  # before_fine is paper's phase 2
         "fine": 6,
         "supervised": 2 + 1,  # two candidates on the first seed, the winner on the second
-        "pseudo_only": 2,
+        "pseudo_only": 4,
         "mean_teacher": 2,
     }
 
@@ -103,7 +109,7 @@ def test_the_choice_is_by_validation(finished):
         row["validation_psnr"] == max(r["validation_psnr"] for r in rows) for row in rows
     ]
     assert len(rows) == 2
-    assert all(len(row["validation_psnr"]) == 1 for row in rows)
+    assert all(len(row["validation_psnr"]) == len(row["test_psnr"]) == 1 for row in rows)
 
 
 def test_the_report_is_written(finished):
@@ -206,14 +212,16 @@ def test_a_candidate_that_failed_once_does_not_win(tmp_path):
     for candidate, scores in (({"lr": 1e-3}, [24.0, 18.0]), ({"lr": 1e-9}, [25.0])):
         for repetition, psnr in zip(first, scores, strict=False):
             key = jobs_of(options, system, 6, repetition, candidate).key
-            runner.results[key] = {"validation": {"psnr": psnr}}
+            # The better on validation is the worse on the test, which has no say.
+            runner.results[key] = {"validation": {"psnr": psnr}, "test": {"psnr": 50 - psnr}}
     search = []
     assert benchmark._choose(options, runner, system, "supervised", 6, first, search) == {"lr": 1e-3}
     assert [row["chosen"] for row in search] == [True, False]
+    assert search[0]["test_psnr"] == [26.0, 32.0]
     # Nor does one whose PSNR is not a number.
     for repetition in first:
         key = jobs_of(options, system, 6, repetition, {"lr": 1e-9}).key
-        runner.results[key] = {"validation": {"psnr": math.nan}}
+        runner.results[key] = {"validation": {"psnr": math.nan}, "test": {"psnr": 60.0}}
     assert benchmark._choose(options, runner, system, "supervised", 6, first, []) == {"lr": 1e-3}
 
 
@@ -332,3 +340,11 @@ def test_candidates_are_part_of_the_pseudo_pairs(tmp_path):
     )
     assert four.needs["pseudo"].settings["candidates"] == 4
     assert "candidates" not in one.needs["pseudo"].settings
+
+
+def test_fine_tuning_can_be_left_out(tmp_path):
+    options = make_options(tmp_path)
+    paper, before = (options.systems[name] for name in ("paper", "before_fine"))
+    without = jobs_of(options, paper, 6, Repetition(0, None), {"fine_tune": False})
+    assert without.key == jobs_of(options, before, 6, Repetition(0, None), {}).key
+    assert jobs_of(options, paper, 6, Repetition(0, None), {"fine_tune": True}).kind == "fine"

@@ -194,6 +194,12 @@ def test_other_checkpoints_are_refused(save, parts, tmp_path):
         load_f_isp(tmp_path / "changed.pth")
 
 
+def test_candidates_reach_the_generator(save, run_pseudo):
+    assert make_generator(save(), candidates=4).candidates == 4
+    one, several = (run_pseudo(name, candidates=n)[0].clipped for name, n in (("one", 1), ("four", 4)))
+    assert one != several
+
+
 def test_a_build_with_candidates_is_not_gone_on_with_without_them(run_pseudo):
     run_pseudo("several", candidates=3)
     with pytest.raises(ValueError, match="candidates: 3 -> None"):

@@ -202,3 +202,15 @@ def test_of_several_candidates_the_one_that_f_isp_turns_back_best_is_kept(networ
 def test_candidates_are_at_least_one(network):
     with pytest.raises(ValueError, match="candidates: 0 inputs"):
         of_bank(network, make_bank(network.spec, 5), candidates=0)
+
+
+def test_a_candidate_that_f_isp_makes_nan_of_is_not_kept(network, photographs, monkeypatch):
+    bank = make_bank(network.spec, 5)
+    generator = of_bank(network, bank, candidates=2)
+    outputs = iter([torch.full((3, 3, 40, 48), torch.nan), torch.zeros(3, 3, 40, 48)])
+    monkeypatch.setattr(generator, "network", lambda image: next(outputs))
+    draws = seeded(3)
+    inverse = BankInverse(network.spec, bank)
+    inverse.invert(photographs, draws)
+    expected = inverse.invert(photographs, draws).image
+    torch.testing.assert_close(generator.generate_input(photographs, seeded(3)).input, expected, rtol=0, atol=0)

@@ -102,6 +102,7 @@ def make_results(
                     "system": "supervised",
                     "candidate": {"lr": rate},
                     "validation_psnr": [21.0, 20.1],
+                    "test_psnr": [17.25, 17.25],
                     "chosen": rate == 0.003,
                 }
             )
@@ -449,6 +450,7 @@ def test_the_whole_report(whole):
         "missing",
         "cores 2",
         "input (gamma 2.2)",
+        "17.25",  # a candidate of the search on the test
     ):
         assert expected in page.text
 
