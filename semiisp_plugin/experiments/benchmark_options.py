@@ -257,6 +257,24 @@ PRESETS: dict[str, System] = {
         settings={"isp_jitter": 0.2, "draws": 4, "beta": 4.0, "reference": "running", "noise": "estimated"},
         search={"real_share": [0.2, 0.5], "candidates": [1, 4], "fine_tune": [True, False]},
     ),
+    "auto_fixed": System(
+        kind="semi",
+        label="semi-supervised, fixed settings",
+        ours=True,
+        description=(
+            "f_ISP trained with photometric jitter, four pseudo pairs a photograph, the filter at twice a running mean "
+            "of the real loss, noise as estimated from the labelled inputs."
+        ),
+        settings={"isp_jitter": 0.2, "draws": 4, "beta": 2.0, "reference": "running", "noise": "estimated"},
+    ),
+    "paper_denoising": System(
+        kind="semi",
+        label="semi-supervised, with denoising",
+        description=(
+            "Sec. 3.4 and A.3 (pooled L1 loss for f_ISP, noise of eq. 15, MSE + SSIM loss), beta 1.2 (Table 6)."
+        ),
+        settings={"isp_loss": "pooled_l1", "noise": "paper", "loss": "mse_ssim", "beta": 1.2},
+    ),
     "no_opf": System(
         kind="semi",
         label="without the filter (OPF)",
