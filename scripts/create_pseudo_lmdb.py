@@ -3,6 +3,8 @@
     python scripts/create_pseudo_lmdb.py --photographs DIR --out DIR \\
         --f_isp experiments/fisp_lolv1/models/f_isp_latest.pth
     python scripts/create_pseudo_lmdb.py -opt options/pseudo_lolv1.yml --max_photographs 1000 --out DIR
+
+The same command goes on with a build that was interrupted.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from semiisp_plugin.options import Source, complete_pseudo_options, load_yaml
 from semiisp_plugin.pseudo.pipeline import SOURCES, run
 
 
-def gpu_count(text: str) -> int | str:
-    return text if text == "auto" else int(text)
+def word_or_int(text: str) -> int | str:
+    """The option file's checks say which words are right."""
+    return int(text) if text.lstrip("-").isdigit() else text
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,15 +32,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-opt", metavar="FILE", default=None, help="option file of `basicsr pseudo`; arguments go first"
     )
-    parser.add_argument("--resume", action="store_true", default=False, help="go on with an interrupted build")
+    parser.add_argument("--retry", action="store_true", default=False, help="try photographs again that were set aside")
     add = parser.add_argument_group("options, as in the option file").add_argument
     add("--name", help="of the run, for messages (default: pseudo)")
     add("--photographs", metavar="DIR", help="ordinary photographs, searched recursively")
     add("--f_isp", metavar="FILE", help="f_isp_<iter>.pth of a phase 1 run")
-    add("--out", metavar="DIR", help="gets gt.lmdb, lq.lmdb, report.json and set_aside.txt")
+    add("--out", metavar="DIR", help="gets gt.lmdb, lq.lmdb and the report")
+    add("--mode", choices=["stored", "online", "keys"], help="what is stored (default: stored, both images)")
     add("--manual_seed", type=int, metavar="N", help="of the random parameter sets (default: 0)")
     add("--max_photographs", type=int, metavar="N", help="take the first N by name (default: all)")
     add("--short_side", type=int, metavar="PIXELS", help="shrink longer short sides to this (default: keep)")
+    add("--max_pixels", type=int, metavar="N", help="set larger photographs aside")
+    add("--draw_per", choices=["auto", "isp", "function"], help="what step 3 draws at a time (default: auto)")
     add("--sets", choices=["auto", "global", "local"], help="sets of the last step (default: auto, by pairs)")
     add("--update_quality", action=argparse.BooleanOptionalAction, help="steps 1 and 2 (default: yes)")
     add("--inverse", choices=["exact", "paper_lut"], help="of the ISP (default: exact)")
@@ -46,18 +52,23 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dataroot_gt", metavar="DIR", help="their targets")
     add("--draws", type=int, metavar="N", help="pairs of each photograph (default: 1)")
     add("--candidates", type=int, metavar="N", help="inputs tried for each pair, the best kept (default: 1)")
-    add("--png_compression", type=int, metavar="LEVEL", help="zlib level, 0 to 9 (default: 1)")
-    add("--num_gpu", type=gpu_count, metavar="N", help="0 for the CPU, 1, or auto (default)")
+    add("--input_bits", type=int, choices=[8, 16], help="of the pseudo inputs (default: 16)")
+    add("--png_compression", type=word_or_int, metavar="LEVEL", help="fast (default), or a zlib level, 0 to 9")
+    add("--num_gpu", type=word_or_int, metavar="N", help="0 for the CPU, 1, or auto (default)")
+    add("--workers", type=word_or_int, metavar="N", help="processes, or auto (default: one a GPU or core)")
+    add("--shard_size", type=word_or_int, metavar="N", help="photographs of a shard, or auto (default)")
+    add("--batch", type=word_or_int, metavar="N", help="photographs through f_ISP at a time, or auto (default)")
+    add("--own_shards_only", action="store_true", help="of several ranks, none helps another")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     given = vars(parser.parse_args(argv))
-    option_file, resume = given.pop("opt"), given.pop("resume")
+    option_file, retry = given.pop("opt"), given.pop("retry")
     try:
         values, source = load_yaml(option_file) if option_file else ({"name": "pseudo"}, Source("arguments"))
-        run(complete_pseudo_options({**values, **given}, source), resume=resume, progress=sys.stderr.isatty())
+        run(complete_pseudo_options({**values, **given}, source), retry=retry, progress=sys.stderr.isatty())
     except (ValueError, OSError) as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
 

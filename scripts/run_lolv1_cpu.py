@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     seeds = parser.parse_args(argv).seeds
     f_isp = run("fisp", "fisp_lolv1_cpu")
     if not Path("datasets/pseudo_lolv1_cpu/report.json").exists():
-        pipeline.run(load_pseudo_options("options/pseudo_lolv1_cpu.yml"), resume=True)
+        pipeline.run(load_pseudo_options("options/pseudo_lolv1_cpu.yml"))
     found: dict[str, list[dict[str, float]]] = {}
 
     def keep(system: str, metrics: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's argument parser."""
     from semiisp_plugin import options
     from semiisp_plugin._version import __version__
+    from semiisp_plugin.data import prepare
 
     parser = argparse.ArgumentParser(
         prog="basicsr",
@@ -24,10 +25,15 @@ def build_parser() -> argparse.ArgumentParser:
         ("test", "test a model: write images and metrics"),
     ):
         options.add_arguments(commands.add_parser(name, help=text, description=text.capitalize() + "."))
+    text = "prepare a data set for training: LOLv1, LOLv2, FiveK, COCO, or your own RAW files and edits"
+    prepare.add_arguments(commands.add_parser("prepare", help=text, description=f"{text[0].upper()}{text[1:]}."))
     text = "turn a folder of photographs into pseudo pairs with a trained f_ISP"
-    pseudo = commands.add_parser("pseudo", help=text, description=text.capitalize() + ".")
+    more = "The same command goes on with a build that was interrupted; run on several machines, they share the work."
+    pseudo = commands.add_parser("pseudo", help=text, description=f"{text.capitalize()}. {more}")
     pseudo.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML)")
-    pseudo.add_argument("--resume", action="store_true", help="go on with an interrupted build")
+    pseudo.add_argument("--retry", action="store_true", help="try photographs again that were set aside")
+    # What it asked for is what happens now.
+    pseudo.add_argument("--resume", action="store_true", help=argparse.SUPPRESS)
     pseudo.add_argument("--force_yml", nargs="+", default=[], metavar="KEY=VALUE", help="override options")
     text = "show what the parameter banks of a trained f_ISP hold: statistics and pictures"
     bank = commands.add_parser("bank", help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -98,11 +104,15 @@ def _run(args: argparse.Namespace) -> None:
         from semiisp_plugin import test
 
         test.run_from_arguments(args, root_path)
+    elif args.command == "prepare":
+        from semiisp_plugin.data import prepare
+
+        prepare.run_from_arguments(args)
     elif args.command == "pseudo":
         from semiisp_plugin.options import load_pseudo_options
         from semiisp_plugin.pseudo import pipeline
 
-        pipeline.run(load_pseudo_options(args.opt, args.force_yml), resume=args.resume)
+        pipeline.run(load_pseudo_options(args.opt, args.force_yml), retry=args.retry)
     elif args.command == "bank":
         from semiisp_plugin.pseudo.f_isp import load_f_isp
         from semiisp_plugin.report.bank import report_banks

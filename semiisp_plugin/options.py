@@ -42,7 +42,8 @@ _KEYS_OF_SOME_MODELS = {
     "mean_teacher": ("MeanTeacherModel",),
     "photometric_jitter": ("SupervisedModel", "ISPModel"),
 }
-OUR_DATASETS = ("PairedRestorationDataset", "SemiSupervisedDataset")
+_WITH_PSEUDO = ("SemiSupervisedDataset", "OnlineSemiSupervisedDataset")
+OUR_DATASETS = ("PairedRestorationDataset", *_WITH_PSEUDO)
 
 
 class OptionError(ValueError):
@@ -85,6 +86,7 @@ class Dataset(_Strict):
     dataroot_lq: str
     io_backend: IOBackend
     filename_tmpl: str = "{}"
+    meta_info_file: str | None = None
     gt_size: int | list[int] | None = None
     use_hflip: bool = False
     use_rot: bool = False
@@ -97,6 +99,25 @@ class Dataset(_Strict):
     pin_memory: bool = False
     phase: str | None = None
     scale: int = 1
+
+
+class OnlinePseudoData(_Strict):
+    """The pseudo pairs of an `OnlineSemiSupervisedDataset`.
+
+    Attributes:
+        build: Folder (``out``) of a ``basicsr pseudo`` run with ``mode: online`` or ``keys``.
+        draw_on: Where inputs are drawn: in the ``worker`` that reads the pair, or on the ``gpu``, by the model, on
+            whatever device it is.
+    """
+
+    build: str
+    draw_on: Literal["worker", "gpu"] = "worker"
+
+
+class OnlineDataset(Dataset):
+    """An `OnlineSemiSupervisedDataset`."""
+
+    pseudo: OnlinePseudoData | None = None  # type: ignore[assignment]  # in place of PseudoData
 
 
 class Noise(_Strict):
@@ -204,12 +225,18 @@ class PseudoOptions(_Strict):
         name: Of the run, for messages.
         photographs: Folder of ordinary photographs.
         f_isp: ``f_isp_<iter>.pth`` of a phase 1 run.
-        out: Folder that gets ``gt.lmdb``, ``lq.lmdb``, ``report.json`` and ``set_aside.txt``.
+        out: Folder that gets the shards, ``gt.lmdb`` and ``lq.lmdb``, and the report.
+        mode: ``stored`` keeps pseudo ground truths and inputs, as the paper does; ``online`` ground truths alone, and
+            ``keys`` nothing but the list of photographs that can be used: what is not stored is drawn in training,
+            afresh at each visit (ours; see `OnlineSemiSupervisedDataset`).
         manual_seed: Of the random parameter sets.
         max_photographs: Use only the first so many, in the order of their names; None for all.
         short_side: Resize photographs whose short side is longer than this to it, in pixels; None keeps them.
-        sets: ``global`` whole sets or ``local`` sets drawn per function for step 3; ``auto`` decides by the number of
-            pairs f_ISP was trained on, as the paper does (local from 1,000 on).
+        max_pixels: Set larger photographs aside; None for the reader's own limit.
+        sets: ``global`` or ``local`` sets for step 3; ``auto`` decides by the number of pairs f_ISP was trained on, as
+            the paper does (local from 1,000 on).
+        draw_per: ``isp`` draws the whole ISP's set from one training sample, ``function`` each function's on its own;
+            ``auto``: as the paper does, per ``isp`` with global sets and per ``function`` with local ones.
         update_quality: False skips steps 1 and 2 (ablation of Table 2).
         inverse: ``exact``, or ``paper_lut`` for the paper's interpolated tables (Sec. A.2), to compare with.
         source: sRGB-to-RAW of steps 1 and 3. ``bank`` is the paper's; ``mixture`` mixes two of its sets (ours); to
@@ -221,18 +248,27 @@ class PseudoOptions(_Strict):
             enough).
         candidates: Inputs that step 3 makes of each pseudo ground truth; kept is the one that f_ISP turns back into it
             best (ours; 1 is the paper's).
-        png_compression: zlib level of the stored PNGs, 0 to 9.
+        input_bits: Bits of the stored pseudo inputs: 16, or 8 where the real inputs have no more.
+        png_compression: Of the stored PNGs: ``fast``, or a zlib level of 0 to 9.
         num_gpu: 0 for the CPU, ``auto`` or 1 for a GPU.
+        workers: Processes; ``auto``: one a GPU or core (none besides the command's own for up to 100 photographs).
+        shard_size: Photographs of a shard; ``auto``: a 64th of all, but 64 to 4096.
+        batch: Photographs of one size that go through f_ISP together; ``auto``: 1 on a CPU, 16 on a GPU.
+        own_shards_only: Of several ranks, each builds only every so-manieth shard, for file systems whose locks do not
+            reach from machine to machine.
     """
 
     name: str
     photographs: str
     f_isp: str
     out: str
+    mode: Literal["stored", "online", "keys"] = "stored"
     manual_seed: int = 0
     max_photographs: _Positive | None = None
     short_side: Annotated[int, msgspec.Meta(ge=32)] | None = None
+    max_pixels: _Positive | None = None
     sets: Literal["auto", "global", "local"] = "auto"
+    draw_per: Literal["auto", "isp", "function"] = "auto"
     update_quality: bool = True
     inverse: Literal["exact", "paper_lut"] = "exact"
     source: Literal["bank", "mixture", "fitted", "upi", "deterministic"] = "bank"
@@ -240,8 +276,13 @@ class PseudoOptions(_Strict):
     dataroot_gt: str | None = None
     draws: _Positive = 1
     candidates: _Positive = 1
-    png_compression: int = 1
+    input_bits: Literal[8, 16] = 16
+    png_compression: Annotated[int, msgspec.Meta(ge=0, le=9)] | Literal["fast"] = "fast"
     num_gpu: int | Literal["auto"] = "auto"
+    workers: _Count | Literal["auto"] = "auto"
+    shard_size: _Positive | Literal["auto"] = "auto"
+    batch: _Positive | Literal["auto"] = "auto"
+    own_shards_only: bool = False
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -496,7 +537,8 @@ def check_options(options: dict[str, Any], source: Source, *, is_train: bool) ->
         if not isinstance(dataset, dict):
             source.fail(("datasets", phase), f"expected a section, not {_kind(dataset)}.")
         if dataset.get("type") in OUR_DATASETS:
-            check_section(dataset, Dataset, source, ("datasets", phase))
+            structure = OnlineDataset if dataset["type"] == "OnlineSemiSupervisedDataset" else Dataset
+            check_section(dataset, structure, source, ("datasets", phase))
         registered(dataset, DATASET_REGISTRY, "data set", source, ("datasets", phase))
     metrics = (options.get("val") or {}).get("metrics") or {}
     for name, metric in metrics.items():
@@ -526,8 +568,9 @@ def _check_phase(options: dict[str, Any], source: Source, *, is_train: bool) -> 
         source.fail(("datasets",), "the section 'train' is missing.")
     dataset = options["datasets"]["train"]
     semi = options["model_type"] in _SEMI_SUPERVISED
-    if semi and dataset.get("type") != "SemiSupervisedDataset":
-        source.fail(("datasets", "train", "type"), f"{options['model_type']} trains on a SemiSupervisedDataset.")
+    if semi and dataset.get("type") not in _WITH_PSEUDO:
+        known = f"a {_WITH_PSEUDO[0]} or an {_WITH_PSEUDO[1]}"
+        source.fail(("datasets", "train", "type"), f"{options['model_type']} trains on {known}.")
     for key, models in _KEYS_OF_SOME_MODELS.items():
         if train.get(key) is not None and options["model_type"] not in models:
             only = f"{' and '.join(models)} {'has' if len(models) == 1 else 'have'}"
@@ -538,7 +581,7 @@ def _check_phase(options: dict[str, Any], source: Source, *, is_train: bool) -> 
         here = ("datasets", "train")
         if dataset.get("gt_size") is None:
             source.fail(here, "training needs 'gt_size', a side or [height, width] in pixels.")
-        if (dataset["type"] == "SemiSupervisedDataset") != semi:
+        if (dataset["type"] in _WITH_PSEUDO) != semi:
             source.fail((*here, "type"), f"{options['model_type']} does not train on a {dataset['type']}.")
         needed = ("real_per_batch", "pseudo_per_batch", "pseudo") if semi else ("batch_size_per_gpu",)
         for key in needed:
@@ -660,9 +703,11 @@ def complete(
         dataset["phase"] = name.split("_")[0]
         dataset["scale"] = options.get("scale", 1)
         dataset.setdefault("name", name)
-        for key in ("dataroot_gt", "dataroot_lq"):
+        for key in ("dataroot_gt", "dataroot_lq", "meta_info_file"):
             if dataset.get(key) is not None:
                 dataset[key] = os.path.expanduser(dataset[key])
+        if dataset["type"] == "OnlineSemiSupervisedDataset" and dataset.get("pseudo"):
+            dataset["pseudo"]["build"] = os.path.expanduser(dataset["pseudo"]["build"])
     paths = options["path"]
     for key, value in paths.items():
         if isinstance(value, str):
@@ -720,14 +765,16 @@ def complete_pseudo_options(values: dict[str, Any], source: Source) -> PseudoOpt
         source.fail((), "this is an option file of `basicsr train` or `basicsr test`.")
     check_section(values, PseudoOptions, source)
     options = msgspec.convert(values, PseudoOptions)
-    if not 0 <= options.png_compression <= 9:
-        source.fail(("png_compression",), "a zlib level, 0 to 9.")
     if options.source not in ("bank", "mixture") and options.sets == "local":
         source.fail(("sets",), f"source: {options.source} knows no local sets; leave it at auto, or source at bank.")
     if options.source == "upi" and options.inverse != "exact":
         source.fail(("inverse",), "source: upi does not invert f_ISP; leave it out.")
     if (options.source == "fitted") != bool(options.dataroot_lq and options.dataroot_gt):
         source.fail(("source",), "fitted, and no other, needs dataroot_lq and dataroot_gt, the labelled pairs.")
+    if options.source not in ("bank", "mixture", "fitted") and options.draw_per != "auto":
+        source.fail(("draw_per",), f"source: {options.source} draws no functions' sets; leave it at auto.")
+    if options.source == "fitted" and options.mode != "stored":
+        source.fail(("mode",), "source: fitted needs the pairs and is for stored inputs only; choose source: mixture.")
     if options.source == "deterministic" and options.draws > 1:
         source.fail(("draws",), "source: deterministic makes the same pair at each draw; leave it at 1.")
     for key in ("photographs", "f_isp", "out", "dataroot_lq", "dataroot_gt"):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +18,17 @@ from semiisp_plugin.data.image_io import to_uint8, to_uint16, write_image
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
+
+def _beside(name: str) -> ModuleType:
+    """Import a module of this folder, which is not on the path of imports; tests can then import it by its name."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+image_zoo = _beside("image_zoo")
+make_broken_zoo, make_odd_photographs = image_zoo.make_broken_zoo, image_zoo.make_odd_photographs
 
 CHOICES = {"device": ("cpu", "cuda"), "dtype": ("float32", "float64")}
 
@@ -75,6 +90,22 @@ def tiny_data(tmp_path_factory) -> Path:
         write_image(root / "photos" / "a b" / f"{i}.jpg", to_uint8(smooth_image(rng, 50 + i, 70)))
     (root / "photos" / "broken.jpg").write_bytes((root / "photos" / "a b" / "0.jpg").read_bytes()[:400])
     return root
+
+
+@pytest.fixture(scope="session")
+def broken_zoo(tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    """A folder of 100 image files that cannot be read, and what is wrong with each. Do not copy or change it."""
+    if os.name != "posix":
+        pytest.skip("needs named pipes, sockets and file names of any bytes")
+    folder = tmp_path_factory.mktemp("broken zoo")
+    return folder, make_broken_zoo(folder)
+
+
+@pytest.fixture(scope="session")
+def odd_photographs(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
+    """A folder of unusual photographs, and what each must be read as (`image_zoo.Odd`)."""
+    folder = tmp_path_factory.mktemp("odd")
+    return folder, make_odd_photographs(folder)
 
 
 @pytest.fixture

@@ -68,8 +68,8 @@ def test_every_phase(pseudo_pairs, capsys):
     assert len(gt) == 4
     assert all("." not in e.key for e in gt)
     report = json.loads(Path("pseudo/report.json").read_text())
-    assert report["written"] == 4
-    assert list(report["set_aside"]) == ["broken.jpg"]
+    assert (report["pairs"], report["set_aside"]) == (4, 1)
+    assert Path("pseudo/contact_sheet.jpg").stat().st_size > 1000
     assert "broken.jpg" in Path("pseudo/set_aside.txt").read_text()
     dataset = build_dataset(
         {
@@ -416,10 +416,13 @@ def test_pseudo_errors(phase_1, capsys, workspace):
     wrong = "experiments/isp/models/net_g_latest.pth"
     fails(capsys, ["pseudo", "-opt", phase_1.pseudo(f_isp=wrong)], wrong, "f_isp_latest.pth")
     assert main(["pseudo", "-opt", phase_1.pseudo()]) == 0
-    fails(capsys, ["pseudo", "-opt", phase_1.pseudo()], "gt.lmdb", "--resume")
-    assert main(["pseudo", "-opt", phase_1.pseudo(), "--resume"]) == 0
-    assert "4 kept" in capsys.readouterr().out
-    fails(capsys, ["pseudo", "-opt", phase_1.pseudo(manual_seed=9), "--resume"], "seed: 0 -> 9", "mix")
+    capsys.readouterr()
+    assert main(["pseudo", "-opt", phase_1.pseudo()]) == 0
+    assert "4 pairs of 5 photographs in pseudo, 0 of them by this run" in capsys.readouterr().out
+    fails(capsys, ["pseudo", "-opt", phase_1.pseudo(manual_seed=9)], "seed: 0 -> 9", "mix")
+    fails(capsys, ["pseudo", "-opt", phase_1.pseudo(mode="onlin")], "mode")
+    fails(capsys, ["pseudo", "-opt", phase_1.pseudo(workers=-1)], "workers")
+    fails(capsys, ["pseudo", "-opt", phase_1.pseudo(source="upi", draw_per="function")], "draw_per")
 
 
 @pytest.fixture

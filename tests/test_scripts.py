@@ -155,7 +155,7 @@ def f_isp(workspace) -> str:
 
 
 def test_every_option_has_an_argument(create):
-    known = {action.dest for action in create.build_parser()._actions} - {"help", "opt", "resume"}
+    known = {action.dest for action in create.build_parser()._actions} - {"help", "opt", "retry"}
     assert known == {field.name for field in msgspec.structs.fields(PseudoOptions)}
 
 
@@ -167,8 +167,8 @@ def test_arguments_do_what_an_option_file_does(create, f_isp, tiny_data, capsys)
     arguments = ["--photographs", photographs, "--f_isp", f_isp, "--num_gpu", "0", "--manual_seed", "4"]
     create.main([*arguments, "--short_side", "40", "--out", "by arguments"])
     output = capsys.readouterr().out
-    assert "4 pairs written to from file" in output
-    assert "4 pairs written to by arguments" in output
+    assert "4 pairs of 5 photographs in from file, 4 of them by this run" in output
+    assert "4 pairs of 5 photographs in by arguments, 4 of them by this run" in output
     assert "1 photographs were set aside" in output
     for name in ("gt.lmdb", "lq.lmdb"):
         assert contents(f"from file/{name}") == contents(f"by arguments/{name}")
@@ -177,8 +177,8 @@ def test_arguments_do_what_an_option_file_does(create, f_isp, tiny_data, capsys)
     few = contents("both/gt.lmdb")
     assert len(few) == 2
     assert all(value != contents("from file/gt.lmdb")[key] for key, value in few.items())
-    create.main(["-opt", "o.yml", "--resume"])
-    assert "4 kept from an earlier run" in capsys.readouterr().out
+    create.main(["-opt", "o.yml"])
+    assert "in from file, 0 of them by this run" in capsys.readouterr().out
 
 
 def test_pseudo_errors(create, f_isp, tiny_data, capsys):
@@ -186,10 +186,11 @@ def test_pseudo_errors(create, f_isp, tiny_data, capsys):
     main = create.main
     assert "arguments: the key 'f_isp' is missing" in fails(capsys, main, ["--photographs", photographs, "--out", "o"])
     full = ["--photographs", photographs, "--f_isp", f_isp, "--out", "o", "--num_gpu", "0"]
-    assert "png_compression: a zlib level" in fails(capsys, main, [*full, "--png_compression", "12"])
+    assert "png_compression: expected `int` <= 9" in fails(capsys, main, [*full, "--png_compression", "12"])
     assert "There is no folder 'nowhere'" in fails(capsys, main, [*full, "--photographs", "nowhere"])
     assert "no checkpoint" in fails(capsys, main, [*full, "--f_isp", "missing.pth"])
     assert "no option file" in fails(capsys, main, ["-opt", "missing.yml"])
     fails(capsys, main, [*full, "--sets", "few"], status=2)
     main(full)
-    assert "o holds pseudo pairs (gt.lmdb, lq.lmdb)" in fails(capsys, main, full)
+    message = fails(capsys, main, [*full, "--input_bits", "8"])
+    assert "o was begun with other settings (input_bits: 16 -> 8)" in message

@@ -18,7 +18,8 @@ import re
 import struct
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +40,8 @@ _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456
 _PNG_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 # Images waiting for a commit never take more memory than this, however large they are.
 _MAX_PENDING_BYTES = 128 * 2**20
+# Of a data set of thousands of shards only the last used stay open: a process has 1024 files, two an environment.
+_MAX_OPEN = 256
 # Up to this many keys are all compared with a missing one; above, only its neighbours are.
 _MAX_COMPARED_KEYS = 5000
 
@@ -131,15 +134,18 @@ class _Open:
         pid: Process that opened it; a child of a fork must not use it.
         file: Device and inode of ``data.mdb``: a folder that was deleted and made anew is another one.
         writing: It belongs to a `LmdbImageWriter`.
+        reads: Reads under way; it must not be closed meanwhile.
     """
 
     environment: Any
     pid: int
     file: tuple[int, int]
     writing: bool
+    reads: int = 0
 
 
-_open: dict[str, _Open] = {}  # real path of the folder -> its environment
+_open: dict[str, _Open] = {}  # real path of the folder -> its environment, the least recently used first
+_indices: dict[str, tuple[int, dict[str, str]]] = {}  # LMDB folder in shards -> time of change, key -> shard
 _lock = threading.RLock()
 
 
@@ -168,25 +174,49 @@ def read_value(folder: str | os.PathLike[str], key: str) -> bytes:
         KeyError: It has no such key; the message names a similar one.
         RuntimeError: The folder was being written by this process's parent when it forked.
     """
-    environment = _environment(os.fspath(folder))
+    path = os.fspath(folder)
     encoded = key.encode("utf-8")
     if not 0 < len(encoded) <= MAX_KEY_BYTES:
-        raise KeyError(f"'{key}' cannot be a key of {os.fspath(folder)}: it has {len(encoded)} bytes, not 1 to 511.")
-    try:
-        with environment.begin() as transaction:
-            value = transaction.get(encoded)
-    except lmdb.MapResizedError:  # it has grown since it was opened
-        with _lock:
-            environment.set_mapsize(0)
-        with environment.begin() as transaction:
-            value = transaction.get(encoded)
-    if value is None:
-        raise KeyError(_missing_key_message(environment, os.fspath(folder), key))
+        raise KeyError(f"'{key}' cannot be a key of {path}: it has {len(encoded)} bytes, not 1 to 511.")
+    if is_sharded(path):
+        path = _shard_of(path, key)
+    with _reading(path) as environment:
+        try:
+            with environment.begin() as transaction:
+                value = transaction.get(encoded)
+        except lmdb.MapResizedError:  # it has grown since it was opened
+            with _lock:
+                environment.set_mapsize(0)
+            with environment.begin() as transaction:
+                value = transaction.get(encoded)
+        if value is None:
+            raise KeyError(_missing_key_message(environment, path, key))
     return bytes(value)
 
 
+def is_sharded(folder: str | os.PathLike[str]) -> bool:
+    """Whether an LMDB folder consists of LMDB folders (``gt.lmdb/00000.lmdb``, ...), as ``basicsr pseudo`` writes."""
+    return not os.path.exists(os.path.join(folder, "data.mdb")) and (folder in _indices or bool(parts(folder)))
+
+
+def parts(folder: str | os.PathLike[str]) -> list[str]:
+    """The LMDB folders that an LMDB folder consists of: its shards in order, or itself.
+
+    A folder that is missing or holds neither gives none.
+    """
+    path = os.fspath(folder)
+    if os.path.exists(os.path.join(path, "data.mdb")):
+        return [path]
+    try:
+        names = sorted(name for name in os.listdir(path) if name.endswith(".lmdb"))
+    except OSError:
+        return []
+    found = [os.path.join(path, name) for name in names]
+    return [part for part in found if os.path.exists(os.path.join(part, "data.mdb"))]
+
+
 def read_meta(folder: str | os.PathLike[str]) -> list[MetaEntry]:
-    """Read what an LMDB folder holds from its ``meta_info.txt``.
+    """Read what an LMDB folder holds from its ``meta_info.txt``; of one in shards, what they hold one after another.
 
     A last line without line end that does not parse is what a killed writer leaves; it is ignored, as its image is.
 
@@ -194,6 +224,8 @@ def read_meta(folder: str | os.PathLike[str]) -> list[MetaEntry]:
         FileNotFoundError: There is no such folder, or no ``meta_info.txt`` in it.
         ValueError: A line is malformed, or a key occurs twice.
     """
+    if is_sharded(folder):
+        return [entry for part in parts(folder) for entry in read_meta(part)]
     path = Path(folder) / META_NAME
     if not path.is_file():
         raise FileNotFoundError(
@@ -224,12 +256,43 @@ def read_meta(folder: str | os.PathLike[str]) -> list[MetaEntry]:
 def close_all() -> None:
     """Close the environments of this process's readers, for tests and before a folder is moved or deleted."""
     with _lock:
+        _indices.clear()
         for path in [path for path, entry in _open.items() if not entry.writing]:
             _open.pop(path).environment.close()
 
 
-def _environment(folder: str) -> Any:
-    """This process's environment of a folder, opened if need be."""
+@contextmanager
+def _reading(folder: str) -> Iterator[Any]:
+    """This process's environment of a folder, opened if need be; others are closed where there are too many."""
+    with _lock:
+        entry = _entry(folder)
+        entry.reads += 1
+        idle = [path for path, other in _open.items() if not other.writing and not other.reads]
+        for path in idle[: max(0, len(_open) - _MAX_OPEN)]:
+            _open.pop(path).environment.close()
+    try:
+        yield entry.environment
+    finally:
+        with _lock:
+            entry.reads -= 1
+
+
+def _shard_of(folder: str, key: str) -> str:
+    """The shard that holds a key; what holds what is read again when shards or keys have come since."""
+    changed = os.stat(folder).st_mtime_ns
+    with _lock:
+        known = _indices.get(folder)
+        if known is None or known[0] != changed or key not in known[1]:
+            known = (changed, {entry.key: part for part in parts(folder) for entry in read_meta(part)})
+            _indices[folder] = known
+    try:
+        return known[1][key]
+    except KeyError:
+        raise KeyError(f"'{folder}' has no key '{key}' in any of its {len(parts(folder))} shards.") from None
+
+
+def _entry(folder: str) -> _Open:
+    """An open environment of this process; the caller holds the lock."""
     path = os.path.realpath(folder)
     try:
         status = os.stat(os.path.join(path, "data.mdb"))
@@ -240,7 +303,8 @@ def _environment(folder: str) -> Any:
     with _lock:
         entry = _open.get(path)
         if entry is not None and entry.pid == os.getpid() and entry.file == file:
-            return entry.environment
+            _open[path] = _open.pop(path)  # the last used is the last
+            return entry
         if entry is not None and entry.writing:
             raise RuntimeError(f"'{folder}' is being written by the parent of this process. Close the writer first.")
         if entry is not None:
@@ -255,7 +319,7 @@ def _environment(folder: str) -> Any:
                 "process has opened it, let that code use semiisp_plugin.data.lmdb_io.read_value."
             ) from error
         _open[path] = _Open(environment, os.getpid(), file, writing=False)
-        return environment
+        return _open[path]
 
 
 def _missing_key_message(environment: Any, folder: str, key: str) -> str:
@@ -292,6 +356,9 @@ class LmdbImageWriter:
             refused.
         compression: PNG compression level to note in ``meta_info.txt``.
 
+    Attributes:
+        n_bytes: Size of the encoded images, those of the resumed run and those not yet committed included.
+
     Raises:
         ValueError: ``folder`` does not end in ``.lmdb``; or it is to be resumed but holds something else.
         FileExistsError: ``folder`` holds files, and ``resume`` is not set.
@@ -327,6 +394,7 @@ class LmdbImageWriter:
         self.compression = compression
         self._pending: list[tuple[str, bytes, str]] = []
         self._pending_bytes = 0
+        self.n_bytes = 0
         self._keys = self._interrupted_keys() if occupied else set()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._path = os.path.realpath(self.folder)
@@ -378,6 +446,7 @@ class LmdbImageWriter:
         self._keys.add(key)
         self._pending.append((key, png_bytes, f"{key}.png ({height},{width},{channels}) {self.compression}\n"))
         self._pending_bytes += len(png_bytes)
+        self.n_bytes += len(png_bytes)
         if len(self._pending) >= self.batch or self._pending_bytes >= _MAX_PENDING_BYTES:
             self.flush()
 
@@ -401,7 +470,7 @@ class LmdbImageWriter:
                 # lmdb's errors are no OSErrors, and it reports a full disk as an input/output error.
                 raise OSError(
                     f"'{self.folder}' could not be written: {error}. Is the disk full? {len(self._pending)} images "
-                    "were not stored; those before them are safe. Make room, then go on with resume=True."
+                    "were not stored; those before them are safe. Make room, then go on from there."
                 ) from error
         self._meta.write("".join(line for _, _, line in self._pending))
         self._meta.flush()
@@ -423,6 +492,8 @@ class LmdbImageWriter:
     def _interrupted_keys(self) -> set[str]:
         """Keys that an interrupted run has completed; mends the list of images if it ends within a line."""
         path = self.folder / META_NAME
+        if self.folder.is_dir() and {p.name for p in self.folder.iterdir()} <= {"data.mdb", "lock.mdb"}:
+            return set()  # killed while it was being made: nothing was promised yet
         if not self.folder.is_dir() or not path.is_file() or not (self.folder / "data.mdb").is_file():
             raise ValueError(
                 f"'{self.folder}' is not what an interrupted writer leaves (data.mdb and {META_NAME}); it cannot be "
@@ -454,8 +525,14 @@ class LmdbImageWriter:
 
     def _check_resumable(self) -> None:
         """Raise if the list of images promises what the database does not hold."""
-        with self._environment.begin() as transaction:
-            missing = [key for key in self._keys if transaction.get(key.encode("utf-8")) is None]
+        missing = []
+        with self._environment.begin(buffers=True) as transaction:
+            for key in self._keys:
+                value = transaction.get(key.encode("utf-8"))
+                if value is None:
+                    missing.append(key)
+                else:
+                    self.n_bytes += len(value)
         if missing:
             raise ValueError(
                 f"'{self.folder}' is damaged: {META_NAME} names {len(missing)} images that data.mdb does not hold, "

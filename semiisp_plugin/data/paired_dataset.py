@@ -13,8 +13,9 @@ from torch.utils.data import Dataset
 
 from semiisp_plugin.data.augment import augment
 from semiisp_plugin.data.image_io import to_tensor
-from semiisp_plugin.data.pairs import match_pairs, read_pair
+from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair, select_pairs
 from semiisp_plugin.data.sampler import SampleIndex
+from semiisp_plugin.data.subsets import read_names
 from semiisp_plugin.toolbox import DATASET_REGISTRY, register
 
 
@@ -33,6 +34,8 @@ class PairedRestorationDataset(Dataset[dict[str, Any]]):
 
             * ``dataroot_gt``, ``dataroot_lq``: folders (searched recursively) or LMDBs of targets and inputs.
             * ``io_backend``: ``{type: disk}`` (default) or ``{type: lmdb}``.
+            * ``meta_info_file``: a text file that selects pairs: each line begins with the name of a target, with or
+              without extension (of an LMDB: its key), as BasicSR's do. Without it all pairs are used.
             * ``filename_tmpl``: name of an input, ``{}`` being its target's; default ``"{}"``.
             * ``phase``: ``train`` turns augmentation on.
             * ``gt_size``: side of the training crop, or ``[height, width]``; none by default. Images that do not hold
@@ -47,7 +50,9 @@ class PairedRestorationDataset(Dataset[dict[str, Any]]):
             BasicSR's keys for the loader may be there too.
 
     Raises:
-        ValueError: An option is missing or wrong, or the pairs do not match (see `match_pairs`).
+        ValueError: An option is missing or wrong, the pairs do not match (see `match_pairs`), or
+            ``meta_info_file`` names what is no pair or names one twice (see `select_pairs`).
+        FileNotFoundError: A folder or ``meta_info_file`` is missing.
     """
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
@@ -67,6 +72,10 @@ class PairedRestorationDataset(Dataset[dict[str, Any]]):
             _root(opt, "dataroot_gt", name),
             filename_template=opt.get("filename_tmpl") or "{}",
         )
+        names = opt.get("meta_info_file")
+        if names:
+            path = os.path.expanduser(os.fspath(names))
+            self.pairs = select_pairs(self.pairs, read_names(path), source=f"{name}: meta_info_file '{path}'")
         self._cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
@@ -100,20 +109,15 @@ class PairedRestorationDataset(Dataset[dict[str, Any]]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"There is no pair {index}; the data set has {len(self)}.")
         index %= len(self)
-        pair = self.pairs[index]
-        images: Sequence[np.ndarray] = self._read(index)
-        if self.training and seed is not None:
-            rng = np.random.default_rng((self.seed, seed))
-            images = augment(rng, images, size=self.size, hflip=self.hflip, rot=self.rot)
-        lq, gt = (to_tensor(image) for image in images)
-        return {
-            "lq": lq,
-            "gt": gt,
-            "lq_path": pair.input,
-            "gt_path": pair.target,
-            "key": pair.key,
-            "is_pseudo": torch.tensor(is_pseudo),
-        }
+        lq, gt = self.augmented(self._read(index), seed)
+        return as_item(self.pairs[index], to_tensor(lq), to_tensor(gt), is_pseudo)
+
+    def augmented(self, images: Sequence[np.ndarray], seed: int | None) -> Sequence[np.ndarray]:
+        """Crop, flip and turn images of one size as the options say, in training and if there is a seed."""
+        if not self.training or seed is None:
+            return images
+        rng = np.random.default_rng((self.seed, seed))
+        return augment(rng, images, size=self.size, hflip=self.hflip, rot=self.rot)
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Decoded input and target, from the cache if they are there."""
@@ -123,6 +127,18 @@ class PairedRestorationDataset(Dataset[dict[str, Any]]):
             if self.cache_images:
                 self._cache[index] = images
         return images
+
+
+def as_item(pair: Pair, lq: torch.Tensor, gt: torch.Tensor, is_pseudo: bool) -> dict[str, Any]:
+    """An item of the data sets; see `PairedRestorationDataset`."""
+    return {
+        "lq": lq,
+        "gt": gt,
+        "lq_path": pair.input,
+        "gt_path": pair.target,
+        "key": pair.key,
+        "is_pseudo": torch.tensor(is_pseudo),
+    }
 
 
 def _root(opt: Mapping[str, Any], key: str, name: str) -> str:

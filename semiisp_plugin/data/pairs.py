@@ -7,13 +7,14 @@ extension), whether it lies in a folder or in an LMDB, so that the same pair has
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from semiisp_plugin.data.image_io import decode_image, list_images, read_image
-from semiisp_plugin.data.lmdb_io import lmdb_key, quote_key, read_meta, read_value
+from semiisp_plugin.data.lmdb_io import lmdb_key, parts, quote_key, read_meta, read_value
 
 PAIR_FOLDERS: tuple[tuple[str, str], ...] = (("input", "target"), ("low", "high"), ("Low", "Normal"), ("lq", "gt"))
 """Names that data sets give to the folders of inputs and targets."""
@@ -78,6 +79,46 @@ def match_pairs(
             "Check the two paths and filename_tmpl; remove or add the images named."
         )
     return [Pair(key, inputs[input_keys[key]], targets[key]) for key in sorted(targets)]
+
+
+def select_pairs(pairs: Sequence[Pair], names: Iterable[str], *, source: str = "the list of names") -> list[Pair]:
+    """Select pairs by name, for training on a subset.
+
+    Args:
+        pairs: As from `match_pairs`.
+        names: Paths of targets below their root, with or without extension, or keys of pairs.
+        source: What messages call the list: its path.
+
+    Returns:
+        The pairs named, in the order of ``pairs``.
+
+    Raises:
+        ValueError: A name is of no pair, or of one that was named before; or there is no name.
+    """
+    keys = {pair.key for pair in pairs}
+    selected: set[str] = set()
+    unknown, repeated = [], []
+    count = 0
+    for name in names:
+        count += 1
+        key = name if name in keys else _key_of(name)
+        if key not in keys:
+            unknown.append(name)
+        elif key in selected:
+            repeated.append(name)
+        else:
+            selected.add(key)
+    if unknown:
+        example = f" Pairs are named like '{pairs[0].key}'." if pairs else ""
+        raise ValueError(
+            f"{source}: {len(unknown)} of the {count} names belong to none of the {len(pairs)} pairs: "
+            f"{_some(unknown)}.{example} Check that the list is of this data set."
+        )
+    if repeated:
+        raise ValueError(f"{source}: {len(repeated)} names occur more than once: {_some(repeated)}. List each once.")
+    if not selected:
+        raise ValueError(f"{source} names no pair; give at least one name.")
+    return [pair for pair in pairs if pair.key in selected]
 
 
 def find_pair_folders(root: str | os.PathLike[str]) -> tuple[str, str]:
@@ -153,15 +194,24 @@ def check_same_size(pair: Pair, input_image: np.ndarray, target: np.ndarray) -> 
         )
 
 
+def _key_of(name: str) -> str | None:
+    """The key of a target's path; None if it cannot be one."""
+    try:
+        return lmdb_key(name)
+    except ValueError:
+        return None
+
+
 def _locations(root: str | os.PathLike[str]) -> dict[str, str]:
     """Key -> location of all images of a root."""
     root = os.fspath(root)
     if root.rstrip("/" + os.sep).endswith(".lmdb"):
         root = root.rstrip("/" + os.sep)
-        entries = read_meta(root)
-        if not entries:
+        folders = parts(root) or [root]  # of one that does not exist, read_meta says so
+        located = {entry.key: f"{folder}/{entry.key}" for folder in folders for entry in read_meta(folder)}
+        if not located:
             raise ValueError(f"'{root}' lists no image in its meta_info.txt. Check the path, or write it again.")
-        return {entry.key: f"{root}/{entry.key}" for entry in entries}
+        return located
     found: dict[str, str] = {}
     for relative in list_images(root):
         key = lmdb_key(relative)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from torch.utils.data import Dataset
 
@@ -13,7 +13,15 @@ from semiisp_plugin.data.pairs import Pair
 from semiisp_plugin.data.sampler import SOURCES, SampleIndex
 from semiisp_plugin.toolbox import DATASET_REGISTRY, register
 
-_PSEUDO_OPTIONS = ("dataroot_gt", "dataroot_lq", "io_backend", "cache_images")
+
+class PseudoPairs(Protocol):
+    """Where pseudo pairs come from."""
+
+    def __len__(self) -> int: ...
+
+    def item(self, index: int, *, seed: int | None = None, is_pseudo: bool = False) -> dict[str, Any]:
+        """See `PairedRestorationDataset.item`."""
+        ...
 
 
 @register(DATASET_REGISTRY)
@@ -26,13 +34,17 @@ class SemiSupervisedDataset(Dataset[dict[str, Any]]):
 
     Args:
         opt: Options of `PairedRestorationDataset` for the real pairs, and ``pseudo``: a section with ``dataroot_gt``,
-            ``dataroot_lq``, ``io_backend`` and, where they are few and small, ``cache_images``. ``filename_tmpl`` and
-            ``cache_images`` outside that section concern the real pairs only: pseudo pairs are many and have one name.
+            ``dataroot_lq``, ``io_backend`` and, where they are few and small, ``cache_images``. ``filename_tmpl``,
+            ``meta_info_file`` and ``cache_images`` outside that section concern the real pairs only: pseudo pairs are
+            many and have one name.
 
     Attributes:
         n_real: Number of real pairs.
         n_pseudo: Number of pseudo pairs.
+        PSEUDO_OPTIONS: Keys of the section ``pseudo``.
     """
+
+    PSEUDO_OPTIONS: ClassVar[tuple[str, ...]] = ("dataroot_gt", "dataroot_lq", "io_backend", "cache_images")
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.opt = opt
@@ -40,23 +52,30 @@ class SemiSupervisedDataset(Dataset[dict[str, Any]]):
         pseudo = opt.get("pseudo")
         if not isinstance(pseudo, Mapping):
             raise ValueError(
-                f"data set '{name}': the section 'pseudo' is missing; give it {', '.join(_PSEUDO_OPTIONS)}. "
+                f"data set '{name}': the section 'pseudo' is missing; give it {', '.join(self.PSEUDO_OPTIONS)}. "
                 "Without pseudo pairs use PairedRestorationDataset."
             )
-        unknown = sorted(pseudo.keys() - set(_PSEUDO_OPTIONS))
+        unknown = sorted(pseudo.keys() - set(self.PSEUDO_OPTIONS))
         if unknown:
             raise ValueError(
                 f"data set '{name}': unknown option '{unknown[0]}' in 'pseudo', which takes "
-                f"{', '.join(_PSEUDO_OPTIONS)}; the others are those of the real pairs."
+                f"{', '.join(self.PSEUDO_OPTIONS)}; the others are those of the real pairs."
             )
         shared = {key: value for key, value in opt.items() if key != "pseudo"}
-        self._sources = (
-            PairedRestorationDataset(shared),
-            PairedRestorationDataset(
-                {**shared, "cache_images": False, **pseudo, "name": f"{name}, pseudo", "filename_tmpl": "{}"}
-            ),
-        )
+        real = PairedRestorationDataset(shared)
+        self._sources = (real, self.open_pseudo_pairs(f"{name}, pseudo", pseudo, real))
         self.n_real, self.n_pseudo = (len(source) for source in self._sources)
+
+    def open_pseudo_pairs(self, name: str, pseudo: Mapping[str, Any], real: PairedRestorationDataset) -> PseudoPairs:
+        """The pseudo pairs that the section ``pseudo`` describes.
+
+        Args:
+            name: What messages call them.
+            pseudo: The section, its keys checked.
+            real: The real pairs, whose options hold for both but where the class says otherwise.
+        """
+        own = {"cache_images": False, **pseudo, "name": name, "filename_tmpl": "{}", "meta_info_file": None}
+        return PairedRestorationDataset({**real.opt, **own})
 
     @property
     def real_pairs(self) -> list[Pair]:

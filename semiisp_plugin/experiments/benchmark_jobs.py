@@ -239,7 +239,6 @@ def _pseudo(
         seed=seed,
         draws=settings["draws"],
         device="cuda" if torch.cuda.is_available() else "cpu",
-        resume=out.exists(),
         progress=False,
     )
     lq = str(out / "lq.lmdb")

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from semiisp_plugin.data.photometric import photometric_jitter
-from semiisp_plugin.models.restoration import RestorationModel
+from semiisp_plugin.models.pseudo_inputs import PseudoInputsModel
 from semiisp_plugin.models.supervised_model import iteration_generator
 from semiisp_plugin.options import MeanTeacher
 from semiisp_plugin.toolbox import MODEL_REGISTRY, register
 
 
 @register(MODEL_REGISTRY)
-class MeanTeacherModel(RestorationModel):
+class MeanTeacherModel(PseudoInputsModel):
     """Mean teacher (Tarvainen & Valpola, NeurIPS 2017), adapted to regression; a baseline, the adaptation is ours.
 
     Trains on the batches of a `SemiSupervisedDataset`, whose pseudo inputs are its unlabelled images; their pseudo

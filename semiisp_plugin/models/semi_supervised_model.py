@@ -13,14 +13,14 @@ from semiisp_plugin.losses.pseudo_filter import (
     semi_supervised_loss,
     zero_dropped_gradient,
 )
-from semiisp_plugin.models.restoration import RestorationModel
+from semiisp_plugin.models.pseudo_inputs import PseudoInputsModel
 from semiisp_plugin.models.supervised_model import iteration_generator
 from semiisp_plugin.pseudo.noise import READ_VARIANCE, SHOT_VARIANCE, add_shot_read_noise, draw_noise_levels
 from semiisp_plugin.toolbox import MODEL_REGISTRY, register
 
 
 @register(MODEL_REGISTRY)
-class SemiSupervisedModel(RestorationModel):
+class SemiSupervisedModel(PseudoInputsModel):
     """Trains any network on batches of real and pseudo pairs, dropping pseudo pairs of high loss (Sec. 3.3, 3.4).
 
     The network runs once on the whole batch. Options in ``train``: ``filter: {beta, warmup_iter}`` and, for tasks with

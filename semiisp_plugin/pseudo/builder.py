@@ -1,71 +1,72 @@
-"""From a folder of photographs to LMDBs of pseudo pairs, one photograph at a time."""
+"""From a folder of photographs to LMDBs of pseudo pairs: any number of processes, stopped and gone on with at will.
+
+A build is planned first (`semiisp_plugin.pseudo.manifest`): the sorted photographs are cut into shards, and the plan is
+written down. Processes then take shards that nobody else holds and build them one by one
+(`semiisp_plugin.pseudo.shards`). They share nothing but the folder and its file locks, so they may be workers of one
+command, ranks of ``torchrun`` or Slurm, or commands started by hand. What is in an entry depends on its photograph, its
+key, the seed and f_ISP alone. Whoever completes the last shard writes the report.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
+import pickle
 import shutil
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from multiprocessing import connection, get_all_start_methods, get_context, parent_process
+from typing import Any, Literal
 
 import cv2
-import numpy as np
 import torch
+from filelock import FileLock
 from tqdm import tqdm
 
-from semiisp_plugin.data.image_io import ImageReadError, encode_png, list_images, read_image, to_uint16
-from semiisp_plugin.data.lmdb_io import LmdbImageWriter, unique_keys
+from semiisp_plugin.data.files import write_atomically
+from semiisp_plugin.data.image_io import list_images
+from semiisp_plugin.data.lmdb_io import META_NAME
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
+from semiisp_plugin.pseudo.manifest import SETS, BuildFolder, plan, set_aside
+from semiisp_plugin.pseudo.shards import BuildSettings, Interrupted, ShardBuilder
 
-_MIN_SIDE = 32
-_DRAW = re.compile(r"__draw[0-9]+$")
+_FEW = 100
+_BATCH_ON_GPU = 16
+_CRASHES = {
+    getattr(signal, name) for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL") if hasattr(signal, name)
+}
+_PATIENCE = 3.0  # seconds in which the locks of a process that was just killed are gone
 
 
 @dataclass
 class BuildReport:
-    """What a build did.
+    """What a build holds, and what this run did for it.
 
     Attributes:
         written: Pairs written in this run.
-        kept: Pairs that an earlier, interrupted run had written.
+        kept: Pairs that were there before, or that other processes wrote meanwhile.
         set_aside: Photographs that could not be used, with the reason.
-        clipped: Mean share of pseudo input values that were clamped to [0, 1], over the pairs written in this run.
+        clipped: Mean share of pseudo input values that were clamped to [0, 1], over all pairs; 0 where no inputs are
+            stored.
+        photographs: Photographs of the build.
+        bytes: Size of the encoded images, by set (``gt``, ``lq``).
+        shards: Number of shards.
+        unfinished: Shards that other processes are still building; above 0, the other figures are of the finished ones.
     """
 
     written: int = 0
     kept: int = 0
     set_aside: dict[str, str] = field(default_factory=dict)
     clipped: float = 0.0
-
-
-def photograph_seed(seed: int, key: str) -> int:
-    """Seed of one pair's draws: of the run's seed and the pair's key alone, whatever was read before it."""
-    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") % (2**63)
-
-
-def pair_keys(key: str, draws: int) -> list[str]:
-    """Keys of the pairs of one photograph: its own for the first, ``<key>__draw1`` and so on for the others.
-
-    Different photographs never share one: if there are several draws, a photograph whose own key ends in ``__draw``
-    and a number gets ``__draw0`` for the first, so that a key's last ``__draw<n>`` is always ours.
-    """
-    first = f"{key}__draw0" if draws > 1 and _DRAW.search(key) else key
-    return [first, *(f"{key}__draw{i}" for i in range(1, draws))]
-
-
-def shrink_short_side(image: np.ndarray, short_side: int | None) -> np.ndarray:
-    """Area-resize an HWC image so that its short side is at most ``short_side`` pixels."""
-    height, width = image.shape[:2]
-    if short_side is None or min(height, width) <= short_side:
-        return image
-    scale = short_side / min(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.ascontiguousarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+    photographs: int = 0
+    bytes: dict[str, int] = field(default_factory=dict)
+    shards: int = 0
+    unfinished: int = 0
 
 
 def build_pseudo_lmdb(
@@ -73,33 +74,52 @@ def build_pseudo_lmdb(
     out: str,
     generator: PseudoPairGenerator,
     *,
+    mode: Literal["stored", "online", "keys"] = "stored",
     seed: int = 0,
     draws: int = 1,
     max_photographs: int | None = None,
     short_side: int | None = None,
-    png_compression: int = 1,
+    max_pixels: int | None = None,
+    input_bits: Literal[8, 16] = 16,
+    png_compression: int | Literal["fast"] = "fast",
     device: torch.device | str = "cpu",
-    resume: bool = False,
+    workers: int | None = 0,
+    shard_size: int | None = None,
+    batch: int | None = None,
+    threads: int | None = None,
+    own_shards_only: bool = False,
+    retry: bool = False,
     progress: bool = True,
     settings: dict[str, Any] | None = None,
 ) -> BuildReport:
-    """Write ``out/gt.lmdb`` (8-bit pseudo ground truths) and ``out/lq.lmdb`` (16-bit pseudo inputs).
+    """Write pseudo pairs in shards: ``out/gt.lmdb`` (8-bit pseudo ground truths) and ``out/lq.lmdb`` (pseudo inputs).
 
-    Both have the same keys in the same order, made from the photographs' relative paths (`pair_keys`). Photographs are
-    read, converted and written one by one; a pair depends on its photograph, its key, the seed and f_ISP alone.
+    Both have the same keys in the same order, made from the photographs' relative paths
+    (`semiisp_plugin.pseudo.keys.pair_keys`). The same call goes on with a build that was interrupted, however that
+    happened, and does nothing to one that is complete. See `semiisp_plugin.pseudo.manifest` for what is in the folder.
 
     Args:
         photographs: Folder, searched recursively.
-        out: Folder to write; also gets ``report.json`` and, if any were set aside, ``set_aside.txt``.
+        out: Folder to write.
         generator: See `PseudoPairGenerator`.
+        mode: ``stored``; ``online``: no inputs, they are drawn in training; ``keys``: photographs are only checked.
         seed: Of the random parameter sets.
         draws: Pairs of each photograph, each with random sets of its own in steps 1 and 3 (ours: the paper has
             photographs enough).
         max_photographs: Take the first so many, in the order of their paths.
-        short_side: See `shrink_short_side`.
-        png_compression: zlib level, 0 to 9.
-        device: Where f_ISP runs.
-        resume: Go on with an interrupted build; without it, an ``out`` that holds one is an error.
+        short_side: Shrink photographs whose short side is longer to it, in pixels (area).
+        max_pixels: Set larger photographs aside; None for the limit of `read_photograph`.
+        input_bits: Bits of the stored pseudo inputs: 16, or 8 where the real inputs have no more.
+        png_compression: ``fast``, or a zlib level of 0 to 9; see `semiisp_plugin.data.image_io.encode_png`.
+        device: Where f_ISP runs: ``cpu`` or ``cuda`` (each process takes a GPU of its own, as far as they go).
+        workers: Processes besides this one; 0 for none. None: none for up to 100 photographs, else one a GPU or core.
+        shard_size: Photographs of a shard; None for `semiisp_plugin.pseudo.manifest.automatic_shard_size`.
+        batch: Photographs of one size that go through f_ISP together; None for 1 on a CPU and 16 on a GPU.
+        threads: Threads of each process that decode and encode beside f_ISP; None for none on a CPU, and a process's
+            share of the cores on a GPU.
+        own_shards_only: Of several ranks, each builds every so-manieth shard only and helps no other, for file systems
+            whose locks do not reach from machine to machine.
+        retry: Try photographs once more that an earlier run has set aside.
         progress: Show a progress bar.
         settings: What else the pairs depend on (f_ISP's fingerprint, ...); an interrupted build goes on only with the
             same.
@@ -109,90 +129,400 @@ def build_pseudo_lmdb(
 
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: The folder of photographs is missing or holds none that
-            can be used; or ``draws`` is less than 1.
-        FileExistsError: ``out`` holds a build already.
-        OSError: Disk full and the like; what was written stays usable.
+            can be used; an argument is out of range; the build was begun with other settings.
+        FileExistsError: ``out`` holds LMDBs of something else.
+        OSError: Disk full and the like; what was written stays, and the same call goes on.
+        RuntimeError: All workers were killed.
+        KeyboardInterrupt: Ctrl+C or SIGTERM; what was made until then is stored.
     """
     if draws < 1:
         raise ValueError(f"draws: {draws} pairs of each photograph cannot be made; give at least 1.")
     paths = list_images(photographs)[:max_photographs]
-    keys = unique_keys(paths)
+    device = torch.device(device)
+    batch = batch or (_BATCH_ON_GPU if device.type == "cuda" else 1)
+    made_with = {
+        "seed": seed,
+        "draws": draws,
+        "short_side": short_side,
+        "max_pixels": max_pixels,
+        "input_bits": input_bits,
+        "device": device.type,
+        "batch": batch,
+        **(settings or {}),
+    }
     os.makedirs(out, exist_ok=True)
-    made_with = {"seed": seed, "short_side": short_side, **(settings or {})}
-    if draws > 1:  # earlier builds knew one draw only, and can be gone on with
-        made_with["draws"] = draws
-    _check_resumed(Path(out), made_with, resume)
-    generator.network.to(device)
-    report = BuildReport()
-    clipped_sum = 0.0
-    with ExitStack() as stack:
-        gt, lq = (
-            stack.enter_context(LmdbImageWriter(os.path.join(out, name), resume=resume, compression=png_compression))
-            for name in ("gt.lmdb", "lq.lmdb")
+    with _plan_lock(out):
+        build = plan(out, photographs, paths, mode, made_with, shard_size, retry=retry)
+    if max_photographs is not None and build.n_photographs > max_photographs:
+        raise ValueError(
+            f"{out} was begun with {build.n_photographs} photographs; max_photographs {max_photographs} cannot take "
+            f"any away. Leave it at {build.n_photographs} or more, or choose another folder (out)."
         )
-        for path, key in tqdm(
-            zip(paths, keys, strict=True), total=len(paths), desc="pseudo pairs", unit="photo", disable=not progress
-        ):
-            wanted = pair_keys(key, draws)
-            missing = [k for k in wanted if not (k in gt and k in lq)]
-            report.kept += len(wanted) - len(missing)
-            if not missing:
-                continue
-            try:
-                image = shrink_short_side(read_image(os.path.join(photographs, path), bit_depth="8"), short_side)
-                if min(image.shape[:2]) < _MIN_SIDE:
-                    raise ImageReadError(f"{path}: {image.shape[1]}x{image.shape[0]} is less than {_MIN_SIDE} pixels.")
-            except (ImageReadError, OSError) as error:  # OSError: no permission, a link to nowhere
-                report.set_aside[path] = str(error)
-                continue
-            photo = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
-            for pair_key in missing:
-                pair = generator.generate(photo, torch.Generator().manual_seed(photograph_seed(seed, pair_key)))
-                clipped_sum += float(pair.clipped.mean())
-                target = pair.target[0].permute(1, 2, 0).cpu().numpy()
-                if pair_key not in gt:
-                    gt.put(pair_key, encode_png(np.ascontiguousarray(target), png_compression), target.shape)
-                if pair_key not in lq:
-                    pseudo_input = to_uint16(pair.input[0].permute(1, 2, 0).cpu().numpy())
-                    encoded = encode_png(np.ascontiguousarray(pseudo_input), png_compression)
-                    lq.put(pair_key, encoded, pseudo_input.shape)
-                report.written += 1
-    report.clipped = clipped_sum / report.written if report.written else 0.0
-    if report.written + report.kept == 0:
-        for name in ("gt.lmdb", "lq.lmdb"):  # empty, and in the way of the next try
-            shutil.rmtree(os.path.join(out, name), ignore_errors=True)
-        first = next(iter(report.set_aside.values()))
-        raise ValueError(f"None of the {len(paths)} photographs in {photographs} can be used; the first: {first}")
-    Path(out, "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
-    aside = Path(out, "set_aside.txt")
-    if report.set_aside:
-        aside.write_text("".join(f"{p}\t{reason}\n" for p, reason in report.set_aside.items()), encoding="utf-8")
-    else:
-        aside.unlink(missing_ok=True)
+    how = BuildSettings(
+        root=os.path.abspath(photographs),
+        seed=seed,
+        draws=draws,
+        short_side=short_side,
+        max_pixels=max_pixels,
+        input_bits=input_bits,
+        png_compression=png_compression,
+        batch=batch,
+    )
+    sizes = build.manifest.shards
+    rank, world, local_rank = _rank()
+    order = list(range(len(build)))[rank::world]
+    if not own_shards_only:
+        order += [shard for shard in range(len(build)) if shard % world != rank]
+    left = sum(sizes[shard] for shard in build.unfinished())
+    if workers is None:
+        workers = 0 if left <= _FEW else torch.cuda.device_count() if device.type == "cuda" else available_cores()
+    if threads is None:
+        threads = max(1, available_cores() // max(1, workers)) if device.type == "cuda" else 0
+    how = replace(how, threads=threads)
+    mine = sum(sizes[shard] for shard in order)
+    with (
+        _terminable(),
+        tqdm(
+            total=mine,
+            initial=sum(sizes[shard] for shard in order if build.is_done(shard)),
+            desc=f"photographs, rank {rank}" if world > 1 else "photographs",
+            unit="photo",
+            smoothing=0.05,
+            mininterval=0.1 if sys.stderr.isatty() else 30,
+            disable=not progress,
+        ) as bar,
+    ):
+        if workers == 0:
+            written = _build_here(build, generator, how, order, _device(device, local_rank), bar)
+        else:
+            written = _build_in_workers(build, generator, how, order, device, local_rank, workers, bar)
+    report = _finish(build, photographs)
+    report.written = written
+    report.kept -= written
     return report
 
 
-def _check_resumed(out: Path, made_with: dict[str, Any], resume: bool) -> None:
-    """Write what a build is made with, or compare it with what the interrupted one was made with.
+def available_cores() -> int:
+    """Cores of this process; those of the machine are shared among the processes that ``torchrun`` has started."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 61))  # 61: what Windows can wait for
+
+
+def _rank() -> tuple[int, int, int]:
+    """Rank, number of ranks and local rank, from ``torchrun``'s variables or Slurm's.
+
+    They say where a process begins. Were they wrong, shards would be built in another order, and all the same.
+    """
+    for rank, world, local in (
+        ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+        ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+    ):
+        if rank in os.environ and world in os.environ:
+            size = max(1, int(os.environ[world]))
+            return int(os.environ[rank]) % size, size, int(os.environ.get(local, 0))
+    return 0, 1, 0
+
+
+def _device(device: torch.device, index: int) -> torch.device:
+    """The GPU of the process with this index on its machine."""
+    if str(device) != "cuda":  # the CPU, or a GPU that is named
+        return device
+    return torch.device("cuda", index % torch.cuda.device_count())
+
+
+@contextmanager
+def _plan_lock(out: str) -> Iterator[None]:
+    lock = FileLock(os.path.join(out, ".plan.lock"))
+    with lock:
+        yield
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Make SIGTERM, by which batch systems end a job, what Ctrl+C is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _build_all(builder: ShardBuilder, order: Sequence[int]) -> None:
+    """Build the shards that nobody else is building, until there are none."""
+    waiting = list(order)
+    deadline: float | None = None
+    while waiting:
+        held = [shard for shard in waiting if not builder.build_shard(shard)]
+        if len(held) < len(waiting):
+            deadline = None
+        elif deadline is None:
+            deadline = time.monotonic() + _PATIENCE
+        elif time.monotonic() > deadline:
+            return  # by processes that will complete them
+        waiting = held
+        if held:
+            time.sleep(0.1)
+
+
+# --- in this process -------------------------------------------------------------------------------------------------
+
+
+def _build_here(
+    build: BuildFolder,
+    generator: PseudoPairGenerator,
+    how: BuildSettings,
+    order: Sequence[int],
+    device: torch.device,
+    bar: Any,
+) -> int:
+    written = 0
+
+    def on_stored(pairs: int) -> None:
+        nonlocal written
+        written += pairs
+
+    builder = ShardBuilder(build, generator, how, device=device, on_done=bar.update, on_stored=on_stored)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in workers: several would add up in another order, and round otherwise
+    try:
+        _build_all(builder, order)
+    finally:
+        torch.set_num_threads(threads)
+    return written
+
+
+# --- in workers ------------------------------------------------------------------------------------------------------
+
+_WRITTEN, _DONE, _SHARD, _PLACE, _COUNTERS = range(5)
+
+
+def _build_in_workers(
+    build: BuildFolder,
+    generator: PseudoPairGenerator,
+    how: BuildSettings,
+    order: Sequence[int],
+    device: torch.device,
+    local_rank: int,
+    workers: int,
+    bar: Any,
+) -> int:
+    """Run workers and watch them: one that crashes on a photograph is replaced, and the photograph set aside."""
+    context = _context()
+    stop, errors = context.Event(), context.SimpleQueue()
+    # Plain pickle: torch's own way of sending tensors to processes takes a file handle each.
+    payload = pickle.dumps(generator)
+    doomed: dict[str, str] = {}
+    careful: set[int] = set()
+    running: dict[Any, tuple[int, Any]] = {}
+    counters: list[Any] = []
+    failures: list[str] = []
+    killed = 0
+
+    def start(index: int, how: BuildSettings) -> None:
+        counter = context.RawArray("q", _COUNTERS)
+        counter[_SHARD] = -1
+        counters.append(counter)
+        own = _device(device, local_rank * workers + index)
+        arguments = (str(build.folder), payload, how, list(order), str(own), dict(doomed), counter, stop, errors)
+        process = context.Process(target=_worker, args=arguments, daemon=True)
+        process.start()
+        running[process] = (index, counter)
+
+    def show() -> None:
+        bar.update(sum(c[_DONE] for c in counters) - shown[0])
+        shown[0] = sum(c[_DONE] for c in counters)
+
+    shown = [0]
+    for index in range(min(workers, len(build.unfinished()))):
+        start(index, how)
+    try:
+        while running:
+            connection.wait([process.sentinel for process in running], timeout=0.2)
+            show()
+            while not errors.empty():
+                failures.append(errors.get())
+                stop.set()
+            for process in [p for p in running if p.exitcode is not None]:
+                index, counter = running.pop(process)
+                if process.exitcode == 0 or stop.is_set():
+                    continue
+                if -process.exitcode in _CRASHES and counter[_SHARD] >= 0:
+                    # Of several threads it is not known which one crashed: once more, without.
+                    if not how.threads or index in careful:
+                        path = build.photographs(counter[_SHARD])[counter[_PLACE]].path
+                        name = signal.Signals(-process.exitcode).name
+                        doomed[path] = f"{path}: the process that read it crashed ({name}). Remove the file."
+                    careful.add(index)
+                    start(index, replace(how, threads=0))
+                else:
+                    killed += 1
+                    tqdm.write(
+                        f"A worker was ended from outside (exit status {process.exitcode}), perhaps for lack of "
+                        f"memory; {len(running)} go on.",
+                        file=sys.stderr,
+                    )
+    except BaseException:
+        stop.set()
+        for process in running:
+            process.join(30)  # they store what they have made
+        raise
+    finally:
+        for process in running:
+            process.terminate()
+    show()
+    while not errors.empty():
+        failures.append(errors.get())
+    if failures:
+        raise OSError(failures[0])
+    if killed and build.unfinished():
+        raise RuntimeError(
+            f"{killed} of {workers} workers were ended from outside, perhaps for lack of memory. What they had stored "
+            f"is kept: run the same command again, with fewer workers."
+        )
+    return sum(c[_WRITTEN] for c in counters)
+
+
+def _context() -> Any:
+    """Processes that share neither torch's threads nor GPU state with this one.
+
+    Where the system has it, by forking one that has imported everything and done nothing: a worker then starts in
+    milliseconds, and shares what is imported with the others.
+    """
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__, "semiisp_plugin.archs.pqdynamicisp_arch"])
+    return context
+
+
+def _worker(
+    folder: str,
+    payload: bytes,
+    how: BuildSettings,
+    order: list[int],
+    device: str,
+    doomed: dict[str, str],
+    counter: Any,
+    stop: Any,
+    errors: Any,
+) -> None:
+    """The work of one process; ends with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches all; the parent says when to stop
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+    def on_photograph(shard: int, place: int) -> None:
+        counter[_SHARD], counter[_PLACE] = shard, place
+
+    def on_done() -> None:
+        counter[_DONE] += 1
+
+    def on_stored(pairs: int) -> None:
+        counter[_WRITTEN] += pairs
+
+    builder = ShardBuilder(
+        BuildFolder(folder),
+        pickle.loads(payload),
+        how,
+        device=device,
+        doomed=doomed,
+        on_photograph=on_photograph,
+        on_done=on_done,
+        on_stored=on_stored,
+        stopped=stop.is_set,
+    )
+    try:
+        _build_all(builder, order)
+    except Interrupted:
+        pass
+    except Exception as error:
+        errors.put(str(error) if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}")
+        sys.exit(1)
+
+
+def _leave_with_parent() -> None:
+    """End this process when its parent is gone: a killed build must not go on behind the user's back."""
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+# --- the end ---------------------------------------------------------------------------------------------------------
+
+
+def _finish(build: BuildFolder, photographs: str) -> BuildReport:
+    """Sum the shards up; once all are complete, write ``report.json``, ``set_aside.txt`` and the lists of images.
 
     Raises:
-        FileExistsError: There is a build, and ``resume`` is off.
-        ValueError: It was made with something else.
+        ValueError: Not one photograph could be used; nothing is left behind.
     """
-    record = out / "made_with.json"
-    exists = any((out / name).exists() for name in ("gt.lmdb", "lq.lmdb"))
-    if exists and not resume:
-        raise FileExistsError(
-            f"{out} holds pseudo pairs (gt.lmdb, lq.lmdb). Go on with them by --resume, delete them, or choose another "
-            f"folder (out)."
-        )
-    if exists and record.is_file():
-        before = json.loads(record.read_text(encoding="utf-8"))
-        different = sorted(k for k in before.keys() | made_with.keys() if before.get(k) != made_with.get(k))
-        if different:
-            changes = ", ".join(f"{k}: {before.get(k)} -> {made_with.get(k)}" for k in different)
+    report = BuildReport(shards=len(build), set_aside=set_aside(build))
+    clipped, done = 0.0, 0
+    for _, record in build.records():
+        done += 1
+        report.kept += record.pairs
+        clipped += record.clipped
+        for name, size in record.bytes.items():
+            report.bytes[name] = report.bytes.get(name, 0) + size
+    report.clipped = clipped / report.kept if report.kept else 0.0
+    report.photographs = build.n_photographs
+    report.unfinished = len(build) - done
+    if report.unfinished:
+        return report
+    with _plan_lock(str(build.folder)):
+        if report.kept == 0:
+            for name in ("shards", "gt.lmdb", "lq.lmdb"):
+                shutil.rmtree(build.folder / name, ignore_errors=True)
+            (build.folder / "manifest.json").unlink(missing_ok=True)
+            first = next(iter(report.set_aside.values()))
             raise ValueError(
-                f"{out} was begun with other settings ({changes}); going on would mix two kinds of pairs. Delete it, "
-                f"or choose another folder (out)."
+                f"None of the {report.photographs} photographs in {photographs} can be used; the first: {first}"
             )
-    record.write_text(json.dumps(made_with, indent=2) + "\n", encoding="utf-8")
+        _write_report(build, report)
+    return report
+
+
+def _write_report(build: BuildFolder, report: BuildReport) -> None:
+    # Those tried again are in two shards.
+    report.photographs = report.kept // int(build.manifest.made_with["draws"]) + len(report.set_aside)
+    summary = {
+        "mode": build.mode,
+        "photographs": report.photographs,
+        "pairs": report.kept,
+        "set_aside": len(report.set_aside),
+        "clipped": report.clipped,
+        "bytes": report.bytes,
+        "shards": report.shards,
+    }
+    for name in SETS[build.mode]:
+        _write_meta(build, name)
+    aside = build.folder / "set_aside.txt"
+    if report.set_aside:
+        # Names may hold line breaks and what is no text.
+        lines = (f"{path}\t{reason}".replace("\n", "\\n") for path, reason in report.set_aside.items())
+        write_atomically(aside, "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
+    else:
+        aside.unlink(missing_ok=True)
+    write_atomically(build.folder / "report.json", json.dumps(summary, indent=2) + "\n")
+    for shard in range(len(build)):
+        build.file(shard, "lock").unlink(missing_ok=True)
+
+
+def _write_meta(build: BuildFolder, name: str) -> None:
+    """BasicSR's list of images for all shards together, beside them."""
+    path = build.folder / f"{name}.lmdb" / META_NAME
+    temporary = path.with_name(f"{META_NAME}.part")
+    with open(temporary, "wb") as out:
+        for shard in range(len(build)):
+            with open(build.lmdb(shard, name) / META_NAME, "rb") as lines:
+                shutil.copyfileobj(lines, out)
+    os.replace(temporary, path)

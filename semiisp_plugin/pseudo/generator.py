@@ -9,7 +9,7 @@ from torch import Tensor
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.isp import InverseResult
-from semiisp_plugin.pseudo.sources import BankInverse, SRGBToRAW, check_same_isp
+from semiisp_plugin.pseudo.sources import BankInverse, Generators, SRGBToRAW, check_same_isp
 
 
 class PseudoPair(NamedTuple):
@@ -71,21 +71,26 @@ class PseudoPairGenerator:
                 check_same_isp(source, network.spec)
 
     @torch.no_grad()
-    def generate(self, photographs: Tensor, generator: torch.Generator) -> PseudoPair:
+    def generate(self, photographs: Tensor, generator: Generators) -> PseudoPair:
         """Make one pseudo pair of each photograph.
 
         Args:
             photographs: ``(N, 3, H, W)`` uint8.
-            generator: A CPU generator: the same photographs and state give the same pairs.
+            generator: One CPU generator, or one for each photograph: the same photographs and states give the same
+                pairs.
         """
-        target = photographs
-        if self.update_quality:
-            raw = self.first.invert(photographs, generator).image
-            target = (self.network(raw) * 255).round().clamp(0, 255).to(torch.uint8)
-        return self.generate_input(target, generator)
+        return self.generate_input(self.generate_target(photographs, generator), generator)
 
     @torch.no_grad()
-    def generate_input(self, target: Tensor, generator: torch.Generator) -> PseudoPair:
+    def generate_target(self, photographs: Tensor, generator: Generators) -> Tensor:
+        """Steps 1 and 2 alone: a pseudo ground truth of each photograph, both ``(N, 3, H, W)`` uint8."""
+        if not self.update_quality:
+            return photographs
+        raw = self.first.invert(photographs, generator).image
+        return (self.network(raw) * 255).round().clamp(0, 255).to(torch.uint8)
+
+    @torch.no_grad()
+    def generate_input(self, target: Tensor, generator: Generators) -> PseudoPair:
         """Step 3 alone: a pseudo input for a pseudo ground truth, ``(N, 3, H, W)`` uint8."""
         made = self.second.invert(target, generator)
         if self.candidates == 1:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
+from semiisp_plugin.data.files import write_atomically
 from semiisp_plugin.data.image_io import to_float
 from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair
 from semiisp_plugin.isp import InvertibleISP, PaperLUTSettings, ParameterBank
 from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.builder import BuildReport, build_pseudo_lmdb
+from semiisp_plugin.pseudo.contact_sheet import save_contact_sheet
 from semiisp_plugin.pseudo.f_isp import load_f_isp
 from semiisp_plugin.pseudo.fitted_sets import fit_parameter_sets
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
+from semiisp_plugin.pseudo.manifest import BuildFolder
 from semiisp_plugin.pseudo.sources import UPI, BankInverse, DeterministicInverse, MixtureInverse, SRGBToRAW
 
 SOURCES = ("bank", "mixture", "fitted", "upi", "deterministic")
@@ -32,6 +34,7 @@ def make_generator(
     source: str = "bank",
     pairs: Sequence[Pair] | None = None,
     candidates: int = 1,
+    per: str = "auto",
 ) -> PseudoPairGenerator:
     """The generator of a phase 1 checkpoint.
 
@@ -46,6 +49,8 @@ def make_generator(
             fitted to the pairs (`fit_parameter_sets`, ours), step 1 from the bank.
         pairs: The labelled pairs, for ``fitted``.
         candidates: See `PseudoPairGenerator`.
+        per: What step 3 draws at a time: the set of the whole ``isp``, or one of each ``function``; ``auto``: per
+            function with local sets (Sec. 3.2, 4.2).
 
     Raises:
         ValueError: The source is unknown or cannot do what the other arguments ask for.
@@ -62,8 +67,10 @@ def make_generator(
         raise ValueError(f"source: fitted inverts exactly; leave inverse: {inverse} out.")
     if source == "deterministic" and candidates > 1:
         raise ValueError(f"source: deterministic makes one input only; leave candidates: {candidates} out.")
+    if source in ("upi", "deterministic") and per != "auto":
+        raise ValueError(f"draw_per: source {source} draws no functions' sets; leave {per} out.")
     network, banks, n_pairs = load_f_isp(f_isp)
-    first, second = _sources(network, banks, n_pairs, sets, inverse, source, pairs)
+    first, second = _sources(network, banks, n_pairs, sets, inverse, source, pairs, per)
     return PseudoPairGenerator(network, first, second, update_quality=update_quality, candidates=candidates)
 
 
@@ -75,6 +82,7 @@ def _sources(
     inverse: str,
     source: str,
     pairs: Sequence[Pair] | None,
+    per: str,
 ) -> tuple[SRGBToRAW, SRGBToRAW | None]:
     """sRGB-to-RAW of steps 1 and 3, see `make_generator`; None: step 3 takes that of step 1."""
     if source == "upi":
@@ -88,14 +96,16 @@ def _sources(
             raise ValueError("source: fitted needs the labelled pairs: give dataroot_lq and dataroot_gt.")
         images = [tuple(to_float(image) for image in read_pair(pair)) for pair in pairs]
         fitted = fit_parameter_sets(isp, banks["global"], [(image[0], image[1]) for image in images])
-        return BankInverse(isp, banks["global"]), MixtureInverse(isp, fitted)
+        return BankInverse(isp, banks["global"]), MixtureInverse(isp, fitted, per_function=per == "function")
     backend = "auto" if inverse == "exact" else inverse
     if source == "deterministic":
         return DeterministicInverse(isp, banks["global"], backend), None
     inverse_of = MixtureInverse if source == "mixture" else BankInverse
     first = inverse_of(isp, banks["global"], backend=backend)
-    second = inverse_of(isp, banks["local"], per_function=True, backend=backend) if local else None
-    return first, second
+    per_function = local if per == "auto" else per == "function"
+    if not local and not per_function:
+        return first, None
+    return first, inverse_of(isp, banks["local" if local else "global"], per_function=per_function, backend=backend)
 
 
 def _tables_for(banks: Iterable[ParameterBank]) -> PaperLUTSettings:
@@ -119,8 +129,8 @@ def _tables_for(banks: Iterable[ParameterBank]) -> PaperLUTSettings:
     return PaperLUTSettings(gamma_ranges=ranges(("g1", "g2", "k")), tone_ranges=ranges(("g3", "g4", "k2")))
 
 
-def run(options: PseudoOptions, *, resume: bool = False, progress: bool = True) -> BuildReport:
-    """Build the pseudo pairs that the options describe and print a summary."""
+def run(options: PseudoOptions, *, retry: bool = False, progress: bool = True) -> BuildReport:
+    """Build the pseudo pairs that the options describe and print a summary; arguments as `build_pseudo_lmdb`."""
     pairs = (
         match_pairs(options.dataroot_lq, options.dataroot_gt) if options.dataroot_lq and options.dataroot_gt else None
     )
@@ -132,35 +142,76 @@ def run(options: PseudoOptions, *, resume: bool = False, progress: bool = True) 
         options.source,
         pairs,
         options.candidates,
+        options.draw_per,
     )
+    f_isp = Path(options.f_isp).read_bytes()
+    begun = time.monotonic()
     report = build_pseudo_lmdb(
         options.photographs,
         options.out,
         generator,
+        mode=options.mode,
         seed=options.manual_seed,
         draws=options.draws,
         max_photographs=options.max_photographs,
         short_side=options.short_side,
+        max_pixels=options.max_pixels,
+        input_bits=options.input_bits,
         png_compression=options.png_compression,
-        device=torch.device("cuda" if options.num_gpu else "cpu"),
-        resume=resume,
+        device="cuda" if options.num_gpu else "cpu",
+        workers=_or_none(options.workers),
+        shard_size=_or_none(options.shard_size),
+        batch=_or_none(options.batch),
+        own_shards_only=options.own_shards_only,
+        retry=retry,
         progress=progress,
         settings={
-            "f_isp_sha256": hashlib.sha256(Path(options.f_isp).read_bytes()).hexdigest()[:16],
-            "sets": options.sets,
-            "update_quality": options.update_quality,
-            # Earlier builds knew no others, and can be gone on with.
-            **({"inverse": options.inverse} if options.inverse != "exact" else {}),
-            **({"source": options.source} if options.source != "bank" else {}),
-            **({"candidates": options.candidates} if options.candidates > 1 else {}),
+            "f_isp_sha256": hashlib.sha256(f_isp).hexdigest()[:16],
+            **{name: getattr(options, name) for name in ("sets", "draw_per", "update_quality", "inverse", "source")},
+            "candidates": options.candidates,
+            **({"pairs": _fingerprint(pairs)} if pairs else {}),
         },
     )
+    copy = Path(options.out, "f_isp.pth")
+    if options.mode != "stored" and not copy.exists():
+        write_atomically(copy, f_isp)
+    sheet = None if report.unfinished else save_contact_sheet(BuildFolder(options.out), generator)
+    _print_summary(report, options, time.monotonic() - begun, sheet)
+    return report
+
+
+def _or_none(value: int | str) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _fingerprint(pairs: Sequence[Pair]) -> str:
+    """Of the labelled pairs' names: sets fitted to others are others."""
+    return hashlib.sha256("\n".join(pair.key for pair in pairs).encode()).hexdigest()[:16]
+
+
+def _print_summary(report: BuildReport, options: PseudoOptions, seconds: float, sheet: Path | None) -> None:
+    made = {"stored": "pairs", "online": "pseudo ground truths", "keys": "photographs checked"}[options.mode]
+    total = report.written + report.kept
     print(
-        f"{report.written} pairs written to {options.out}"
-        + (f", {report.kept} kept from an earlier run" if report.kept else "")
-        + f"; {report.clipped:.2%} of the pseudo inputs' values clipped."
+        f"{total} {made} of {report.photographs} photographs in {options.out}, {report.written} of them by this run "
+        f"({report.written / max(seconds, 1e-9):.1f} a second)"
+        + (f"; {report.clipped:.2%} of the pseudo inputs' values clipped" if options.mode == "stored" else "")
+        + "."
     )
+    if report.bytes:
+        print("Stored: " + ", ".join(f"{name} {size / 2**20:.1f} MiB" for name, size in report.bytes.items()) + ".")
+    if report.unfinished:
+        print(
+            f"{report.unfinished} of {report.shards} shards are being built by other processes; the last of them "
+            f"writes the report."
+        )
     if report.set_aside:
         where = os.path.join(options.out, "set_aside.txt")
-        print(f"{len(report.set_aside)} photographs were set aside; {where} says why.")
-    return report
+        print(
+            f"{len(report.set_aside)} photographs were set aside"
+            + ("." if report.unfinished else f"; {where} says why, for example")
+        )
+        if not report.unfinished:
+            print(f"  {next(iter(report.set_aside.values()))}")
+    if sheet:
+        print(f"A random selection to look at: {sheet}")

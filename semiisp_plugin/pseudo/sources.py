@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -11,16 +12,33 @@ from semiisp_plugin.isp import InverseResult, InvertibleISP, ISPSpec, PaperLUTSe
 
 _LEVELS = 256
 
+Generators = torch.Generator | Sequence[torch.Generator]
+"""The randomness of a batch: one generator for all images, or one for each, by which an image's draws are its own."""
+
+
+def drawn(draw: Callable[[int, torch.Generator], Tensor], n: int, generator: Generators) -> Tensor:
+    """What ``draw(n, generator)`` gives, or ``draw(1, ...)`` of each generator one after another.
+
+    Raises:
+        ValueError: There are several generators, but not ``n``.
+    """
+    if isinstance(generator, torch.Generator):
+        return draw(n, generator)
+    if len(generator) != n:
+        raise ValueError(f"{len(generator)} generators for {n} images: give one for all, or one an image.")
+    return torch.cat([draw(1, one) for one in generator])
+
 
 class SRGBToRAW(Protocol):
     """Anything that makes RAW images (or degraded sRGB ones) of sRGB images."""
 
-    def invert(self, image: Tensor, generator: torch.Generator) -> InverseResult:
+    def invert(self, image: Tensor, generator: Generators) -> InverseResult:
         """Make one RAW image of each sRGB image.
 
         Args:
             image: ``(N, 3, H, W)`` uint8.
-            generator: A CPU generator, the only source of randomness: the same images and state give the same result.
+            generator: One CPU generator, or one for each image; the only source of randomness: the same images and
+                states give the same result.
 
         Returns:
             The images, float32 in [0, 1] on the device of ``image``, and the share of values that were clamped.
@@ -58,13 +76,17 @@ class BankInverse:
         self.backend = backend
         check_same_isp(self, self.isp.spec)
 
-    def invert(self, image: Tensor, generator: torch.Generator) -> InverseResult:
+    def invert(self, image: Tensor, generator: Generators) -> InverseResult:
         """See `SRGBToRAW.invert`."""
-        sets = self._draw(len(image), generator).to(image.device)
+        sets = self.draw(len(image), generator).to(image.device)
         backend = self.backend
         if backend == "auto":
             backend = "curve8" if tuple(sets.shape[2:]) == (1, 1) else "exact"
         return self.isp.inverse(image, sets, backend=backend)
+
+    def draw(self, n: int, generator: Generators) -> Tensor:
+        """Parameter sets for ``n`` images, ``(n, K, h, w)``."""
+        return drawn(self._draw, n, generator)
 
     def _draw(self, n: int, generator: torch.Generator) -> Tensor:
         return self.bank.draw(n, generator, per_function=self.per_function)
@@ -163,13 +185,13 @@ class UPI:
         levels = torch.arange(_LEVELS, dtype=torch.float64) / (_LEVELS - 1)
         self._linear = inverse_smoothstep(levels).pow(_GAMMA).float()
 
-    def invert(self, image: Tensor, generator: torch.Generator) -> InverseResult:
+    def invert(self, image: Tensor, generator: Generators) -> InverseResult:
         """See `SRGBToRAW.invert`."""
         raw = self._linear.to(image.device)[image.int()]
         if not self.image_enhancement:
-            matrices = draw_colour_matrices(len(image), generator).to(raw)
+            matrices = drawn(draw_colour_matrices, len(image), generator).to(raw)
             raw = torch.einsum("nij,njhw->nihw", matrices, raw)
-        raw = invert_gains(raw, draw_gains(len(image), generator).to(raw))
+        raw = invert_gains(raw, drawn(draw_gains, len(image), generator).to(raw))
         clamped = raw.clamp(0, 1)
         clipped = ((raw - clamped).abs() > _ROUNDING).float().mean((1, 2, 3))
         if self.image_enhancement:

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -17,9 +16,11 @@ from PIL import Image
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.data.image_io import decode_image, read_image, to_uint16, write_image
 from semiisp_plugin.data.lmdb_io import LmdbImageWriter, close_all, read_meta, read_value
+from semiisp_plugin.data.photograph_io import read_photograph
 from semiisp_plugin.isp import ParameterBank
-from semiisp_plugin.pseudo import BankInverse, PseudoPairGenerator, builder
-from semiisp_plugin.pseudo.builder import build_pseudo_lmdb, pair_keys, photograph_seed, shrink_short_side
+from semiisp_plugin.pseudo import BankInverse, PseudoPairGenerator, shards
+from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
+from semiisp_plugin.pseudo.keys import pair_keys, photograph_seed
 
 NAMES = ["a.jpg", "a.png", "b c/1.png", "b c/2.png", "z.png"]
 KEYS = ["a~jpg", "a~png", "b%20c/1", "b%20c/2", "z"]
@@ -73,7 +74,8 @@ def contents(tmp_path):
             keys = [entry.key for entry in read_meta(folder)]
             found[name] = {key: read_value(folder, key) for key in keys}
             found[f"{name} keys"] = keys
-            found[f"{name} meta"] = (folder / "meta_info.txt").read_bytes()
+            lists = sorted(folder.rglob("meta_info.txt"))
+            found[f"{name} meta"] = {str(path.relative_to(folder)): path.read_bytes() for path in lists}
         return found
 
     return read
@@ -137,7 +139,7 @@ def test_photograph_seed():
 
 
 @pytest.mark.parametrize("error", [RuntimeError("stop"), KeyboardInterrupt()], ids=["error", "interrupt"])
-def test_resuming_gives_what_an_unbroken_build_gives(build, contents, monkeypatch, tmp_path, error):
+def test_going_on_gives_what_an_unbroken_build_gives(build, contents, monkeypatch, tmp_path, error):
     build("unbroken")
     calls = 0
 
@@ -146,20 +148,21 @@ def test_resuming_gives_what_an_unbroken_build_gives(build, contents, monkeypatc
         calls += 1
         if calls == 4:
             raise error
-        return read_image(path, **options)
+        return read_photograph(path, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(builder, "read_image", interrupted)
+        patch.setattr(shards, "read_photograph", interrupted)
         with pytest.raises(type(error)):
             build()
     assert contents()["gt keys"] == contents()["lq keys"] == KEYS[:3]
     assert not (tmp_path / "out" / "report.json").exists()
     close_all()
-    report = build(resume=True)
+    report = build()
     assert (report.kept, report.written) == (3, 2)
     assert contents() == contents("unbroken")
+    assert report.clipped == build("unbroken").clipped  # also of the pairs that the first run made
     # Once more: nothing left to do.
-    report = build(resume=True)
+    report = build()
     assert (report.kept, report.written) == (5, 0)
     assert contents() == contents("unbroken")
 
@@ -170,7 +173,7 @@ def test_full_disk_leaves_a_readable_prefix(build, contents, monkeypatch, failin
     put = LmdbImageWriter.put
 
     def full(self, key, png_bytes, shape):
-        if self.folder.name == failing and len(self) == 3:
+        if self.folder.parent.name == failing and len(self) == 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         put(self, key, png_bytes, shape)
 
@@ -181,11 +184,11 @@ def test_full_disk_leaves_a_readable_prefix(build, contents, monkeypatch, failin
     for name in ("gt", "lq"):
         keys = contents()[f"{name} keys"]
         assert keys == KEYS[: len(keys)]
-        assert len(keys) == 3 + (name == "gt" and failing == "lq.lmdb")
         for key, value in contents()[name].items():
             assert value == contents("unbroken")[name][key]
+    assert len(contents()[f"{failing[:2]} keys"]) == 3
     close_all()
-    build(resume=True)  # where one of the two has a pair's half already
+    build()  # where one of the two has pairs' halves already
     assert contents() == contents("unbroken")
 
 
@@ -223,9 +226,9 @@ def test_a_photograph_is_read_once_for_all_its_draws(build, monkeypatch):
 
     def counted(path, **options):
         read.append(os.path.basename(path))
-        return read_image(path, **options)
+        return read_photograph(path, **options)
 
-    monkeypatch.setattr(builder, "read_image", counted)
+    monkeypatch.setattr(shards, "read_photograph", counted)
     build(draws=4)
     assert len(read) == len(NAMES)
 
@@ -250,13 +253,13 @@ def test_photographs_called_as_draws_are_built(build, contents, tmp_path):
 
 
 @pytest.mark.parametrize("when", range(1, 10))
-def test_resuming_at_any_draw_gives_what_an_unbroken_build_gives(build, contents, monkeypatch, when):
-    """Interrupted at any of the ten puts into lq.lmdb, gt.lmdb being one ahead."""
+def test_going_on_at_any_draw_gives_what_an_unbroken_build_gives(build, contents, monkeypatch, when):
+    """Interrupted at any of the ten puts into lq.lmdb, gt.lmdb being complete."""
     build("unbroken", draws=2, max_photographs=5)
     put = LmdbImageWriter.put
 
     def interrupted(self, key, png_bytes, shape):
-        if self.folder.name == "lq.lmdb" and len(self) == when:
+        if self.folder.parent.name == "lq.lmdb" and len(self) == when:
             raise KeyboardInterrupt
         put(self, key, png_bytes, shape)
 
@@ -266,7 +269,7 @@ def test_resuming_at_any_draw_gives_what_an_unbroken_build_gives(build, contents
             build(draws=2)
     assert contents()["lq keys"] == keys_of_draws(2)[:when]
     close_all()
-    report = build(draws=2, resume=True)
+    report = build(draws=2)
     assert (report.kept, report.written) == (when, 10 - when)
     assert contents() == contents("unbroken")
 
@@ -283,11 +286,10 @@ def test_number_of_draws_belongs_to_a_build(build, contents, tmp_path):
         build(draws=0)
     assert not (tmp_path / "out").exists()
     build(max_photographs=1)
-    assert "draws" not in json.loads((tmp_path / "out" / "made_with.json").read_text()), "as earlier builds left it"
     before = contents()
     close_all()
-    with pytest.raises(ValueError, match="draws: None -> 2"):
-        build(resume=True, draws=2)
+    with pytest.raises(ValueError, match="draws: 1 -> 2"):
+        build(draws=2)
     assert contents() == before
 
 
@@ -305,25 +307,16 @@ def largest_file(size: int):
 
 def test_database_that_cannot_grow_is_an_os_error(build, contents, monkeypatch):
     build("unbroken")
-    # Two images a commit, so that some are stored before the disk is full.
-    monkeypatch.setattr(builder, "LmdbImageWriter", partial(LmdbImageWriter, batch=2))
+    monkeypatch.setattr(shards, "_CHUNK", 2)  # so that some are stored before the disk is full
     sizes = [len(value) for value in contents("unbroken")["lq"].values()]
-    with largest_file(24 * 1024 + sum(sizes[:2])), pytest.raises(OSError, match=r"lq\.lmdb.*could not be written"):
+    with largest_file(24 * 1024 + sum(sizes[:2])), pytest.raises(OSError, match=r"lmdb.*could not be written"):
         build()
     close_all()
     stored = contents()["lq keys"]
     assert stored == KEYS[: len(stored)]
     assert 0 < len(stored) < len(KEYS)
-    build(resume=True)
-    assert contents() == contents("unbroken")
-
-
-def test_a_finished_build_is_not_overwritten(build, contents):
     build()
-    before = contents()
-    with pytest.raises(FileExistsError, match=r"gt\.lmdb"):
-        build(seed=5)
-    assert contents() == before
+    assert contents() == contents("unbroken")
 
 
 @pytest.mark.parametrize(
@@ -331,21 +324,32 @@ def test_a_finished_build_is_not_overwritten(build, contents):
     [
         ({"seed": 2}, "seed: 1 -> 2"),
         ({"short_side": 36}, "short_side: None -> 36"),
+        ({"mode": "online"}, "mode: stored -> online"),
+        ({"input_bits": 8}, "input_bits: 16 -> 8"),
+        ({"shard_size": 3}, "shard_size: 64 -> 3"),
         ({"settings": {"f_isp": "b"}}, "f_isp: a -> b"),
-        ({"settings": None}, "f_isp: a -> None"),
+        ({"settings": None}, "f_isp: a -> not given"),
     ],
 )
-def test_a_build_is_not_resumed_with_other_settings(build, contents, changes, message):
+def test_a_build_is_not_gone_on_with_by_other_settings(build, contents, changes, message):
     made_with = {"seed": 1, "settings": {"f_isp": "a"}}
     build(max_photographs=2, **made_with)
     before = contents()
     close_all()
     with pytest.raises(ValueError, match=message):
-        build(resume=True, **{**made_with, **changes})
+        build(**{**made_with, **changes})
     assert contents() == before
     # What the pairs do not depend on may change.
     close_all()
-    assert build(resume=True, png_compression=3, **made_with).kept == 2
+    assert build(png_compression=3, **made_with).kept == 2
+
+
+def test_other_peoples_lmdbs_are_not_touched(build, tmp_path):
+    (tmp_path / "out" / "gt.lmdb").mkdir(parents=True)
+    (tmp_path / "out" / "gt.lmdb" / "data.mdb").write_bytes(b"precious")
+    with pytest.raises(FileExistsError, match=r"gt\.lmdb but no manifest"):
+        build()
+    assert (tmp_path / "out" / "gt.lmdb" / "data.mdb").read_bytes() == b"precious"
 
 
 def test_short_side_shrinks_by_area_and_never_enlarges(build, contents, photographs, generator):
@@ -359,10 +363,6 @@ def test_short_side_shrinks_by_area_and_never_enlarges(build, contents, photogra
     assert shapes == {**dict.fromkeys(KEYS, (40, 48, 3)), "tall": (60, 40, 3)}
     expected = cv2.resize(picture(9, 90, 60), (40, 60), interpolation=cv2.INTER_AREA)
     np.testing.assert_array_equal(decode_image(contents()["gt"]["tall"], name="tall"), expected)
-    image = picture(1)
-    assert shrink_short_side(image, None) is image
-    assert shrink_short_side(image, 40) is image
-    assert shrink_short_side(picture(1, 100, 301), 50).shape == (50, 150, 3)
 
 
 def test_max_photographs_takes_the_first_by_path(build, contents):
@@ -400,21 +400,30 @@ def test_photographs_of_every_kind(build, contents, photographs, tmp_path):
     assert all(decode_image(contents()["gt"][key], name=key).shape[2] == 3 for key in keys)
 
     written = json.loads((tmp_path / "out" / "report.json").read_text())
+    sizes = {name: sum(len(value) for value in contents()[name].values()) for name in ("gt", "lq")}
     assert written == {
-        "written": 8,
-        "kept": 0,
-        "set_aside": report.set_aside,
+        "mode": "stored",
+        "photographs": 12,
+        "pairs": 8,
+        "set_aside": 4,
         "clipped": pytest.approx(report.clipped),
+        "bytes": sizes,
+        "shards": 1,
     }
     lines = (tmp_path / "out" / "set_aside.txt").read_text().splitlines()
     assert [line.split("\t")[0] for line in lines] == list(report.set_aside)
-    # Mended meanwhile: a resumed build takes them, and the list of those set aside goes.
+    # Mended meanwhile: a finished shard is not written again, but they can be tried again, in a new one.
+    shard = {path: path.read_bytes() for path in sorted((tmp_path / "out").rglob("00000*/*"))}
     for seed, name in enumerate(bad):
         (photographs / name).unlink()
         write_image(photographs / name, picture(20 + seed))
-    report = build(resume=True)
-    assert (report.written, report.kept, report.set_aside) == (4, 8, {})
+    assert sorted(build().set_aside) == bad
+    report = build(retry=True)
+    assert (report.written, report.kept, report.set_aside, report.photographs) == (4, 8, {}, 12)
+    assert set(contents()["gt keys"]) == {*KEYS, "small", "grey", "ink", "empty", "half", "note", "tiny"}
     assert not (tmp_path / "out" / "set_aside.txt").exists()
+    assert {path: path.read_bytes() for path in shard} == shard
+    assert build(retry=True).written == 0
 
 
 def test_no_usable_photograph_is_an_error(build, tmp_path):

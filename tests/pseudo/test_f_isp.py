@@ -1,6 +1,5 @@
 """The file between phase 1 and the pseudo-data."""
 
-import json
 
 import msgspec
 import numpy as np
@@ -14,6 +13,7 @@ from semiisp_plugin.data.lmdb_io import close_all, read_meta
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.f_isp import load_f_isp, save_f_isp
+from semiisp_plugin.pseudo.manifest import BuildFolder
 from semiisp_plugin.pseudo.pipeline import MANY_PAIRS, make_generator, run
 from semiisp_plugin.pseudo.sources import UPI, DeterministicInverse, MixtureInverse
 
@@ -144,12 +144,12 @@ def run_pseudo(save, tmp_path):
         write_image(tmp_path / "photos" / f"{i}.png", pixels)
     path = save()
 
-    def build(out: str, resume: bool = False, **changes):
+    def build(out: str, **changes):
         close_all()
         folder = tmp_path / out
         options = PseudoOptions(name=out, photographs=str(tmp_path / "photos"), f_isp=path, out=str(folder), num_gpu=0)
-        report = run(msgspec.structs.replace(options, **changes), resume=resume, progress=False)
-        return report, json.loads((folder / "made_with.json").read_text()), read_meta(folder / "lq.lmdb")
+        report = run(msgspec.structs.replace(options, **changes), progress=False)
+        return report, BuildFolder(folder).manifest.made_with, read_meta(folder / "lq.lmdb")
 
     yield build
     close_all()
@@ -158,13 +158,13 @@ def run_pseudo(save, tmp_path):
 def test_source_and_draws_belong_to_a_build(run_pseudo):
     report, made_with, meta = run_pseudo("bank")
     assert report.written == len(meta) == 2
-    assert not {"source", "draws"} & made_with.keys(), "builds from before these options could not be gone on with"
+    assert (made_with["source"], made_with["draws"], made_with["sets"]) == ("bank", 1, "auto")
     report, made_with, meta = run_pseudo("upi", source="upi", draws=3)
     assert (made_with["source"], made_with["draws"]) == ("upi", 3)
     assert [entry.key for entry in meta] == ["0", "0__draw1", "0__draw2", "1", "1__draw1", "1__draw2"]
-    assert run_pseudo("upi", resume=True, source="upi", draws=3)[0].kept == 6
+    assert run_pseudo("upi", source="upi", draws=3)[0].kept == 6
     with pytest.raises(ValueError, match="source: upi -> deterministic"):
-        run_pseudo("upi", resume=True, source="deterministic", draws=3)
+        run_pseudo("upi", source="deterministic", draws=3)
 
 
 def test_the_mean_set_lies_within_the_tables_of_the_paper(save):
@@ -202,5 +202,5 @@ def test_candidates_reach_the_generator(save, run_pseudo):
 
 def test_a_build_with_candidates_is_not_gone_on_with_without_them(run_pseudo):
     run_pseudo("several", candidates=3)
-    with pytest.raises(ValueError, match="candidates: 3 -> None"):
-        run_pseudo("several", resume=True, draws=2)
+    with pytest.raises(ValueError, match="candidates: 3 -> 1"):
+        run_pseudo("several")

@@ -1,0 +1,186 @@
+"""What drawing pseudo inputs in training costs, against what it takes the place of: decoding stored ones.
+
+For each photograph, on one thread: decoding its JPEG; decoding a stored pair of it (the PNGs of an 8-bit pseudo ground
+truth and of a 16-bit pseudo input, as ``basicsr pseudo`` writes them); step 3 for a crop, as a loader's worker does it,
+with one set an image (``global``) and with sets on a grid (``local``); and all three steps, as with ``mode: keys``.
+Contestants alternate within each photograph, in an order that rotates; figures are medians over photographs and
+rounds, ratios medians of a photograph's ratios.
+
+    python benchmarks/online_draw.py                                          # photographs that ship with dependencies
+    python benchmarks/online_draw.py --photographs DIR --f_isp RAW.pth IE.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from machine import describe, load_average
+
+from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
+from semiisp_plugin.data.augment import augment
+from semiisp_plugin.data.image_io import decode_image, encode_png, list_images, to_uint16
+from semiisp_plugin.data.photograph_io import decode_photograph
+from semiisp_plugin.isp import ParameterBank
+from semiisp_plugin.pseudo import BankInverse, PseudoPairGenerator
+from semiisp_plugin.pseudo.online import WHOLE, OnlineDraw, coordinates, place_of
+from semiisp_plugin.pseudo.pipeline import make_generator
+from semiisp_plugin.report.tables import markdown_table
+from semiisp_plugin.simulation.photographs import load_photographs
+
+JPEG, GT, LQ = "photograph (JPEG)", "stored ground truth (PNG, 8 bits)", "stored input (PNG, 16 bits)"
+JPEG_QUALITY = 90  # of photographs that ship as PNG
+SETS = ("global", "local")
+
+
+def jpegs(folder: str | None, count: int) -> list[bytes]:
+    """Files of the folder, or the shipped photographs encoded."""
+    if folder:
+        names = [n for n in list_images(folder) if n.lower().endswith((".jpg", ".jpeg"))]
+        step = max(1, len(names) // count)
+        return [Path(folder, name).read_bytes() for name in names[::step][:count]]
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    images = load_photographs().values()
+    return [cv2.imencode(".jpg", image[..., ::-1], options)[1].tobytes() for image in images][:count]
+
+
+def untrained(enhancement: bool, sets: str) -> PseudoPairGenerator:
+    """A generator with parameter sets at random around their starts; times do not depend on their values."""
+    torch.manual_seed(0)
+    network = PQDynamicISP(inverse_tone_mapping=enhancement, grid=[8, 8])
+    banks = {}
+    for label, grid in (("global", (1, 1)), ("local", (8, 8))):
+        banks[label] = ParameterBank(network.spec, 64, grid)
+        banks[label].append(network.spec.squash(0.3 * torch.randn(64, network.spec.n_parameters, *grid)))
+    second = BankInverse(network.spec, banks["local"], per_function=True) if sets == "local" else None
+    return PseudoPairGenerator(network, BankInverse(network.spec, banks["global"]), second)
+
+
+def draws(files: Sequence[str]) -> dict[tuple[str, str], OnlineDraw]:
+    """By ISP and kind of sets."""
+    if not files:
+        return {
+            (kind, sets): OnlineDraw(untrained(kind != "RAW", sets))
+            for kind in ("RAW", "image enhancement")
+            for sets in SETS
+        }
+    found = {}
+    for file in files:
+        for sets in SETS:
+            draw = OnlineDraw(make_generator(file, sets))
+            enhancement = draw.generator.network.spec.inverse_tone_mapping
+            found["image enhancement" if enhancement else "RAW", sets] = draw
+    return found
+
+
+def batch(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+
+
+def drawn_crop(draw: OnlineDraw, target: np.ndarray, size: tuple[int, int] | None, seed: int) -> torch.Tensor:
+    """Step 3, crop and place included; see `semiisp_plugin.pseudo.online_semi_supervised_dataset`."""
+    where = coordinates(*target.shape[:2]) if draw.needs_place and size else []
+    crop, *where = augment(np.random.default_rng(seed), [target, *where], size=size, hflip=True, rot=True)
+    place = (place_of(where) if where else WHOLE)[None] if size else None
+    return draw.inputs(batch(crop), [torch.Generator().manual_seed(seed)], place)
+
+
+def all_steps(draw: OnlineDraw, photograph: np.ndarray, size: tuple[int, int] | None, seed: int) -> torch.Tensor:
+    """Steps 1 to 3, as of a build of mode keys."""
+    generator = [torch.Generator().manual_seed(seed)]
+    if size is None:
+        return draw.inputs(draw.targets(batch(photograph), generator), generator)
+    raw, parameters = draw.encoded(batch(photograph), generator)
+    images = [raw[0].permute(1, 2, 0).numpy(), *coordinates(*photograph.shape[:2])]
+    crop, *where = augment(np.random.default_rng(seed), images, size=size, hflip=True, rot=True)
+    place = place_of(where)[None]
+    return draw.inputs(draw.developed(batch(crop), parameters, place), generator, place)
+
+
+def contestants(
+    data: bytes, stored: tuple[bytes, bytes], by: dict[tuple[str, str], OnlineDraw], sizes: Sequence[int]
+) -> dict[Any, Callable[[], Any]]:
+    """What is timed of a photograph, by name."""
+    photograph = decode_photograph(data, name="photograph")
+    calls: dict[Any, Callable[[], Any]] = {
+        JPEG: lambda: decode_photograph(data, name="photograph"),
+        GT: lambda: decode_image(stored[0], name="gt"),
+        LQ: lambda: decode_image(stored[1], name="lq"),
+    }
+    for (kind, sets), draw in by.items():
+        for side in (*sizes, None):
+            size = None if side is None else (side, side)
+            for step, function in (("step 3", drawn_crop), ("steps 1 to 3", all_steps)):
+                calls[kind, sets, side, step] = lambda f=function, d=draw, s=size: f(d, photograph, s, 1)
+    return calls
+
+
+def measure(args: argparse.Namespace) -> dict[Any, list[float]]:
+    """Seconds of each contestant, all photographs of a round after another."""
+    by = draws(args.f_isp)
+    times: dict[Any, list[float]] = {}
+    files = jpegs(args.photographs, args.count)
+    if not files:
+        raise SystemExit(f"{args.photographs}: no JPEG.")
+    for data in files:
+        photograph = decode_photograph(data, name="photograph")
+        if min(photograph.shape[:2]) < max(args.sizes):
+            continue
+        one = next(iter(by.values()))
+        made = one.inputs(batch(photograph), [torch.Generator().manual_seed(0)])[0].permute(1, 2, 0).numpy()
+        stored = encode_png(photograph, "fast"), encode_png(to_uint16(np.ascontiguousarray(made)), "fast")
+        calls = contestants(data, stored, by, args.sizes)
+        names = list(calls)
+        for name in names:
+            calls[name]()  # compiled code, and the caches of this photograph
+        for round_ in range(args.rounds):
+            turn = round_ * 7 % len(names)
+            for name in names[turn:] + names[:turn]:
+                start = time.perf_counter()
+                calls[name]()
+                times.setdefault(name, []).append(time.perf_counter() - start)
+    return times
+
+
+def ratio(times: dict[Any, list[float]], name: Any, reference: str) -> float:
+    return median(t / r for t, r in zip(times[name], times[reference], strict=True))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photographs", help="folder of JPEGs; default: those that ship with dependencies")
+    parser.add_argument("--f_isp", nargs="*", default=[], help="f_isp_<iter>.pth, of RAW, image enhancement, or both")
+    parser.add_argument("--count", type=int, default=20, help="photographs, spread over the folder")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each photograph")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256], help="sides of crops, in pixels")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    cv2.setNumThreads(1)
+    print(describe() + "\n")
+    times = measure(args)
+    rows: list[dict[str, Any]] = [
+        {"what": n, "ms to decode": 1000 * median(times[n]), f"against {JPEG}": ratio(times, n, JPEG)}
+        for n in (JPEG, GT, LQ)
+    ]
+    print(markdown_table(rows))
+    rows = []
+    for name, seconds in times.items():
+        if isinstance(name, tuple):
+            kind, sets, side, step = name
+            row = {"ISP": kind, "sets": sets, "crop": "whole" if side is None else f"{side}x{side}", "drawn": step}
+            row["ms"] = 1000 * median(seconds)
+            rows.append(row | {f"against {n}": ratio(times, name, n) for n in (JPEG, LQ)})
+    print(markdown_table(rows))
+    print(f"{len(times[JPEG])} timings each; load average {load_average()}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""MIT-Adobe FiveK in the 480p version of Zeng et al. (3D LUT), for tone mapping and enhancement, and its RAW files."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from semiisp_plugin.data.align import align
+from semiisp_plugin.data.channel_order import ORDERS, decide
+from semiisp_plugin.data.image_io import read_image, strip_extension
+from semiisp_plugin.data.layouts.base import (
+    DataSet,
+    Listing,
+    PairImages,
+    Reader,
+    Request,
+    bases,
+    by_name,
+    child_names,
+    list_files,
+    read_images,
+    require_folder,
+    subfolder,
+)
+from semiisp_plugin.data.pairs import Pair, check_same_size
+from semiisp_plugin.data.raw_io import RAW_PROCESSING, RAW_SUMMARY, read_raw, require_rawpy
+from semiisp_plugin.data.subsets import fivek_split, read_names
+
+TEST_NOTE = (
+    "Zeng's test.txt has 498 names, not 500: a0160 and a2952 are in none of the lists. Published numbers on this split "
+    "are over 498 images."
+)
+TARGET_FOLDER = "expertC/JPG/480p"
+XYZ_FOLDER = "input/PNG/480p_16bits_XYZ_WB"
+SRGB_FOLDER = "input/JPG/480p"
+_NAME = re.compile(r"a\d{4}(?!\d)", re.IGNORECASE)
+
+
+def photo_name(relative: str) -> str | None:
+    """FiveK's name of a file: ``HQa1to700/a0001-jmac_DSC1459.dng`` -> ``a0001``; None if it has none."""
+    found = _NAME.match(relative.rpartition("/")[2])
+    return found[0].lower() if found else None
+
+
+def read_xyz(pair: Pair, *, order: str) -> PairImages:
+    """Read a 16-bit XYZ PNG and its sRGB target; X, Y and Z come out as channels 0, 1 and 2.
+
+    Args:
+        pair: Where they are.
+        order: ``rgb`` if the file's red channel holds X, ``bgr`` if it holds Z.
+    """
+    image, target = read_image(pair.input), read_image(pair.target)
+    if image.dtype != np.uint16:
+        raise ValueError(
+            f"'{pair.input}' has 8 bits a channel; the XYZ inputs have 16. Point at 480p_16bits_XYZ_WB, and do not "
+            "convert it."
+        )
+    check_same_size(pair, image, target)
+    return PairImages(image if order == "rgb" else np.ascontiguousarray(image[..., ::-1]), target)
+
+
+def read_dng(pair: Pair, *, min_alignment: float) -> PairImages:
+    """Read a DNG, demosaiced and linear, at its target's orientation and size."""
+    target = read_image(pair.target)
+    aligned = align(read_raw(pair.input), target, min_alignment=min_alignment)
+    return PairImages(aligned.image, target, aligned.score)
+
+
+# --- listing --------------------------------------------------------------------------------------------------------
+
+
+def _find(request: Request, *, task: str) -> Listing:
+    """List FiveK's pairs for a task: ``tone_mapping``, ``general_isp`` or ``ie``."""
+    if task == "general_isp":
+        require_rawpy()
+    root = require_folder(request.source, "the folder of the data set", "--source") if request.source else None
+    inputs_root = _folder(root, request.input, task, "input")
+    targets_root = _folder(root, request.target, task, "target")
+    extensions = {"tone_mapping": (".png",), "general_isp": (".dng",), "ie": (".jpg", ".jpeg", ".png")}[task]
+    inputs = by_name(inputs_root, list_files(inputs_root, extensions), photo_name, "inputs")
+    targets = by_name(targets_root, list_files(targets_root), photo_name, "targets")
+    for folder, images, endings in ((inputs_root, inputs, extensions), (targets_root, targets, ("image",))):
+        if not images:
+            raise ValueError(
+                f"'{folder}' holds no file named a0001 to a5000 ({', '.join(endings)}). Was the archive unpacked?"
+            )
+    listing = Listing({}, read_images)
+    listing.found = [
+        f"inputs: {len(inputs)} in '{inputs_root}'",
+        f"targets: {len(targets)} in '{targets_root}'",
+    ]
+    names = _split(root, listing)
+    for split, wanted in names.items():
+        pairs = []
+        for name in wanted:
+            if name in inputs and name in targets:
+                pairs.append(Pair(name, inputs[name], targets[name]))
+            else:
+                lacks = [f"no {w}" for w, there in (("input", inputs), ("target", targets)) if name not in there]
+                listing.missing[f"{split}/{name}"] = f"in the {split} list, but there is {' and '.join(lacks)}"
+        listing.splits[split] = pairs
+    listed = {name for wanted in names.values() for name in wanted}
+    for name in sorted((inputs.keys() & targets.keys()) - listed):
+        listing.left_out[name] = "in no list of the split"
+    listing.reader, chosen = _reader(task, request, listing)
+    listing.settings |= chosen
+    return listing
+
+
+def _folder(root: Path | None, named: str | None, task: str, role: str) -> Path:
+    """The folder of the inputs or targets."""
+    if named:
+        return require_folder(named, f"the folder of the {role}s", f"--{role}")
+    if root is None:
+        raise ValueError(f"the folder of the data set is missing; give it with --source DIR (or --{role} DIR).")
+    if role == "input" and task == "general_isp":
+        return subfolder(root, "raw_photos") or root
+    relative = TARGET_FOLDER if role == "target" else {"tone_mapping": XYZ_FOLDER, "ie": SRGB_FOLDER}[task]
+    found = [folder for base in bases(root, 1) if (folder := subfolder(base, relative))]
+    if len(found) != 1:
+        problem = (
+            f"is there more than once: {[str(f) for f in found]}" if found else f"is not there ({child_names(root)})"
+        )
+        raise ValueError(
+            f"looked in '{root}' for the folder {relative} of the {role}s; it {problem}. Point --source at the folder "
+            f"that holds input/ and expertC/, or name the folder itself with --{role} DIR."
+        )
+    return found[0]
+
+
+def _split(root: Path | None, listing: Listing) -> dict[str, list[str]]:
+    """Names of the splits, from the lists of the distribution or else from our copy of them."""
+    train, test = fivek_split()
+    ours = {"train": train, "test": test}
+    for base in bases(root, 1) if root else []:
+        test_file, halves = base / "test.txt", [base / "train_input.txt", base / "train_label.txt"]
+        whole = base / "train.txt"
+        train_files = [whole] if whole.is_file() else halves
+        if not test_file.is_file() or not all(path.is_file() for path in train_files):
+            continue
+        theirs = {
+            "train": sorted(_listed(name) for path in train_files for name in read_names(path)),
+            "test": sorted(_listed(name) for name in read_names(test_file)),
+        }
+        for split, names in theirs.items():
+            repeated = sorted({a for a, b in pairwise(names) if a == b})
+            if repeated:
+                raise ValueError(f"the {split} lists in '{base}' name '{repeated[0]}' twice. Fetch the lists again.")
+        common = sorted(set(theirs["train"]) & set(theirs["test"]))
+        if common:
+            raise ValueError(
+                f"the lists in '{base}' have {len(common)} names in both train and test, '{common[0]}' among them. "
+                "Fetch the lists again."
+            )
+        listing.split_source = f"{', '.join(path.name for path in [*train_files, test_file])} in '{base}'"
+        if theirs == ours:
+            listing.split_source += ", the same as Zeng's"
+        else:
+            listing.warnings.append(
+                f"the lists in '{base}' are not Zeng's: {len(theirs['train'])} training and {len(theirs['test'])} test "
+                f"names, {len(set(theirs['test']) - set(test))} of the latter not in Zeng's test.txt (4500 and 498 "
+                "names). Results on another split cannot be compared with published ones."
+            )
+        return theirs
+    listing.split_source = "the package's copy of Zeng's lists (the source has no train.txt and test.txt)"
+    return ours
+
+
+def _listed(name: str) -> str:
+    """A name as it stands in a list, without extension."""
+    return strip_extension(name)[0]
+
+
+def _reader(task: str, request: Request, listing: Listing) -> tuple[Reader, dict[str, Any]]:
+    """How the task's pairs are read, and what to note about it."""
+    if task == "ie":
+        return read_images, {}
+    if task == "general_isp":
+        settings = {
+            "raw": {**RAW_PROCESSING, "crop": "the file's default crop", "orientation": "the target's"},
+            "resize": "area, in linear light, to the target's size (480p: short side 480)",
+            "min_alignment": request.min_alignment,
+        }
+        return partial(read_dng, min_alignment=request.min_alignment), settings
+    if request.channel_order in ORDERS:
+        listing.found.append(f"channel order of the XYZ files: {request.channel_order}, as asked for")
+        order = request.channel_order
+    else:
+        evidence = decide([*listing.splits["train"], *listing.splits["test"]])
+        listing.found.append(f"channel order of the XYZ files: {evidence.describe()}")
+        if evidence.order is None:
+            listing.errors["the channel order"] = (
+                f"{evidence.describe()}. Look at a file, and force it: --channel_order rgb if X is in its red channel, "
+                "bgr if Z is"
+            )
+        order = evidence.order or "rgb"
+    return partial(read_xyz, order=order), {"channel_order": order}
+
+
+_EXPECTED = {"train": 4500, "test": 498}
+_SHARED = frozenset({"partial", "input", "target"})
+FIVEK_TONE_MAPPING = DataSet(
+    "fivek_tone_mapping",
+    f"FiveK 480p (Zeng), 16-bit XYZ -> expert C, 4500 + 498 (not 500) pairs: {XYZ_FOLDER}, {TARGET_FOLDER}",
+    _EXPECTED,
+    partial(_find, task="tone_mapping"),
+    _SHARED | {"channel_order"},
+    lists="fivek",
+    notes=(TEST_NOTE,),
+)
+FIVEK_GENERAL_ISP = DataSet(
+    "fivek_general_isp",
+    f"FiveK's DNG files, demosaiced (our choices) -> expert C, 4500 + 498 (not 500) pairs: *.dng, {TARGET_FOLDER}",
+    _EXPECTED,
+    partial(_find, task="general_isp"),
+    _SHARED | {"min_alignment"},
+    lists="fivek",
+    notes=(
+        TEST_NOTE,
+        f"DNG files are {RAW_SUMMARY}, area-resized to the target's size. The paper says demosaicing only.",
+    ),
+)
+FIVEK_IE = DataSet(
+    "fivek_ie",
+    f"FiveK 480p (Zeng), 8-bit sRGB -> expert C, 4500 + 498 (not 500) pairs: {SRGB_FOLDER}, {TARGET_FOLDER}",
+    _EXPECTED,
+    partial(_find, task="ie"),
+    _SHARED,
+    lists="fivek",
+    notes=(TEST_NOTE,),
+)

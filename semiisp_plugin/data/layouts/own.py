@@ -1,0 +1,206 @@
+"""A photographer's own pairs: RAW files (or ordinary images) and their edited versions, matched by file name."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageCms
+
+from semiisp_plugin.data.align import align
+from semiisp_plugin.data.image_io import IMAGE_EXTENSIONS, read_image
+from semiisp_plugin.data.layouts.base import (
+    DataSet,
+    Listing,
+    PairImages,
+    Request,
+    by_name,
+    child_names,
+    list_files,
+    match,
+    require_folder,
+    subfolder,
+)
+from semiisp_plugin.data.lmdb_io import lmdb_key
+from semiisp_plugin.data.pairs import PAIR_FOLDERS, Pair
+from semiisp_plugin.data.raw_io import RAW_EXTENSIONS, RAW_PROCESSING, RAW_SUMMARY, is_raw, read_raw, require_rawpy
+from semiisp_plugin.data.subsets import rank_names, read_names
+
+FOLDERS: tuple[tuple[str, str], ...] = (
+    ("raw", "edited"),
+    *dict.fromkeys((a.lower(), b.lower()) for a, b in PAIR_FOLDERS),
+)
+"""Names that the two folders below --source may have; their case does not matter."""
+
+TEST_SEED = "test"
+"""Seed of `rank_names` for the pairs kept for testing; another than that of the subsets."""
+
+
+def read_own(pair: Pair, *, min_alignment: float, short_side: int | None) -> PairImages:
+    """Read an input, RAW or not, at the orientation and size of its edited image.
+
+    Args:
+        pair: Where they are.
+        min_alignment: See `semiisp_plugin.data.align.MIN_ALIGNMENT`.
+        short_side: Area-resize the target to this short side first; None keeps its size.
+    """
+    target = read_image(pair.target)
+    if short_side is not None and min(target.shape[:2]) > short_side:
+        scale = short_side / min(target.shape[:2])
+        size = max(1, round(target.shape[1] * scale)), max(1, round(target.shape[0] * scale))
+        target = np.ascontiguousarray(cv2.resize(target, size, interpolation=cv2.INTER_AREA))
+    raw = is_raw(pair.input)
+    aligned = align(read_raw(pair.input) if raw else read_image(pair.input), target, min_alignment=min_alignment)
+    notes = []
+    if aligned.turns:
+        notes.append("input turned by quarter turns to fit the edited image")
+    profile = colour_profile(pair.target)
+    if profile and "srgb" not in profile.lower():
+        notes.append(f"edited image with the colour profile '{profile}', read as if it were sRGB; export it as sRGB")
+    return PairImages(aligned.image, target, aligned.score, tuple(notes))
+
+
+def colour_profile(path: str) -> str:
+    """Description of an image's embedded colour profile; empty if it has none that can be read."""
+    try:
+        with Image.open(path) as image:
+            data = image.info.get("icc_profile")
+        if not data:
+            return ""
+        return ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(data))).strip()
+    except (OSError, ValueError, SyntaxError, ImageCms.PyCMSError):
+        return ""
+
+
+# --- listing --------------------------------------------------------------------------------------------------------
+
+
+def _find(request: Request) -> Listing:
+    """List the pairs of two folders."""
+    input_root, target_root = _folders(request)
+    files = list_files(input_root, (*RAW_EXTENSIONS, *IMAGE_EXTENSIONS))
+    if any(is_raw(name) for name in files):
+        require_rawpy()
+    inputs, targets = _named(
+        by_name(input_root, files, _stem, "inputs"),
+        by_name(target_root, list_files(target_root), _stem, "edited images"),
+    )
+    for folder, images, what in ((input_root, inputs, "RAW file or image"), (target_root, targets, "image")):
+        if not images:
+            raise ValueError(f"'{folder}' holds no {what}, neither itself nor below. Check the path.")
+    names = sorted(inputs.keys() & targets.keys())
+    listing = Listing({}, partial(read_own, min_alignment=request.min_alignment, short_side=request.short_side))
+    listing.left_out = match(inputs, targets)[1]
+    if not names:
+        raise ValueError(
+            f"no file of '{input_root}' ({len(inputs)} files, such as '{min(inputs.values())}') has the name of one of "
+            f"'{target_root}' ({len(targets)}, such as '{min(targets.values())}'). Pairs are matched by their path "
+            "below the two folders, without extension: x/IMG_1.NEF and x/IMG_1.jpg."
+        )
+    n_raw = sum(is_raw(inputs[name]) for name in names)
+    listing.found = [
+        f"inputs: {len(inputs)} in '{input_root}' ({n_raw} of the {len(names)} in pairs are RAW)",
+        f"edited images: {len(targets)} in '{target_root}'",
+    ]
+    if n_raw:
+        listing.found.append(f"RAW files: {RAW_SUMMARY}")
+    if 0 < n_raw < len(names):
+        listing.warnings.append(
+            f"{n_raw} inputs are RAW (linear) and {len(names) - n_raw} ordinary images; one network should not be "
+            "trained on both. Prepare them separately."
+        )
+    test = _test_names(names, request, listing)
+    keys = {name: lmdb_key(name) for name in names}
+    for split in ("train", "test"):
+        listing.splits[split] = [
+            Pair(keys[name], inputs[name], targets[name]) for name in names if (name in test) == (split == "test")
+        ]
+    listing.settings = {
+        "min_alignment": request.min_alignment,
+        "short_side": request.short_side,
+        "resize": "area, to the edited image's size",
+        **({"raw": {**RAW_PROCESSING, "crop": "the file's default crop"}} if n_raw else {}),
+    }
+    return listing
+
+
+def _folders(request: Request) -> tuple[Path, Path]:
+    """The folders of inputs and edited images."""
+    if request.input or request.target:
+        if request.source:
+            raise ValueError("give either --source, or --input and --target.")
+        return (
+            require_folder(request.input, "the folder of the RAW files or inputs", "--input"),
+            require_folder(request.target, "the folder of the edited images", "--target"),
+        )
+    root = require_folder(request.source, "the folder that holds raw/ and edited/", "--source")
+    found = [(a, b) for names in FOLDERS if (a := subfolder(root, names[0])) and (b := subfolder(root, names[1]))]
+    if len(found) != 1:
+        problem = "holds several of them" if found else f"holds none of them ({child_names(root)})"
+        raise ValueError(
+            f"looked in '{root}' for the folders {', '.join(f'{a}/ and {b}/' for a, b in FOLDERS)}; it {problem}. "
+            "Name the two with --input DIR --target DIR."
+        )
+    return found[0]
+
+
+def _stem(relative: str) -> str:
+    """Path without extension (of any kind: RAW extensions are not images')."""
+    folder, slash, name = relative.rpartition("/")
+    return f"{folder}{slash}{name.rpartition('.')[0]}"
+
+
+def _named(inputs: dict[str, str], targets: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Both under the targets' names, case not mattering where that is unambiguous."""
+    folded = [Counter(name.casefold() for name in named) for named in (inputs, targets)]
+    by_folded = {name.casefold(): name for name in targets}
+    renamed = {}
+    for name, path in inputs.items():
+        low = name.casefold()
+        if name not in targets and folded[0][low] == folded[1][low] == 1:
+            name = by_folded[low]
+        renamed[name] = path
+    return renamed, targets
+
+
+def _test_names(names: list[str], request: Request, listing: Listing) -> set[str]:
+    """Names of the pairs kept for testing."""
+    if request.test_list:
+        if request.test_pairs is not None:
+            raise ValueError("give either --test_pairs or --test_list.")
+        wanted = read_names(Path(request.test_list).expanduser())
+        by_key = {key: name for name in names for key in (name, lmdb_key(name))}
+        stems = [by_key.get(name) or by_key.get(_stem(name) if "." in name else name) for name in wanted]
+        unknown = [name for name, stem in zip(wanted, stems, strict=True) if stem is None]
+        if unknown:
+            raise ValueError(
+                f"{len(unknown)} of the {len(wanted)} names in '{request.test_list}' are of no pair, '{unknown[0]}' "
+                f"among them. Names look like '{names[0]}'."
+            )
+        test = {stem for stem in stems if stem is not None}
+        listing.split_source = f"--test_list {request.test_list}"
+    else:
+        count = max(1, round(len(names) / 10)) if request.test_pairs is None else request.test_pairs
+        test = set(rank_names(names, TEST_SEED)[:count])
+        listing.split_source = (
+            f"ours: the first {count} of the names ranked by the SHA-256 of '{TEST_SEED}:<name>' are for testing. "
+            "Shots of one scene may be in both halves; name the test pairs with --test_list to avoid it"
+        )
+    if len(test) >= len(names):
+        raise ValueError(
+            f"all {len(names)} pairs would be for testing, none for training. Choose fewer (--test_pairs)."
+        )
+    return test
+
+
+OWN = DataSet(
+    "own",
+    "your RAW files (DNG, NEF, ARW, CR2, CR3, RAF, ORF, RW2 ...) or images, and their edited versions",
+    {},
+    _find,
+    frozenset({"input", "target", "short_side", "test_pairs", "test_list", "min_alignment"}),
+)

@@ -1,0 +1,85 @@
+"""Name lists: which 100 and 500 pairs of a training set are used where the paper uses that many.
+
+The paper does not say which. The rule is ours: names are ranked by the SHA-256 of ``<seed>:<name>``, and the first n
+are taken. The 100 are therefore among the 500, and neither depends on the order in which names are listed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+LIST_FOLDER = Path(__file__).with_name("name_lists")
+"""The lists that come with the package."""
+
+SIZES = (100, 500)
+"""Sizes of the subsets."""
+
+SEED = 0
+"""Seed of the subsets."""
+
+
+def rank_names(names: Iterable[str], seed: int | str = SEED) -> list[str]:
+    """Sort names by the SHA-256 of ``<seed>:<name>`` (UTF-8, hexadecimal).
+
+    Raises:
+        ValueError: A name occurs twice.
+    """
+    listed = list(names)
+    repeated = [name for name, count in Counter(listed).items() if count > 1]
+    if repeated:
+        raise ValueError(f"'{min(repeated)}' occurs more than once among {len(listed)} names; list each once.")
+    return sorted(listed, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).hexdigest())
+
+
+def subset(names: Iterable[str], size: int, seed: int | str = SEED) -> list[str]:
+    """The first ``size`` names of `rank_names`, in alphabetical order.
+
+    Raises:
+        ValueError: There are fewer.
+    """
+    ranked = rank_names(names, seed)
+    if not 0 <= size <= len(ranked):
+        raise ValueError(f"A subset of {size} was asked for, but there are {len(ranked)} names.")
+    return sorted(ranked[:size])
+
+
+def read_names(path: str | Path) -> list[str]:
+    """Read a list of names: the first word of each line that is not empty, as in BasicSR's ``meta_info_file``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no text, names nothing, or names something twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no list of names '{path}' (absolute: '{path.absolute()}'). Check the path.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{path}' is no text file; give a list with one name a line.") from error
+    names = [line.split()[0] for line in text.splitlines() if line.strip()]
+    if not names:
+        raise ValueError(f"'{path}' names nothing; it must have one name a line.")
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+    if repeated:
+        raise ValueError(f"'{path}' names '{repeated[0]}' twice ({len(repeated)} such names). List each once.")
+    return names
+
+
+def shipped(list_name: str) -> list[str] | None:
+    """A list that comes with the package, such as ``fivek_100``; None if there is none of that name."""
+    path = LIST_FOLDER / f"{list_name}.txt"
+    return read_names(path) if path.is_file() else None
+
+
+def fivek_split() -> tuple[list[str], list[str]]:
+    """Names of Zeng's split of MIT-Adobe FiveK: 4,500 for training and 498, not 500, for testing.
+
+    ``a0160`` and ``a2952`` are in no list of the distribution.
+    """
+    test = shipped("fivek_test") or []
+    left_out = {*test, "a0160", "a2952"}
+    return [name for number in range(1, 5001) if (name := f"a{number:04d}") not in left_out], sorted(test)

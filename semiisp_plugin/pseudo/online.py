@@ -1,0 +1,267 @@
+"""Step 3 at training time: pseudo inputs for crops of pseudo ground truths, with other parameter sets at every visit.
+
+f_ISP^-1 is point-wise. With one set an image, the inverse of a crop is the crop of the inverse, so that only what is
+trained on is computed. With sets on a grid the crop must know its place in the picture, through flips, transposition
+and enlargement; it is an affine map, found by sending coordinates through the same augmentation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from semiisp_plugin.pseudo.generator import PseudoPairGenerator
+from semiisp_plugin.pseudo.keys import photograph_seed
+from semiisp_plugin.pseudo.manifest import BuildFolder
+from semiisp_plugin.pseudo.sources import BankInverse
+
+F_ISP_NAME = "f_isp.pth"
+"""The copy of f_ISP in the folder of a build whose inputs are drawn in training."""
+
+# Values of an image that are inverted at a time where each pixel has a set of its own: K maps of that size must stay
+# in a CPU's cache, or in a GPU's memory.
+_BAND = {"cpu": 32_768, "cuda": 2**23}
+
+
+class OnlineDraw:
+    """Draws the pseudo inputs of a build.
+
+    Args:
+        generator: What the build is made with.
+        input_bits: Inputs are rounded as a stored build's are, to 16 or 8 bits.
+    """
+
+    def __init__(self, generator: PseudoPairGenerator, input_bits: Literal[8, 16] = 16) -> None:
+        self.generator = generator
+        self.levels = 2**input_bits - 1
+        self.device = next(generator.network.parameters()).device
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> OnlineDraw:
+        """That of a build's folder; draws on the CPU.
+
+        Raises:
+            ValueError, FileNotFoundError: See `check_drawable`.
+            CheckpointError: The copy of f_ISP is damaged.
+        """
+        # It brings in what making a build needs, too.
+        from semiisp_plugin.pseudo.pipeline import make_generator
+
+        build = BuildFolder(folder)
+        check_drawable(build)
+        made_with = build.manifest.made_with
+        # Whoever opens it in the middle of training must not shift the dropout: a network begins with random weights.
+        with torch.random.fork_rng(devices=[]):
+            generator = make_generator(
+                str(build.folder / F_ISP_NAME),
+                made_with["sets"],
+                made_with["update_quality"],
+                made_with["inverse"],
+                made_with["source"],
+                candidates=made_with["candidates"],
+                per=made_with["draw_per"],
+            )
+        return cls(generator, made_with["input_bits"])
+
+    def to(self, device: torch.device | str) -> OnlineDraw:
+        """Draw on another device; returns itself."""
+        self.device = torch.device(device)
+        self.generator.network.to(self.device)
+        return self
+
+    @property
+    def needs_place(self) -> bool:
+        """Whether the sets of step 3 lie on a grid, so that `inputs` must know where in the picture a crop lies."""
+        second = self.generator.second
+        return isinstance(second, BankInverse) and second.bank.grid != (1, 1)
+
+    @property
+    def needs_picture(self) -> bool:
+        """Whether step 3 can be done on whole pictures only: f_ISP chooses among several candidates."""
+        return self.generator.candidates > 1
+
+    def targets(self, photographs: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Steps 1 and 2: see `PseudoPairGenerator.generate_target`."""
+        return self.generator.generate_target(photographs.to(self.device), generators)
+
+    @torch.no_grad()
+    def encoded(self, photographs: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+        """Step 1, and of step 2 what must see the whole picture.
+
+        Args:
+            photographs: ``(N, 3, H, W)`` uint8.
+            generators: One for each.
+
+        Returns:
+            The RAW images of step 1, ``(N, 3, H, W)`` float32, and the encoder's parameter sets for them.
+        """
+        raw = self.generator.first.invert(photographs.to(self.device), generators).image
+        return raw, self.generator.network.predict_parameters(raw)
+
+    @torch.no_grad()
+    def developed(self, raw: Tensor, parameters: Tensor, places: Tensor) -> Tensor:
+        """The rest of step 2, for crops: pseudo ground truths.
+
+        Args:
+            raw: ``(N, 3, h, w)``, crops of what `encoded` gives.
+            parameters: As `encoded` gives them.
+            places: ``(N, 2, 3)``, where the crops lie.
+
+        Returns:
+            ``(N, 3, h, w)`` uint8.
+        """
+        isp = self.generator.network.isp
+        out = in_place(isp.forward, raw, parameters, places)
+        return (out * 255).round().clamp(0, 255).to(torch.uint8)
+
+    @torch.no_grad()
+    def inputs(self, targets: Tensor, generators: Sequence[torch.Generator], places: Tensor | None = None) -> Tensor:
+        """Step 3: a pseudo input for each pseudo ground truth, or for each crop of one.
+
+        Args:
+            targets: ``(N, 3, h, w)`` uint8.
+            generators: One for each.
+            places: ``(N, 2, 3)``, where the crops lie (see `place_of`); None: ``targets`` are whole pictures, or
+                `needs_place` is false.
+
+        Returns:
+            ``(N, 3, h, w)`` float32 in [0, 1] on this object's device: whole numbers of 1/65535 (or 1/255).
+
+        Raises:
+            ValueError: Places are given, but `needs_picture`.
+        """
+        if places is not None and self.needs_picture:
+            raise ValueError("candidates above 1 are told apart on whole pictures; draw first, then crop.")
+        targets = targets.to(self.device)
+        if places is None or not self.needs_place:
+            made = self.generator.generate_input(targets, generators).input
+        else:
+            second = self.generator.second
+            assert isinstance(second, BankInverse)  # needs_place; for mypy
+            backend = "exact" if second.backend == "auto" else second.backend
+            sets = second.draw(len(targets), generators).to(self.device)
+            made = in_place(lambda x, p: second.isp.inverse(x, p, backend=backend).image, targets, sets, places)
+        return (made.clamp(0, 1) * self.levels).round_() / self.levels
+
+    def entry_generator(self, seed: int, key: str) -> torch.Generator:
+        """The random state with which a stored build of this seed begins step 3 of the pair ``key``."""
+        generator = torch.Generator().manual_seed(photograph_seed(seed, key))
+        if self.generator.update_quality:
+            # What step 1 draws does not depend on the picture.
+            self.generator.first.invert(torch.zeros(1, 3, 1, 1, dtype=torch.uint8), generator)
+        return generator
+
+
+def in_place(apply: Callable[[Tensor, Tensor], Tensor], images: Tensor, sets: Tensor, places: Tensor) -> Tensor:
+    """What ``apply`` makes of crops with the parameters that hold where they lie.
+
+    Args:
+        apply: One of the directions of an `InvertibleISP`, of images and parameters.
+        images: ``(N, 3, h, w)``, crops.
+        sets: ``(N, K, gh, gw)``, of the whole pictures.
+        places: ``(N, 2, 3)``, see `place_of`.
+
+    Returns:
+        ``(N, 3, h, w)`` of the type of the sets.
+    """
+    if tuple(sets.shape[2:]) == (1, 1):
+        return apply(images, sets)
+    out = torch.empty(images.shape, dtype=sets.dtype, device=images.device)
+    n, _, height, width = images.shape
+    rows = max(1, _BAND.get(images.device.type, _BAND["cpu"]) // (3 * width))
+    for i in range(n):
+        where = F.affine_grid(places[i : i + 1].to(sets), [1, 1, height, width], align_corners=False)
+        for top in range(0, height, rows):
+            band = slice(top, min(top + rows, height))
+            # Bilinear, and level beyond the outer nodes: what the interpolation of whole pictures is.
+            maps = F.grid_sample(sets[i : i + 1], where[:, band], padding_mode="border", align_corners=False)
+            out[i : i + 1, :, band] = apply(images[i : i + 1, :, band], maps)
+    return out
+
+
+def check_drawable(build: BuildFolder) -> None:
+    """Check that the inputs of a build can be drawn in training.
+
+    Raises:
+        ValueError: The build stores its inputs, is not complete, or its copy of f_ISP is another one.
+        FileNotFoundError: The copy of f_ISP, or the folder of photographs that it needs, is missing.
+    """
+    folder, mode = build.folder, build.mode
+    if mode == "stored":
+        raise ValueError(
+            f"'{folder}' is a build of mode 'stored', which holds its pseudo inputs: use SemiSupervisedDataset with "
+            f"pseudo: {{dataroot_gt: {folder / 'gt.lmdb'}, dataroot_lq: {folder / 'lq.lmdb'}, io_backend: "
+            f"{{type: lmdb}}}}, or build with mode: online."
+        )
+    unfinished = build.unfinished()
+    if unfinished or len(build) == 0:
+        raise ValueError(
+            f"'{folder}' is not complete: {len(unfinished)} of {len(build)} shards are missing. Finish it by the "
+            f"command that began it, `basicsr pseudo -opt FILE` with 'out: {folder}'."
+        )
+    path = folder / F_ISP_NAME
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path} is missing, the f_ISP that pseudo inputs are drawn with. Copy the file that the build was made "
+            f"with there, or run the same `basicsr pseudo` command again."
+        ) from None
+    expected = str(build.manifest.made_with["f_isp_sha256"])
+    if not found.startswith(expected):
+        raise ValueError(
+            f"{path} is not the f_ISP that the build was made with (SHA-256 {found[: len(expected)]}, not {expected}). "
+            f"Put that file back, or build the pairs anew in another folder."
+        )
+    if mode == "keys" and not os.path.isdir(build.manifest.photographs):
+        raise FileNotFoundError(
+            f"The photographs of '{folder}' are read in training, but '{build.manifest.photographs}' is no folder. "
+            f"Mount it, or build with mode: online, which needs the photographs only once."
+        )
+
+
+def coordinates(height: int, width: int) -> list[np.ndarray]:
+    """Where the pixels of a picture are: x, then y, -1 and 1 being its edges.
+
+    Returns:
+        Two images ``(H, W, 1)`` float64, read-only and without memory of that size, to go through an augmentation.
+    """
+    x = np.broadcast_to(((2 * np.arange(width) + 1) / width - 1)[None, :, None], (height, width, 1))
+    y = np.broadcast_to(((2 * np.arange(height) + 1) / height - 1)[:, None, None], (height, width, 1))
+    return [x, y]
+
+
+def place_of(augmented: Sequence[np.ndarray]) -> Tensor:
+    """Where in the picture a crop lies.
+
+    Args:
+        augmented: What an augmentation of flips, turns, crops and resizing has made of `coordinates`,
+            two ``(h, w, 1)``.
+
+    Returns:
+        ``(2, 3)`` float32, as `torch.nn.functional.affine_grid` takes it: ``place @ (u, v, 1)`` is the point (x, y) of
+        the picture under the point (u, v) of the crop, -1 and 1 being the edges of either.
+    """
+    height, width = augmented[0].shape[:2]
+    # Away from the edges, where resizing repeats the outermost pixels.
+    top, left = height // 4, width // 4
+    bottom, right = height - 1 - top, width - 1 - left
+    u, v = ((2 * np.array(ends) + 1) / n - 1 for ends, n in (((left, right), width), ((top, bottom), height)))
+    rows = []
+    for values in augmented:
+        start = values[top, left, 0]
+        along_u = (values[top, right, 0] - start) / (u[1] - u[0]) if right > left else 0.0
+        along_v = (values[bottom, left, 0] - start) / (v[1] - v[0]) if bottom > top else 0.0
+        rows.append((along_u, along_v, start - along_u * u[0] - along_v * v[0]))
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+WHOLE = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+"""`place_of` a picture itself."""

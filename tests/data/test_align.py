@@ -1,0 +1,117 @@
+"""Aligning inputs with edited images."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from semiisp_plugin.data.align import MIN_ALIGNMENT, align, alignment
+
+HEIGHT, WIDTH = 120, 180
+
+
+def scene(height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> np.ndarray:
+    """A picture with structure of several sizes, mostly of brightness as in nature, float in [0, 1]."""
+    rng = np.random.default_rng(seed)
+    image = np.zeros((height, width, 3), np.float32)
+    for size, strength in ((6, 0.5), (20, 0.3), (60, 0.2)):
+        coarse = rng.uniform(0, 1, (size * height // width + 1, size, 3)).astype(np.float32)
+        coarse = 0.7 * coarse.mean(axis=2, keepdims=True) + 0.3 * coarse
+        image += strength * cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(image, 0, 1)
+
+
+def raw_of(image: np.ndarray) -> np.ndarray:
+    """As a sensor sees it: dark, linear, green."""
+    return np.rint(np.clip(image, 0, 1) ** 2.2 * [20000, 50000, 30000]).astype(np.uint16)
+
+
+def edit_of(image: np.ndarray) -> np.ndarray:
+    return np.rint(255 * np.clip(1.2 * image - 0.05, 0, 1) ** 0.8).astype(np.uint8)
+
+
+def shrink(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
+
+
+def test_area_resize_to_the_edit():
+    image = scene()
+    raw, edit = raw_of(image), edit_of(shrink(image, 60, 90))
+    aligned = align(raw, edit)
+    assert aligned.turns == 0
+    assert aligned.score > 0.9
+    mean = raw.reshape(60, 2, 90, 2, 3).astype(np.float64).mean((1, 3))
+    assert np.abs(aligned.image - mean).max() <= 1
+    assert aligned.image.dtype == np.uint16
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_an_edit_that_was_turned(turns):
+    image = scene()
+    aligned = align(raw_of(image), edit_of(np.rot90(image, turns)))
+    assert aligned.turns == turns
+    np.testing.assert_array_equal(aligned.image, np.rot90(raw_of(image), turns))
+
+
+def test_a_border_of_the_sensor_is_cut_without_resampling():
+    image = scene()
+    aligned = align(raw_of(image), edit_of(image[1:-1, 2:-2]))
+    np.testing.assert_array_equal(aligned.image, raw_of(image)[1:-1, 2:-2])
+
+
+def test_a_border_is_cut_before_shrinking():
+    """3 of 180 columns: more than rounding, less than a crop."""
+    image = scene()
+    aligned = align(raw_of(image), edit_of(shrink(image[:, 1:-2], 60, 88)))
+    expected = cv2.resize(raw_of(image)[:, 2:-2], (88, 60), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(aligned.image, expected)
+
+
+@pytest.mark.parametrize("part", [0.9, 0.8, 0.6])
+def test_a_crop_is_refused_and_said_to_be_one(part):
+    image = scene()
+    h, w = round(HEIGHT * part), round(WIDTH * part)
+    edit = edit_of(shrink(image[5 : 5 + h, 8 : 8 + w], 60, 90))
+    with pytest.raises(ValueError, match=f"crop of about {100 * part:.0f}% of the frame"):
+        align(raw_of(image), edit)
+
+
+@pytest.mark.parametrize("angle", [2, -3])
+def test_straightening_is_refused_and_said_to_be_it(angle):
+    image = scene()
+    matrix = cv2.getRotationMatrix2D((WIDTH / 2, HEIGHT / 2), angle, 1 + abs(np.sin(np.radians(angle))) * 1.5)
+    edit = edit_of(cv2.warpAffine(image, matrix, (WIDTH, HEIGHT)))
+    with pytest.raises(ValueError, match=f"turned by about {abs(angle)} degrees"):
+        align(raw_of(image), edit)
+
+
+def test_another_photograph_is_refused():
+    with pytest.raises(ValueError, match=r"do not show the same pixels \(alignment .*another photograph"):
+        align(raw_of(scene()), edit_of(scene(seed=1)))
+
+
+def test_other_proportions_are_refused_with_both_sizes():
+    with pytest.raises(
+        ValueError, match=r"\(100x100, height x width\) has other proportions than the input \(120x180\)"
+    ):
+        align(raw_of(scene()), edit_of(scene()[:100, :100]))
+
+
+def test_enlarging_is_refused():
+    with pytest.raises(ValueError, match=r"\(240x360, height x width\) is larger than the input \(120x180\)"):
+        align(raw_of(scene()), edit_of(scene(240, 360)))
+
+
+def test_without_a_threshold_the_size_alone_counts():
+    edit = edit_of(scene(seed=1))
+    aligned = align(raw_of(scene()), edit, min_alignment=-1)
+    assert aligned.turns == 0
+    assert aligned.score < MIN_ALIGNMENT
+
+
+def test_alignment_is_of_structure_not_of_brightness():
+    image = scene()
+    assert alignment(raw_of(image), edit_of(image)) > 0.9
+    assert alignment(image, 255 - edit_of(image)) < -0.9
+    assert alignment(image, np.full_like(image, 0.5)) == 0

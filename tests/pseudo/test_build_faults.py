@@ -1,0 +1,441 @@
+"""Builds by several processes, killed and stopped ones: entry by entry, they leave what an undisturbed one leaves."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
+from semiisp_plugin.data.image_io import decode_image, write_image
+from semiisp_plugin.data.lmdb_io import close_all, parts, read_meta, read_value
+from semiisp_plugin.data.pairs import match_pairs
+from semiisp_plugin.isp import ParameterBank
+from semiisp_plugin.pseudo import BankInverse, PseudoPairGenerator
+from semiisp_plugin.pseudo import builder as builder_module
+from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
+from semiisp_plugin.pseudo.contact_sheet import save_contact_sheet
+from semiisp_plugin.pseudo.manifest import BuildFolder, automatic_shard_size
+
+COUNT = 40
+SHARDS = 6  # of 7 photographs, the last of 5
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills processes by POSIX signals")
+
+
+def picture(seed: int, height: int, width: int) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Path:
+    """Of two sizes, in turn; three of them cannot be used."""
+    root = tmp_path_factory.mktemp("photographs")
+    for number in range(COUNT):
+        write_image(root / f"{number:03d}.jpg", picture(number, *((96, 128) if number % 2 else (120, 90))))
+    (root / "005.jpg").write_bytes((root / "004.jpg").read_bytes()[:300])
+    (root / "020.jpg").write_bytes(b"")
+    write_image(root / "038.jpg", picture(38, 20, 300))
+    return root
+
+
+@pytest.fixture(scope="module")
+def generator() -> PseudoPairGenerator:
+    torch.manual_seed(0)
+    network = PQDynamicISP(grid=(2, 2), thumbnail=32)
+    torch.nn.init.normal_(network.encoder.head.weight, std=0.05)
+    bank = ParameterBank(network.spec, 5)
+    bank.append(network.spec.squash(0.3 * torch.randn(5, 36, 1, 1)))
+    return PseudoPairGenerator(network, BankInverse(network.spec, bank))
+
+
+@pytest.fixture(autouse=True)
+def _closed_environments():
+    yield
+    close_all()
+
+
+def build(root, out, generator, **options):
+    return build_pseudo_lmdb(str(root), str(out), generator, **{"progress": False, "shard_size": 7, **options})
+
+
+def contents(out: Path) -> dict[str, object]:
+    """Every entry, every list of images, and what the report says; then nothing is left open."""
+    found: dict[str, object] = {}
+    for name in ("gt", "lq"):
+        for part in parts(out / f"{name}.lmdb"):
+            for entry in read_meta(part):
+                found[f"{name}/{entry.key}"] = read_value(part, entry.key)
+        for path in sorted((out / f"{name}.lmdb").rglob("meta_info.txt")):
+            found[str(path.relative_to(out))] = path.read_bytes()
+    for path in (*sorted((out / "shards").glob("*.json*")), out / "report.json", out / "set_aside.txt"):
+        found[str(path.relative_to(out))] = path.read_bytes()
+    close_all()
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photographs, generator, tmp_path_factory) -> dict[str, object]:
+    """A build by one process."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    report = build(photographs, out, generator)
+    assert (report.written, report.shards, report.unfinished) == (COUNT - 3, SHARDS, 0)
+    assert sorted(report.set_aside) == ["005.jpg", "020.jpg", "038.jpg"]
+    found = contents(out)
+    assert sum(key.startswith("lq/") for key in found) == COUNT - 3
+    assert not list((out / "shards").glob("*.lock")) + list((out / "shards").glob("*.journal*"))
+    return found
+
+
+def disagreements(found: dict[str, object], expected: dict[str, object]) -> list[str]:
+    return [key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key)]
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Starts processes in milliseconds, as the builder starts its workers."""
+    context = builder_module._context()
+    if context.get_start_method() != "forkserver":
+        pytest.skip("needs processes that start quickly")
+    first = context.Process(target=print)  # waits for all that is imported
+    first.start()
+    first.join()
+    return context
+
+
+def start(processes, *arguments, **options):
+    """`build_pseudo_lmdb` in a process of its own."""
+    options = {"progress": False, "shard_size": 7, **options}
+    process = processes.Process(
+        target=build_pseudo_lmdb, args=[str(a) for a in arguments[:2]] + [arguments[2]], kwargs=options
+    )
+    process.start()
+    return process
+
+
+# --- killed ----------------------------------------------------------------------------------------------------------
+
+
+def test_twenty_kills_leave_no_trace(photographs, generator, undisturbed, processes, tmp_path):
+    """SIGKILL at random moments; the build goes on each time, and begins anew elsewhere when it is complete."""
+    rng = random.Random(5)
+    begun = time.monotonic()
+    process = start(processes, photographs, tmp_path / "clean", generator)
+    process.join()
+    duration = time.monotonic() - begun
+    assert disagreements(contents(tmp_path / "clean"), undisturbed) == []
+    kills, builds, stages = 0, 0, set()
+    out = tmp_path / "0"
+    while kills < 20 or process.exitcode != 0:
+        process = start(processes, photographs, out, generator)
+        process.join(rng.uniform(0, 0.6) * duration if kills < 20 else None)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            kills += 1
+            stages.add(len(list((out / "shards").glob("*.done.json"))))
+        elif process.exitcode == 0:
+            assert disagreements(contents(out), undisturbed) == [], f"build {builds} after {kills} kills"
+            builds += 1
+            out = tmp_path / str(builds)
+        else:
+            pytest.fail(f"a restarted build ended with {process.exitcode} after {kills} kills")
+    assert kills == 20
+    assert builds >= 1
+    assert len(stages) > 2, "the kills did not hit different places"
+
+
+def test_a_killed_command_takes_its_workers_with_it(photographs, generator, undisturbed, processes, tmp_path):
+    """And the command that follows at once is not disturbed by what they still held."""
+    out = tmp_path / "out"
+    slow = start(processes, photographs, out, generator, workers=2)
+    deadline = time.monotonic() + 60
+    while not list((out / "gt.lmdb").glob("*/meta_info.txt")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(slow.pid, signal.SIGKILL)
+    build(photographs, out, generator)
+    assert disagreements(contents(out), undisturbed) == []
+
+
+CRASHES = '''
+import os, signal
+from semiisp_plugin.pseudo import PseudoPairGenerator
+
+class Crashing(PseudoPairGenerator):
+    """Dies of what is left in the file ``how``, at photographs of 64x40 pixels."""
+
+    def generate_target(self, photographs, generator):
+        if photographs.shape[2:] == (40, 64):
+            os.kill(os.getpid(), self.how)
+        return super().generate_target(photographs, generator)
+'''
+
+
+@pytest.fixture
+def crashing(photographs, generator, tmp_path, monkeypatch):
+    """Photographs of which one kills the process that works on it, and the generator that does so by a signal."""
+    (tmp_path / "crashing_generator.py").write_text(CRASHES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from crashing_generator import Crashing
+
+    root = tmp_path / "some"
+    shutil.copytree(photographs, root, ignore=lambda _, names: [n for n in names if n > "012"])
+    write_image(root / "003.jpg", picture(0, 40, 64))
+
+    def make(how: signal.Signals) -> PseudoPairGenerator:
+        made = Crashing(generator.network, generator.first)
+        made.how = how
+        return made
+
+    return root, make
+
+
+def test_a_photograph_that_crashes_the_process_is_set_aside(crashing, tmp_path):
+    root, make = crashing
+    report = build(root, tmp_path / "out", make(signal.SIGSEGV), workers=1)
+    assert list(report.set_aside) == ["003.jpg", "005.jpg"]
+    assert "crashed (SIGSEGV)" in report.set_aside["003.jpg"]
+    assert report.written == 10
+
+
+def test_a_worker_killed_from_outside_is_no_fault_of_the_photograph(crashing, tmp_path, generator):
+    root, make = crashing
+    with pytest.raises(RuntimeError, match=r"1 of 1 workers were ended from outside.*run the same command again"):
+        build(root, tmp_path / "out", make(signal.SIGKILL), workers=1)
+    report = build(root, tmp_path / "out", generator)
+    assert list(report.set_aside) == ["005.jpg"]
+    assert report.written + report.kept == 11
+
+
+# --- several at once -------------------------------------------------------------------------------------------------
+
+
+def test_workers_give_what_one_process_gives(photographs, generator, undisturbed, tmp_path):
+    report = build(photographs, tmp_path / "out", generator, workers=2)
+    assert (report.written, report.kept) == (COUNT - 3, 0)
+    assert disagreements(contents(tmp_path / "out"), undisturbed) == []
+
+
+def test_commands_on_one_folder_share_the_work(photographs, generator, undisturbed, processes, tmp_path):
+    running = [start(processes, photographs, tmp_path / "out", generator) for _ in range(3)]
+    for process in running:
+        process.join()
+    assert [process.exitcode for process in running] == [0, 0, 0]
+    assert disagreements(contents(tmp_path / "out"), undisturbed) == []
+
+
+@pytest.mark.parametrize("names", [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")], ids=["torchrun", "slurm"])
+def test_ranks_build_shards_of_their_own(photographs, generator, undisturbed, monkeypatch, tmp_path, names):
+    monkeypatch.setenv(names[1], "2")
+    for rank, (written, unfinished) in enumerate([(19, 3), (18, 0)]):
+        monkeypatch.setenv(names[0], str(rank))
+        report = build(photographs, tmp_path / "out", generator, own_shards_only=True)
+        assert (report.written, report.unfinished) == (written, unfinished)
+        done = {path.name[:5] for path in (tmp_path / "out" / "shards").glob("*.done.json")}
+        assert done == {f"{shard:05d}" for shard in range(SHARDS) if shard % 2 <= rank and (rank or shard % 2 == 0)}
+        assert (tmp_path / "out" / "report.json").exists() == (rank == 1)
+    assert disagreements(contents(tmp_path / "out"), undisturbed) == []
+
+
+def test_a_rank_completes_what_others_left(photographs, generator, undisturbed, monkeypatch, tmp_path):
+    """A job of which one rank never started, or a batch script that has Slurm's variables but is alone."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    report = build(photographs, tmp_path / "out", generator)
+    assert (report.written, report.unfinished) == (COUNT - 3, 0)
+    assert disagreements(contents(tmp_path / "out"), undisturbed) == []
+
+
+def test_shards_of_a_living_process_are_left_to_it(photographs, generator, monkeypatch, tmp_path):
+    from filelock import FileLock
+
+    out = tmp_path / "out"
+    build(photographs, out, generator, max_photographs=3)
+    monkeypatch.setattr(builder_module, "_PATIENCE", 0.2)
+    with FileLock(str(out / "shards" / "00001.lock")):
+        report = build(photographs, out, generator)
+    assert report.unfinished == 1
+    assert not (out / "gt.lmdb" / "00001.lmdb").exists()
+    assert build(photographs, out, generator).unfinished == 0
+
+
+# --- stopped ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_sigterm_stores_what_is_made(photographs, generator, undisturbed, tmp_path, workers):
+    """As batch systems end a job; Ctrl+C does the same."""
+    out = tmp_path / "out"
+
+    def end_when_begun():
+        deadline = time.monotonic() + 60
+        while not list((out / "shards").glob("*.done.json")) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=end_when_begun)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        build(photographs, out, generator, workers=workers)
+    thread.join()
+    assert signal.getsignal(signal.SIGTERM) is before
+    stored = [path.name for path in (out / "shards").glob("*.done.json")]
+    assert stored
+    assert len(stored) < SHARDS
+    build(photographs, out, generator)
+    assert disagreements(contents(out), undisturbed) == []
+
+
+def test_an_error_of_a_worker_is_that_of_the_build(photographs, generator, tmp_path):
+    out = tmp_path / "out"
+    build(photographs, out, generator, max_photographs=3)
+    (out / "lq.lmdb").rename(out / "kept")
+    (out / "lq.lmdb").write_text("in the way")
+    with pytest.raises(OSError, match=r"lq\.lmdb"):
+        build(photographs, out, generator, workers=1)
+    (out / "lq.lmdb").unlink()
+    (out / "kept").rename(out / "lq.lmdb")
+    assert build(photographs, out, generator).unfinished == 0
+
+
+# --- batches, modes, growing -----------------------------------------------------------------------------------------
+
+
+def test_batches_and_threads_as_on_a_gpu(photographs, generator, undisturbed, tmp_path, monkeypatch):
+    """Rounding may differ from single photographs, but not between a broken and an unbroken build."""
+    made = []
+    for name in ("unbroken", "broken"):
+        out = tmp_path / name
+        if name == "broken":
+            calls = iter(range(100))
+            encode = builder_module.ShardBuilder._encode
+
+            def failing(self, images, calls=calls, encode=encode):
+                if next(calls) == 9:
+                    raise RuntimeError("stop")
+                return encode(self, images)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(builder_module.ShardBuilder, "_encode", failing)
+                with pytest.raises(RuntimeError, match="stop"):
+                    build(photographs, out, generator, batch=4)
+        report = build(photographs, out, generator, batch=4, threads=2 if name == "broken" else 0)
+        made.append(contents(out))
+    assert report.kept > 0
+    assert disagreements(*made) == []
+    assert made[0].keys() == undisturbed.keys()
+    for key in (k.removeprefix("gt/") for k in undisturbed if k.startswith("gt/") and "meta" not in k):
+        single, batched = (
+            [decode_image(found[f"{name}/{key}"], name=key).astype(int) for name in ("gt", "lq")]
+            for found in (undisturbed, made[0])
+        )
+        assert np.abs(single[0] - batched[0]).max() <= 1
+        same = (single[0] == batched[0]).all(2)
+        assert same.mean() > 0.99
+        assert np.abs(single[1] - batched[1])[same].max() <= 1
+
+
+def test_online_and_keys_builds(photographs, generator, undisturbed, tmp_path):
+    report = build(photographs, tmp_path / "online", generator, mode="online")
+    found = contents(tmp_path / "online")
+    stored = {key: value for key, value in undisturbed.items() if key.startswith("gt/")}
+    assert {key: value for key, value in found.items() if "/" in key and key[:3] in ("gt/", "lq/")} == stored
+    assert list(report.bytes) == ["gt"]
+    assert not (tmp_path / "online" / "lq.lmdb").exists()
+
+    report = build(photographs, tmp_path / "keys", generator, mode="keys")
+    assert (report.written, report.bytes) == (COUNT - 3, {})
+    assert not list((tmp_path / "keys").glob("*.lmdb"))
+    usable = [p.path for p in BuildFolder(tmp_path / "keys").usable_photographs()]
+    assert usable == [f"{n:03d}.jpg" for n in range(COUNT) if n not in (5, 20, 38)]
+    assert (tmp_path / "keys" / "set_aside.txt").read_text() == undisturbed["set_aside.txt"].decode()
+
+
+def test_contact_sheet_shows_the_same_pairs_in_every_mode(photographs, generator, tmp_path):
+    sheets = []
+    for mode in ("stored", "online", "keys"):
+        build(photographs, tmp_path / mode, generator, mode=mode)
+        path = save_contact_sheet(BuildFolder(tmp_path / mode), generator)
+        close_all()
+        sheets.append(cv2.imread(str(path)).astype(int))
+    assert sheets[0].shape[0] > 8 * 150, "24 pairs in 4 x 2 rows"
+    assert sheets[0].shape == sheets[1].shape == sheets[2].shape
+    # Stored and made anew, but for rounding to 16 bits and the compression of the sheet.
+    assert np.abs(sheets[0] - sheets[2]).mean() < 0.5
+    # The same ground truths; of the inputs drawn for the sheet alone, not all are the same.
+    assert np.abs(sheets[0] - sheets[1]).mean() > 0.5
+
+
+def test_photographs_that_have_come_since_get_shards_of_their_own(photographs, generator, undisturbed, tmp_path):
+    root = tmp_path / "growing"
+    shutil.copytree(photographs, root)
+    out = tmp_path / "out"
+    build(root, out, generator)
+    write_image(root / "000.png", picture(70, 60, 60))  # called as one that is there, but for its extension
+    write_image(root / "a new one.jpg", picture(71, 60, 60))
+    report = build(root, out, generator)
+    assert (report.written, report.shards, report.photographs) == (2, SHARDS + 1, COUNT + 2)
+    grown = contents(out)
+    for key in (k for k in undisturbed if k.startswith(("gt/", "lq/"))):
+        assert grown[key] == undisturbed[key]
+    assert {"lq/000~png", "lq/a%20new%20one"} <= grown.keys()
+    with pytest.raises(ValueError, match="begun with 42 photographs; max_photographs 10"):
+        build(root, out, generator, max_photographs=10)
+
+
+def test_a_folder_of_photographs_that_goes_away_is_no_reason_to_set_them_aside(photographs, generator, tmp_path):
+    root = tmp_path / "mounted"
+    shutil.copytree(photographs, root)
+    out = tmp_path / "out"
+    build(root, out, generator, max_photographs=10)
+    build_folder = BuildFolder(out)
+    (out / "shards" / "00001.done.json").unlink()
+    shutil.rmtree(out / "gt.lmdb" / "00001.lmdb")
+    shutil.rmtree(root)
+    from semiisp_plugin.pseudo.shards import BuildSettings, ShardBuilder
+
+    with pytest.raises(FileNotFoundError, match="is gone; mount it again"):
+        ShardBuilder(build_folder, generator, BuildSettings(root=str(root))).build_shard(1)
+    assert not build_folder.is_done(1)
+
+
+def test_training_reads_the_shards(photographs, generator, tmp_path):
+    out = tmp_path / "out"
+    build(photographs, out, generator)
+    pairs = match_pairs(out / "lq.lmdb", out / "gt.lmdb")
+    assert len(pairs) == COUNT - 3
+    assert pairs[0].input == f"{out}/lq.lmdb/00000.lmdb/000"
+    assert len(read_meta(out / "gt.lmdb")) == COUNT - 3
+    assert read_value(out / "gt.lmdb", "039") == read_value(out / "gt.lmdb" / "00005.lmdb", "039")
+    with pytest.raises(KeyError, match=r"no key 'x' in any of its 6 shards"):
+        read_value(out / "gt.lmdb", "x")
+
+
+def test_damaged_manifests(photographs, generator, tmp_path):
+    out = tmp_path / "out"
+    build(photographs, out, generator, max_photographs=3)
+    manifest = out / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text[:50])
+    with pytest.raises(ValueError, match=r"manifest\.json cannot be read"):
+        build(photographs, out, generator)
+    manifest.write_text(json.dumps({**json.loads(text), "format": 99}))
+    with pytest.raises(ValueError, match="format 99"):
+        build(photographs, out, generator)
+    with pytest.raises(FileNotFoundError, match=r"no manifest\.json"):
+        BuildFolder(tmp_path)
+
+
+def test_automatic_shard_size():
+    assert [automatic_shard_size(n) for n in (1, 64, 4096, 4097, 118_287, 10**8)] == [64, 64, 64, 65, 1849, 4096]
