@@ -36,7 +36,9 @@ REQUIRES = [
 DEMO = ["scikit-learn>=1.3"]
 # Compiles the inverse of 8-bit images to machine code (isp/curve8_numba.py); without it the same in a few tensor steps.
 FAST = ["numba>=0.60"]
-TEST = [*DEMO, *FAST, "pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.13", "types-PyYAML"]
+# Reads camera RAW files (`basicsr prepare`).
+RAW = ["rawpy>=0.21"]
+TEST = [*DEMO, *FAST, *RAW, "pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.13", "types-PyYAML"]
 
 setup(
     name="semiisp_plugin",
@@ -47,14 +49,14 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["semiisp_plugin", "semiisp_plugin.*"]),
-    package_data={"semiisp_plugin": ["py.typed", "report/*.j2"]},
+    package_data={"semiisp_plugin": ["py.typed", "report/*.j2", "data/name_lists/*.txt"]},
     install_requires=REQUIRES,
     extras_require={
         "demo": DEMO,
         "fast": FAST,
         "test": TEST,
         "cupy": ["cupy-cuda12x"],
-        "raw": ["rawpy"],
+        "raw": RAW,
     },
     entry_points={"console_scripts": ["basicsr = semiisp_plugin.cli:main"]},
     classifiers=[

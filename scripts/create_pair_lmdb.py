@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import Literal
 
 from tqdm import tqdm
 
@@ -36,12 +37,21 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--filename_tmpl", default="{}", help="name of an input, {} being its target's: '{}_low' (default: %(default)s)"
     )
-    parser.add_argument("--png_compression", type=int, choices=range(10), default=1, metavar="LEVEL", help="0 to 9")
+    parser.add_argument(
+        "--png_compression",
+        type=lambda text: text if text == "fast" else int(text),
+        choices=["fast", *range(10)],
+        default="fast",
+        metavar="LEVEL",
+        help="fast (default), or a zlib level, 0 to 9",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     return parser
 
 
-def pack(input_root: str, target_root: str, out: str, *, template: str, compression: int, resume: bool) -> int:
+def pack(
+    input_root: str, target_root: str, out: str, *, template: str, compression: int | Literal["fast"], resume: bool
+) -> int:
     """Write both LMDBs; returns the number of pairs written in this run."""
     pairs = match_pairs(input_root, target_root, filename_template=template)
     written = 0

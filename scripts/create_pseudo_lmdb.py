@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--source", choices=SOURCES, help="sRGB-to-RAW of steps 1 and 3 (default: bank, the paper's)")
     add("--dataroot_lq", metavar="DIR", help="inputs of the labelled pairs, for --source fitted")
     add("--dataroot_gt", metavar="DIR", help="their targets")
+    add("--meta_info_file", metavar="FILE", help="list of those of them that f_ISP was trained on (default: all)")
     add("--draws", type=int, metavar="N", help="pairs of each photograph (default: 1)")
     add("--candidates", type=int, metavar="N", help="inputs tried for each pair, the best kept (default: 1)")
     add("--input_bits", type=int, choices=[8, 16], help="of the pseudo inputs (default: 16)")

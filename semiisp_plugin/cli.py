@@ -31,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     more = "The same command goes on with a build that was interrupted; run on several machines, they share the work."
     pseudo = commands.add_parser("pseudo", help=text, description=f"{text.capitalize()}. {more}")
     pseudo.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML)")
+    pseudo.add_argument("--check", action="store_true", help="verify a build, entry by entry, and write nothing")
     pseudo.add_argument("--retry", action="store_true", help="try photographs again that were set aside")
     # What it asked for is what happens now.
     pseudo.add_argument("--resume", action="store_true", help=argparse.SUPPRESS)
@@ -112,7 +113,13 @@ def _run(args: argparse.Namespace) -> None:
         from semiisp_plugin.options import load_pseudo_options
         from semiisp_plugin.pseudo import pipeline
 
-        pipeline.run(load_pseudo_options(args.opt, args.force_yml), retry=args.retry)
+        pseudo_options = load_pseudo_options(args.opt, args.force_yml)
+        if args.check:
+            from semiisp_plugin.pseudo.check import print_check
+
+            print_check(pseudo_options.out)
+        else:
+            pipeline.run(pseudo_options, retry=args.retry)
     elif args.command == "bank":
         from semiisp_plugin.pseudo.f_isp import load_f_isp
         from semiisp_plugin.report.bank import report_banks

@@ -244,6 +244,7 @@ class PseudoOptions(_Strict):
             mean of the sets); ``fitted`` draws step 3 from sets fitted to the labelled pairs (ours).
         dataroot_lq: Inputs of the labelled pairs, for ``fitted``.
         dataroot_gt: Their targets.
+        meta_info_file: List of those of them that f_ISP was trained on, if not all; as in a data set's section.
         draws: Pseudo pairs of each photograph, each with random sets of its own (ours: the paper has photographs
             enough).
         candidates: Inputs that step 3 makes of each pseudo ground truth; kept is the one that f_ISP turns back into it
@@ -274,6 +275,7 @@ class PseudoOptions(_Strict):
     source: Literal["bank", "mixture", "fitted", "upi", "deterministic"] = "bank"
     dataroot_lq: str | None = None
     dataroot_gt: str | None = None
+    meta_info_file: str | None = None
     draws: _Positive = 1
     candidates: _Positive = 1
     input_bits: Literal[8, 16] = 16
@@ -777,7 +779,9 @@ def complete_pseudo_options(values: dict[str, Any], source: Source) -> PseudoOpt
         source.fail(("mode",), "source: fitted needs the pairs and is for stored inputs only; choose source: mixture.")
     if options.source == "deterministic" and options.draws > 1:
         source.fail(("draws",), "source: deterministic makes the same pair at each draw; leave it at 1.")
-    for key in ("photographs", "f_isp", "out", "dataroot_lq", "dataroot_gt"):
+    if options.meta_info_file and options.source != "fitted":
+        source.fail(("meta_info_file",), "it selects labelled pairs, which only source: fitted reads; leave it out.")
+    for key in ("photographs", "f_isp", "out", "dataroot_lq", "dataroot_gt", "meta_info_file"):
         if getattr(options, key) is not None:
             setattr(options, key, os.path.expanduser(getattr(options, key)))
     options.num_gpu = resolve_gpus(options.num_gpu, source)

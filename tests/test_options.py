@@ -287,11 +287,11 @@ def test_pseudo_options(option_files, monkeypatch):
     options = load_pseudo_options(path, ["sets=local", "max_photographs=3"])
     assert (options.sets, options.max_photographs, options.short_side) == ("local", 3, 480)
     assert options.out == "/home/somebody/pseudo"
-    assert (options.manual_seed, options.update_quality, options.png_compression) == (0, True, 1)
+    assert (options.manual_seed, options.update_quality, options.png_compression) == (0, True, "fast")
     assert (options.source, options.draws) == ("bank", 1)
     for override, message in (
         ("sets=globl", "sets: invalid enum value 'globl'"),
-        ("png_compression=12", "png_compression: a zlib level"),
+        ("png_compression=12", "png_compression: expected `int` <= 9"),
         ("short_sid=3", r"short_sid: unknown key; did you mean 'short_side'\?"),
         ("update_quality=maybe", "update_quality: expected `bool`"),
     ):

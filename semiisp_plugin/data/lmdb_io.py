@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import lmdb
 
@@ -354,7 +354,7 @@ class LmdbImageWriter:
         batch: Images in a commit.
         resume: Go on with a folder that an interrupted writer has left. Without it a folder that holds anything is
             refused.
-        compression: PNG compression level to note in ``meta_info.txt``.
+        compression: PNG compression level to note in ``meta_info.txt``; ``fast`` is noted as 1.
 
     Attributes:
         n_bytes: Size of the encoded images, those of the resumed run and those not yet committed included.
@@ -378,7 +378,7 @@ class LmdbImageWriter:
         map_size: int = 2**30,
         batch: int = 64,
         resume: bool = False,
-        compression: int = 1,
+        compression: int | Literal["fast"] = "fast",
     ) -> None:
         self.folder = Path(folder)
         if self.folder.suffix != ".lmdb":
@@ -391,7 +391,7 @@ class LmdbImageWriter:
                 f"'{folder}' exists and is not empty. Delete it, choose another folder, or go on with it (resume=True)."
             )
         self.batch = batch
-        self.compression = compression
+        self.level = 1 if compression == "fast" else compression
         self._pending: list[tuple[str, bytes, str]] = []
         self._pending_bytes = 0
         self.n_bytes = 0
@@ -444,7 +444,7 @@ class LmdbImageWriter:
         if size != (width, height):
             raise ValueError(f"'{key}': the PNG is {size[1]}x{size[0]} (height x width), the shape {height}x{width}.")
         self._keys.add(key)
-        self._pending.append((key, png_bytes, f"{key}.png ({height},{width},{channels}) {self.compression}\n"))
+        self._pending.append((key, png_bytes, f"{key}.png ({height},{width},{channels}) {self.level}\n"))
         self._pending_bytes += len(png_bytes)
         self.n_bytes += len(png_bytes)
         if len(self._pending) >= self.batch or self._pending_bytes >= _MAX_PENDING_BYTES:

@@ -44,6 +44,7 @@ _R = TypeVar("_R")
 _SHOWN = 5
 _SHOWN_BY_CHECK = 100
 _LMDBS = ("lq.lmdb", "gt.lmdb")
+_MEASURED = "measured.jsonl"
 _PHOTOGRAPHS, _SET_ASIDE, _JOURNAL = "photographs.txt", "set_aside.txt", "checked.jsonl"
 
 
@@ -256,8 +257,14 @@ def prepare_pairs(
     for split, count in record["counts"].items():
         count["expected"] = data_set.expected.get(split)
     record["set_aside"] = {split: tally.set_aside for split, tally in tallies.items()}
-    record["notes"] = {split: dict(tally.notes) for split, tally in tallies.items() if tally.notes}
-    _merge_earlier(target, record, tallies)
+    record["notes"], record["alignment"] = {}, {}
+    for split in tallies:
+        alignments, notes = _read_measured(target / split)
+        if notes:
+            record["notes"][split] = dict(notes.most_common())
+        if alignments:
+            lowest = sorted(alignments.items(), key=lambda item: item[1])[:10]
+            record["alignment"][split] = {"measured": len(alignments), "lowest": dict(lowest)}
     record["names"] = _write_names(target, data_set)
     record["complete"] = True
     _write_json(target / RECORD, record)
@@ -341,6 +348,9 @@ def _write_split(folder: Path, pairs: Sequence[Pair], reader: Reader, split: str
                     f"'{pair.key}' was half stored by an interrupted run and cannot be read now ({result.problem}). "
                     f"Mend the file, or delete '{folder}' and start again."
                 )
+            if result.alignment is not None or result.notes:
+                measured = {"key": pair.key, "alignment": tally.alignment.get(pair.key), "notes": result.notes}
+                _append(folder / _MEASURED, measured)
             for writer, (png, shape) in zip((lq, gt), result.images, strict=False):
                 if pair.key not in writer:
                     writer.put(pair.key, png, shape)
@@ -401,19 +411,13 @@ def _count(folder: Path, listed: int) -> dict[str, Any]:
     return {"listed": listed, "written": len(keys[0])}
 
 
-def _merge_earlier(target: Path, record: dict[str, Any], tallies: dict[str, Tally]) -> None:
-    """Depths and alignments of all pairs, those of earlier runs included, from a file beside the record."""
-    path = target / "alignment.json"
-    measured: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    for split, tally in tallies.items():
-        if tally.alignment:
-            measured.setdefault(split, {}).update(tally.alignment)
-    if measured:
-        _write_json(path, measured)
-        record["alignment"] = {
-            split: {"lowest": dict(sorted(values.items(), key=lambda item: item[1])[:10]), "measured": len(values)}
-            for split, values in measured.items()
-        }
+def _read_measured(folder: Path) -> tuple[dict[str, float], Counter[str]]:
+    """Alignments and notes of all pairs of a split, those of earlier runs included."""
+    stored = {entry.key for entry in read_meta(folder / _LMDBS[0])}
+    # A killed run may have noted pairs that it did not store; they are noted again when they are.
+    measured = {key: entry for key, entry in _read_journal(folder / _MEASURED, "key").items() if key in stored}
+    alignments = {key: entry["alignment"] for key, entry in measured.items() if entry["alignment"] is not None}
+    return alignments, Counter(note for entry in measured.values() for note in entry["notes"])
 
 
 def _write_names(target: Path, data_set: DataSet) -> dict[str, str]:
@@ -476,12 +480,13 @@ def prepare_photographs(
     }
     resumed = _begin(target, record)
     _show_photographs(root, files, warnings, resumed=resumed)
-    seen = _read_journal(target / _JOURNAL)
+    seen = _read_journal(target / _JOURNAL, "path")
     todo = [path for path in files if "height" not in seen.get(path, {})]
     with _locked(target), open(target / _JOURNAL, "a", encoding="utf-8") as journal:
         for path, found in _map(_Look(str(root)), todo, workers, "photographs"):
             seen[path] = found
             journal.write(json.dumps({"path": path, **found}) + "\n")
+            journal.flush()
     usable = [path for path in files if "height" in seen[path]]
     aside = {path: seen[path]["problem"] for path in files if "problem" in seen[path]}
     if not usable:
@@ -530,8 +535,14 @@ def _photograph_counts(usable: Sequence[str], seen: dict[str, dict[str, Any]]) -
     }
 
 
-def _read_journal(path: Path) -> dict[str, dict[str, Any]]:
-    """What an interrupted run has looked at; an unfinished last line is cut off."""
+def _append(path: Path, entry: dict[str, Any]) -> None:
+    """Add a line to a journal."""
+    with open(path, "a", encoding="utf-8") as journal:
+        journal.write(json.dumps(entry) + "\n")
+
+
+def _read_journal(path: Path, name: str) -> dict[str, dict[str, Any]]:
+    """The last line of each name in a journal; an unfinished line, which a killed run leaves, is cut off."""
     seen: dict[str, dict[str, Any]] = {}
     if not path.is_file():
         return seen
@@ -541,7 +552,7 @@ def _read_journal(path: Path) -> dict[str, dict[str, Any]]:
         os.truncate(path, len(data))
     for line in data.decode("utf-8").splitlines():
         entry = json.loads(line)
-        seen[entry.pop("path")] = entry
+        seen[entry.pop(name)] = entry
     return seen
 
 
@@ -689,7 +700,7 @@ def _show_result(target: Path, record: dict[str, Any]) -> None:
     for split, notes in record["notes"].items():
         for note, number in notes.items():
             print(f"Warning: {split}: {_number(number, 'time')}: {note}")
-    for split, measured in record.get("alignment", {}).items():
+    for split, measured in record["alignment"].items():
         key, value = next(iter(measured["lowest"].items()))
         print(f"{split}: the least aligned pair is '{key}' with {value:.2f}")
     for name, source in record["names"].items():

@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -29,7 +30,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from semiisp_plugin.data.files import write_atomically
-from semiisp_plugin.data.image_io import list_images
+from semiisp_plugin.data.image_io import list_images, printable_path, scan_images
 from semiisp_plugin.data.lmdb_io import META_NAME
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.manifest import SETS, BuildFolder, plan, set_aside
@@ -53,6 +54,7 @@ class BuildReport:
         set_aside: Photographs that could not be used, with the reason.
         clipped: Mean share of pseudo input values that were clamped to [0, 1], over all pairs; 0 where no inputs are
             stored.
+        unsupported: Pictures that are not read for their format, by extension.
         photographs: Photographs of the build.
         bytes: Size of the encoded images, by set (``gt``, ``lq``).
         shards: Number of shards.
@@ -62,6 +64,7 @@ class BuildReport:
     written: int = 0
     kept: int = 0
     set_aside: dict[str, str] = field(default_factory=dict)
+    unsupported: dict[str, int] = field(default_factory=dict)
     clipped: float = 0.0
     photographs: int = 0
     bytes: dict[str, int] = field(default_factory=dict)
@@ -137,7 +140,10 @@ def build_pseudo_lmdb(
     """
     if draws < 1:
         raise ValueError(f"draws: {draws} pairs of each photograph cannot be made; give at least 1.")
-    paths = list_images(photographs)[:max_photographs]
+    paths, unsupported = scan_images(photographs)
+    if not paths:
+        list_images(photographs)  # raises, and says what there is
+    paths = paths[:max_photographs]
     device = torch.device(device)
     batch = batch or (_BATCH_ON_GPU if device.type == "cuda" else 1)
     made_with = {
@@ -199,6 +205,7 @@ def build_pseudo_lmdb(
     report = _finish(build, photographs)
     report.written = written
     report.kept -= written
+    report.unsupported = unsupported
     return report
 
 
@@ -418,6 +425,9 @@ def _worker(
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    # What decoders say of broken files; the report says which file, and why.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    warnings.simplefilter("ignore", UserWarning)
 
     def on_photograph(shard: int, place: int) -> None:
         counter[_SHARD], counter[_PLACE] = shard, place
@@ -507,9 +517,8 @@ def _write_report(build: BuildFolder, report: BuildReport) -> None:
         _write_meta(build, name)
     aside = build.folder / "set_aside.txt"
     if report.set_aside:
-        # Names may hold line breaks and what is no text.
-        lines = (f"{path}\t{reason}".replace("\n", "\\n") for path, reason in report.set_aside.items())
-        write_atomically(aside, "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
+        lines = (f"{printable_path(path)}\t{printable_path(why)}\n" for path, why in report.set_aside.items())
+        write_atomically(aside, "".join(lines))
     else:
         aside.unlink(missing_ok=True)
     write_atomically(build.folder / "report.json", json.dumps(summary, indent=2) + "\n")
@@ -523,6 +532,13 @@ def _write_meta(build: BuildFolder, name: str) -> None:
     temporary = path.with_name(f"{META_NAME}.part")
     with open(temporary, "wb") as out:
         for shard in range(len(build)):
-            with open(build.lmdb(shard, name) / META_NAME, "rb") as lines:
+            part = build.lmdb(shard, name) / META_NAME
+            try:
+                lines = open(part, "rb")  # noqa: SIM115 - closed below
+            except FileNotFoundError:
+                raise FileNotFoundError(
+                    f"{part} is gone, though the shard was complete; `basicsr pseudo -opt FILE --check` says what else."
+                ) from None
+            with lines:
                 shutil.copyfileobj(lines, out)
     os.replace(temporary, path)

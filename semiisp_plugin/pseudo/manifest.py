@@ -102,13 +102,13 @@ class BuildFolder:
         self.folder = Path(folder)
         path = self.folder / "manifest.json"
         try:
-            self.manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+            self.manifest = msgspec.convert(json.loads(path.read_bytes()), Manifest)
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"'{folder}' holds no manifest.json, so it is no build of pseudo pairs; give the folder (out) of a "
                 f"`basicsr pseudo` run."
             ) from None
-        except msgspec.DecodeError as error:
+        except (ValueError, msgspec.ValidationError) as error:
             raise ValueError(f"{path} cannot be read ({error}); delete the folder and build it anew.") from None
         if self.manifest.format != FORMAT:
             raise ValueError(
@@ -145,7 +145,7 @@ class BuildFolder:
     def record(self, shard: int) -> ShardRecord | None:
         """What a shard holds, or None if it is not complete."""
         try:
-            return msgspec.json.decode(self.file(shard, "done.json").read_bytes(), type=ShardRecord)
+            return msgspec.convert(json.loads(self.file(shard, "done.json").read_bytes()), ShardRecord)
         except FileNotFoundError:
             return None
 
@@ -170,6 +170,11 @@ class BuildFolder:
             for photograph in self.photographs(shard):
                 if photograph.path not in record.set_aside:
                     yield photograph
+
+
+def to_json(value: Manifest | ShardRecord) -> str:
+    """As it is written; not by msgspec's encoder, which refuses file names that are no text."""
+    return json.dumps(msgspec.to_builtins(value), indent=1) + "\n"
 
 
 def automatic_shard_size(photographs: int) -> int:
@@ -239,7 +244,7 @@ def plan(
             write_atomically(file, "".join(f"{json.dumps(photograph)}\n" for photograph in part))
             manifest.shards.append(len(part))
         # Last, so that a killed plan is made again.
-        write_atomically(folder / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+        write_atomically(folder / "manifest.json", to_json(manifest))
     return BuildFolder(folder)
 
 

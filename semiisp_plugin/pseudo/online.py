@@ -148,7 +148,7 @@ class OnlineDraw:
             backend = "exact" if second.backend == "auto" else second.backend
             sets = second.draw(len(targets), generators).to(self.device)
             made = in_place(lambda x, p: second.isp.inverse(x, p, backend=backend).image, targets, sets, places)
-        return (made.clamp(0, 1) * self.levels).round_() / self.levels
+        return made.mul_(self.levels).round_().div_(self.levels)  # its own memory, in [0, 1]
 
     def entry_generator(self, seed: int, key: str) -> torch.Generator:
         """The random state with which a stored build of this seed begins step 3 of the pair ``key``."""

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.data.files import write_atomically
-from semiisp_plugin.data.image_io import to_float
-from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair
+from semiisp_plugin.data.image_io import printable_path, to_float
+from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair, select_pairs
+from semiisp_plugin.data.subsets import read_names
 from semiisp_plugin.isp import InvertibleISP, PaperLUTSettings, ParameterBank
 from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.builder import BuildReport, build_pseudo_lmdb
@@ -131,9 +132,7 @@ def _tables_for(banks: Iterable[ParameterBank]) -> PaperLUTSettings:
 
 def run(options: PseudoOptions, *, retry: bool = False, progress: bool = True) -> BuildReport:
     """Build the pseudo pairs that the options describe and print a summary; arguments as `build_pseudo_lmdb`."""
-    pairs = (
-        match_pairs(options.dataroot_lq, options.dataroot_gt) if options.dataroot_lq and options.dataroot_gt else None
-    )
+    pairs = _labelled_pairs(options)
     generator = make_generator(
         options.f_isp,
         options.sets,
@@ -180,6 +179,16 @@ def run(options: PseudoOptions, *, retry: bool = False, progress: bool = True) -
     return report
 
 
+def _labelled_pairs(options: PseudoOptions) -> list[Pair] | None:
+    if not (options.dataroot_lq and options.dataroot_gt):
+        return None
+    pairs = match_pairs(options.dataroot_lq, options.dataroot_gt)
+    if options.meta_info_file:
+        where = f"meta_info_file '{options.meta_info_file}'"
+        pairs = select_pairs(pairs, read_names(options.meta_info_file), source=where)
+    return pairs
+
+
 def _or_none(value: int | str) -> int | None:
     return value if isinstance(value, int) else None
 
@@ -205,6 +214,9 @@ def _print_summary(report: BuildReport, options: PseudoOptions, seconds: float, 
             f"{report.unfinished} of {report.shards} shards are being built by other processes; the last of them "
             f"writes the report."
         )
+    if report.unsupported:
+        others = ", ".join(f"{count} {extension}" for extension, count in report.unsupported.items())
+        print(f"Not read, for their format: {others}. Convert them to JPEG or PNG if they are to be used.")
     if report.set_aside:
         where = os.path.join(options.out, "set_aside.txt")
         print(
@@ -212,6 +224,6 @@ def _print_summary(report: BuildReport, options: PseudoOptions, seconds: float, 
             + ("." if report.unfinished else f"; {where} says why, for example")
         )
         if not report.unfinished:
-            print(f"  {next(iter(report.set_aside.values()))}")
+            print(f"  {printable_path(next(iter(report.set_aside.values())))}")
     if sheet:
         print(f"A random selection to look at: {sheet}")

@@ -11,18 +11,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import IO, Any, Literal, NamedTuple, TypeVar
 
-import msgspec
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
 from semiisp_plugin.data.files import write_atomically
-from semiisp_plugin.data.image_io import ImageReadError, encode_png, to_uint8, to_uint16
+from semiisp_plugin.data.image_io import ImageReadError, encode_png, printable_path, to_uint8, to_uint16
 from semiisp_plugin.data.lmdb_io import LmdbImageWriter
 from semiisp_plugin.data.photograph_io import read_photograph
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.keys import pair_keys, photograph_seed
-from semiisp_plugin.pseudo.manifest import SETS, BuildFolder, Photograph, ShardRecord
+from semiisp_plugin.pseudo.manifest import SETS, BuildFolder, Photograph, ShardRecord, to_json
 
 MIN_SIDE = 32
 """Photographs with a shorter side are set aside: f_ISP's encoder sees nothing in them."""
@@ -81,8 +80,8 @@ def read_large_enough(settings: BuildSettings, path: str) -> np.ndarray:
     image = read_photograph(os.path.join(settings.root, path), short_side=settings.short_side, **limit)
     if min(image.shape[:2]) < MIN_SIDE:
         raise ImageReadError(
-            f"{path}: {image.shape[1]}x{image.shape[0]} pixels are too few, the shorter side must have {MIN_SIDE}; "
-            f"remove it, or take a larger version."
+            f"{printable_path(path)}: {image.shape[1]}x{image.shape[0]} pixels are too few, the shorter side must have "
+            f"{MIN_SIDE}; remove it, or take a larger version."
         )
     return image
 
@@ -217,7 +216,7 @@ class ShardBuilder:
                         self.build.lmdb(shard, name),
                         resume=True,
                         batch=_MANY,
-                        compression=1 if s.png_compression == "fast" else s.png_compression,
+                        compression=s.png_compression,
                     )
                 )
                 for name in self.sets
@@ -243,8 +242,7 @@ class ShardBuilder:
             clipped=float(sum(journal.clipped[k] for k in keys)),
             set_aside=set_aside,
         )
-        data = msgspec.json.format(msgspec.json.encode(record), indent=1)
-        write_atomically(self.build.file(shard, "done.json"), data)
+        write_atomically(self.build.file(shard, "done.json"), to_json(record))
         self.build.file(shard, "journal.jsonl").unlink(missing_ok=True)
 
     # --- a chunk -----------------------------------------------------------------------------------------------------

@@ -417,7 +417,9 @@ def test_fivek_general_isp(tmp_path, run, write_dng):
     assert told["settings"]["raw"]["use_camera_wb"] is False
     assert told["alignment"]["train"]["measured"] == 2
     assert min(told["alignment"]["train"]["lowest"].values()) > 0.7
-    # The alignments of pairs that were stored earlier are not forgotten.
+    # The alignments of pairs that were stored earlier are not forgotten, whatever line a killed run left unfinished.
+    with open(out / "train/measured.jsonl", "a") as journal:
+        journal.write('{"key": "a00')
     assert run("fivek_general_isp", "--source", root, "--out", out)[0] == 0
     assert record(out) == told
 
@@ -442,6 +444,9 @@ def test_own_raw_files(tmp_path, run, write_dng):
     assert "as a crop of about" in told["set_aside"]["train"]["IMG_2"]
     assert "LibRaw cannot read it" in told["set_aside"]["train"]["IMG_3"]
     assert told["left_out"].keys() == {"IMG_4"}
+    assert list(told["notes"]["train"].values()) == [1]
+    assert run("own", "--source", tmp_path / "photos", "--out", out, "--test_pairs", 0)[0] == 0
+    assert record(out) == told
     assert keys(out / "train/lq.lmdb") == keys(out / "train/gt.lmdb") == ["IMG_1", "img_0"]
     assert decode_image(read_value(out / "train/lq.lmdb", "img_0"), name="").shape == (94, 127, 3)
     status, printed, errors = run("own", "--source", tmp_path / "photos", "--check")

@@ -15,6 +15,7 @@ from semiisp_plugin.data.paired_dataset import PairedRestorationDataset
 from semiisp_plugin.data.pairs import Pair, select_pairs
 from semiisp_plugin.data.semi_supervised_dataset import SemiSupervisedDataset
 from semiisp_plugin.data.subsets import LIST_FOLDER, fivek_split, rank_names, read_names, shipped, subset
+from semiisp_plugin.options import load_options
 
 
 @pytest.fixture(autouse=True)
@@ -148,3 +149,10 @@ def test_a_missing_list_is_an_error(roots):
         PairedRestorationDataset(
             {"dataroot_lq": str(roots / "low"), "dataroot_gt": str(roots / "high"), "meta_info_file": "none.txt"}
         )
+
+
+def test_option_files_take_the_list(option_files, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    overrides = ["datasets:train:meta_info_file=~/names.txt"]
+    options = load_options(option_files.isp(), root_path=str(tmp_path), is_train=True, overrides=overrides)
+    assert options["datasets"]["train"]["meta_info_file"] == str(tmp_path / "names.txt")

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -16,13 +17,14 @@ import pytest
 import torch
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
-from semiisp_plugin.data.image_io import decode_image, write_image
+from semiisp_plugin.data.image_io import decode_image, printable_path, write_image
 from semiisp_plugin.data.lmdb_io import close_all, parts, read_meta, read_value
 from semiisp_plugin.data.pairs import match_pairs
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.pseudo import BankInverse, PseudoPairGenerator
 from semiisp_plugin.pseudo import builder as builder_module
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
+from semiisp_plugin.pseudo.check import check_build, print_check
 from semiisp_plugin.pseudo.contact_sheet import save_contact_sheet
 from semiisp_plugin.pseudo.manifest import BuildFolder, automatic_shard_size
 
@@ -439,3 +441,106 @@ def test_damaged_manifests(photographs, generator, tmp_path):
 
 def test_automatic_shard_size():
     assert [automatic_shard_size(n) for n in (1, 64, 4096, 4097, 118_287, 10**8)] == [64, 64, 64, 65, 1849, 4096]
+
+
+# --- damage found, and photographs of every kind ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_build(photographs, generator, tmp_path):
+    out = tmp_path / "out"
+    build(photographs, out, generator, max_photographs=10)
+    return out
+
+
+def test_a_complete_build_is_found_complete(small_build, capsys):
+    assert check_build(BuildFolder(small_build), progress=False) == []
+    print_check(str(small_build), progress=False)
+    assert "is complete and undamaged: 9 entries of 10 photographs, stored" in capsys.readouterr().out
+
+
+def flip_a_byte(out: Path) -> None:
+    path = out / "lq.lmdb" / "00000.lmdb" / "data.mdb"
+    value = read_value(path.parent, "003")
+    close_all()
+    data = bytearray(path.read_bytes())
+    middle = data.index(value[100:164]) + 32
+    data[middle] ^= 0x10
+    path.write_bytes(data)
+
+
+def forget_an_entry(out: Path) -> None:
+    path = out / "gt.lmdb" / "00000.lmdb" / "meta_info.txt"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+
+
+def wrong_size(out: Path) -> None:
+    path = out / "gt.lmdb" / "00001.lmdb" / "meta_info.txt"
+    path.write_text(path.read_text().replace("(120,90,3)", "(120,91,3)"))
+
+
+def lose_a_shard(out: Path) -> None:
+    shutil.rmtree(out / "lq.lmdb" / "00001.lmdb")
+
+
+def lose_a_record(out: Path) -> None:
+    (out / "shards" / "00001.done.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (flip_a_byte, r"lq\.lmdb/00000\.lmdb: '003' is damaged \(a checksum is wrong\)\. Delete"),
+        (forget_an_entry, r"gt\.lmdb/00000\.lmdb lacks 1 of 6 entries, '000' among them"),
+        (wrong_size, r"'008' is 120x90 \(height x width\), its list says 120x91"),
+        (lose_a_shard, r"lq\.lmdb/00001\.lmdb cannot be read"),
+        (lose_a_record, r"Shard 00001 is not complete"),
+    ],
+)
+def test_damage_is_found_and_can_be_mended(small_build, photographs, generator, capsys, harm, message):
+    before = contents(small_build)
+    harm(small_build)
+    with pytest.raises(ValueError, match="problem"):
+        print_check(str(small_build), progress=False)
+    assert re.search(message, capsys.readouterr().out)
+    close_all()
+    # As the message says.
+    shard = "00000" if "00000" in message else "00001"
+    if harm is lose_a_shard:
+        with pytest.raises(FileNotFoundError, match=r"00001\.lmdb.*--check"):
+            build(photographs, small_build, generator, max_photographs=10)
+    for name in ("gt", "lq"):
+        shutil.rmtree(small_build / f"{name}.lmdb" / f"{shard}.lmdb", ignore_errors=True)
+    (small_build / "shards" / f"{shard}.done.json").unlink(missing_ok=True)
+    build(photographs, small_build, generator, max_photographs=10)
+    assert check_build(BuildFolder(small_build), progress=False) == []
+    assert disagreements(contents(small_build), before) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_hundred_broken_files_crash_nothing_and_are_named(broken_zoo, generator, tmp_path, workers):
+    """Beside them, one photograph that can be used, for else there would be no build."""
+    zoo, wrong = broken_zoo
+    root = tmp_path / "photographs"
+    root.mkdir()
+    (root / "zoo").symlink_to(zoo)
+    write_image(root / "good.png", picture(0, 40, 40))
+    write_image(root / "too small.png", picture(0, 31, 40))
+    report = build(root, tmp_path / "out", generator, workers=workers, shard_size=30)
+    assert report.written == 1
+    assert len(wrong) == 100
+    assert report.set_aside.keys() == {*(f"zoo/{name}" for name in wrong), "too small.png"}
+    lines = (tmp_path / "out" / "set_aside.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 101
+    for path, reason in report.set_aside.items():
+        assert printable_path(os.path.basename(path)) in reason, "the reason names the file"
+        assert any(line.startswith(f"{printable_path(path)}\t") for line in lines)
+
+
+def test_odd_photographs_are_used(odd_photographs, generator, tmp_path):
+    folder, odd = odd_photographs
+    report = build(folder, tmp_path / "out", generator, shard_size=64)
+    small = {name for name, one in odd.items() if min(one.expected.shape[:2]) < 32}
+    assert report.set_aside.keys() == small
+    assert report.written == len(odd) - len(small)
+    assert len(odd) - len(small) > 20

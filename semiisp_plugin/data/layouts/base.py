@@ -231,6 +231,6 @@ def by_name(root: Path, files: Iterable[str], name_of: Callable[[str], str | Non
 def match(inputs: dict[str, str], targets: dict[str, str]) -> tuple[list[Pair], dict[str, str]]:
     """Pairs of what has one name, sorted, and what has no partner, with an explanation each."""
     pairs = [Pair(name, inputs[name], targets[name]) for name in sorted(inputs.keys() & targets.keys())]
-    missing = {name: "there is an input, but no target" for name in sorted(inputs.keys() - targets.keys())}
-    missing |= {name: "there is a target, but no input" for name in sorted(targets.keys() - inputs.keys())}
+    missing = dict.fromkeys(sorted(inputs.keys() - targets.keys()), "there is an input, but no target")
+    missing |= dict.fromkeys(sorted(targets.keys() - inputs.keys()), "there is a target, but no input")
     return pairs, missing

@@ -1,0 +1,119 @@
+"""Is a build of pseudo pairs complete and undamaged? Reads everything, writes nothing."""
+
+from __future__ import annotations
+
+import struct
+import sys
+import zlib
+from collections.abc import Iterator
+
+from tqdm import tqdm
+
+from semiisp_plugin.data.image_io import printable_path
+from semiisp_plugin.data.lmdb_io import META_NAME, MetaEntry, read_meta, read_value
+from semiisp_plugin.pseudo.keys import pair_keys
+from semiisp_plugin.pseudo.manifest import SETS, BuildFolder, ShardRecord
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def check_build(build: BuildFolder, *, progress: bool = True) -> list[str]:
+    """Compare what a build holds with its plan and its records, entry by entry, by the checksums inside the PNGs.
+
+    Args:
+        build: The build.
+        progress: Show a progress bar.
+
+    Returns:
+        What is wrong, a sentence each; nothing, if the build is complete and undamaged.
+    """
+    found: list[str] = []
+    shards = tqdm(range(len(build)), desc="checking", unit="shard", disable=not progress, file=sys.stderr)
+    for shard in shards:
+        record = build.record(shard)
+        if record is None:
+            found.append(f"Shard {shard:05d} is not complete: run the command that builds it again.")
+        else:
+            found += _check_shard(build, shard, record)
+    if not build.unfinished():
+        for name in SETS[build.mode]:
+            if not (build.folder / f"{name}.lmdb" / META_NAME).is_file():
+                found.append(f"{name}.lmdb/{META_NAME} is missing: run the command that builds it again.")
+    return found
+
+
+def _check_shard(build: BuildFolder, shard: int, record: ShardRecord) -> Iterator[str]:
+    photographs = build.photographs(shard)
+    if len(photographs) != record.photographs:
+        yield f"Shard {shard:05d}: its list has {len(photographs)} photographs, its record {record.photographs}."
+    draws = int(build.manifest.made_with["draws"])
+    expected = [key for p in photographs if p.path not in record.set_aside for key in pair_keys(p.key, draws)]
+    shapes: dict[str, tuple[int, int, int]] = {}
+    for name in SETS[build.mode]:
+        folder = build.lmdb(shard, name)
+        where = f"{name}.lmdb/{folder.name}"
+        rebuild = f"Delete {where} and shards/{shard:05d}.done.json, and build it again."
+        try:
+            entries = {entry.key: entry for entry in read_meta(folder)}
+        except (OSError, ValueError) as error:
+            yield f"{where} cannot be read: {error} {rebuild}"
+            continue
+        missing = [key for key in expected if key not in entries]
+        if missing:
+            yield f"{where} lacks {len(missing)} of {len(expected)} entries, '{missing[0]}' among them. {rebuild}"
+        size = 0
+        for key in expected:
+            if key not in entries:
+                continue
+            try:
+                value = read_value(folder, key)
+            except (OSError, KeyError, RuntimeError) as error:
+                yield f"{where}: '{key}' cannot be read: {error}. {rebuild}"
+                continue
+            size += len(value)
+            problem = _damage(value, entries[key])
+            if problem is None and shapes.setdefault(key, entries[key].shape) != entries[key].shape:
+                problem = f"is {entries[key].shape[:2]}, the ground truth {shapes[key][:2]} (height, width)"
+            if problem is not None:
+                yield f"{where}: '{key}' {problem}. {rebuild}"
+        if not missing and size != record.bytes.get(name):
+            yield f"{where} holds {size} bytes of images, its record says {record.bytes.get(name)}. {rebuild}"
+
+
+def _damage(value: bytes, entry: MetaEntry) -> str | None:
+    """What is wrong with a PNG: its checksums, its end, or its size."""
+    if not value.startswith(_PNG):
+        return "is no PNG"
+    position, last = len(_PNG), b""
+    while position + 12 <= len(value):
+        (length,) = struct.unpack(">I", value[position : position + 4])
+        end = position + 8 + length
+        if end + 4 > len(value):
+            return "is cut short"
+        if zlib.crc32(value[position + 4 : end]) != struct.unpack(">I", value[end : end + 4])[0]:
+            return "is damaged (a checksum is wrong)"
+        last = value[position + 4 : position + 8]
+        position = end + 4
+    if last != b"IEND":
+        return "is cut short"
+    width, height = struct.unpack(">II", value[16:24])
+    if (height, width) != entry.shape[:2]:
+        return f"is {height}x{width} (height x width), its list says {entry.shape[0]}x{entry.shape[1]}"
+    return None
+
+
+def print_check(folder: str, *, progress: bool = True) -> None:
+    """Check a build and say what was found.
+
+    Raises:
+        ValueError: Something is wrong with it; all of it has been printed.
+        FileNotFoundError: There is no build.
+    """
+    build = BuildFolder(folder)
+    problems = check_build(build, progress=progress)
+    for problem in problems:
+        print(printable_path(problem))
+    if problems:
+        raise ValueError(f"{folder}: {len(problems)} problem{'s' * (len(problems) > 1)}, see above.")
+    pairs = sum(record.pairs for _, record in build.records())
+    print(f"{folder} is complete and undamaged: {pairs} entries of {build.n_photographs} photographs, {build.mode}.")
