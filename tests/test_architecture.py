@@ -121,6 +121,8 @@ BESIDE_TORCH = {
     "isp.strips": {"numpy"},
     "isp.pipeline": {"numpy"},
     "isp.curve8_numba": {"numpy", "numba"},
+    "isp.crop_numba": {"numpy", "numba"},
+    "isp.forward_numba": {"numpy", "numba"},
     "isp.paper_lut": {"numpy", "scipy", "cupy", "cupyx"},
 }
 
@@ -139,9 +141,10 @@ def test_isp_is_mathematics_alone():
 
 def test_what_need_not_be_installed_is_imported_when_called():
     optional = [i for i in IMPORTS if i.imported.split(".")[0] in ("cupy", "cupyx", "rawpy")]
-    optional += [i for i in IMPORTS if i.imported.startswith(f"{PACKAGE}.isp.curve8_numba")]
     assert optional
     assert all(i.when_called for i in optional)
+    # By name, through `isp.compiled`.
+    assert not [i for i in IMPORTS if "_numba" in i.imported and "_numba" not in i.importer]
 
 
 def test_imports_point_downwards():

@@ -21,6 +21,10 @@ _TINY = _F(1.1754944e-38)
 # No NaN and no infinity can come up here; see `semiisp_plugin.isp.curve8_numba`.
 _FAST = {"contract", "nsz", "nnan", "ninf"}
 
+_looped = numba.njit(error_model="numpy", nogil=True, cache=True, fastmath=_FAST)
+# A call within a loop would keep it from being vectorised.
+_inlined = numba.njit(error_model="numpy", nogil=True, cache=True, fastmath=_FAST, forceinline=True)
+
 # ln 2 in two parts, the first with few digits, so that whole numbers of it are exact.
 _LN2_HIGH, _LN2_LOW = _F(0.693359375), _F(-2.12194440e-4)
 
@@ -45,25 +49,21 @@ def _of_bits(typing_context: Any, value: Any) -> Any:
     return types.float32(types.int32), generate
 
 
-@numba.njit(error_model="numpy", nogil=True, cache=True, fastmath=_FAST)
+@_inlined
 def _exp(x: float) -> float:
-    """e^x to 1e-7 of its value; x is limited to -87 ... 87."""
-    x = min(max(x, _F(-87)), _F(87))
+    """e^x to 1e-7 of its value, for x up to 87; e^-60 for less than -60, so that no product becomes subnormal (slow)."""
+    x = max(x, _F(-60))
     whole = np.floor(x * _F(1.44269504) + _F(0.5))
     r = (x - whole * _LN2_HIGH) - whole * _LN2_LOW
-    # The Taylor polynomial on |r| <= ln(2) / 2 leaves 6e-9.
-    p = _F(1 / 5040)
-    p = p * r + _F(1 / 720)
-    p = p * r + _F(1 / 120)
-    p = p * r + _F(1 / 24)
-    p = p * r + _F(1 / 6)
-    p = p * r + _F(0.5)
-    p = p * r + _F(1)
-    p = p * r + _F(1)
+    # The Taylor polynomial on |r| <= ln(2) / 2 leaves 6e-9. Its terms in pairs: a chain of them would be waited for.
+    square = r * r
+    low = (_F(1) + r) + square * (_F(1 / 2) + r * _F(1 / 6))
+    high = (_F(1 / 24) + r * _F(1 / 120)) + square * (_F(1 / 720) + r * _F(1 / 5040))
+    p = low + square * square * high
     return p * _of_bits((_I(whole) + _I(127)) << _I(23))
 
 
-@numba.njit(error_model="numpy", nogil=True, cache=True, fastmath=_FAST)
+@_inlined
 def _log(x: float) -> float:
     """ln x to 1e-7, for normal x > 0."""
     bits = _bits(_F(x))
@@ -72,15 +72,12 @@ def _log(x: float) -> float:
     # ln m = 2 artanh((m - 1) / (m + 1)), of which the powers up to 9 leave 1e-8.
     s = (mantissa - _F(1)) / (mantissa + _F(1))
     z = s * s
-    p = _F(2 / 9)
-    p = p * z + _F(2 / 7)
-    p = p * z + _F(2 / 5)
-    p = p * z + _F(2 / 3)
+    p = (_F(2 / 3) + z * _F(2 / 5)) + z * z * (_F(2 / 7) + z * _F(2 / 9))
     e = _F(exponent)
     return e * _LN2_HIGH + (e * _LN2_LOW + (s * z * p + s + s))
 
 
-@numba.njit(error_model="numpy", nogil=True, cache=True, fastmath=_FAST)
+@_inlined
 def _stretch_inverse(value: float, x: float, w: float, h: float) -> float:
     """Eq. 19 in the three-parameter form."""
     one, zero = _F(1), _F(0)
@@ -91,7 +88,7 @@ def _stretch_inverse(value: float, x: float, w: float, h: float) -> float:
     return min(max(out, zero), one)
 
 
-@numba.njit(error_model="numpy", nogil=True, cache=True, fastmath=_FAST)
+@_inlined
 def _stretch_inverse_4(value: float, x: float, w: float, h: float, y: float) -> float:
     """Eq. 19 in the four-parameter form."""
     one, zero = _F(1), _F(0)
@@ -103,68 +100,38 @@ def _stretch_inverse_4(value: float, x: float, w: float, h: float, y: float) -> 
     return min(max(out, zero), one)
 
 
-@numba.njit(error_model="numpy", nogil=True, cache=True, fastmath=_FAST)
-def _gamma_step(n: float, m: float, a: float, low: float, high: float) -> float:
+@_inlined
+def _gamma_step(n: float, m: float, g2: float) -> float:
     """A step of Halley's method."""
     one, two = _F(1), _F(2)
+    a, other = one - g2, m / g2
     e = a * _exp(n)
     residual = n - n * e - m
     slope = one - e * (one + n)
     n = n - two * residual * slope / (two * slope * slope + residual * e * (two + n))
-    return min(max(n, low), high)
+    return min(max(n, min(m, other)), max(m, other))
 
 
-@numba.njit(error_model="numpy", nogil=True, cache=True, fastmath=_FAST)
-def _gamma_inverse(value: float, g1: float, g2: float, k: float) -> float:
-    """`semiisp_plugin.isp.gamma_inverse`, for g2 in [0.2, 2], where two steps are enough for float32."""
-    one, zero = _F(1), _F(0)
-    a = one - g2
-    scale = one - a * _exp(_log(max(k, _TINY)) / g1)
-    m = _log(max(value, _TINY)) * scale
-    other = m / g2
-    low, high = min(m, other), max(m, other)
-    n = m * (g2 - m) / (g2 * g2 - m)
-    n = _gamma_step(_gamma_step(n, m, a, low, high), m, a, low, high)
-    return _exp(g1 * n) if value > zero else zero
-
-
-@numba.njit(error_model="numpy", nogil=True, cache=True, fastmath=_FAST)
+@_inlined
 def _tone_step(n: float, m: float, g3: float, g4: float, low: float, high: float) -> float:
     """A step of Halley's method."""
-    one = _F(1)
+    one, two = _F(1), _F(2)
     e = _exp(n)
-    base = one + e
-    ratio = e / base
-    p = g4 * _exp(g3 * _log(base))
+    # ln(1 + e) = 2 artanh(e / (2 + e)), of which the powers up to 11 leave 1e-7; one division for two quotients.
+    shared = e / ((one + e) * (two + e))
+    ratio, s = shared * (two + e), shared * (one + e)
+    z = s * s
+    series = (_F(2 / 3) + z * _F(2 / 5)) + z * z * ((_F(2 / 7) + z * _F(2 / 9)) + z * z * _F(2 / 11))
+    p = g4 * _exp(g3 * (s * z * series + s + s))
     p1 = p * ratio * g3
-    second = ((ratio * (g3 - one) + one) * n + _F(2)) * p1
-    slope = p + one + n * p1
-    newton = (n - m + n * p) / slope
-    bend = max(one - _F(0.5) * second * newton / slope, _F(0.5))
+    second = ((ratio * (g3 - one) + one) * n + two) * p1
+    slope = one / (p + one + n * p1)
+    newton = (n - m + n * p) * slope
+    bend = max(one - _F(0.5) * second * newton * slope, _F(0.5))
     return min(max(n - newton / bend, low), high)
 
 
-@numba.njit(error_model="numpy", nogil=True, cache=True, fastmath=_FAST)
-def _tone_inverse(value: float, g3: float, g4: float, k2: float) -> float:
-    """`semiisp_plugin.isp.tone_inverse` with sign +1, three steps from the same start."""
-    one, zero, two = _F(1), _F(0), _F(2)
-    scale = (one + g4 * _exp(_log(one + k2) * g3)) / g3
-    m = _log(max(value, _TINY)) * scale
-    at_black = one + g4
-    power = _exp(g3 * _F(0.69314718))
-    at_white = one + g4 * power
-    low, high = m / at_black, m / at_white
-    c = g3 * _F(0.5) * power / (power - one)
-    p = m * c + at_white
-    n = two * m / (p + np.sqrt(p * p - _F(4) * m * at_black * c))
-    n = min(max(n, low), high)
-    n = _tone_step(n, m, g3, g4, low, high)
-    n = _tone_step(n, m, g3, g4, low, high)
-    n = _tone_step(n, m, g3, g4, low, high)
-    return _exp(n) if value > zero else zero
-
-
-@numba.njit(error_model="numpy", nogil=True, cache=True, fastmath=_FAST)
+@_looped
 def _stretches(p: np.ndarray, at: int, four: bool, row: np.ndarray) -> None:
     """f_CS^-1 or f_GA^-1 of a row of one channel, in place."""
     if four:
@@ -175,14 +142,76 @@ def _stretches(p: np.ndarray, at: int, four: bool, row: np.ndarray) -> None:
             row[i] = _stretch_inverse(row[i], p[at, i], p[at + 3, i], p[at + 6, i])
 
 
-@numba.njit(error_model="numpy", nogil=True, cache=True, fastmath=_FAST)
-def _gammas(p: np.ndarray, gm: int, row: np.ndarray) -> None:
-    """f_GM^-1 of a row, in place."""
+# The two functions below go over a row once for every stage and step. A processor works on several pixels at a time as
+# long as one takes few instructions, and loops that write one buffer are vectorised, those that write many are not.
+
+
+@_looped
+def _gammas(p: np.ndarray, gm: int, row: np.ndarray, buffers: np.ndarray) -> None:
+    """f_GM^-1 of a row, in place: `semiisp_plugin.isp.gamma_inverse`, for g2 in [0.2, 2]."""
+    one, zero = _F(1), _F(0)
+    m, n = buffers[0], buffers[1]
     for i in range(len(row)):
-        row[i] = _gamma_inverse(row[i], p[gm, i], p[gm + 3, i], p[gm + 6, i])
+        scale = one - (one - p[gm + 3, i]) * _exp(_log(max(p[gm + 6, i], _TINY)) / p[gm, i])
+        m[i] = _log(max(row[i], _TINY)) * scale
+    for i in range(len(row)):
+        n[i] = m[i] * (p[gm + 3, i] - m[i]) / (p[gm + 3, i] * p[gm + 3, i] - m[i])
+    for _ in range(2):  # enough for float32
+        for i in range(len(row)):
+            n[i] = _gamma_step(n[i], m[i], p[gm + 3, i])
+    for i in range(len(row)):
+        row[i] = _exp(p[gm, i] * n[i]) if row[i] > zero else zero
 
 
-@numba.njit(error_model="numpy", nogil=True, cache=True, fastmath=_FAST)
+@_looped
+def _tone_start(
+    row: np.ndarray, g3: np.ndarray, g4: np.ndarray, k2: np.ndarray, m: np.ndarray, white: np.ndarray
+) -> None:
+    """What is searched for, and the left side's slope at white."""
+    one = _F(1)
+    for i in range(len(row)):
+        m[i] = _log(max(row[i], _TINY)) * (one + g4[i] * _exp(_log(one + k2[i]) * g3[i])) / g3[i]
+    for i in range(len(row)):
+        white[i] = one + g4[i] * _exp(g3[i] * _F(0.69314718))
+
+
+@_looped
+def _tone_guess(g3: np.ndarray, g4: np.ndarray, m: np.ndarray, white: np.ndarray, n: np.ndarray) -> None:
+    one, two = _F(1), _F(2)
+    for i in range(len(n)):
+        power = _exp(g3[i] * _F(0.69314718))
+        c = g3[i] * _F(0.5) * power / (power - one)
+        b = m[i] * c + white[i]
+        start = two * m[i] / (b + np.sqrt(b * b - _F(4) * m[i] * (one + g4[i]) * c))
+        n[i] = min(max(start, m[i] / (one + g4[i])), m[i] / white[i])
+
+
+@_looped
+def _tone_steps(g3: np.ndarray, g4: np.ndarray, m: np.ndarray, white: np.ndarray, n: np.ndarray) -> None:
+    """A step of Halley's method."""
+    one = _F(1)
+    for i in range(len(n)):
+        n[i] = _tone_step(n[i], m[i], g3[i], g4[i], m[i] / (one + g4[i]), m[i] / white[i])
+
+
+@_looped
+def _tone_end(n: np.ndarray, row: np.ndarray) -> None:
+    for i in range(len(n)):
+        row[i] = _exp(n[i]) if row[i] > _F(0) else _F(0)
+
+
+@_looped
+def _tones(p: np.ndarray, it: int, row: np.ndarray, buffers: np.ndarray) -> None:
+    """f_IT^-1 of a row, in place: `semiisp_plugin.isp.tone_inverse` with sign +1, from the same start."""
+    g3, g4, m, n, white = p[it], p[it + 3], buffers[0], buffers[1], buffers[2]
+    _tone_start(row, g3, g4, p[it + 6], m, white)
+    _tone_guess(g3, g4, m, white, n)
+    for _ in range(3):
+        _tone_steps(g3, g4, m, white, n)
+    _tone_end(n, row)
+
+
+@_looped
 def _unmix(p: np.ndarray, cc: int, base: np.ndarray, red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> None:
     """`semiisp_plugin.isp.functions.ColourInverse` and the clamp, in place."""
     one, zero = _F(1), _F(0)
@@ -200,41 +229,31 @@ def _unmix(p: np.ndarray, cc: int, base: np.ndarray, red: np.ndarray, green: np.
         blue[i] = min(max(base[2, 0] * x + base[2, 1] * y + base[2, 2] * z, zero), one)
 
 
-@numba.njit(error_model="numpy", nogil=True, cache=True, fastmath=_FAST)
-def _tones(p: np.ndarray, it: int, row: np.ndarray) -> None:
-    """f_IT^-1 of a row, in place."""
-    for i in range(len(row)):
-        row[i] = _tone_inverse(row[i], p[it, i], p[it + 3, i], p[it + 6, i])
+@_looped
+def _interpolate(grid: np.ndarray, y: float, x: np.ndarray, ends: np.ndarray, p: np.ndarray) -> None:
+    """Parameters of a row.
 
-
-@numba.njit(error_model="numpy", nogil=True, cache=True, fastmath=_FAST)
-def _lerp(start: float, step: float, weights: np.ndarray, out: np.ndarray) -> None:
-    for i in range(len(out)):
-        out[i] = start + step * weights[i]
-
-
-@numba.njit(error_model="numpy", nogil=True, cache=True)
-def _interpolate(
-    grid: np.ndarray, y: float, x_nodes: np.ndarray, x_weights: np.ndarray, p: np.ndarray
-) -> None:
-    """Parameters of a row: ``p[k, i]`` from ``grid[k]`` at row ``y``, columns ``x_nodes[i] + x_weights[i]``."""
+    Args:
+        grid: See `invert`.
+        y: Row of the grid.
+        x: Column of the grid at each pixel.
+        ends: The pixels of ``ends[j]`` to ``ends[j + 1]`` lie between the same two columns.
+        p: ``(K, W)``, written.
+    """
     last_row, last_column = grid.shape[1] - 1, grid.shape[2] - 1
-    node = min(int(y), max(last_row - 1, 0))
-    below = min(node + 1, last_row)
-    weight = _F(y - node)
-    width = p.shape[1]
-    for k in range(len(grid)):
-        first = 0
-        while first < width:
-            column = x_nodes[first]
-            end = first + 1
-            while end < width and x_nodes[end] == column:
-                end += 1
-            right = min(column + 1, last_column)
-            a = grid[k, node, column] + weight * (grid[k, below, column] - grid[k, node, column])
-            b = grid[k, node, right] + weight * (grid[k, below, right] - grid[k, node, right])
-            _lerp(a, b - a, x_weights[first:end], p[k, first:end])
-            first = end
+    above = min(int(y), max(last_row - 1, 0))
+    below = min(above + 1, last_row)
+    weight = _F(y - above)
+    for j in range(len(ends) - 1):
+        first, end = ends[j], ends[j + 1]
+        left = min(int(x[first]), max(last_column - 1, 0))
+        right = min(left + 1, last_column)
+        for k in range(len(grid)):
+            a = grid[k, above, left] + weight * (grid[k, below, left] - grid[k, above, left])
+            b = grid[k, above, right] + weight * (grid[k, below, right] - grid[k, above, right])
+            step = b - a
+            for i in range(first, end):
+                p[k, i] = a + step * (x[i] - _F(left))
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
@@ -253,8 +272,8 @@ def invert(
     Args:
         pixels: ``(H, W, 3)`` uint8, of any strides.
         grid: ``(K, h, w)`` float32, finite.
-        y: ``(H,)``, the row of the grid, 0 to h - 1, at which each row of pixels lies.
-        x: ``(W,)``, the same for columns.
+        y: ``(H,)`` float32, the row of the grid, 0 to h - 1, at which each row of pixels lies.
+        x: ``(W,)`` float32, the same for columns.
         starts: Where among the K the parameters of it (-1 without it), cc, ga, gm and cs begin.
         four: Whether ga and cs are in the four-parameter form.
         base: ``(3, 3)`` float32, the inverse of the constant base matrix.
@@ -262,24 +281,29 @@ def invert(
     """
     it, cc, ga, gm, cs = starts
     height, width = len(y), len(x)
-    nodes = np.empty(width, np.int64)
-    weights = np.empty(width, np.float32)
+    ends = np.empty(width + 1, np.int64)
+    segments = 0
     for i in range(width):
-        nodes[i] = min(int(x[i]), max(grid.shape[2] - 2, 0))
-        weights[i] = x[i] - nodes[i]
+        node = min(int(x[i]), max(grid.shape[2] - 2, 0))
+        if i == 0 or node != min(int(x[i - 1]), max(grid.shape[2] - 2, 0)):
+            ends[segments] = i
+            segments += 1
+    ends[segments] = width
+    ends = ends[: segments + 1]
     p = np.empty((len(grid), width), np.float32)
     rows = np.empty((3, width), np.float32)
+    buffers = np.empty((4, width), np.float32)
     for line in range(height):
         if line == 0 or y[line] != y[line - 1]:
-            _interpolate(grid, y[line], nodes, weights, p)
+            _interpolate(grid, y[line], x, ends, p)
         for c in range(3):
             for i in range(width):
                 rows[c, i] = _F(pixels[line, i, c]) / _F(255)
             _stretches(p, cs + c, four, rows[c])
-            _gammas(p, gm + c, rows[c])
+            _gammas(p, gm + c, rows[c], buffers)
             _stretches(p, ga + c, four, rows[c])
         _unmix(p, cc, base, rows[0], rows[1], rows[2])
         for c in range(3):
             if it >= 0:
-                _tones(p, it + c, rows[c])
+                _tones(p, it + c, rows[c], buffers)
             out[c, line] = rows[c]

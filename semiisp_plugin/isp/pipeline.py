@@ -13,6 +13,7 @@ from torch import Tensor
 
 from semiisp_plugin.isp import curve8, strips
 from semiisp_plugin.isp import functions as fn
+from semiisp_plugin.isp.compiled import compiled
 from semiisp_plugin.isp.gamma_inverse import GammaInverse
 from semiisp_plugin.isp.paper_lut import PAPER_SIZES, paper_lut
 from semiisp_plugin.isp.parameters import ISPSpec
@@ -113,9 +114,32 @@ class InvertibleISP:
         if not strips.worth_it(image, parameters):
             return self._forward(image, maps.whole()).to(dtype)
         image = image.contiguous()
+        done = self._forward_compiled(image, parameters)
+        if done is not None:
+            return done.to(dtype)
         out = image.new_empty(image.shape, dtype=dtype)
         for rows, p in maps.strips(strips.rows_of(image)):
             out[:, :, rows] = self._forward(image[:, :, rows], p)
+        return out
+
+    def _forward_compiled(self, image: Tensor, parameters: Tensor) -> Tensor | None:
+        """The same in one pass over the image; None where Numba cannot, or what it computes would be another thing."""
+        run = compiled("forward_numba", "forward")
+        spec = self.spec
+        if run is None or image.dtype != torch.float32 or (spec.inverse_tone_mapping and spec.it_sign < 0):
+            return None
+        if not (bool(parameters.isfinite().all()) and bool(image.isfinite().all())):
+            return None  # comparisons of the compiled code would make numbers of NaN
+        where = spec.slices()
+        starts = tuple(where[name].start if name in where else -1 for name in ("it", "cc", "ga", "gm", "cs"))
+        base = np.array(spec.base_matrix, np.float32)
+        out = torch.empty_like(image)
+        for picture, grid, target in zip(image.numpy(), parameters.contiguous().numpy(), out.numpy(), strict=True):
+            y, x = (
+                strips.positions(side, nodes) for side, nodes in zip(picture.shape[1:], grid.shape[1:], strict=True)
+            )
+            if run(picture, grid, y, x, starts, not spec.tie_xy, base, target) is None:
+                return None
         return out
 
     def _forward(self, image: Tensor, p: _Parameters) -> Tensor:
@@ -279,7 +303,7 @@ class InvertibleISP:
 
     def _inverse_compiled(self, image: Tensor, parameters: Tensor, clamp: bool) -> InverseResult | None:
         """`_inverse_curve8` in one pass over the image; None where Numba cannot."""
-        invert = curve8.compiled()
+        invert = compiled("curve8_numba", "invert")
         if invert is None:
             return None
         channels_last = image.permute(0, 2, 3, 1)
@@ -291,10 +315,10 @@ class InvertibleISP:
         sets = strips.arrays(self.spec, parameters)
         for i, (pixels, p, target) in enumerate(zip(channels_last.numpy(), sets, out.numpy(), strict=True)):
             rows, planes = pixels.reshape(-1, 3), target.reshape(3, -1)
-            count = invert(rows, p["ga"], p["gm"], p["cs"], p["cc"], self._base_inverse, steps, clamp, planes)
-            if count is None:
+            done = invert(rows, p["ga"], p["gm"], p["cs"], p["cc"], self._base_inverse, steps, clamp, planes)
+            if done is None:
                 return None
-            outside[i] = count / target.size
+            outside[i] = done[0] / target.size
         return InverseResult(out, torch.from_numpy(outside))
 
     def _maps(self, parameters: Tensor, image: Tensor) -> strips.ParameterMaps:

@@ -40,6 +40,16 @@ def arrays(spec: ISPSpec, parameters: Tensor) -> Iterator[dict[str, np.ndarray]]
         yield {name: values[where].reshape(-1, 3) for name, (where, _, _) in layout.items()}
 
 
+def positions(side: int, nodes: int) -> np.ndarray:
+    """Where the pixels of a side lie among the nodes of a grid, 0 to ``nodes - 1`` (``align_corners=False``).
+
+    Returns:
+        ``(side,)`` float32.
+    """
+    places = (np.arange(side, dtype=np.float64) + 0.5) * (nodes / side) - 0.5
+    return np.clip(places, 0, nodes - 1).astype(np.float32)
+
+
 class ParameterMaps:
     """The parameter sets of a batch, brought to the positions of an image.
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import semiisp_plugin.isp
-from semiisp_plugin.isp import InvertibleISP, ISPSpec, PaperLUTSettings, curve8
+from semiisp_plugin.isp import InvertibleISP, ISPSpec, PaperLUTSettings
+from semiisp_plugin.isp.compiled import compiled
 from semiisp_plugin.isp.parameters import XYZ_TO_SRGB
 
 VARIANTS = {
@@ -36,10 +37,10 @@ def _numba(request, monkeypatch):
         monkeypatch.setitem(sys.modules, "semiisp_plugin.isp.curve8_numba", None)
     else:
         pytest.importorskip("numba", reason="needs Numba, the extra 'fast'")
-    curve8.compiled.cache_clear()
-    assert (curve8.compiled() is None) == (request.param == "without Numba")
+    compiled.cache_clear()
+    assert (compiled("curve8_numba", "invert") is None) == (request.param == "without Numba")
     yield
-    curve8.compiled.cache_clear()
+    compiled.cache_clear()
 
 
 @pytest.mark.usefixtures("_numba")
@@ -129,12 +130,12 @@ def test_curve8_with_a_full_disk(monkeypatch):
     monkeypatch.setattr(caching.IndexDataCacheFile, "load", lambda *_: None)
     monkeypatch.delitem(sys.modules, "semiisp_plugin.isp.curve8_numba", raising=False)
     monkeypatch.delattr(semiisp_plugin.isp, "curve8_numba", raising=False)
-    curve8.compiled.cache_clear()
+    compiled.cache_clear()
     image, parameters = photographs(1, 210, 160), make_sets(ISPSpec(), 1, 14).float()
     isp = InvertibleISP(ISPSpec())
     result = isp.inverse(image, parameters, backend="curve8").image
     assert torch.allclose(result, isp.inverse(image, parameters).image, atol=5e-6)
-    curve8.compiled.cache_clear()
+    compiled.cache_clear()
 
 
 def test_curve8_with_a_damaged_cache(monkeypatch):
@@ -146,13 +147,13 @@ def test_curve8_with_a_damaged_cache(monkeypatch):
     monkeypatch.setattr(caching.IndexDataCacheFile, "load", damaged)
     monkeypatch.delitem(sys.modules, "semiisp_plugin.isp.curve8_numba", raising=False)
     monkeypatch.delattr(semiisp_plugin.isp, "curve8_numba", raising=False)
-    curve8.compiled.cache_clear()
+    compiled.cache_clear()
     image, parameters = photographs(1, 210, 160), make_sets(ISPSpec(), 1, 14).float()
     isp = InvertibleISP(ISPSpec())
     with pytest.warns(RuntimeWarning, match=r"without Numba.*EOFError.*delete the \.nbi"):
         result = isp.inverse(image, parameters, backend="curve8").image
     assert torch.allclose(result, isp.inverse(image, parameters).image, atol=5e-6)
-    curve8.compiled.cache_clear()
+    compiled.cache_clear()
 
 
 def test_curve8_passes_gradients_to_the_parameters():

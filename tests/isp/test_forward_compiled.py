@@ -1,0 +1,140 @@
+"""The compiled forward pass against the tensors', which computes in float64 here."""
+
+import sys
+
+import pytest
+import torch
+
+import semiisp_plugin.isp
+from semiisp_plugin.isp import InvertibleISP, ISPSpec
+from semiisp_plugin.isp import pipeline as pipeline_module
+from semiisp_plugin.isp.compiled import compiled
+from semiisp_plugin.isp.parameters import XYZ_TO_SRGB
+
+VARIANTS = {
+    "ISP": ISPSpec(),
+    "IE": ISPSpec(inverse_tone_mapping=True, gamma_start=1.0),
+    "four": ISPSpec(tie_xy=False, base_matrix=XYZ_TO_SRGB),
+    "IE, four": ISPSpec(inverse_tone_mapping=True, tie_xy=False),
+}
+SIZE = (150, 170)  # more than a strip
+
+
+@pytest.fixture(autouse=True)
+def _numba():
+    pytest.importorskip("numba", reason="needs Numba, the extra 'fast'")
+
+
+def make_sets(spec: ISPSpec, n: int, seed: int, grid=(1, 1), spread: float = 0.7) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return spec.squash(spread * torch.randn(n, spec.n_parameters, *grid, generator=generator, dtype=torch.float64))
+
+
+def images(n: int, seed: int = 0) -> torch.Tensor:
+    """Black, white and dark pixels among them."""
+    image = torch.rand(n, 3, *SIZE, generator=torch.Generator().manual_seed(seed)).pow(2)
+    image[:, :, 0], image[:, :, 1], image[:, 0, 2], image[:, :, 3, :50] = 0, 1, 0, 1e-38
+    return image
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How often the compiled function has run."""
+    count = []
+
+    def counting(module: str, function: str):
+        target = compiled(module, function)
+
+        def call(*arguments):
+            count.append(function)
+            return target(*arguments)
+
+        return call
+
+    monkeypatch.setattr(pipeline_module, "compiled", counting)
+    return count
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (2, 2), (8, 8), (1, 5), (3, 1)], ids=str)
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_equals_the_tensors(name, grid, calls):
+    spec = VARIANTS[name]
+    isp = InvertibleISP(spec)
+    image, parameters = images(2), make_sets(spec, 2, 3, grid)
+    result = isp.forward(image, parameters.float())
+    assert calls == ["forward", "forward"]
+    expected = isp.forward(image.double(), parameters)
+    assert calls == ["forward", "forward"], "float64 is not compiled"
+    assert (result - expected).abs().max() < 1e-4
+    assert (result[:, :, 0] == 0).all(), "black stays black"
+    assert result.min() >= 0
+    assert result.max() <= 1
+
+
+def test_over_the_whole_domain(calls):
+    """Sets far out: the error stays that of float32."""
+    worst = {"compiled": 0.0, "tensors": 0.0}
+    for name, spec in VARIANTS.items():
+        isp = InvertibleISP(spec)
+        for seed in range(6):
+            parameters = make_sets(spec, 1, seed, (3, 3), spread=3.0)
+            image = images(1, seed)
+            expected = isp.forward(image.double(), parameters)
+            maps = isp._maps(parameters.float(), image)
+            tensors = isp._forward(image, maps.whole())
+            result = isp.forward(image, parameters.float())
+            assert torch.isfinite(result).all(), name
+            worst["compiled"] = max(worst["compiled"], float((result - expected).abs().max()))
+            worst["tensors"] = max(worst["tensors"], float((tensors - expected).abs().max()))
+    assert calls
+    assert worst["compiled"] <= 2 * worst["tensors"], worst
+
+
+def test_strides_and_types(calls):
+    spec = ISPSpec()
+    isp = InvertibleISP(spec)
+    image, parameters = images(1), make_sets(spec, 1, 3, (2, 2)).float()
+    expected = isp.forward(image, parameters)
+    channels_last = image.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(isp.forward(channels_last, parameters), expected, rtol=0, atol=0)
+    strided = parameters.repeat(1, 1, 2, 2)[:, :, ::2, ::2]
+    assert not strided.is_contiguous()
+    again = parameters[:, :, [0, 0], :][:, :, :, [0, 0]]
+    torch.testing.assert_close(isp.forward(image, strided), isp.forward(image, again), rtol=0, atol=0)
+    half = isp.forward(image.bfloat16(), parameters)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), isp.forward(image.bfloat16().float(), parameters), rtol=0, atol=4e-3)
+    assert len(calls) == 6
+
+
+@pytest.mark.parametrize("where", ["image", "parameters"])
+def test_nan_is_passed_on(where, calls):
+    isp = InvertibleISP(ISPSpec())
+    image, parameters = images(1), make_sets(ISPSpec(), 1, 3).float()
+    (image[:, :, 7, 7] if where == "image" else parameters[:, 9]).fill_(torch.nan)
+    assert torch.isnan(isp.forward(image, parameters)).any()
+    assert not calls
+
+
+def test_gradients_and_the_other_sign_take_the_tensors(calls):
+    isp = InvertibleISP(ISPSpec())
+    parameters = make_sets(ISPSpec(), 1, 3).float().requires_grad_()
+    isp.forward(images(1), parameters).mean().backward()
+    assert parameters.grad is not None
+    spec = ISPSpec(inverse_tone_mapping=True, it_sign=-1)
+    InvertibleISP(spec).forward(images(1), make_sets(spec, 1, 3).float())
+    assert not calls
+
+
+def test_without_numba(monkeypatch):
+    monkeypatch.delattr(semiisp_plugin.isp, "forward_numba", raising=False)
+    monkeypatch.setitem(sys.modules, "semiisp_plugin.isp.forward_numba", None)
+    compiled.cache_clear()
+    try:
+        isp = InvertibleISP(ISPSpec())
+        image, parameters = images(1), make_sets(ISPSpec(), 1, 3, (2, 2))
+        assert compiled("forward_numba", "forward") is None
+        result = isp.forward(image, parameters.float())
+        torch.testing.assert_close(result.double(), isp.forward(image.double(), parameters), rtol=0, atol=1e-4)
+    finally:
+        compiled.cache_clear()
