@@ -1,8 +1,10 @@
 """What a pseudo pair costs on one core: stage by stage, beside decoding its JPEG, and beside the paper's way.
 
-Four tables. (1) Pairs a second of the builder's steps, of decoding alone, and of the same steps with the inverse tone
+Five tables. (1) Pairs a second of the builder's steps, of decoding alone, and of the same steps with the inverse tone
 mappings by interpolation in the paper's 4-D table (Sec. A.2, SciPy's interpn), in turn for each photograph. (2) Where
 the time goes. (3) PNG settings: time and size, on the pairs of (1). (4) Whole builds by one, two, ... processes.
+(5) Planning a build of many photographs (made-up names), each in a process of its own: what the command holds in
+memory, while workers hold a shard's list only.
 
     python benchmarks/pseudo_data.py --photographs datasets/coco/images --f_isp f_isp_latest.pth
 """
@@ -10,8 +12,12 @@ the time goes. (3) PNG settings: time and size, on the pairs of (1). (4) Whole b
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import resource
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -32,6 +38,7 @@ from semiisp_plugin.data.photograph_io import decode_photograph
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.pseudo import BankInverse, PseudoPairGenerator
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
+from semiisp_plugin.pseudo.manifest import plan
 from semiisp_plugin.pseudo.pipeline import make_generator
 from semiisp_plugin.report.tables import markdown_table
 from semiisp_plugin.simulation.photographs import load_photographs
@@ -68,6 +75,7 @@ class Clock:
         return result
 
 
+@torch.no_grad()
 def make_pair(
     path: str, generator: PseudoPairGenerator, seed: int, png: int | Literal["fast"], lmdbs: Sequence[LmdbImageWriter]
 ) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
@@ -205,6 +213,43 @@ def scaling(photographs: str, args: argparse.Namespace) -> None:
     print(markdown_table(rows))
 
 
+def plan_alone(count: int) -> dict[str, float]:
+    """What a child does: plan a build, and look it over once more as the command does that goes on with it."""
+    names = [f"train2017/{i // 10_000:06d}/{i:012d}.jpg" for i in range(count)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = []
+        for _ in range(2):
+            start = time.perf_counter()
+            build = plan(folder, "photographs", names, "stored", {})
+            seconds.append(time.perf_counter() - start)
+        size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+        shards = len(build)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return {"first": seconds[0], "again": seconds[1], "MiB": grown / 2**10, "size": size / 2**20, "shards": shards}
+
+
+def planning(counts: Sequence[int]) -> None:
+    """Table 5."""
+    print("\n### Planning\n")
+    rows = []
+    for count in counts:
+        command = [sys.executable, __file__, "--plan_alone", str(count)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        rows.append(
+            {
+                "photographs": f"{count:,}",
+                "shards": f"{found['shards']}",
+                "first time, s": f"{found['first']:.1f}",
+                "going on, s": f"{found['again']:.1f}",
+                "memory of the command, MiB": f"{found['MiB']:.0f}",
+                "lists on disk, MiB": f"{found['size']:.0f}",
+            }
+        )
+    print(markdown_table(rows))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", metavar="DIR", help="default: those that scikit-image and others ship")
@@ -214,8 +259,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="for table 4 (default: 1 2)")
     parser.add_argument("--repeats", type=int, default=3, help="for table 4; 0 leaves it out (default: %(default)s)")
     parser.add_argument("--shard_size", type=int, default=25, help="for table 4 (default: %(default)s)")
+    parser.add_argument("--plans", type=int, nargs="*", default=[118_287, 1_000_000], metavar="N", help="for table 5")
     parser.add_argument("--folder", metavar="DIR", help="for temporary files (default: the system's)")
+    parser.add_argument("--plan_alone", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    if args.plan_alone:
+        print(json.dumps(plan_alone(args.plan_alone)))
+        return
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
@@ -226,6 +276,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         png_settings(compare(chosen, args))
         if args.repeats:
             scaling(root, args)
+    planning(args.plans)
     print(f"\nLoad average at the end: {load_average()}")
 
 

@@ -121,6 +121,8 @@ BESIDE_TORCH = {
     "isp.strips": {"numpy"},
     "isp.pipeline": {"numpy"},
     "isp.curve8_numba": {"numpy", "numba"},
+    "isp.crop": {"numpy"},
+    "isp.crop_numba": {"numpy", "numba"},
     "isp.crop_numba": {"numpy", "numba"},
     "isp.forward_numba": {"numpy", "numba"},
     "isp.paper_lut": {"numpy", "scipy", "cupy", "cupyx"},

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 import cv2
+import lmdb
 import msgspec
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 import yaml
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
-from semiisp_plugin.data.image_io import read_image, write_image
+from semiisp_plugin.data.image_io import decode_image, read_image, write_image
 from semiisp_plugin.data.lmdb_io import close_all, read_meta, read_value
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.options import PseudoOptions
@@ -194,3 +195,50 @@ def test_pseudo_errors(create, f_isp, tiny_data, capsys):
     main(full)
     message = fails(capsys, main, [*full, "--input_bits", "8"])
     assert "o was begun with other settings (input_bits: 16 -> 8)" in message
+
+
+# --- merge_lmdb, and what BasicSR reads of shards --------------------------------------------------------------------
+
+
+@pytest.fixture
+def sharded(create, f_isp, tiny_data) -> str:
+    """A build of four pairs in two shards, both images of 8 bits."""
+    photographs = str(tiny_data / "photos")
+    arguments = ["--photographs", photographs, "--f_isp", f_isp, "--num_gpu", "0", "--out", "built"]
+    create.main([*arguments, "--shard_size", "3", "--input_bits", "8"])
+    return "built"
+
+
+def test_merged_shards_are_a_plain_lmdb(sharded, capsys):
+    merge = load("merge_lmdb")
+    for name in ("gt", "lq"):
+        before = contents(f"{sharded}/{name}.lmdb")
+        merge.main([f"{sharded}/{name}.lmdb", f"merged/{name}.lmdb"])
+        close_all()
+        with lmdb.open(f"merged/{name}.lmdb", readonly=True, lock=False) as environment, environment.begin() as reading:
+            assert {key.decode(): value for key, value in reading.cursor()} == before
+        lines = Path(f"merged/{name}.lmdb/meta_info.txt").read_text().splitlines()
+        assert lines == Path(f"{sharded}/{name}.lmdb/meta_info.txt").read_text().splitlines()
+        assert all(line.endswith(" 1") for line in lines)
+    capsys.readouterr()
+    merge.main([f"{sharded}/gt.lmdb", "merged/gt.lmdb"])
+    assert "0 entries copied" in capsys.readouterr().out
+    assert "no LMDB folder" in fails(capsys, merge.main, ["nowhere.lmdb", "x.lmdb"])
+
+
+@pytest.mark.parametrize("folder", ["shards", "merged"])
+def test_data_sets_of_basicsr_read_them(sharded, folder):
+    root = sharded
+    if folder == "merged":
+        root = folder
+        for name in ("gt", "lq"):
+            load("merge_lmdb").main([f"{sharded}/{name}.lmdb", f"merged/{name}.lmdb"])
+    opt = {"name": "x", "type": "PairedImageDataset", "phase": "val", "scale": 1, "io_backend": {"type": "lmdb"}}
+    data = build_dataset({**opt, "dataroot_gt": f"{root}/gt.lmdb", "dataroot_lq": f"{root}/lq.lmdb"})
+    assert len(data) == 4
+    for i in range(4):
+        item = data[i]
+        for name in ("gt", "lq"):
+            image = decode_image(read_value(f"{root}/{name}.lmdb", item[f"{name}_path"]), name=name)
+            np.testing.assert_allclose(item[name].permute(1, 2, 0).numpy(), image / 255, atol=1e-6)
+    assert not np.allclose(data[0]["gt"], data[0]["lq"])

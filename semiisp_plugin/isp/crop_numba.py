@@ -116,7 +116,7 @@ def _gamma_step(n: float, m: float, g2: float) -> float:
 def _tone_step(n: float, m: float, g3: float, g4: float, low: float, high: float) -> float:
     """A step of Halley's method."""
     one, two = _F(1), _F(2)
-    e = _exp(n)
+    e = _exp(max(n, _F(-20)))  # less is nothing beside 1, and its powers would be subnormal
     # ln(1 + e) = 2 artanh(e / (2 + e)), of which the powers up to 11 leave 1e-7; one division for two quotients.
     shared = e / ((one + e) * (two + e))
     ratio, s = shared * (two + e), shared * (one + e)
@@ -307,3 +307,10 @@ def invert(
             if it >= 0:
                 _tones(p, it + c, rows[c], buffers)
             out[c, line] = rows[c]
+
+
+def warm_up() -> None:
+    """Compile, or load what was compiled before, for the types that are used."""
+    pixels, grid = np.zeros((1, 2, 3), np.uint8), np.full((36, 1, 1), 0.5, np.float32)
+    y, x = np.zeros(1, np.float32), np.zeros(2, np.float32)
+    invert(pixels, grid, y, x, (-1, 0, 9, 18, 27), False, np.eye(3, dtype=np.float32), np.empty((3, 1, 2), np.float32))
