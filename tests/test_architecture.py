@@ -123,7 +123,6 @@ BESIDE_TORCH = {
     "isp.curve8_numba": {"numpy", "numba"},
     "isp.crop": {"numpy"},
     "isp.crop_numba": {"numpy", "numba"},
-    "isp.crop_numba": {"numpy", "numba"},
     "isp.forward_numba": {"numpy", "numba"},
     "isp.paper_lut": {"numpy", "scipy", "cupy", "cupyx"},
 }

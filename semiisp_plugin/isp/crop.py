@@ -7,9 +7,6 @@ differentiable.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,58 +14,36 @@ import torch
 from torch import Tensor
 
 from semiisp_plugin.isp import functions as fn
+from semiisp_plugin.isp.compiled import compiled
 from semiisp_plugin.isp.parameters import ISPSpec
 
 # Where a place leaves the axes by more than this, relative to its scale, it is a turn, which no augmentation makes.
 _SKEW = 1e-4
 
 
-@lru_cache(maxsize=1)
-def _compiled() -> Callable[..., None] | None:
-    """`crop_numba.invert`, or None without Numba or where it does not run."""
-    try:
-        from semiisp_plugin.isp import crop_numba
-
-        crop_numba.warm_up()
-    except ImportError:
-        return None
-    except Exception as error:  # no folder for compiled code, or what is kept there is damaged: of any type
-        warnings.warn(
-            f"Crops are inverted without Numba, several times slower: {type(error).__name__}: {error}. Set "
-            f"NUMBA_CACHE_DIR to a folder that can be written, or delete the .nbi and .nbc files in it.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return None
-    return crop_numba.invert
-
-
-def available(spec: ISPSpec, images: Tensor) -> bool:
-    """Whether `invert_crops` can invert these images: with Numba, 8 bits on a CPU, and not with the sign -1 of f_IT."""
-    fits = images.dtype == torch.uint8 and images.device.type == "cpu"
-    return fits and not (spec.inverse_tone_mapping and spec.it_sign < 0) and _compiled() is not None
-
-
-def invert_crops(spec: ISPSpec, images: Tensor, sets: Tensor, places: Tensor | None = None) -> Tensor:
+def invert_crops(spec: ISPSpec, images: Tensor, sets: Tensor, places: Tensor | None = None) -> Tensor | None:
     """Invert the ISP on crops, each with the parameters that hold where it lies.
 
     Args:
         spec: The ISP.
-        images: ``(N, 3, h, w)`` uint8; see `available`.
-        sets: ``(N, K, gh, gw)`` float32, finite, of the whole pictures.
+        images: ``(N, 3, h, w)`` uint8.
+        sets: ``(N, K, gh, gw)`` float32, of the whole pictures.
         places: ``(N, 2, 3)``: ``place @ (u, v, 1)`` is the point (x, y) of the picture under the point (u, v) of the
             crop, -1 and 1 being the edges of either. None: the images are whole.
 
     Returns:
-        ``(N, 3, h, w)`` float32 in [0, 1].
+        ``(N, 3, h, w)`` float32 in [0, 1]; None where this cannot be done here: without Numba, on a GPU, for images of
+        other types, sets that are not finite, f_IT with the sign -1.
 
     Raises:
-        ValueError: A place is neither straight nor transposed, or a set is not finite.
+        ValueError: A place is neither straight nor transposed.
     """
-    invert = _compiled()
-    assert invert is not None  # see available()
-    if not bool(sets.isfinite().all()):  # comparisons of the compiled code would make numbers of NaN
-        raise ValueError("A parameter set holds NaN or infinite values: train f_ISP again (phase 1).")
+    invert = compiled("crop_numba", "invert")
+    here = images.dtype == torch.uint8 and sets.dtype == torch.float32 and images.device.type == "cpu"
+    if invert is None or not here or (spec.inverse_tone_mapping and spec.it_sign < 0):
+        return None
+    if not bool(sets.isfinite().all()):
+        return None  # comparisons of the compiled code would make numbers of NaN
     height, width = images.shape[2:]
     where = spec.slices()
     starts = tuple(where[name].start if name in where else -1 for name in ("it", "cc", "ga", "gm", "cs"))
@@ -77,7 +52,8 @@ def invert_crops(spec: ISPSpec, images: Tensor, sets: Tensor, places: Tensor | N
     for i, (pixels, target) in enumerate(zip(images.permute(0, 2, 3, 1).numpy(), out.numpy(), strict=True)):
         place = np.eye(2, 3) if places is None else places[i].double().numpy()
         grid, y, x = _axes(sets[i].numpy(), place, height, width)
-        invert(pixels, grid, y, x, starts, not spec.tie_xy, base, target)
+        if invert(pixels, grid, y, x, starts, not spec.tie_xy, base, target) is None:
+            return None
     return out
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-_F = np.float32
-_I = np.int32
+_F: Any = np.float32  # what Numba makes of it, mypy cannot know
+_I: Any = np.int32
 _TINY = _F(1.1754944e-38)
 # No NaN and no infinity can come up here; see `semiisp_plugin.isp.curve8_numba`.
 _FAST = {"contract", "nsz", "nnan", "ninf"}
@@ -51,7 +51,7 @@ def _of_bits(typing_context: Any, value: Any) -> Any:
 
 @_inlined
 def _exp(x: float) -> float:
-    """e^x to 1e-7 of its value, for x up to 87; e^-60 for less than -60, so that no product becomes subnormal (slow)."""
+    """e^x to 1e-7 of its value, for x up to 87; e^-60 below -60, for subnormal numbers are slow."""
     x = max(x, _F(-60))
     whole = np.floor(x * _F(1.44269504) + _F(0.5))
     r = (x - whole * _LN2_HIGH) - whole * _LN2_LOW
@@ -167,7 +167,7 @@ def _gammas(p: np.ndarray, gm: int, row: np.ndarray, buffers: np.ndarray) -> Non
 def _tone_start(
     row: np.ndarray, g3: np.ndarray, g4: np.ndarray, k2: np.ndarray, m: np.ndarray, white: np.ndarray
 ) -> None:
-    """What is searched for, and the left side's slope at white."""
+    """m, which n (1 + p(n)) must be, and ``1 + p`` at white (n = 0)."""
     one = _F(1)
     for i in range(len(row)):
         m[i] = _log(max(row[i], _TINY)) * (one + g4[i] * _exp(_log(one + k2[i]) * g3[i])) / g3[i]
@@ -177,6 +177,7 @@ def _tone_start(
 
 @_looped
 def _tone_guess(g3: np.ndarray, g4: np.ndarray, m: np.ndarray, white: np.ndarray, n: np.ndarray) -> None:
+    """The start of the search, in its bracket."""
     one, two = _F(1), _F(2)
     for i in range(len(n)):
         power = _exp(g3[i] * _F(0.69314718))
@@ -188,7 +189,7 @@ def _tone_guess(g3: np.ndarray, g4: np.ndarray, m: np.ndarray, white: np.ndarray
 
 @_looped
 def _tone_steps(g3: np.ndarray, g4: np.ndarray, m: np.ndarray, white: np.ndarray, n: np.ndarray) -> None:
-    """A step of Halley's method."""
+    """A step of the search, kept in its bracket."""
     one = _F(1)
     for i in range(len(n)):
         n[i] = _tone_step(n[i], m[i], g3[i], g4[i], m[i] / (one + g4[i]), m[i] / white[i])
@@ -307,10 +308,3 @@ def invert(
             if it >= 0:
                 _tones(p, it + c, rows[c], buffers)
             out[c, line] = rows[c]
-
-
-def warm_up() -> None:
-    """Compile, or load what was compiled before, for the types that are used."""
-    pixels, grid = np.zeros((1, 2, 3), np.uint8), np.full((36, 1, 1), 0.5, np.float32)
-    y, x = np.zeros(1, np.float32), np.zeros(2, np.float32)
-    invert(pixels, grid, y, x, (-1, 0, 9, 18, 27), False, np.eye(3, dtype=np.float32), np.empty((3, 1, 2), np.float32))

@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from multiprocessing import connection, get_all_start_methods, get_context, parent_process
 from typing import Any, Literal
 
@@ -154,6 +155,8 @@ def build_pseudo_lmdb(
         "input_bits": input_bits,
         "device": device.type,
         "batch": batch,
+        # Compiled code rounds otherwise in the last bit.
+        "numba": device.type == "cpu" and find_spec("numba") is not None,
         **(settings or {}),
     }
     os.makedirs(out, exist_ok=True)

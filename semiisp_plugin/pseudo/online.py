@@ -21,7 +21,7 @@ from semiisp_plugin.isp import crop, strips
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.keys import photograph_seed
 from semiisp_plugin.pseudo.manifest import BuildFolder
-from semiisp_plugin.pseudo.sources import BankInverse, SRGBToRAW
+from semiisp_plugin.pseudo.sources import BankInverse
 
 F_ISP_NAME = "f_isp.pth"
 """The copy of f_ISP in the folder of a build whose inputs are drawn in training."""
@@ -104,9 +104,11 @@ class OnlineDraw:
             The RAW images of step 1, ``(N, 3, H, W)`` float32, and the encoder's parameter sets for them.
         """
         photographs = photographs.to(self.device)
-        raw = inverted_crops(self.generator.first, photographs, generators)
-        if raw is None:
-            raw = self.generator.first.invert(photographs, generators).image
+        first = self.generator.first
+        if isinstance(first, BankInverse):
+            raw = inverted(first, photographs, first.draw(len(photographs), generators).to(self.device))
+        else:
+            raw = first.invert(photographs, generators).image
         return raw, self.generator.network.predict_parameters(raw)
 
     @torch.no_grad()
@@ -144,20 +146,12 @@ class OnlineDraw:
         if places is not None and self.needs_picture:
             raise ValueError("candidates above 1 are told apart on whole pictures; draw first, then crop.")
         targets = targets.to(self.device)
-        made = None if self.needs_picture else inverted_crops(self.generator.second, targets, generators, places)
-        if made is None:
-            made = self._by_tensors(targets, generators, places)
-        return made.mul_(self.levels).round_().div_(self.levels)  # its own memory, in [0, 1]
-
-    def _by_tensors(
-        self, targets: Tensor, generators: Sequence[torch.Generator], places: Tensor | None = None
-    ) -> Tensor:
         second = self.generator.second
-        if places is None or not self.needs_place or not isinstance(second, BankInverse):
-            return self.generator.generate_input(targets, generators).input
-        isp, backend = second.isp, "exact" if second.backend == "auto" else second.backend
-        sets = second.draw(len(targets), generators).to(self.device)
-        return in_place(lambda x, p: isp.inverse(x, p, backend=backend).image, targets, sets, places)
+        if self.needs_picture or not isinstance(second, BankInverse):
+            made = self.generator.generate_input(targets, generators).input
+        else:
+            made = inverted(second, targets, second.draw(len(targets), generators).to(self.device), places)
+        return made.mul_(self.levels).round_().div_(self.levels)  # its own memory, in [0, 1]
 
     def entry_generator(self, seed: int, key: str) -> torch.Generator:
         """The random state with which a stored build of this seed begins step 3 of the pair ``key``."""
@@ -168,23 +162,29 @@ class OnlineDraw:
         return generator
 
 
-def inverted_crops(
-    source: SRGBToRAW, images: Tensor, generators: Sequence[torch.Generator], places: Tensor | None = None
-) -> Tensor | None:
-    """What a source makes of crops, by compiled code; None, and nothing drawn, where other ways are faster or needed.
+def inverted(source: BankInverse, images: Tensor, sets: Tensor, places: Tensor | None = None) -> Tensor:
+    """What a source makes of images or crops with given sets, by the fastest way that there is.
 
     Args:
         source: Of step 1 or 3.
         images: ``(N, 3, h, w)`` uint8.
-        generators: One for each.
+        sets: ``(N, K, gh, gw)``.
         places: See `OnlineDraw.inputs`.
+
+    Returns:
+        ``(N, 3, h, w)`` float32 in [0, 1].
     """
-    if not isinstance(source, BankInverse) or source.backend != "auto" or not crop.available(source.isp.spec, images):
-        return None
-    # Without a grid and without inverse tone mapping, curves of 256 values are faster from some size on.
-    if source.bank.grid == (1, 1) and not source.isp.spec.inverse_tone_mapping and images[0].numel() > strips.STRIP:
-        return None
-    return crop.invert_crops(source.isp.spec, images, source.draw(len(images), generators), places)
+    isp, backend, grid = source.isp, source.backend, tuple(sets.shape[2:]) != (1, 1)
+    if backend == "auto":
+        # With neither, curves of 256 values are faster from some size on.
+        if grid or isp.spec.inverse_tone_mapping or images[0].numel() <= strips.STRIP:
+            made = crop.invert_crops(isp.spec, images, sets, places)
+            if made is not None:
+                return made
+        backend = "exact" if grid else "curve8"
+    if places is None or not grid:
+        return isp.inverse(images, sets, backend=backend).image
+    return in_place(lambda x, p: isp.inverse(x, p, backend=backend).image, images, sets, places)
 
 
 def in_place(apply: Callable[[Tensor, Tensor], Tensor], images: Tensor, sets: Tensor, places: Tensor) -> Tensor:
