@@ -21,7 +21,9 @@ from semiisp_plugin.data.photograph_io import shrink_short_side
 from semiisp_plugin.experiments import phases
 from semiisp_plugin.experiments.phases import PairData, PhaseSettings
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
+from semiisp_plugin.pseudo.contact_sheet import save_contact_sheet
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
+from semiisp_plugin.pseudo.manifest import BuildFolder
 from semiisp_plugin.pseudo.pipeline import make_generator
 from semiisp_plugin.report.grids import save_grid
 from semiisp_plugin.report.tables import text_table
@@ -163,8 +165,10 @@ def train_all(
     finish("f_ISP alone", phases.run(phases.isp_options(s, pairs, evaluation, seed), out, True))
     f_isp = str(out / "experiments" / "1_fisp" / "models" / "f_isp_latest.pth")
     pseudo = str(out / "pseudo")
-    built = build_pseudo_lmdb(str(photos), pseudo, make_generator(f_isp), seed=seed)
+    generator = make_generator(f_isp)
+    built = build_pseudo_lmdb(str(photos), pseudo, generator, seed=seed)
     print(f"{built.written} pseudo pairs; {built.clipped:.1%} of the pseudo inputs' values were clipped.")
+    print(f"A random selection of them: {save_contact_sheet(BuildFolder(pseudo), generator)}")
     semi = phases.run(phases.semi_options(s, pairs, pseudo, evaluation, seed), out, True)
     finish("semi-supervised, before fine-tuning", semi)
     print(f"The filter kept {semi.filter.kept_ratio:.0%} of the pseudo samples.")

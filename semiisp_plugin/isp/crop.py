@@ -7,6 +7,7 @@ differentiable.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from semiisp_plugin.isp.parameters import ISPSpec
 
 # Where a place leaves the axes by more than this, relative to its scale, it is a turn, which no augmentation makes.
 _SKEW = 1e-4
+_WHOLE = np.eye(2, 3)
 
 
 def invert_crops(spec: ISPSpec, images: Tensor, sets: Tensor, places: Tensor | None = None) -> Tensor | None:
@@ -42,19 +44,26 @@ def invert_crops(spec: ISPSpec, images: Tensor, sets: Tensor, places: Tensor | N
     here = images.dtype == torch.uint8 and sets.dtype == torch.float32 and images.device.type == "cpu"
     if invert is None or not here or (spec.inverse_tone_mapping and spec.it_sign < 0):
         return None
-    if not bool(sets.isfinite().all()):
+    grids = sets.numpy()  # on a few numbers NumPy is faster than torch
+    if not np.isfinite(grids).all():
         return None  # comparisons of the compiled code would make numbers of NaN
     height, width = images.shape[2:]
-    where = spec.slices()
-    starts = tuple(where[name].start if name in where else -1 for name in ("it", "cc", "ga", "gm", "cs"))
-    base = np.array(fn.inverse_matrix(spec.base_matrix), np.float32)
+    starts, base = _constants(spec)
     out = torch.empty(images.shape, dtype=torch.float32)
     for i, (pixels, target) in enumerate(zip(images.permute(0, 2, 3, 1).numpy(), out.numpy(), strict=True)):
-        place = np.eye(2, 3) if places is None else places[i].double().numpy()
-        grid, y, x = _axes(sets[i].numpy(), place, height, width)
+        place = _WHOLE if places is None else places[i].numpy().astype(np.float64)
+        grid, y, x = _axes(grids[i], place, height, width)
         if invert(pixels, grid, y, x, starts, not spec.tie_xy, base, target) is None:
             return None
     return out
+
+
+@lru_cache(maxsize=32)
+def _constants(spec: ISPSpec) -> tuple[tuple[int, ...], np.ndarray]:
+    """Where the parameters of it, cc, ga, gm and cs begin, -1 for none; and the inverse base matrix."""
+    where = spec.slices()
+    starts = tuple(where[name].start if name in where else -1 for name in ("it", "cc", "ga", "gm", "cs"))
+    return starts, np.array(fn.inverse_matrix(spec.base_matrix), np.float32)
 
 
 def _axes(grid: np.ndarray, place: np.ndarray, height: int, width: int) -> tuple[Any, Any, Any]:

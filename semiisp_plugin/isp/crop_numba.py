@@ -29,8 +29,7 @@ _inlined = numba.njit(error_model="numpy", nogil=True, cache=True, fastmath=_FAS
 _LN2_HIGH, _LN2_LOW = _F(0.693359375), _F(-2.12194440e-4)
 
 
-@intrinsic
-def _bits(typing_context: Any, value: Any) -> Any:
+def _bits_of(typing_context: Any, value: Any) -> Any:
     """The bits of a float32 as int32."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -39,14 +38,18 @@ def _bits(typing_context: Any, value: Any) -> Any:
     return types.int32(types.float32), generate
 
 
-@intrinsic
-def _of_bits(typing_context: Any, value: Any) -> Any:
+def _float_of(typing_context: Any, value: Any) -> Any:
     """The float32 of these bits."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], context.get_value_type(types.float32))
 
     return types.float32(types.int32), generate
+
+
+# Without types: mypy would have them called as they are defined.
+_bits: Any = intrinsic(_bits_of)
+_of_bits: Any = intrinsic(_float_of)
 
 
 @_inlined

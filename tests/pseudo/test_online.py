@@ -210,12 +210,16 @@ def test_place_of_coordinates():
     assert torch.allclose(place_of(one), torch.zeros(2, 3), atol=1e-6)
 
 
-def test_large_crops_go_by_bands(make_build, monkeypatch):
-    """As one, and as many bands; in a batch."""
-    draw = OnlineDraw.open(make_build("online", sets="local"))
+def test_tensors_do_what_compiled_code_does(make_build, monkeypatch):
+    """In a batch; as one band, and as many."""
+    draw = OnlineDraw.open(make_build("online", "enhancement", sets="local"))
     targets = torch.randint(0, 256, (2, 3, 50, 60), dtype=torch.uint8, generator=seeded(0))
-    places = torch.stack((place_of([c[4:54, :60] for c in coordinates(80, 90)]), WHOLE))
+    transposed = [c[4:64, 10:60].transpose(1, 0, 2) for c in coordinates(80, 90)]
+    places = torch.stack((place_of(transposed), WHOLE))
+    compiled = draw.inputs(targets, [seeded(1), seeded(2)], places)
+    monkeypatch.setattr("semiisp_plugin.pseudo.online.crop.invert_crops", lambda *_: None)
     expected = draw.inputs(targets, [seeded(1), seeded(2)], places)
+    assert float((compiled - expected).abs().max()) <= UNIT
     monkeypatch.setattr("semiisp_plugin.pseudo.online._BAND", {"cpu": 3 * 60 * 7})
     assert torch.equal(draw.inputs(targets, [seeded(1), seeded(2)], places), expected)
     alone = draw.inputs(targets[1:], [seeded(2)])
