@@ -70,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         values, source = load_yaml(option_file) if option_file else ({"name": "pseudo"}, Source("arguments"))
         run(complete_pseudo_options({**values, **given}, source), retry=retry, progress=sys.stderr.isatty())
-    except (ValueError, OSError) as error:
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: interrupted; the same command goes on\n")
+    except (ValueError, OSError, RuntimeError) as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
 
 

@@ -31,8 +31,9 @@ def build_parser() -> argparse.ArgumentParser:
     more = "The same command goes on with a build that was interrupted; run on several machines, they share the work."
     pseudo = commands.add_parser("pseudo", help=text, description=f"{text.capitalize()}. {more}")
     pseudo.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML)")
-    pseudo.add_argument("--check", action="store_true", help="verify a build, entry by entry, and write nothing")
-    pseudo.add_argument("--retry", action="store_true", help="try photographs again that were set aside")
+    special = pseudo.add_mutually_exclusive_group()
+    special.add_argument("--check", action="store_true", help="verify a build, entry by entry, and write nothing")
+    special.add_argument("--retry", action="store_true", help="try photographs again that were set aside")
     # What it asked for is what happens now.
     pseudo.add_argument("--resume", action="store_true", help=argparse.SUPPRESS)
     pseudo.add_argument("--force_yml", nargs="+", default=[], metavar="KEY=VALUE", help="override options")

@@ -100,6 +100,7 @@ _PILLOW_READERS: dict[str, Any] = {
     "TIFF": TiffImagePlugin.TiffImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
 }
+_CV_NO_MEMORY = -4  # StsNoMem
 _LIMIT_LOCK = threading.Lock()
 # Files from this size on are looked at before all of them is read.
 _LARGE_FILE = 16 * 2**20
@@ -486,6 +487,8 @@ def _decode_opencv(buffer: bytes, name: str, reduce: int = 1) -> np.ndarray:
     try:
         image = cv2.imdecode(np.frombuffer(buffer, np.uint8), flags)
     except cv2.error as error:
+        if error.code == _CV_NO_MEMORY:
+            raise MemoryError(f"{name}: there is not enough memory to decode it.") from error
         raise ImageReadError(f"{name}: OpenCV cannot decode it ({error.err}). {FETCH_AGAIN}") from error
     if image is None:
         raise ImageReadError(f"{name}: damaged image, OpenCV cannot decode it. {FETCH_AGAIN}")
@@ -507,7 +510,7 @@ def _decode_pillow(buffer: bytes, header: ImageHeader, max_pixels: int | None, n
                 )
             profile = header.icc_profile or image.info.get("icc_profile")
             pixels = np.array(_turned(image) if image.mode == "CMYK" else _turned(image).convert("RGB"))
-    except ImageReadError:
+    except (ImageReadError, MemoryError):
         raise
     except Exception as error:  # Pillow's readers signal damage by nearly any exception
         raise ImageReadError(f"{name}: damaged or incomplete image ({error}). {FETCH_AGAIN}") from error

@@ -18,7 +18,7 @@ import re
 import struct
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from typing import Any, Literal, NamedTuple
 
 import lmdb
 
+from semiisp_plugin.data.files import write_atomically
 from semiisp_plugin.data.image_io import strip_extension
 
 META_NAME = "meta_info.txt"
@@ -423,6 +424,10 @@ class LmdbImageWriter:
         """Number of images, those of the resumed run included."""
         return len(self._keys)
 
+    def keys(self) -> frozenset[str]:
+        """Keys of all images, those of the resumed run included."""
+        return frozenset(self._keys)
+
     def put(self, key: str, png_bytes: bytes, shape: Sequence[int]) -> None:
         """Add an image; it is on disk after the next commit (each ``batch`` images, and `close`).
 
@@ -472,11 +477,35 @@ class LmdbImageWriter:
                     f"'{self.folder}' could not be written: {error}. Is the disk full? {len(self._pending)} images "
                     "were not stored; those before them are safe. Make room, then go on from there."
                 ) from error
-        self._meta.write("".join(line for _, _, line in self._pending))
+        # From here on they must not be written again, whatever interrupts the rest: their lines would be doubled. An
+        # image without a line is as if it were not there.
+        stored, self._pending, self._pending_bytes = self._pending, [], 0
+        self._meta.write("".join(line for _, _, line in stored))
         self._meta.flush()
         os.fsync(self._meta.fileno())
-        self._pending.clear()
-        self._pending_bytes = 0
+
+    def discard(self, keys: Collection[str]) -> None:
+        """Take images out again, those of the resumed run, too; keys that are not there are passed over.
+
+        Raises:
+            OSError: See `flush`.
+        """
+        self.flush()
+        gone = self._keys & set(keys)
+        if not gone:
+            return
+        path = self.folder / META_NAME
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.partition(".")[0] not in gone]
+        # The list first: what it names is there at every moment.
+        self._meta.close()
+        write_atomically(path, "".join(kept))
+        self._meta = open(path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 - closed in close()
+        self._keys -= gone
+        with self._environment.begin(write=True) as transaction:
+            for key in sorted(gone):
+                value = transaction.pop(key.encode("ascii"))
+                self.n_bytes -= len(value or b"")
 
     def close(self) -> None:
         """Commit and close. Closing twice is harmless."""
@@ -493,7 +522,10 @@ class LmdbImageWriter:
         """Keys that an interrupted run has completed; mends the list of images if it ends within a line."""
         path = self.folder / META_NAME
         if self.folder.is_dir() and {p.name for p in self.folder.iterdir()} <= {"data.mdb", "lock.mdb"}:
-            return set()  # killed while it was being made: nothing was promised yet
+            # Killed, or on a full disk, while it was being made: nothing was promised, half a header may be there.
+            for part in self.folder.iterdir():
+                part.unlink()
+            return set()
         if not self.folder.is_dir() or not path.is_file() or not (self.folder / "data.mdb").is_file():
             raise ValueError(
                 f"'{self.folder}' is not what an interrupted writer leaves (data.mdb and {META_NAME}); it cannot be "
@@ -515,6 +547,8 @@ class LmdbImageWriter:
             try:
                 environment = lmdb.open(self._path, map_size=map_size, readahead=False)
             except lmdb.Error as error:
+                if "No space left" in str(error) or "Input/output" in str(error):
+                    raise OSError(f"'{self.folder}' cannot be made: {error}. Is the disk full?") from error
                 raise ValueError(
                     f"'{self.folder}' cannot be opened for writing: {error}. If other code of this process reads it, "
                     "close that first; if it is damaged, delete it."

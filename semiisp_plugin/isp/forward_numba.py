@@ -6,12 +6,14 @@ The same formulas as those of the tensors (`semiisp_plugin.isp.functions`), row 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 
 from semiisp_plugin.isp.crop_numba import _TINY, _exp, _inlined, _interpolate, _log, _looped
 
-_F = np.float32
+_F: Any = np.float32
 
 
 @_inlined

@@ -19,10 +19,11 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from multiprocessing import connection, get_all_start_methods, get_context, parent_process
+from itertools import chain
+from multiprocessing import connection, current_process, get_all_start_methods, get_context, parent_process
 from typing import Any, Literal
 
 import cv2
@@ -35,13 +36,12 @@ from semiisp_plugin.data.image_io import list_images, printable_path, scan_image
 from semiisp_plugin.data.lmdb_io import META_NAME
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.manifest import SETS, BuildFolder, plan, set_aside
-from semiisp_plugin.pseudo.shards import BuildSettings, Interrupted, ShardBuilder
+from semiisp_plugin.pseudo.shards import BuildSettings, Interrupted, ShardBuilder, root_id
 
 _FEW = 100
+_MAX_CRASHES = 3
 _BATCH_ON_GPU = 16
-_CRASHES = {
-    getattr(signal, name) for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL") if hasattr(signal, name)
-}
+_CRASHES = {getattr(signal, name) for name in ("SIGSEGV", "SIGABRT", "SIGFPE") if hasattr(signal, name)}
 _PATIENCE = 3.0  # seconds in which the locks of a process that was just killed are gone
 
 
@@ -139,13 +139,24 @@ def build_pseudo_lmdb(
         RuntimeError: All workers were killed.
         KeyboardInterrupt: Ctrl+C or SIGTERM; what was made until then is stored.
     """
-    if draws < 1:
-        raise ValueError(f"draws: {draws} pairs of each photograph cannot be made; give at least 1.")
+    device = torch.device(device)
+    _check_arguments(
+        device, mode=mode, seed=seed, input_bits=input_bits, png_compression=png_compression, workers=workers
+    )
+    for name, value in (
+        ("draws", draws),
+        ("max_photographs", max_photographs),
+        ("short_side", short_side),
+        ("max_pixels", max_pixels),
+        ("shard_size", shard_size),
+        ("batch", batch),
+    ):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name}: {value!r} is no number of at least 1.")
     paths, unsupported = scan_images(photographs)
+    paths = _without(paths, photographs, out)
     if not paths:
         list_images(photographs)  # raises, and says what there is
-    paths = paths[:max_photographs]
-    device = torch.device(device)
     batch = batch or (_BATCH_ON_GPU if device.type == "cuda" else 1)
     made_with = {
         "seed": seed,
@@ -159,16 +170,17 @@ def build_pseudo_lmdb(
         "numba": device.type == "cpu" and find_spec("numba") is not None,
         **(settings or {}),
     }
+    rank, world, local_rank = _rank()
+    if os.path.lexists(out) and not os.path.isdir(out):
+        raise NotADirectoryError(f"'{out}' (out) is no folder, or a link to nowhere; choose another.")
     os.makedirs(out, exist_ok=True)
     with _plan_lock(out):
-        build = plan(out, photographs, paths, mode, made_with, shard_size, retry=retry)
-    if max_photographs is not None and build.n_photographs > max_photographs:
-        raise ValueError(
-            f"{out} was begun with {build.n_photographs} photographs; max_photographs {max_photographs} cannot take "
-            f"any away. Leave it at {build.n_photographs} or more, or choose another folder (out)."
-        )
+        again = retry and rank == 0  # of several ranks one is enough
+        limit = max_photographs
+        build = plan(out, photographs, paths, mode, made_with, shard_size, max_photographs=limit, retry=again)
     how = BuildSettings(
         root=os.path.abspath(photographs),
+        root_id=root_id(photographs),
         seed=seed,
         draws=draws,
         short_side=short_side,
@@ -178,13 +190,14 @@ def build_pseudo_lmdb(
         batch=batch,
     )
     sizes = build.manifest.shards
-    rank, world, local_rank = _rank()
     order = list(range(len(build)))[rank::world]
     if not own_shards_only:
         order += [shard for shard in range(len(build)) if shard % world != rank]
     left = sum(sizes[shard] for shard in build.unfinished())
     if workers is None:
         workers = 0 if left <= _FEW else torch.cuda.device_count() if device.type == "cuda" else available_cores()
+    if current_process().daemon:  # which may have no children
+        workers = 0
     if threads is None:
         threads = max(1, available_cores() // max(1, workers)) if device.type == "cuda" else 0
     how = replace(how, threads=threads)
@@ -197,19 +210,58 @@ def build_pseudo_lmdb(
             desc=f"photographs, rank {rank}" if world > 1 else "photographs",
             unit="photo",
             smoothing=0.05,
-            mininterval=0.1 if sys.stderr.isatty() else 30,
-            disable=not progress,
+            mininterval=0.1 if sys.stderr is not None and sys.stderr.isatty() else 30,
+            disable=not progress or sys.stderr is None,
         ) as bar,
     ):
         if workers == 0:
             written = _build_here(build, generator, how, order, _device(device, local_rank), bar)
         else:
             written = _build_in_workers(build, generator, how, order, device, local_rank, workers, bar)
-    report = _finish(build, photographs)
+        _complete(bar, sum(sizes[shard] for shard in order if build.is_done(shard)))
+    report = _finish(out, photographs)
     report.written = written
     report.kept -= written
     report.unsupported = unsupported
     return report
+
+
+def _check_arguments(
+    device: torch.device,
+    *,
+    mode: str,
+    seed: int,
+    input_bits: int,
+    png_compression: int | Literal["fast"],
+    workers: int | None,
+) -> None:
+    """Raise ValueError for what must not be written into a manifest."""
+    if mode not in SETS:
+        raise ValueError(f"mode: '{mode}' is none of {', '.join(SETS)}.")
+    if not isinstance(seed, int):
+        raise ValueError(f"seed: {seed!r} is no whole number.")
+    if input_bits not in (8, 16):
+        raise ValueError(f"input_bits: {input_bits} is neither 8 nor 16.")
+    if png_compression != "fast" and not (isinstance(png_compression, int) and 0 <= png_compression <= 9):
+        raise ValueError(f"png_compression: {png_compression!r} is neither 'fast' nor a level of 0 to 9.")
+    if workers is not None and workers < 0:
+        raise ValueError(f"workers: {workers} processes cannot be; give 0 for none besides this one.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: cuda, but no GPU is found; take cpu.")
+
+
+def _without(paths: list[str], photographs: str, out: str) -> list[str]:
+    """The photographs that do not lie in the folder of the build: its contact sheet is none of them."""
+    inside = os.path.relpath(os.path.realpath(out), os.path.realpath(photographs)).replace(os.sep, "/")
+    if inside == ".":
+        raise ValueError(f"out: '{out}' is the folder of the photographs; choose another.")
+    return paths if inside.startswith("../") else [path for path in paths if not path.startswith(f"{inside}/")]
+
+
+def _complete(bar: Any, done: int) -> None:
+    """Show also what other processes have done."""
+    bar.update(done - bar.n)
+    bar.refresh()
 
 
 def available_cores() -> int:
@@ -242,7 +294,14 @@ def _device(device: torch.device, index: int) -> torch.device:
 
 @contextmanager
 def _plan_lock(out: str) -> Iterator[None]:
-    lock = FileLock(os.path.join(out, ".plan.lock"))
+    try:
+        lock = FileLock(os.path.join(out, ".plan.lock")).acquire()
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"'{out}' cannot be written ({error.strerror}); choose another folder (out). A complete build can be "
+            f"verified by `--check` all the same.",
+        ) from error
     with lock:
         yield
 
@@ -325,45 +384,65 @@ def _build_in_workers(
 ) -> int:
     """Run workers and watch them: one that crashes on a photograph is replaced, and the photograph set aside."""
     context = _context()
-    stop, errors = context.Event(), context.SimpleQueue()
+    # No Event: its semaphore would be lost with a process that is killed while it looks, and all others would wait.
+    stop = context.RawValue("b", 0)
     # Plain pickle: torch's own way of sending tensors to processes takes a file handle each.
     payload = pickle.dumps(generator)
     doomed: dict[str, str] = {}
     careful: set[int] = set()
-    running: dict[Any, tuple[int, Any]] = {}
+    running: dict[Any, tuple[int, Any, Any]] = {}
     counters: list[Any] = []
     failures: list[str] = []
-    killed = 0
+    killed, crashes, stored = 0, 0, 0
 
     def start(index: int, how: BuildSettings) -> None:
         counter = context.RawArray("q", _COUNTERS)
         counter[_SHARD] = -1
         counters.append(counter)
         own = _device(device, local_rank * workers + index)
-        arguments = (str(build.folder), payload, how, list(order), str(own), dict(doomed), counter, stop, errors)
+        heard, told = context.Pipe(duplex=False)
+        arguments = (str(build.folder), payload, how, list(order), str(own), dict(doomed), counter, stop, told)
         process = context.Process(target=_worker, args=arguments, daemon=True)
         process.start()
-        running[process] = (index, counter)
+        told.close()
+        running[process] = (index, counter, heard)
+
+    def hear(heard: Any) -> None:
+        try:
+            if heard.poll():
+                failures.append(heard.recv())
+                stop.value = 1
+        except (EOFError, OSError):  # it has ended, and said nothing
+            pass
 
     def show() -> None:
-        bar.update(sum(c[_DONE] for c in counters) - shown[0])
-        shown[0] = sum(c[_DONE] for c in counters)
+        # Of those that crashed, some photographs are counted twice.
+        done = min(sum(c[_DONE] for c in counters), left)
+        bar.update(done - shown[0])
+        shown[0] = done
 
     shown = [0]
+    left = sum(build.manifest.shards[shard] for shard in order if not build.is_done(shard))
     for index in range(min(workers, len(build.unfinished()))):
         start(index, how)
     try:
         while running:
             connection.wait([process.sentinel for process in running], timeout=0.2)
             show()
-            while not errors.empty():
-                failures.append(errors.get())
-                stop.set()
             for process in [p for p in running if p.exitcode is not None]:
-                index, counter = running.pop(process)
-                if process.exitcode == 0 or stop.is_set():
+                index, counter, heard = running.pop(process)
+                hear(heard)
+                if process.exitcode == 0 or stop.value:
                     continue
-                if -process.exitcode in _CRASHES and counter[_SHARD] >= 0:
+                written = sum(c[_WRITTEN] for c in counters)
+                crashes, stored = (crashes + 1 if written == stored else 1), written
+                if -process.exitcode in _CRASHES and crashes > _MAX_CRASHES:
+                    failures.append(
+                        f"{crashes} processes have crashed without having stored anything: hardly the photographs' "
+                        f"doing, but that of the machine or of what is installed. What was stored before is kept."
+                    )
+                    stop.value = 1
+                elif -process.exitcode in _CRASHES and counter[_SHARD] >= 0:
                     # Of several threads it is not known which one crashed: once more, without.
                     if not how.threads or index in careful:
                         path = build.photographs(counter[_SHARD])[counter[_PLACE]].path
@@ -371,30 +450,34 @@ def _build_in_workers(
                         doomed[path] = f"{path}: the process that read it crashed ({name}). Remove the file."
                     careful.add(index)
                     start(index, replace(how, threads=0))
+                elif -process.exitcode in _CRASHES:  # among several: once more, one by one
+                    start(index, replace(how, threads=0))
                 else:
                     killed += 1
-                    tqdm.write(
-                        f"A worker was ended from outside (exit status {process.exitcode}), perhaps for lack of "
-                        f"memory; {len(running)} go on.",
-                        file=sys.stderr,
-                    )
+                    if not bar.disable:
+                        tqdm.write(
+                            f"A worker was ended from outside (exit status {process.exitcode}), perhaps for lack of "
+                            f"memory or disk; {len(running)} go on.",
+                            file=sys.stderr,
+                        )
+            for _, _, heard in running.values():
+                hear(heard)
     except BaseException:
-        stop.set()
+        stop.value = 1
         for process in running:
             process.join(30)  # they store what they have made
         raise
     finally:
         for process in running:
-            process.terminate()
+            process.kill()
+            process.join()
     show()
-    while not errors.empty():
-        failures.append(errors.get())
     if failures:
         raise OSError(failures[0])
     if killed and build.unfinished():
         raise RuntimeError(
-            f"{killed} of {workers} workers were ended from outside, perhaps for lack of memory. What they had stored "
-            f"is kept: run the same command again, with fewer workers."
+            f"{killed} of {workers} workers were ended from outside, perhaps for lack of memory or disk. What they had "
+            f"stored is kept: run the same command again, with fewer workers."
         )
     return sum(c[_WRITTEN] for c in counters)
 
@@ -405,7 +488,8 @@ def _context() -> Any:
     Where the system has it, by forking one that has imported everything and done nothing: a worker then starts in
     milliseconds, and shares what is imported with the others.
     """
-    if "forkserver" not in get_all_start_methods():
+    # What macOS's libraries do when they are loaded does not survive a fork.
+    if "forkserver" not in get_all_start_methods() or sys.platform == "darwin":
         return get_context("spawn")
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__, "semiisp_plugin.archs.pqdynamicisp_arch"])
@@ -421,10 +505,12 @@ def _worker(
     doomed: dict[str, str],
     counter: Any,
     stop: Any,
-    errors: Any,
+    told: Any,
 ) -> None:
     """The work of one process; ends with its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches all; the parent says when to stop
+    # They reach all processes of a command; the parent says when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -441,23 +527,23 @@ def _worker(
     def on_stored(pairs: int) -> None:
         counter[_WRITTEN] += pairs
 
-    builder = ShardBuilder(
-        BuildFolder(folder),
-        pickle.loads(payload),
-        how,
-        device=device,
-        doomed=doomed,
-        on_photograph=on_photograph,
-        on_done=on_done,
-        on_stored=on_stored,
-        stopped=stop.is_set,
-    )
     try:
+        builder = ShardBuilder(
+            BuildFolder(folder),
+            pickle.loads(payload),
+            how,
+            device=device,
+            doomed=doomed,
+            on_photograph=on_photograph,
+            on_done=on_done,
+            on_stored=on_stored,
+            stopped=lambda: bool(stop.value),
+        )
         _build_all(builder, order)
     except Interrupted:
         pass
     except Exception as error:
-        errors.put(str(error) if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}")
+        told.send(str(error) if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}")
         sys.exit(1)
 
 
@@ -472,28 +558,33 @@ def _leave_with_parent() -> None:
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
-def _finish(build: BuildFolder, photographs: str) -> BuildReport:
+def _finish(out: str, photographs: str) -> BuildReport:
     """Sum the shards up; once all are complete, write ``report.json``, ``set_aside.txt`` and the lists of images.
 
     Raises:
         ValueError: Not one photograph could be used; nothing is left behind.
     """
-    report = BuildReport(shards=len(build), set_aside=set_aside(build))
-    clipped, done = 0.0, 0
-    for _, record in build.records():
-        done += 1
-        report.kept += record.pairs
-        clipped += record.clipped
-        for name, size in record.bytes.items():
-            report.bytes[name] = report.bytes.get(name, 0) + size
-    report.clipped = clipped / report.kept if report.kept else 0.0
-    report.photographs = build.n_photographs
-    report.unfinished = len(build) - done
-    if report.unfinished:
-        return report
-    with _plan_lock(str(build.folder)):
+    with _plan_lock(out):
+        try:
+            build = BuildFolder(out)  # with the shards that others have planned meanwhile
+        except FileNotFoundError:
+            raise ValueError(
+                f"None of the photographs in {photographs} can be used, as another process has just found."
+            ) from None
+        report = BuildReport(shards=len(build), set_aside=set_aside(build), photographs=build.n_photographs)
+        clipped, done = 0.0, 0
+        for _, record in build.records():
+            done += 1
+            report.kept += record.pairs
+            clipped += record.clipped
+            for name, size in record.bytes.items():
+                report.bytes[name] = report.bytes.get(name, 0) + size
+        report.clipped = clipped / report.kept if report.kept else 0.0
+        report.unfinished = len(build) - done
+        if report.unfinished:
+            return report
         if report.kept == 0:
-            for name in ("shards", "gt.lmdb", "lq.lmdb"):
+            for name in ("shards", *(f"{name}.lmdb" for name in SETS[build.mode])):
                 shutil.rmtree(build.folder / name, ignore_errors=True)
             (build.folder / "manifest.json").unlink(missing_ok=True)
             first = next(iter(report.set_aside.values()))
@@ -525,23 +616,23 @@ def _write_report(build: BuildFolder, report: BuildReport) -> None:
     else:
         aside.unlink(missing_ok=True)
     write_atomically(build.folder / "report.json", json.dumps(summary, indent=2) + "\n")
-    for shard in range(len(build)):
-        build.file(shard, "lock").unlink(missing_ok=True)
+    # What is no longer needed, and what killed processes have left: all shards are complete, so nobody writes here.
+    rubbish = (build.folder / "shards").glob("*.lock"), (build.folder / "shards").glob("*.journal.jsonl")
+    parts = (build.folder / "shards").glob(".*.part"), build.folder.glob(".*.json.*.part")
+    for path in chain(*rubbish, *parts):
+        with suppress(OSError):  # on some systems while another process has it open
+            path.unlink()
 
 
 def _write_meta(build: BuildFolder, name: str) -> None:
     """BasicSR's list of images for all shards together, beside them."""
-    path = build.folder / f"{name}.lmdb" / META_NAME
-    temporary = path.with_name(f"{META_NAME}.part")
-    with open(temporary, "wb") as out:
-        for shard in range(len(build)):
-            part = build.lmdb(shard, name) / META_NAME
-            try:
-                lines = open(part, "rb")  # noqa: SIM115 - closed below
-            except FileNotFoundError:
-                raise FileNotFoundError(
-                    f"{part} is gone, though the shard was complete; `basicsr pseudo -opt FILE --check` says what else."
-                ) from None
-            with lines:
-                shutil.copyfileobj(lines, out)
-    os.replace(temporary, path)
+    lines = []
+    for shard in range(len(build)):
+        part = build.lmdb(shard, name) / META_NAME
+        try:
+            lines.append(part.read_bytes())
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{part} is gone, though the shard was complete; `basicsr pseudo -opt FILE --check` says what else."
+            ) from None
+    write_atomically(build.folder / f"{name}.lmdb" / META_NAME, b"".join(lines))

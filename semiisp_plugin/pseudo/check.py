@@ -5,14 +5,14 @@ from __future__ import annotations
 import struct
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tqdm import tqdm
 
 from semiisp_plugin.data.image_io import printable_path
 from semiisp_plugin.data.lmdb_io import META_NAME, MetaEntry, read_meta, read_value
 from semiisp_plugin.pseudo.keys import pair_keys
-from semiisp_plugin.pseudo.manifest import SETS, BuildFolder, ShardRecord
+from semiisp_plugin.pseudo.manifest import SETS, BuildFolder, Photograph, ShardRecord
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -29,12 +29,24 @@ def check_build(build: BuildFolder, *, progress: bool = True) -> list[str]:
     """
     found: list[str] = []
     shards = tqdm(range(len(build)), desc="checking", unit="shard", disable=not progress, file=sys.stderr)
+    owner: dict[str, int] = {}
     for shard in shards:
-        record = build.record(shard)
-        if record is None:
-            found.append(f"Shard {shard:05d} is not complete: run the command that builds it again.")
-        else:
-            found += _check_shard(build, shard, record)
+        try:
+            record = build.record(shard)
+            if record is None:
+                found.append(f"Shard {shard:05d} is not complete: run the command that builds it again.")
+                continue
+            photographs = [p for p in build.photographs(shard) if p.path not in record.set_aside]
+        except ValueError as error:
+            found.append(str(error))
+            continue
+        twice = [p.path for p in photographs if owner.setdefault(p.path, shard) != shard]
+        if twice:
+            found.append(
+                f"Shards {owner[twice[0]]:05d} and {shard:05d} both hold '{twice[0]}'"
+                + (f" and {len(twice) - 1} others." if len(twice) > 1 else ".")
+            )
+        found += _check_shard(build, shard, record, photographs)
     if not build.unfinished():
         for name in SETS[build.mode]:
             if not (build.folder / f"{name}.lmdb" / META_NAME).is_file():
@@ -42,12 +54,14 @@ def check_build(build: BuildFolder, *, progress: bool = True) -> list[str]:
     return found
 
 
-def _check_shard(build: BuildFolder, shard: int, record: ShardRecord) -> Iterator[str]:
-    photographs = build.photographs(shard)
-    if len(photographs) != record.photographs:
-        yield f"Shard {shard:05d}: its list has {len(photographs)} photographs, its record {record.photographs}."
+def _check_shard(
+    build: BuildFolder, shard: int, record: ShardRecord, photographs: Sequence[Photograph]
+) -> Iterator[str]:
+    """What is wrong with a complete shard of which these photographs could be used."""
     draws = int(build.manifest.made_with["draws"])
-    expected = [key for p in photographs if p.path not in record.set_aside for key in pair_keys(p.key, draws)]
+    expected = [key for p in photographs for key in pair_keys(p.key, draws)]
+    if len(expected) != record.pairs:
+        yield f"Shard {shard:05d}: its list has {len(expected)} pairs, its record {record.pairs}."
     shapes: dict[str, tuple[int, int, int]] = {}
     for name in SETS[build.mode]:
         folder = build.lmdb(shard, name)

@@ -12,9 +12,11 @@ from semiisp_plugin.data.lmdb_io import read_meta, read_value
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.keys import pair_keys, photograph_seed
 from semiisp_plugin.pseudo.manifest import BuildFolder
+from semiisp_plugin.pseudo.online import OnlineDraw
 from semiisp_plugin.pseudo.shards import BuildSettings, read_large_enough
 from semiisp_plugin.report.grids import save_grid
 
+SHEET_NAME = "contact_sheet.jpg"
 _COLUMNS = 6
 _CELL = 200
 
@@ -40,7 +42,7 @@ def save_contact_sheet(build: BuildFolder, generator: PseudoPairGenerator, count
         part = pairs[first : first + _COLUMNS]
         rows += [[_square(image) for _, image, _ in part], [_square(image) for _, _, image in part]]
         captions += [["input"] * len(part), [key[-28:] for key, _, _ in part]]
-    path = build.folder / "contact_sheet.jpg"
+    path = build.folder / SHEET_NAME
     title = f"{len(pairs)} random pseudo pairs: above the pseudo input, below the pseudo ground truth"
     if made_with["draws"] > 1:
         title += f"; {made_with['draws']} draws of each photograph"
@@ -88,8 +90,9 @@ def _pair(
     target = decode_image(read_value(build.lmdb(shard, "gt"), key), name=key)
     if build.mode == "stored":
         return key, decode_image(read_value(build.lmdb(shard, "lq"), key), name=key), target
-    seeded = torch.Generator().manual_seed(photograph_seed(made_with["seed"], key))
-    return key, _image(generator.generate_input(_batch(target, generator), seeded).input), target
+    draw = OnlineDraw(generator, made_with["input_bits"])
+    seeded = draw.entry_generator(made_with["seed"], key)
+    return key, _image(draw.inputs(_batch(target, generator), [seeded])), target
 
 
 def _batch(image: np.ndarray, generator: PseudoPairGenerator) -> torch.Tensor:

@@ -30,7 +30,6 @@ from semiisp_plugin.data.files import write_atomically
 from semiisp_plugin.data.lmdb_io import unique_keys
 
 FORMAT = 1
-MODES = ("stored", "online", "keys")
 SETS = {"stored": ("gt", "lq"), "online": ("gt",), "keys": ()}
 """What a build stores, by its mode: pseudo ground truths and inputs, ground truths, or nothing but keys."""
 
@@ -122,7 +121,7 @@ class BuildFolder:
 
     @property
     def n_photographs(self) -> int:
-        """Photographs of all shards, those set aside included."""
+        """Photographs of all shards, those set aside included; those tried again count twice."""
         return sum(self.manifest.shards)
 
     def __len__(self) -> int:
@@ -138,16 +137,39 @@ class BuildFolder:
         return self.folder / f"{name}.lmdb" / f"{shard:05d}.lmdb"
 
     def photographs(self, shard: int) -> list[Photograph]:
-        """The photographs of a shard, in the order in which they are read."""
-        with open(self.file(shard, "photographs.jsonl"), encoding="utf-8") as lines:
-            return [Photograph(*json.loads(line)) for line in lines]
+        """The photographs of a shard, in the order in which they are read.
+
+        Raises:
+            ValueError: The list is missing or damaged.
+        """
+        path = self.file(shard, "photographs.jsonl")
+        try:
+            found = [Photograph(*json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        except (FileNotFoundError, ValueError, TypeError) as error:
+            raise ValueError(f"{path} is missing or damaged ({error}); delete the build and make it anew.") from None
+        if len(found) != self.manifest.shards[shard]:
+            raise ValueError(
+                f"{path} lists {len(found)} photographs, the manifest {self.manifest.shards[shard]}; delete the build "
+                f"and make it anew."
+            )
+        return found
 
     def record(self, shard: int) -> ShardRecord | None:
-        """What a shard holds, or None if it is not complete."""
+        """What a shard holds, or None if it is not complete.
+
+        Raises:
+            ValueError: The record is damaged.
+        """
+        path = self.file(shard, "done.json")
         try:
-            return msgspec.convert(json.loads(self.file(shard, "done.json").read_bytes()), ShardRecord)
+            return msgspec.convert(json.loads(path.read_bytes()), ShardRecord)
         except FileNotFoundError:
             return None
+        except (ValueError, msgspec.ValidationError) as error:
+            raise ValueError(
+                f"{path} is damaged ({error}); delete it, and give the command that builds the pairs again: it makes "
+                f"this shard anew."
+            ) from None
 
     def records(self) -> Iterator[tuple[int, ShardRecord]]:
         """The complete shards."""
@@ -190,6 +212,7 @@ def plan(
     made_with: dict[str, Any],
     shard_size: int | None = None,
     *,
+    max_photographs: int | None = None,
     retry: bool = False,
 ) -> BuildFolder:
     """Begin a build, or go on with one; photographs that have come since get shards of their own.
@@ -203,10 +226,12 @@ def plan(
         mode: See `SETS`.
         made_with: Everything that the entries depend on besides the photographs; values of JSON.
         shard_size: Photographs of a shard; None for `automatic_shard_size`.
+        max_photographs: No more than so many in all; of those that have come since, the first.
         retry: Photographs that complete shards have set aside get new shards, too, under their old keys.
 
     Raises:
-        ValueError: It was begun with something else, or what has come since cannot be told from what was there.
+        ValueError: It was begun with something else or with more than ``max_photographs``, or what has come since
+            cannot be told from what was there.
         FileExistsError: The folder holds LMDBs, but no manifest.
     """
     folder = Path(folder)
@@ -234,9 +259,17 @@ def plan(
             photograph.path: photograph.key for shard in range(len(build)) for photograph in build.photographs(shard)
         }
     new = [path for path in paths if path not in keys]
+    if max_photographs is not None:
+        if len(keys) > max_photographs:
+            raise ValueError(
+                f"{folder} was begun with {len(keys)} photographs; max_photographs {max_photographs} cannot take any "
+                f"away. Leave it at {len(keys)} or more, or choose another folder (out)."
+            )
+        new = new[: max_photographs - len(keys)]
     photographs = [Photograph(key, path) for key, path in zip(_new_keys(new, set(keys.values())), new, strict=True)]
     if retry and keys:
-        photographs += [Photograph(keys[path], path) for path in set_aside(build)]
+        waiting = {photograph.path for shard in build.unfinished() for photograph in build.photographs(shard)}
+        photographs += [Photograph(keys[path], path) for path in set_aside(build) if path not in waiting]
     if photographs:
         for first in range(0, len(photographs), manifest.shard_size):
             part = photographs[first : first + manifest.shard_size]

@@ -16,7 +16,7 @@ from semiisp_plugin.data.subsets import read_names
 from semiisp_plugin.isp import InvertibleISP, PaperLUTSettings, ParameterBank
 from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.builder import BuildReport, build_pseudo_lmdb
-from semiisp_plugin.pseudo.contact_sheet import save_contact_sheet
+from semiisp_plugin.pseudo.contact_sheet import SHEET_NAME, save_contact_sheet
 from semiisp_plugin.pseudo.f_isp import load_f_isp
 from semiisp_plugin.pseudo.fitted_sets import fit_parameter_sets
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
@@ -174,7 +174,12 @@ def run(options: PseudoOptions, *, retry: bool = False, progress: bool = True) -
     copy = Path(options.out, "f_isp.pth")
     if options.mode != "stored" and not copy.exists():
         write_atomically(copy, f_isp)
-    sheet = None if report.unfinished else save_contact_sheet(BuildFolder(options.out), generator)
+    sheet = None
+    if not report.unfinished and (report.written or not Path(options.out, SHEET_NAME).exists()):
+        try:
+            sheet = save_contact_sheet(BuildFolder(options.out), generator)
+        except (OSError, ValueError) as error:  # photographs may have gone since
+            print(f"No contact sheet could be drawn: {error}")
     _print_summary(report, options, time.monotonic() - begun, sheet)
     return report
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -26,7 +27,12 @@ from semiisp_plugin.pseudo.manifest import SETS, BuildFolder, Photograph, ShardR
 MIN_SIDE = 32
 """Photographs with a shorter side are set aside: f_ISP's encoder sees nothing in them."""
 
-_NOT_THE_FILES_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}
+_NOT_THE_FILES_FAULT = {
+    getattr(errno, name)
+    for name in ("EIO", "EMFILE", "ENFILE", "ENOMEM", "ESTALE", "ETIMEDOUT", "ENOTCONN", "EHOSTDOWN", "ENOLINK")
+    if hasattr(errno, name)
+}
+_MAX_PENDING_BYTES = 2**26  # encoded images that wait for a commit
 _MAX_BATCH_PIXELS = 2**24
 _CHUNK = 16
 _MANY = 10**9  # commits are the builder's business: journal first, then all sets
@@ -42,6 +48,7 @@ class BuildSettings:
 
     Attributes:
         root: Folder of the photographs.
+        root_id: Device and inode of that folder, by which it is noticed when something is mounted there, or no more.
         seed: Of the random parameter sets.
         draws: Pairs of each photograph.
         short_side: See `read_photograph`.
@@ -53,6 +60,7 @@ class BuildSettings:
     """
 
     root: str
+    root_id: tuple[int, int] | None = None
     seed: int = 0
     draws: int = 1
     short_side: int | None = None
@@ -61,6 +69,15 @@ class BuildSettings:
     png_compression: int | Literal["fast"] = "fast"
     batch: int = 1
     threads: int = 0
+
+
+def root_id(root: str) -> tuple[int, int] | None:
+    """Device and inode of a folder, None if there is none."""
+    try:
+        status = os.stat(root)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def read_large_enough(settings: BuildSettings, path: str) -> np.ndarray:
@@ -104,7 +121,7 @@ class _Made(NamedTuple):
 class _Chunk(NamedTuple):
     """Photographs being read (None: nothing of them is missing), and the keys of their missing pairs by path."""
 
-    images: list[tuple[Photograph, Any]]
+    images: deque[tuple[Photograph, Any]]
     wanted: dict[str, list[str]]
 
 
@@ -154,7 +171,8 @@ class ShardBuilder:
         settings: See `BuildSettings`.
         device: Where f_ISP runs.
         doomed: Photographs not to be read, with the reason: they have crashed a process.
-        on_photograph: Called before each photograph with its shard and place.
+        on_photograph: Called before each photograph with its shard and place, and with -1 and -1 when what happens next
+            is no longer a single photograph's doing.
         on_done: Called after each photograph.
         on_stored: Called after each commit with the number of its pairs.
         stopped: Asked between photographs; True ends the build with `Interrupted`.
@@ -222,18 +240,22 @@ class ShardBuilder:
                 for name in self.sets
             }
             pool: _Pool = stack.enter_context(ThreadPoolExecutor(s.threads)) if s.threads else _Inline()
+            # Of which pair one set alone was stored, both are made anew, from the photograph as it is now.
+            complete = set(journal.clipped).intersection(*(writer.keys() for writer in writers.values()))
+            for writer in writers.values():
+                writer.discard(set(writer.keys()) - complete)
             set_aside: dict[str, str] = {}
 
             def is_there(key: str) -> bool:
-                return key in journal.clipped and all(key in writer for writer in writers.values())
+                return key in complete
 
             starts = range(0, len(photographs), _CHUNK)
             chunks = (self._start(shard, i, photographs[i : i + _CHUNK], is_there, pool) for i in starts)
             for chunk in ahead(chunks):  # threads read a chunk while the one before it is worked on
                 self._commit(self._make(chunk, pool, set_aside), journal, writers)
-            keys = [
-                k for p in photographs if p.path not in set_aside for k in pair_keys(p.key, s.draws)
-            ]  # what a journal holds beyond these was set aside since
+            keys = [k for p in photographs if p.path not in set_aside for k in pair_keys(p.key, s.draws)]
+            for writer in writers.values():  # draws of a photograph that could be read at first
+                writer.discard(set(writer.keys()) - set(keys))
             sizes = {name: writer.n_bytes for name, writer in writers.items()}
         record = ShardRecord(
             photographs=len(photographs),
@@ -253,19 +275,18 @@ class ShardBuilder:
         """Find out what of a chunk is missing, and begin to read it."""
         wanted = {p.path: [k for k in pair_keys(p.key, self.settings.draws) if not is_there(k)] for p in photographs}
         whole = self.settings.batch > 1 and any(wanted.values())
-        return _Chunk(
-            [
-                (p, pool.submit(self._read, shard, first + place, p.path) if whole or wanted[p.path] else None)
-                for place, p in enumerate(photographs)
-            ],
-            wanted,
+        images = (
+            (p, pool.submit(self._read, shard, first + place, p.path) if whole or wanted[p.path] else None)
+            for place, p in enumerate(photographs)
         )
+        return _Chunk(deque(images), wanted)
 
     def _make(self, chunk: _Chunk, pool: _Pool, set_aside: dict[str, str]) -> Iterator[_Made]:
         """The pairs of a chunk that are not there yet."""
         s, wanted = self.settings, chunk.wanted
         ready: list[tuple[Photograph, np.ndarray]] = []
-        for photograph, future in chunk.images:
+        while chunk.images:
+            photograph, future = chunk.images.popleft()  # and forget the image once it is used
             if self.stopped():
                 raise Interrupted
             if future is None:
@@ -283,6 +304,7 @@ class ShardBuilder:
             if s.batch == 1:  # nothing to wait for
                 yield from self._pairs(ready, wanted, pool)
                 ready.clear()
+        self.on_photograph(-1, -1)
         for group in batches(ready, s.batch):
             if self.stopped():
                 raise Interrupted
@@ -297,10 +319,15 @@ class ShardBuilder:
     def _raise_if_not_the_files_fault(self, error: Exception) -> None:
         """Where the storage or the machine fails, no photograph may be set aside for good."""
         if getattr(error, "errno", None) in _NOT_THE_FILES_FAULT:
-            raise error
-        if isinstance(error, FileNotFoundError) and not os.path.isdir(self.settings.root):
+            raise OSError(
+                f"{error} That is the storage's or the machine's doing: when it is in order again, give the same "
+                f"command. If it is this file's after all, remove it."
+            ) from error
+        here, before = root_id(self.settings.root), self.settings.root_id
+        if isinstance(error, FileNotFoundError) and (here is None or before not in (None, here)):
             raise FileNotFoundError(
-                f"The folder of photographs '{self.settings.root}' is gone; mount it again, then run the same command."
+                f"The folder of photographs '{self.settings.root}' is gone, or another one is there; mount it again, "
+                f"then give the same command."
             ) from error
 
     def _pairs(
@@ -316,10 +343,11 @@ class ShardBuilder:
         stack = np.stack([image for _, image in group])
         photos = torch.from_numpy(stack).permute(0, 3, 1, 2).to(self.device)
         made: dict[str, list[Any]] = {p.path: [] for p, _ in group}
+        alone = len(group) == 1
         all_keys = [pair_keys(p.key, s.draws) for p, _ in group]
         for draw in range(s.draws):
             keys = [its[draw] for its in all_keys]
-            if len(group) == 1 and keys[0] not in wanted[group[0][0].path]:
+            if alone and keys[0] not in wanted[group[0][0].path]:
                 continue
             generators = [torch.Generator().manual_seed(photograph_seed(s.seed, key)) for key in keys]
             target = self.generator.generate_target(photos, generators)
@@ -331,7 +359,13 @@ class ShardBuilder:
             for i, (photograph, _) in enumerate(group):
                 if keys[i] in wanted[photograph.path]:
                     own = {name: array[i] for name, array in arrays.items()}
-                    made[photograph.path].append((keys[i], pool.submit(self._encode, own), float(clipped[i])))
+                    future = pool.submit(self._encode, own)
+                    if alone:  # the order is the same, and no more than one draw is in memory
+                        yield _Made(keys[i], future.result(), float(clipped[i]))
+                        continue
+                    if not s.threads:
+                        future.result()  # now: as float images they would take much more
+                    made[photograph.path].append((keys[i], future, float(clipped[i])))
         for photograph, _ in group:
             for key, future, its_clipped in made[photograph.path]:
                 yield _Made(key, future.result(), its_clipped)
@@ -350,18 +384,29 @@ class ShardBuilder:
     def _commit(self, made: Iterator[_Made], journal: _Journal, writers: Mapping[str, LmdbImageWriter]) -> None:
         """Store a chunk's pairs. What was made before an error or an interruption is stored, too."""
         pairs: list[_Made] = []
+
+        def store() -> None:
+            ready, pairs[:] = list(pairs), []
+            if not ready:
+                return
+            journal.add(ready)
+            for name, writer in writers.items():
+                for pair in ready:
+                    writer.put(pair.key, *pair.images[name])
+                writer.flush()
+            self.on_stored(len(ready))
+
+        waiting = 0
         try:
-            for pair in made:  # not extend(): what was made before an error counts
+            for pair in made:
                 pairs.append(pair)
+                waiting += sum(len(image.data) for image in pair.images.values())
+                if waiting >= _MAX_PENDING_BYTES:
+                    store()
+                    waiting = 0
         finally:
-            if pairs:
-                journal.add(pairs)
-                for name, writer in writers.items():
-                    for pair in pairs:
-                        if pair.key not in writer:
-                            writer.put(pair.key, *pair.images[name])
-                    writer.flush()
-                self.on_stored(len(pairs))
+            self.on_photograph(-1, -1)
+            store()
 
 
 class _Inline:
@@ -373,10 +418,14 @@ class _Inline:
 
 class _Later:
     def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self._fn, self._args = fn, args
+        self._call: tuple[Callable[..., Any], tuple[Any, ...]] | None = (fn, args)
+        self._result: Any = None
 
     def result(self) -> Any:
-        return self._fn(*self._args)
+        if self._call is not None:
+            (fn, args), self._call = self._call, None
+            self._result = fn(*args)
+        return self._result
 
 
 _Pool = ThreadPoolExecutor | _Inline

@@ -372,11 +372,9 @@ def test_contact_sheet_shows_the_same_pairs_in_every_mode(photographs, generator
         close_all()
         sheets.append(cv2.imread(str(path)).astype(int))
     assert sheets[0].shape[0] > 8 * 150, "24 pairs in 4 x 2 rows"
-    assert sheets[0].shape == sheets[1].shape == sheets[2].shape
-    # Stored and made anew, but for rounding to 16 bits and the compression of the sheet.
-    assert np.abs(sheets[0] - sheets[2]).mean() < 0.5
-    # The same ground truths; of the inputs drawn for the sheet alone, not all are the same.
-    assert np.abs(sheets[0] - sheets[1]).mean() > 0.5
+    # Stored or made anew with the same seeds, but for rounding and what the sheet's compression makes of that.
+    assert np.abs(sheets[0] - sheets[1]).mean() < 0.1
+    assert np.abs(sheets[0] - sheets[2]).mean() < 0.1
 
 
 def test_photographs_that_have_come_since_get_shards_of_their_own(photographs, generator, undisturbed, tmp_path):
@@ -407,7 +405,7 @@ def test_a_folder_of_photographs_that_goes_away_is_no_reason_to_set_them_aside(p
     shutil.rmtree(root)
     from semiisp_plugin.pseudo.shards import BuildSettings, ShardBuilder
 
-    with pytest.raises(FileNotFoundError, match="is gone; mount it again"):
+    with pytest.raises(FileNotFoundError, match="is gone, or another one is there; mount it"):
         ShardBuilder(build_folder, generator, BuildSettings(root=str(root))).build_shard(1)
     assert not build_folder.is_done(1)
 
