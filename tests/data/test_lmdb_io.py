@@ -434,3 +434,27 @@ def test_resuming_a_folder_whose_images_are_missing_is_refused(tmp_path):
 def test_resume_may_also_begin(tmp_path):
     write(tmp_path / "new/a.lmdb", 2, resume=True)
     assert len(read_meta(tmp_path / "new/a.lmdb")) == 2
+
+
+def test_discarded_images_are_gone_and_can_be_put_again(tmp_path):
+    folder = tmp_path / "d.lmdb"
+    image = np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)
+    png = encode_png(image)
+    with LmdbImageWriter(folder, batch=100) as writer:
+        for key in ("a", "b", "c"):
+            writer.put(key, png, image.shape)
+        assert (writer.keys(), writer.n_bytes) == ({"a", "b", "c"}, 3 * len(png))
+        writer.discard({"b", "never there"})
+        assert (writer.keys(), writer.n_bytes, "b" in writer) == ({"a", "c"}, 2 * len(png), False)
+        writer.put("d", png, image.shape)
+    assert [entry.key for entry in read_meta(folder)] == ["a", "c", "d"]
+    with pytest.raises(KeyError, match="no key 'b'"):
+        read_value(folder, "b")
+    lmdb_io.close_all()
+    with LmdbImageWriter(folder, resume=True) as writer:
+        assert writer.n_bytes == 3 * len(png)
+        writer.discard(["a"])
+        writer.put("b", png, image.shape)
+    assert [entry.key for entry in read_meta(folder)] == ["c", "d", "b"]
+    assert read_value(folder, "b") == png
+    lmdb_io.close_all()

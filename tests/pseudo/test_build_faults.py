@@ -18,11 +18,13 @@ import torch
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.data.image_io import decode_image, printable_path, write_image
-from semiisp_plugin.data.lmdb_io import close_all, parts, read_meta, read_value
+from semiisp_plugin.data.lmdb_io import LmdbImageWriter, close_all, parts, read_meta, read_value
 from semiisp_plugin.data.pairs import match_pairs
+from semiisp_plugin.data.photograph_io import read_photograph
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.pseudo import BankInverse, PseudoPairGenerator
 from semiisp_plugin.pseudo import builder as builder_module
+from semiisp_plugin.pseudo import shards as shards_module
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.pseudo.check import check_build, print_check
 from semiisp_plugin.pseudo.contact_sheet import save_contact_sheet
@@ -81,7 +83,8 @@ def contents(out: Path) -> dict[str, object]:
         for path in sorted((out / f"{name}.lmdb").rglob("meta_info.txt")):
             found[str(path.relative_to(out))] = path.read_bytes()
     for path in (*sorted((out / "shards").glob("*.json*")), out / "report.json", out / "set_aside.txt"):
-        found[str(path.relative_to(out))] = path.read_bytes()
+        if path.exists():
+            found[str(path.relative_to(out))] = path.read_bytes()
     close_all()
     return found
 
@@ -542,3 +545,283 @@ def test_odd_photographs_are_used(odd_photographs, generator, tmp_path):
     assert report.set_aside.keys() == small
     assert report.written == len(odd) - len(small)
     assert len(odd) - len(small) > 20
+
+
+# --- rarer faults ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few(tmp_path) -> Path:
+    """Eight small photographs of their own."""
+    root = tmp_path / "few"
+    for number in range(8):
+        write_image(root / f"{number}.png", picture(number, 40, 48))
+    return root
+
+
+@pytest.fixture
+def unbroken(few, generator, tmp_path) -> dict[str, object]:
+    build(few, tmp_path / "unbroken", generator)
+    return contents(tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=["stop", "disk"])
+@pytest.mark.parametrize("when", range(6))
+def test_interrupted_while_the_lists_are_written(few, generator, unbroken, tmp_path, monkeypatch, when, error):
+    """Each fsync in turn: of journals, of lists of images, of records."""
+    calls = iter(range(1000))
+    fsync = os.fsync
+
+    def interrupted(descriptor):
+        fsync(descriptor)
+        if next(calls) == 1 + when:  # the first is the plan's
+            raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupted)
+        with pytest.raises(type(error)):
+            build(few, tmp_path / "out", generator)
+    close_all()
+    build(few, tmp_path / "out", generator)
+    assert disagreements(contents(tmp_path / "out"), unbroken) == []
+
+
+def test_half_a_header_of_a_database(few, generator, unbroken, tmp_path):
+    """As a full disk leaves it."""
+    out = tmp_path / "out"
+    build(few, out, generator)
+    (out / "shards" / "00001.done.json").unlink()
+    folder = out / "gt.lmdb" / "00001.lmdb"
+    data = (folder / "data.mdb").read_bytes()
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "data.mdb").write_bytes(data[:4000])
+    build(few, out, generator)
+    assert disagreements(contents(out), unbroken) == []
+
+
+@pytest.mark.parametrize("then", ["goes", "breaks", "changes"])
+@pytest.mark.parametrize("draws", [1, 2])
+def test_a_photograph_half_done_that_is_another_one_later(few, generator, tmp_path, monkeypatch, then, draws):
+    """Killed between the sets, or between the draws: what is stored of it is of one photograph in the end."""
+    out = tmp_path / "out"
+    put = LmdbImageWriter.put
+
+    def interrupted(self, key, png_bytes, shape):
+        if self.folder.parent.name == "lq.lmdb" and key.startswith("5") and (draws == 1 or key != "5"):
+            raise KeyboardInterrupt
+        put(self, key, png_bytes, shape)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LmdbImageWriter, "put", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build(few, out, generator, draws=draws)
+    close_all()
+    if then == "goes":
+        (few / "5.png").unlink()
+    elif then == "breaks":
+        (few / "5.png").write_bytes(b"")
+    else:
+        write_image(few / "5.png", picture(50, 60, 60))
+    report = build(few, out, generator, draws=draws)
+    assert list(report.set_aside) == ([] if then == "changes" else ["5.png"])
+    pairs = match_pairs(out / "lq.lmdb", out / "gt.lmdb")
+    assert len(pairs) == draws * (8 if then == "changes" else 7)
+    assert check_build(BuildFolder(out), progress=False) == []
+    build(few, tmp_path / "at once", generator, draws=draws)
+    found, expected = contents(out), contents(tmp_path / "at once")
+    entries = {key for key in expected if key.startswith(("gt/", "lq/")) and "meta" not in key}
+    assert {key for key in found if key.startswith(("gt/", "lq/")) and "meta" not in key} == entries
+    # A pair that was complete stays as it is, whatever has become of its photograph.
+    kept = {"gt/5", "lq/5"} if (then, draws) == ("changes", 2) else set()
+    assert all((found[key] == expected[key]) == (key not in kept) for key in entries)
+
+
+def test_retries_do_not_double_photographs(few, generator, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    good = {name: (few / name).read_bytes() for name in ("2.png", "5.png")}
+    for name in good:
+        (few / name).write_bytes(b"")
+    assert list(build(few, out, generator).set_aside) == list(good)
+    for name, data in good.items():
+        (few / name).write_bytes(data)
+    with monkeypatch.context() as patch:  # a retry that is interrupted, and given again
+        patch.setattr(LmdbImageWriter, "put", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build(few, out, generator, retry=True)
+    close_all()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):  # ranks, of which one plans what is tried again
+        monkeypatch.setenv("RANK", rank)
+        report = build(few, out, generator, retry=True)
+    assert (report.photographs, report.kept + report.written, report.set_aside) == (8, 8, {})
+    assert BuildFolder(out).n_photographs == 10
+    assert check_build(BuildFolder(out), progress=False) == []
+    monkeypatch.delenv("RANK")
+    # The number of photographs is that of different ones.
+    assert build(few, out, generator, max_photographs=8, retry=True).photographs == 8
+
+
+def test_a_photograph_in_two_shards_is_found(few, generator, tmp_path):
+    out = tmp_path / "out"
+    build(few, out, generator)
+    for name in ("photographs.jsonl", "done.json"):
+        text = (out / "shards" / f"00001.{name}").read_text()
+        (out / "shards" / f"00002.{name}").write_text(text)
+    for name in ("gt", "lq"):
+        shutil.copytree(out / f"{name}.lmdb" / "00001.lmdb", out / f"{name}.lmdb" / "00002.lmdb")
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["shards"].append(manifest["shards"][1])
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    problems = check_build(BuildFolder(out), progress=False)
+    assert problems == ["Shards 00001 and 00002 both hold '7.png'."]
+
+
+def test_max_photographs_with_photographs_that_have_come_since(few, generator, tmp_path):
+    out = tmp_path / "out"
+    build(few, out, generator, max_photographs=8)
+    write_image(few / "00.png", picture(60, 40, 48))  # before the others in the order
+    for _ in range(2):
+        assert build(few, out, generator, max_photographs=8).photographs == 8
+    assert build(few, out, generator, max_photographs=9).photographs == 9
+    assert build(few, out, generator).photographs == 9
+
+
+def test_the_report_is_of_what_is_there_when_it_is_written(few, generator, tmp_path, monkeypatch):
+    """Another command plans and builds a photograph that has come since, while this one is at its own."""
+    out = tmp_path / "out"
+    for path in sorted(few.iterdir())[1:]:
+        path.rename(path.with_suffix(".later"))
+    (few / "0.png").write_bytes(b"")
+    build_all = builder_module._build_all
+
+    def overtaken(builder, order):
+        build_all(builder, order)
+        monkeypatch.setattr(builder_module, "_build_all", build_all)
+        (few / "1.later").rename(few / "1.png")
+        assert build(few, out, generator).written == 1
+
+    monkeypatch.setattr(builder_module, "_build_all", overtaken)
+    report = build(few, out, generator)  # which has found no photograph that can be used
+    assert (report.photographs, report.kept) == (2, 1)
+    assert json.loads((out / "report.json").read_text())["pairs"] == 1
+
+
+def test_out_inside_the_photographs(few, generator, tmp_path):
+    out = few / "pseudo"
+    build(few, out, generator)
+    save_contact_sheet(BuildFolder(out), generator)
+    close_all()
+    assert build(few, out, generator).photographs == 8
+    with pytest.raises(ValueError, match="is the folder of the photographs"):
+        build(few, few, generator)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(NotADirectoryError, match="is no folder"):
+        build(few, tmp_path / "file", generator)
+
+
+@pytest.mark.parametrize("fault", ["EIO", "unmounted"])
+def test_a_fault_of_the_storage_sets_nothing_aside(few, generator, unbroken, tmp_path, monkeypatch, fault):
+    out = tmp_path / "out"
+    calls = iter(range(100))
+
+    def failing(path, **options):
+        if next(calls) == 3:
+            if fault == "EIO":
+                raise OSError(5, f"{path}: Input/output error")
+            few.rename(tmp_path / "away")
+            few.mkdir()  # what is left of a mount
+        return read_photograph(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards_module, "read_photograph", failing)
+        with pytest.raises(OSError, match="storage's or the machine's" if fault == "EIO" else "another one is there"):
+            build(few, out, generator)
+    if fault == "unmounted":
+        few.rmdir()
+        (tmp_path / "away").rename(few)
+    close_all()
+    build(few, out, generator)
+    assert disagreements(contents(out), unbroken) == []
+
+
+def test_a_machine_that_crashes_on_everything_is_not_the_photographs_fault(crashing, tmp_path, generator):
+    root, make = crashing
+    for number in range(12):
+        write_image(root / f"{number:03d}.jpg", picture(number, 40, 64))
+    with pytest.raises(OSError, match="4 processes have crashed without having stored anything"):
+        build(root, tmp_path / "out", make(signal.SIGABRT), workers=1)
+    report = build(root, tmp_path / "out", generator)
+    assert (report.written, report.set_aside) == (12, {})
+
+
+def test_in_batches_no_photograph_is_suspected_of_a_crash_of_f_isp(crashing, tmp_path):
+    root, make = crashing
+    with pytest.raises(OSError, match="4 processes have crashed"):
+        build(root, tmp_path / "out", make(signal.SIGSEGV), workers=1, batch=4)
+    report = build(root, tmp_path / "single", make(signal.SIGSEGV), workers=1)
+    assert list(report.set_aside) == ["003.jpg", "005.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("00000.done.json", "", r"00000\.done\.json is damaged .*delete it"),
+        ("00000.done.json", "{}", r"00000\.done\.json is damaged"),
+        ("00000.photographs.jsonl", '["a", ', r"00000\.photographs\.jsonl is missing or damaged"),
+        ("00000.photographs.jsonl", "", r"lists 0 photographs, the manifest 7"),
+    ],
+)
+def test_damaged_bookkeeping(few, generator, tmp_path, capsys, file, text, message):
+    out = tmp_path / "out"
+    build(few, out, generator)
+    (out / "shards" / file).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        build(few, out, generator)
+    with pytest.raises(ValueError, match="1 problem, see above"):
+        print_check(str(out), progress=False)
+    assert re.search(message, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "foo"}, "mode: 'foo' is none of stored, online, keys"),
+        ({"max_photographs": 0}, "max_photographs: 0"),
+        ({"shard_size": -2}, "shard_size: -2"),
+        ({"draws": 2.5}, "draws: 2.5"),
+        ({"batch": -1}, "batch: -1"),
+        ({"workers": -1}, "workers: -1"),
+        ({"input_bits": 12}, "input_bits: 12"),
+        ({"seed": "x"}, "seed: 'x'"),
+        ({"png_compression": 11}, "png_compression: 11"),
+        pytest.param(
+            {"device": "cuda"},
+            "no GPU is found",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_arguments_are_checked_before_anything_is_written(few, generator, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(few, tmp_path / "out", generator, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_standard_error(few, generator, tmp_path, monkeypatch):
+    """As in a daemon, or with pythonw."""
+    monkeypatch.setattr(sys, "stderr", None)
+    assert build(few, tmp_path / "out", generator, progress=True).written == 8
+
+
+def test_a_daemon_builds_by_itself(few, generator, tmp_path, processes):
+    process = processes.Process(
+        target=build_pseudo_lmdb,
+        args=(str(few), str(tmp_path / "out"), generator),
+        kwargs={"workers": 2, "progress": False},
+        daemon=True,
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert BuildFolder(tmp_path / "out").unfinished() == []
