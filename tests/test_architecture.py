@@ -122,8 +122,7 @@ BESIDE_TORCH = {
     "isp.pipeline": {"numpy"},
     "isp.curve8_numba": {"numpy", "numba"},
     "isp.crop": {"numpy"},
-    "isp.crop_numba": {"numpy", "numba"},
-    "isp.forward_numba": {"numpy", "numba"},
+    "isp.rows_numba": {"numpy", "numba"},
     "isp.paper_lut": {"numpy", "scipy", "cupy", "cupyx"},
 }
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-_FUNCTIONS = 16  # more than any of the modules has
+_FUNCTIONS = 64  # more than any of the modules has
 _FAILED = object()
 
 

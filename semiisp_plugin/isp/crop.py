@@ -23,7 +23,9 @@ _SKEW = 1e-4
 _WHOLE = np.eye(2, 3)
 
 
-def invert_crops(spec: ISPSpec, images: Tensor, sets: Tensor, places: Tensor | None = None) -> Tensor | None:
+def invert_crops(
+    spec: ISPSpec, images: Tensor, sets: Tensor, places: Tensor | None = None
+) -> tuple[Tensor, Tensor] | None:
     """Invert the ISP on crops, each with the parameters that hold where it lies.
 
     Args:
@@ -34,13 +36,14 @@ def invert_crops(spec: ISPSpec, images: Tensor, sets: Tensor, places: Tensor | N
             crop, -1 and 1 being the edges of either. None: the images are whole.
 
     Returns:
-        ``(N, 3, h, w)`` float32 in [0, 1]; None where this cannot be done here: without Numba, on a GPU, for images of
-        other types, sets that are not finite, f_IT with the sign -1.
+        ``(N, 3, h, w)`` float32 in [0, 1], and ``(N,)``, the share of values that were clamped. None where this cannot
+        be done here: without Numba, on a GPU, for images of other types, sets that are not finite, f_IT with the sign
+        -1.
 
     Raises:
         ValueError: A place is neither straight nor transposed.
     """
-    invert = compiled("crop_numba", "invert")
+    invert = compiled("rows_numba", "invert")
     here = images.dtype == torch.uint8 and sets.dtype == torch.float32 and images.device.type == "cpu"
     if invert is None or not here or (spec.inverse_tone_mapping and spec.it_sign < 0):
         return None
@@ -49,13 +52,15 @@ def invert_crops(spec: ISPSpec, images: Tensor, sets: Tensor, places: Tensor | N
         return None  # comparisons of the compiled code would make numbers of NaN
     height, width = images.shape[2:]
     starts, base = _constants(spec)
-    out = torch.empty(images.shape, dtype=torch.float32)
+    out, clipped = torch.empty(images.shape, dtype=torch.float32), torch.empty(len(images))
     for i, (pixels, target) in enumerate(zip(images.permute(0, 2, 3, 1).numpy(), out.numpy(), strict=True)):
         place = _WHOLE if places is None else places[i].numpy().astype(np.float64)
         grid, y, x = _axes(grids[i], place, height, width)
-        if invert(pixels, grid, y, x, starts, not spec.tie_xy, base, target) is None:
+        done = invert(pixels, grid, y, x, starts, not spec.tie_xy, base, target)
+        if done is None:
             return None
-    return out
+        clipped[i] = done[0] / max(1, target.size)
+    return out, clipped
 
 
 @lru_cache(maxsize=32)

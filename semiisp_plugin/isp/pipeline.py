@@ -124,7 +124,7 @@ class InvertibleISP:
 
     def _forward_compiled(self, image: Tensor, parameters: Tensor) -> Tensor | None:
         """The same in one pass over the image; None where Numba cannot, or what it computes would be another thing."""
-        run = compiled("forward_numba", "forward")
+        run = compiled("rows_numba", "forward")
         spec = self.spec
         if run is None or image.dtype != torch.float32 or (spec.inverse_tone_mapping and spec.it_sign < 0):
             return None

@@ -492,7 +492,10 @@ def _context() -> Any:
     if "forkserver" not in get_all_start_methods() or sys.platform == "darwin":
         return get_context("spawn")
     context = get_context("forkserver")
-    context.set_forkserver_preload([__name__, "semiisp_plugin.archs.pqdynamicisp_arch"])
+    modules = [__name__, "semiisp_plugin.archs.pqdynamicisp_arch"]
+    if find_spec("numba") is not None:
+        modules += ["semiisp_plugin.isp.curve8_numba", "semiisp_plugin.isp.rows_numba"]
+    context.set_forkserver_preload(modules)
     return context
 
 

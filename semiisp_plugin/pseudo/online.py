@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semiisp_plugin.isp import crop, strips
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.keys import photograph_seed
 from semiisp_plugin.pseudo.manifest import BuildFolder
@@ -174,15 +173,11 @@ def inverted(source: BankInverse, images: Tensor, sets: Tensor, places: Tensor |
     Returns:
         ``(N, 3, h, w)`` float32 in [0, 1].
     """
-    isp, backend, grid = source.isp, source.backend, tuple(sets.shape[2:]) != (1, 1)
-    if backend == "auto":
-        # With neither, curves of 256 values are faster from some size on.
-        if grid or isp.spec.inverse_tone_mapping or images[0].numel() <= strips.STRIP:
-            made = crop.invert_crops(isp.spec, images, sets, places)
-            if made is not None:
-                return made
-        backend = "exact" if grid else "curve8"
-    if places is None or not grid:
+    made = source.compiled(images, sets, places)
+    if made is not None:
+        return made.image
+    isp, backend = source.isp, source.backend_for(sets)
+    if places is None or tuple(sets.shape[2:]) == (1, 1):
         return isp.inverse(images, sets, backend=backend).image
     return in_place(lambda x, p: isp.inverse(x, p, backend=backend).image, images, sets, places)
 

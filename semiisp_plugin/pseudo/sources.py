@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from semiisp_plugin.isp import InverseResult, InvertibleISP, ISPSpec, PaperLUTSettings, ParameterBank
+from semiisp_plugin.isp import InverseResult, InvertibleISP, ISPSpec, PaperLUTSettings, ParameterBank, crop, strips
 
 _LEVELS = 256
 
@@ -53,7 +53,7 @@ class BankInverse:
         isp: The ISP to invert, or what it consists of.
         bank: The sets to draw from.
         per_function: Draw each function's set on its own (Sec. 3.2, from 1,000 pairs on), not the whole ISP's.
-        backend: See `InvertibleISP.inverse`; ``auto``: exactly, by curves where possible.
+        backend: See `InvertibleISP.inverse`; ``auto``: exactly, by curves or compiled code where possible.
         lut: For the backend ``paper_lut``, where ``isp`` is an `ISPSpec`; an `InvertibleISP` brings its own.
 
     Raises:
@@ -79,10 +79,31 @@ class BankInverse:
     def invert(self, image: Tensor, generator: Generators) -> InverseResult:
         """See `SRGBToRAW.invert`."""
         sets = self.draw(len(image), generator).to(image.device)
-        backend = self.backend
-        if backend == "auto":
-            backend = "curve8" if tuple(sets.shape[2:]) == (1, 1) else "exact"
-        return self.isp.inverse(image, sets, backend=backend)
+        made = self.compiled(image, sets)
+        if made is not None:
+            return made
+        return self.isp.inverse(image, sets, backend=self.backend_for(sets))
+
+    def backend_for(self, sets: Tensor) -> str:
+        """The backend of `InvertibleISP.inverse` for these sets, where ``auto`` leaves the choice."""
+        if self.backend != "auto":
+            return self.backend
+        return "curve8" if tuple(sets.shape[2:]) == (1, 1) else "exact"
+
+    def compiled(self, images: Tensor, sets: Tensor, places: Tensor | None = None) -> InverseResult | None:
+        """The inverse in one compiled pass, where the backend is ``auto`` and that is fastest (None elsewhere).
+
+        Args:
+            images: ``(N, 3, h, w)`` uint8.
+            sets: ``(N, K, gh, gw)``.
+            places: See `semiisp_plugin.isp.crop.invert_crops`.
+        """
+        # With neither a grid nor f_IT, curves of 256 values are faster from some size on.
+        curves = tuple(sets.shape[2:]) == (1, 1) and not self.isp.spec.inverse_tone_mapping
+        if self.backend != "auto" or (curves and images[0].numel() > strips.STRIP):
+            return None
+        made = crop.invert_crops(self.isp.spec, images, sets, places)
+        return None if made is None else InverseResult(*made)
 
     def draw(self, n: int, generator: Generators) -> Tensor:
         """Parameter sets for ``n`` images, ``(n, K, h, w)``."""

@@ -19,6 +19,12 @@ KINDS = {
 }
 
 
+def inverted(*arguments) -> torch.Tensor | None:
+    """The images of `invert_crops`."""
+    made = invert_crops(*arguments)
+    return None if made is None else made[0]
+
+
 def sets_of(spec: ISPSpec, grid: tuple[int, int], n: int = 2, spread: float = 0.5) -> torch.Tensor:
     generator = torch.Generator().manual_seed(sum(grid))
     return spec.squash(spread * torch.randn(n, spec.n_parameters, *grid, generator=generator))
@@ -34,7 +40,7 @@ def test_whole_images(kind, grid):
     spec = ISPSpec(**KINDS[kind])
     sets, images = sets_of(spec, grid), images_of(40, 61)
     exact = InvertibleISP(spec).inverse(images.double() / 255, sets.double()).image
-    found = invert_crops(spec, images, sets)
+    found = inverted(spec, images, sets)
     assert found.dtype == torch.float32
     assert float((found - exact).abs().max()) < 5e-6
     assert float((found - exact).abs().mean()) < 1e-7
@@ -56,7 +62,7 @@ def test_crops_flipped_and_transposed(kind):
         if flipped:  # upside down: v changes its sign
             place[:, 1] *= -1
             pixels, expected = pixels.flip(2), expected.flip(2)
-        found = invert_crops(spec, pixels, sets, place[None])
+        found = inverted(spec, pixels, sets, place[None])
         assert float((found - expected).abs().max()) < 5e-6
 
 
@@ -64,33 +70,33 @@ def test_black_stays_black_and_extreme_sets_stay_in_range():
     for kind in KINDS:
         spec = ISPSpec(**KINDS[kind])
         sets = sets_of(spec, (2, 2), 8, spread=3.0)
-        found = invert_crops(spec, images_of(20, 30, 8), sets)
+        found = inverted(spec, images_of(20, 30, 8), sets)
         assert bool(((found >= 0) & (found <= 1)).all())
-        black = invert_crops(spec, torch.zeros(8, 3, 4, 5, dtype=torch.uint8), sets)
+        black = inverted(spec, torch.zeros(8, 3, 4, 5, dtype=torch.uint8), sets)
         assert not black.any()
 
 
 def test_any_memory_layout():
     spec = ISPSpec()
     sets, images = sets_of(spec, (2, 3)), images_of(18, 25)
-    expected = invert_crops(spec, images, sets)
-    assert torch.equal(invert_crops(spec, images.to(memory_format=torch.channels_last), sets), expected)
+    expected = inverted(spec, images, sets)
+    assert torch.equal(inverted(spec, images.to(memory_format=torch.channels_last), sets), expected)
     strided = images_of(18, 50)[:, :, :, ::2]
-    assert torch.equal(invert_crops(spec, strided, sets), invert_crops(spec, strided.contiguous(), sets))
+    assert torch.equal(inverted(spec, strided, sets), inverted(spec, strided.contiguous(), sets))
 
 
 def test_what_is_left_to_the_tensors(monkeypatch):
     spec, images = ISPSpec(), images_of(8, 8)
     sets = sets_of(spec, (2, 2))
-    assert invert_crops(spec, images.float() / 255, sets) is None
-    assert invert_crops(spec, images, sets.double()) is None
+    assert inverted(spec, images.float() / 255, sets) is None
+    assert inverted(spec, images, sets.double()) is None
     broken = sets.clone()
     broken[1, 0, 0, 0] = math.nan
-    assert invert_crops(spec, images, broken) is None
+    assert inverted(spec, images, broken) is None
     minus = ISPSpec(inverse_tone_mapping=True, it_sign=-1)
-    assert invert_crops(minus, images, sets_of(minus, (2, 2))) is None
+    assert inverted(minus, images, sets_of(minus, (2, 2))) is None
     monkeypatch.setattr(crop, "compiled", lambda module, function: None)
-    assert invert_crops(spec, images, sets) is None
+    assert inverted(spec, images, sets) is None
 
 
 def test_turned_places_are_errors():
@@ -98,7 +104,7 @@ def test_turned_places_are_errors():
     turned = torch.tensor([[[c, -s, 0.0], [s, c, 0.0]]])
     spec = ISPSpec()
     with pytest.raises(ValueError, match="turned by less than a right angle"):
-        invert_crops(spec, images_of(8, 8, 1), sets_of(spec, (2, 2), 1), turned)
+        inverted(spec, images_of(8, 8, 1), sets_of(spec, (2, 2), 1), turned)
 
 
 def test_one_pixel():
@@ -106,5 +112,16 @@ def test_one_pixel():
     sets, images = sets_of(spec, (3, 3), 1), images_of(9, 9, 1)
     whole = InvertibleISP(spec).inverse(images.double() / 255, sets.double()).image
     place = torch.tensor([[[0.0, 0.0, 2 * 5.5 / 9 - 1], [0.0, 0.0, 2 * 2.5 / 9 - 1]]])
-    found = invert_crops(spec, images[:, :, 2:3, 5:6], sets, place)
+    found = inverted(spec, images[:, :, 2:3, 5:6], sets, place)
     np.testing.assert_allclose(found.numpy(), whole[:, :, 2:3, 5:6].numpy(), atol=5e-6)
+
+
+@pytest.mark.parametrize("spread", [0.3, 2.0])
+def test_clipped_share_is_that_of_the_tensors(spread):
+    for settings in KINDS.values():
+        spec = ISPSpec(**settings)
+        images, sets = images_of(40, 50, 3), sets_of(spec, (2, 3), 3, spread)
+        made = invert_crops(spec, images, sets)
+        exact = InvertibleISP(spec).inverse(images.double() / 255, sets.double())
+        # A value at the very limit may fall on either side of it.
+        assert (made[1] - exact.clipped).abs().max() <= 5 / images[0].numel()

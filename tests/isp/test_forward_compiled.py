@@ -127,13 +127,13 @@ def test_gradients_and_the_other_sign_take_the_tensors(calls):
 
 
 def test_without_numba(monkeypatch):
-    monkeypatch.delattr(semiisp_plugin.isp, "forward_numba", raising=False)
-    monkeypatch.setitem(sys.modules, "semiisp_plugin.isp.forward_numba", None)
+    monkeypatch.delattr(semiisp_plugin.isp, "rows_numba", raising=False)
+    monkeypatch.setitem(sys.modules, "semiisp_plugin.isp.rows_numba", None)
     compiled.cache_clear()
     try:
         isp = InvertibleISP(ISPSpec())
         image, parameters = images(1), make_sets(ISPSpec(), 1, 3, (2, 2))
-        assert compiled("forward_numba", "forward") is None
+        assert compiled("rows_numba", "forward") is None
         result = isp.forward(image, parameters.float())
         torch.testing.assert_close(result.double(), isp.forward(image.double(), parameters), rtol=0, atol=1e-4)
     finally:

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -131,22 +132,34 @@ def start(processes, *arguments, **options):
 # --- killed ----------------------------------------------------------------------------------------------------------
 
 
+def size_of(out: Path) -> int:
+    """Bytes of all files of a build that is under way."""
+    total = 0
+    for path in out.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
+
+
 def test_twenty_kills_leave_no_trace(photographs, generator, undisturbed, processes, tmp_path):
-    """SIGKILL at random moments; the build goes on each time, and begins anew elsewhere when it is complete."""
+    """SIGKILL at random moments of its progress; a build goes on each time, and another begins when it is complete."""
     rng = random.Random(5)
-    begun = time.monotonic()
     process = start(processes, photographs, tmp_path / "clean", generator)
     process.join()
-    duration = time.monotonic() - begun
     assert disagreements(contents(tmp_path / "clean"), undisturbed) == []
+    final = size_of(tmp_path / "clean")
     kills, builds, stages = 0, 0, set()
     out = tmp_path / "0"
     while kills < 20 or process.exitcode != 0:
         process = start(processes, photographs, out, generator)
-        process.join(rng.uniform(0, 0.6) * duration if kills < 20 else None)
-        if process.exitcode is None:
+        if kills < 20:
+            enough = rng.uniform(size_of(out), final)
+            while process.exitcode is None and size_of(out) < enough:
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.01))
             process.kill()
-            process.join()
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
             kills += 1
             stages.add(len(list((out / "shards").glob("*.done.json"))))
         elif process.exitcode == 0:

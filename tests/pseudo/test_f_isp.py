@@ -1,6 +1,5 @@
 """The file between phase 1 and the pseudo-data."""
 
-
 import msgspec
 import numpy as np
 import pytest

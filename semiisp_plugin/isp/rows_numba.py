@@ -1,9 +1,10 @@
-"""The inverse ISP of a crop of an 8-bit image, sets on a grid included, compiled by Numba for the CPU at hand.
+"""The ISP and its inverse for images and crops of images, sets on a grid included, compiled by Numba for the CPU.
 
 The same formulas as those of the tensors (see there for their meaning), row by row: the parameters of a row are
 interpolated into a buffer that stays in the cache, and every function runs over the row before the next begins. Loops
 have no branches and no calls, so that eight or sixteen pixels go through them at a time; exponential and logarithm are
-polynomials in float32. Imported when first used: Numba takes its time.
+polynomials in float32. Imported when first used: Numba takes its time. All in one file, because Numba's cache notices
+changes of the function's own file only.
 """
 
 from __future__ import annotations
@@ -216,9 +217,10 @@ def _tones(p: np.ndarray, it: int, row: np.ndarray, buffers: np.ndarray) -> None
 
 
 @_looped
-def _unmix(p: np.ndarray, cc: int, base: np.ndarray, red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> None:
-    """`semiisp_plugin.isp.functions.ColourInverse` and the clamp, in place."""
+def _unmix(p: np.ndarray, cc: int, base: np.ndarray, red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> int:
+    """`semiisp_plugin.isp.functions.ColourInverse` and the clamp, in place; returns how many values it moved."""
     one, zero = _F(1), _F(0)
+    outside = _I(0)
     for i in range(len(red)):
         rg, rb, gr = p[cc, i], p[cc + 1, i], p[cc + 2, i]
         gb, br, bg = p[cc + 3, i], p[cc + 4, i], p[cc + 5, i]
@@ -228,9 +230,12 @@ def _unmix(p: np.ndarray, cc: int, base: np.ndarray, red: np.ndarray, green: np.
         x = (rr * r + (rb * bg - rg) * g + (rg * gb - rb) * b) * scale / p[cc + 6, i]
         y = (gr_ * r + (one - rb * br) * g + (rb * gr - gb) * b) * scale / p[cc + 7, i]
         z = (br_ * r + (rg * br - bg) * g + (one - rg * gr) * b) * scale / p[cc + 8, i]
-        red[i] = min(max(base[0, 0] * x + base[0, 1] * y + base[0, 2] * z, zero), one)
-        green[i] = min(max(base[1, 0] * x + base[1, 1] * y + base[1, 2] * z, zero), one)
-        blue[i] = min(max(base[2, 0] * x + base[2, 1] * y + base[2, 2] * z, zero), one)
+        r = base[0, 0] * x + base[0, 1] * y + base[0, 2] * z
+        g = base[1, 0] * x + base[1, 1] * y + base[1, 2] * z
+        b = base[2, 0] * x + base[2, 1] * y + base[2, 2] * z
+        red[i], green[i], blue[i] = min(max(r, zero), one), min(max(g, zero), one), min(max(b, zero), one)
+        outside += _I(r != red[i]) + _I(g != green[i]) + _I(b != blue[i])
+    return int(outside)
 
 
 @_looped
@@ -261,6 +266,20 @@ def _interpolate(grid: np.ndarray, y: float, x: np.ndarray, ends: np.ndarray, p:
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
+def _segments(x: np.ndarray, columns: int) -> np.ndarray:
+    """The ends of the runs of pixels that lie between the same two columns of the grid; see `_interpolate`."""
+    last = max(columns - 2, 0)
+    ends = np.empty(len(x) + 1, np.int64)
+    count = 0
+    for i in range(len(x)):
+        if i == 0 or min(int(x[i]), last) != min(int(x[i - 1]), last):
+            ends[count] = i
+            count += 1
+    ends[count] = len(x)
+    return ends[: count + 1]
+
+
+@numba.njit(error_model="numpy", nogil=True, cache=True)
 def invert(
     pixels: np.ndarray,
     grid: np.ndarray,
@@ -270,7 +289,7 @@ def invert(
     four: bool,
     base: np.ndarray,
     out: np.ndarray,
-) -> None:
+) -> int:
     """f_IT^-1 o clamp o f_CC^-1 o f_GA^-1 o f_GM^-1 o f_CS^-1.
 
     Args:
@@ -282,18 +301,14 @@ def invert(
         four: Whether ga and cs are in the four-parameter form.
         base: ``(3, 3)`` float32, the inverse of the constant base matrix.
         out: ``(3, H, W)`` float32, written.
+
+    Returns:
+        Number of values that were clamped.
     """
+    outside = 0
     it, cc, ga, gm, cs = starts
     height, width = len(y), len(x)
-    ends = np.empty(width + 1, np.int64)
-    segments = 0
-    for i in range(width):
-        node = min(int(x[i]), max(grid.shape[2] - 2, 0))
-        if i == 0 or node != min(int(x[i - 1]), max(grid.shape[2] - 2, 0)):
-            ends[segments] = i
-            segments += 1
-    ends[segments] = width
-    ends = ends[: segments + 1]
+    ends = _segments(x, grid.shape[2])
     p = np.empty((len(grid), width), np.float32)
     rows = np.empty((3, width), np.float32)
     buffers = np.empty((4, width), np.float32)
@@ -306,8 +321,127 @@ def invert(
             _stretches(p, cs + c, four, rows[c])
             _gammas(p, gm + c, rows[c], buffers)
             _stretches(p, ga + c, four, rows[c])
-        _unmix(p, cc, base, rows[0], rows[1], rows[2])
+        outside += _unmix(p, cc, base, rows[0], rows[1], rows[2])
         for c in range(3):
             if it >= 0:
                 _tones(p, it + c, rows[c], buffers)
+            out[c, line] = rows[c]
+    return outside
+
+
+# --- the other direction ---------------------------------------------------------------------------------------------
+
+
+@_inlined
+def _tone(value: float, g3: float, g4: float, k2: float) -> float:
+    """Eq. 22 with sign +1."""
+    one, zero = _F(1), _F(0)
+    scale = (one + g4 * _exp(_log(one + k2) * g3)) / g3
+    exponent = (one + g4 * _exp(_log(one + value) * g3)) / scale
+    out = _exp(exponent * _log(max(value, _TINY)))
+    return out if value > zero else zero
+
+
+@_inlined
+def _gamma(value: float, g1: float, g2: float, k: float) -> float:
+    """Eq. 20."""
+    one, zero = _F(1), _F(0)
+    a = one - g2
+    scale = one - a * _exp(_log(max(k, _TINY)) / g1)
+    log_u = _log(max(value, _TINY)) / g1
+    out = _exp((one - a * _exp(log_u)) * log_u / scale)
+    return out if value > zero else zero
+
+
+@_inlined
+def _stretch(value: float, x: float, w: float, h: float, below: float, above: float) -> float:
+    """Eq. 18, with the slopes outside the window."""
+    one, zero = _F(1), _F(0)
+    start = x * (one - w)
+    beyond = value - start
+    out = below * min(value, start) + (h / w) * min(max(beyond, zero), w) + above * max(beyond - w, zero)
+    return min(max(out, zero), one)
+
+
+@_looped
+def _tones_forward(p: np.ndarray, it: int, row: np.ndarray) -> None:
+    for i in range(len(row)):
+        row[i] = _tone(row[i], p[it, i], p[it + 3, i], p[it + 6, i])
+
+
+@_looped
+def _gammas_forward(p: np.ndarray, gm: int, row: np.ndarray) -> None:
+    for i in range(len(row)):
+        row[i] = _gamma(row[i], p[gm, i], p[gm + 3, i], p[gm + 6, i])
+
+
+@_looped
+def _stretches_forward(p: np.ndarray, at: int, four: bool, row: np.ndarray) -> None:
+    one = _F(1)
+    if four:
+        for i in range(len(row)):
+            x, w, h, y = p[at, i], p[at + 3, i], p[at + 6, i], p[at + 9, i]
+            below = y * (one - h) / (x * (one - w))
+            above = (one - y) * (one - h) / ((one - x) * (one - w))
+            row[i] = _stretch(row[i], x, w, h, below, above)
+    else:
+        for i in range(len(row)):
+            x, w, h = p[at, i], p[at + 3, i], p[at + 6, i]
+            outer = (one - h) / (one - w)
+            row[i] = _stretch(row[i], x, w, h, outer, outer)
+
+
+@_looped
+def _mix(p: np.ndarray, cc: int, base: np.ndarray, red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> None:
+    """Colour correction and the clamp, in place."""
+    one, zero = _F(1), _F(0)
+    for i in range(len(red)):
+        r, g, b = red[i], green[i], blue[i]
+        x = (base[0, 0] * r + base[0, 1] * g + base[0, 2] * b) * p[cc + 6, i]
+        y = (base[1, 0] * r + base[1, 1] * g + base[1, 2] * b) * p[cc + 7, i]
+        z = (base[2, 0] * r + base[2, 1] * g + base[2, 2] * b) * p[cc + 8, i]
+        red[i] = min(max(x + p[cc, i] * y + p[cc + 1, i] * z, zero), one)
+        green[i] = min(max(y + p[cc + 2, i] * x + p[cc + 3, i] * z, zero), one)
+        blue[i] = min(max(z + p[cc + 4, i] * x + p[cc + 5, i] * y, zero), one)
+
+
+@numba.njit(error_model="numpy", nogil=True, cache=True)
+def forward(
+    image: np.ndarray,
+    grid: np.ndarray,
+    y: np.ndarray,
+    x: np.ndarray,
+    starts: tuple[int, int, int, int, int],
+    four: bool,
+    base: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """f_CS o f_GM o f_GA o clamp o f_CC o f_IT.
+
+    Args:
+        image: ``(3, H, W)`` float32 in [0, 1].
+        grid: ``(K, h, w)`` float32, finite.
+        y: ``(H,)`` float32, the row of the grid, 0 to h - 1, at which each row of pixels lies.
+        x: ``(W,)`` float32, the same for columns.
+        starts: Where among the K the parameters of it (-1 without it), cc, ga, gm and cs begin.
+        four: Whether ga and cs are in the four-parameter form.
+        base: ``(3, 3)`` float32, the constant base matrix.
+        out: ``(3, H, W)`` float32, written.
+    """
+    it, cc, ga, gm, cs = starts
+    height, width = len(y), len(x)
+    ends = _segments(x, grid.shape[2])
+    p = np.empty((len(grid), width), np.float32)
+    rows = np.empty((3, width), np.float32)
+    for line in range(height):
+        _interpolate(grid, y[line], x, ends, p)
+        for c in range(3):
+            rows[c] = image[c, line]
+            if it >= 0:
+                _tones_forward(p, it + c, rows[c])
+        _mix(p, cc, base, rows[0], rows[1], rows[2])
+        for c in range(3):
+            _stretches_forward(p, ga + c, four, rows[c])
+            _gammas_forward(p, gm + c, rows[c])
+            _stretches_forward(p, cs + c, four, rows[c])
             out[c, line] = rows[c]
