@@ -83,10 +83,12 @@ def align(image: np.ndarray, target: np.ndarray, *, min_alignment: float = MIN_A
         score = alignment(fitted, target)
         if best is None or score > best.score + 0.05:
             best = Aligned(fitted, score, turns)
-        if best.score >= min_alignment:
+        if best.score >= max(min_alignment, MIN_ALIGNMENT):
             return best
     if best is None:
         raise ValueError(reason)
+    if best.score >= min_alignment:
+        return best
     raise ValueError(
         f"the input and the edited image do not show the same pixels (alignment {best.score:.2f}, at least "
         f"{min_alignment:g} is needed). {_cause(best.image, target, best.score)}"

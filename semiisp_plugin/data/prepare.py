@@ -325,46 +325,40 @@ def _write_split(folder: Path, pairs: Sequence[Pair], reader: Reader, split: str
     """Write what is not yet there of a split."""
     tally = Tally()
     with ExitStack() as stack:
-        lq, gt = (stack.enter_context(_writer(folder / name)) for name in _LMDBS)
-        # A killed run may have stored one image of a pair. Those come first, in their order, so that the order of both
-        # LMDBs stays the same.
-        half = [
-            entry.key
-            for writer in (lq, gt)
-            for entry in read_meta(writer.folder)
-            if (entry.key in lq) != (entry.key in gt)
-        ]
-        by_key = {pair.key: pair for pair in pairs}
-        done = {pair.key for pair in pairs if pair.key in lq and pair.key in gt}
-        todo = [by_key[key] for key in half if key in by_key]
-        todo += [pair for pair in pairs if pair.key not in done and pair.key not in half]
+        lq, gt = (stack.enter_context(LmdbImageWriter(folder / name, resume=True)) for name in _LMDBS)
+        before = _read_journal(folder / _MEASURED, "key")
+        # What was stored of one image alone, or of files that are others now, is made anew.
+        done = {
+            pair.key
+            for pair in pairs
+            if pair.key in lq and pair.key in gt and before.get(pair.key, {}).get("bytes") == _sizes(pair)
+        }
+        for writer in (lq, gt):
+            writer.discard(writer.keys() - done)
+        todo = [pair for pair in pairs if pair.key not in done]
         progress = tqdm(total=len(pairs), initial=len(done), desc=split, unit="pair", disable=not sys.stderr.isatty())
         stack.callback(progress.close)
         for pair, result in _map(_Task(reader, encode=True), todo, workers):
             tally.add(pair.key, result)
             progress.update()
-            if result.problem is not None and pair.key in half:
-                raise ValueError(
-                    f"'{pair.key}' was half stored by an interrupted run and cannot be read now ({result.problem}). "
-                    f"Mend the file, or delete '{folder}' and start again."
-                )
-            if result.alignment is not None or result.notes:
-                measured = {"key": pair.key, "alignment": tally.alignment.get(pair.key), "notes": result.notes}
-                _append(folder / _MEASURED, measured)
+            if result.problem is None:
+                noted = {"alignment": tally.alignment.get(pair.key), "notes": result.notes, "bytes": _sizes(pair)}
+                _append(folder / _MEASURED, {"key": pair.key, **noted})
             for writer, (png, shape) in zip((lq, gt), result.images, strict=False):
-                if pair.key not in writer:
-                    writer.put(pair.key, png, shape)
+                writer.put(pair.key, png, shape)
     return tally
 
 
-def _writer(folder: Path) -> LmdbImageWriter:
-    """A writer that goes on with what is there, even if it was killed before the first image."""
-    unborn = folder.is_dir() and any(folder.iterdir()) and not (folder / "meta_info.txt").exists()
-    if unborn:
-        # Killed between opening the database and its list: nothing is in it.
-        for name in ("data.mdb", "lock.mdb"):
-            (folder / name).unlink(missing_ok=True)
-    return LmdbImageWriter(folder, resume=True)
+def _sizes(pair: Pair) -> list[int]:
+    """Sizes of a pair's files in bytes: others, if the files were replaced."""
+    return [_size(pair.input), _size(pair.target)]
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
 
 
 def _map(
@@ -480,11 +474,14 @@ def prepare_photographs(
     }
     resumed = _begin(target, record)
     _show_photographs(root, files, warnings, resumed=resumed)
-    seen = _read_journal(target / _JOURNAL, "path")
-    todo = [path for path in files if "height" not in seen.get(path, {})]
-    with _locked(target), open(target / _JOURNAL, "a", encoding="utf-8") as journal:
+    with ExitStack() as stack:
+        stack.enter_context(_locked(target))
+        seen = _read_journal(target / _JOURNAL, "path")
+        sizes = {path: _size(os.path.join(root, path)) for path in files}
+        todo = [p for p in files if "height" not in seen.get(p, {}) or seen[p].get("bytes") != sizes[p]]
+        journal = stack.enter_context(open(target / _JOURNAL, "a", encoding="utf-8"))
         for path, found in _map(_Look(str(root)), todo, workers, "photographs"):
-            seen[path] = found
+            seen[path] = found = {**found, "bytes": sizes[path]}
             journal.write(json.dumps({"path": path, **found}) + "\n")
             journal.flush()
     usable = [path for path in files if "height" in seen[path]]
@@ -550,9 +547,12 @@ def _read_journal(path: Path, name: str) -> dict[str, dict[str, Any]]:
     if data and not data.endswith(b"\n"):
         data = data[: data.rfind(b"\n") + 1]
         os.truncate(path, len(data))
-    for line in data.decode("utf-8").splitlines():
-        entry = json.loads(line)
-        seen[entry.pop(name)] = entry
+    for line in data.decode("utf-8", "replace").splitlines():
+        try:
+            entry = json.loads(line)
+            seen[entry.pop(name)] = entry
+        except (ValueError, KeyError, TypeError, AttributeError):  # of a power cut; what it was about is done again
+            continue
     return seen
 
 
@@ -597,7 +597,8 @@ def _begin(target: Path, record: dict[str, Any]) -> bool:
         changed = sorted(k for k in {*settings, *other[1]} if settings.get(k) != other[1].get(k))
         if changed:
             details = "; ".join(f"{k}: {other[1].get(k)} then, {settings.get(k)} now" for k in changed)
-            raise ValueError(f"'{target}' was made with other settings ({details}). {advice}")
+            source = " or of another state of the source" if {*SPLITS, "photographs"} & set(changed) else ""
+            raise ValueError(f"'{target}' was made with other settings{source} ({details}). {advice}")
         return True
     if target.is_dir() and any(target.iterdir()):
         raise FileExistsError(f"--out: '{target}' holds files, but none of 'basicsr prepare' ({RECORD}). {advice}")
@@ -705,23 +706,29 @@ def _show_result(target: Path, record: dict[str, Any]) -> None:
         print(f"{split}: the least aligned pair is '{key}' with {value:.2f}")
     for name, source in record["names"].items():
         print(f"{target / 'names' / name}.txt: {source}")
-    print(f"In an option file:\n{option_lines(target, record)}")
+    print(f"For an option file, in place of its section 'datasets':\n{option_lines(target, record)}")
 
 
 def option_lines(target: Path, record: dict[str, Any]) -> str:
     """Lines for the data sets of an option file."""
+
+    def quoted(path: Path) -> str:
+        return json.dumps(str(path.absolute()), ensure_ascii=False)
+
     lines = ["datasets:"]
     for split, section in (("train", "train"), ("test", "val")):
         if not record["counts"][split]["written"]:
             continue
         lines += [
             f"  {section}:",
-            f"    dataroot_lq: {target / split / 'lq.lmdb'}",
-            f"    dataroot_gt: {target / split / 'gt.lmdb'}",
+            f"    name: {record['data_set']}_{split}",
+            "    type: PairedRestorationDataset",
+            f"    dataroot_lq: {quoted(target / split / 'lq.lmdb')}",
+            f"    dataroot_gt: {quoted(target / split / 'gt.lmdb')}",
             "    io_backend: {type: lmdb}",
         ]
         if split == "train":
-            lines += [
-                f"    # meta_info_file: {target / 'names' / name}.txt  # only these pairs" for name in record["names"]
-            ]
+            lines += ["    gt_size: 128", "    use_hflip: true", "    use_rot: true", "    batch_size_per_gpu: 4"]
+            for name in record["names"]:
+                lines.append(f"    # meta_info_file: {quoted(target / 'names' / f'{name}.txt')}  # only these pairs")
     return "\n".join(lines)

@@ -47,7 +47,7 @@ def subset(names: Iterable[str], size: int, seed: int | str = SEED) -> list[str]
 
 
 def read_names(path: str | Path) -> list[str]:
-    """Read a list of names: the first word of each line that is not empty, as in BasicSR's ``meta_info_file``.
+    """Read a list of names, one a line, as BasicSR's ``meta_info_file`` has them: what follows " (" is left out.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -60,7 +60,7 @@ def read_names(path: str | Path) -> list[str]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"'{path}' is no text file; give a list with one name a line.") from error
-    names = [line.split()[0] for line in text.splitlines() if line.strip()]
+    names = [line.partition(" (")[0].strip() for line in text.splitlines() if line.strip()]
     if not names:
         raise ValueError(f"'{path}' names nothing; it must have one name a line.")
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)

@@ -34,13 +34,19 @@ def compiled(module: str, function: str) -> Callable[..., tuple[Any] | None] | N
         _warn(f"{error}. Set NUMBA_CACHE_DIR to a folder that can be written.")
         return None
 
+    broken = False
+
     def call(*arguments: Any) -> tuple[Any] | None:
+        nonlocal broken
+        if broken:
+            return None
         for _ in range(_FUNCTIONS):
             try:
                 return (target(*arguments),)
             except OSError:  # disk full: compiled, but not kept; one function further the next time
                 continue
             except Exception as error:  # what was kept is damaged; which exception that is, Numba does not say
+                broken = True
                 folder = os.environ.get("NUMBA_CACHE_DIR") or Path(__file__).with_name("__pycache__")
                 _warn(
                     f"{type(error).__name__}: {error}. If its cache is damaged, delete the .nbi and .nbc files in "

@@ -280,6 +280,23 @@ def _segments(x: np.ndarray, columns: int) -> np.ndarray:
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
+def _curves(grid: np.ndarray, ga: int, gm: int, cs: int, four: bool) -> np.ndarray:
+    """f_GA^-1 o f_GM^-1 o f_CS^-1 of the 256 levels by the one set that there is, ``(3, 256)``."""
+    p = np.empty((len(grid), 256), np.float32)
+    for k in range(len(grid)):
+        p[k] = grid[k, 0, 0]
+    table = np.empty((3, 256), np.float32)
+    buffers = np.empty((4, 256), np.float32)
+    for c in range(3):
+        for level in range(256):
+            table[c, level] = _F(level) / _F(255)
+        _stretches(p, cs + c, four, table[c])
+        _gammas(p, gm + c, table[c], buffers)
+        _stretches(p, ga + c, four, table[c])
+    return table
+
+
+@numba.njit(error_model="numpy", nogil=True, cache=True)
 def invert(
     pixels: np.ndarray,
     grid: np.ndarray,
@@ -312,10 +329,16 @@ def invert(
     p = np.empty((len(grid), width), np.float32)
     rows = np.empty((3, width), np.float32)
     buffers = np.empty((4, width), np.float32)
+    single = grid.shape[1] * grid.shape[2] == 1 and height * width > 256
+    table = _curves(grid, ga, gm, cs, four) if single else buffers
     for line in range(height):
         if line == 0 or y[line] != y[line - 1]:
             _interpolate(grid, y[line], x, ends, p)
         for c in range(3):
+            if single:
+                for i in range(width):
+                    rows[c, i] = table[c, pixels[line, i, c]]
+                continue
             for i in range(width):
                 rows[c, i] = _F(pixels[line, i, c]) / _F(255)
             _stretches(p, cs + c, four, rows[c])

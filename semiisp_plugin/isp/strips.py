@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from semiisp_plugin.isp.parameters import ISPSpec
 
@@ -126,9 +127,17 @@ class _Rows(Mapping[str, Group]):
 
 
 def worth_it(image: Tensor, parameters: Tensor) -> bool:
-    """Whether going by strips is faster, and possible: not on a GPU, for gradients, or inside `torch.compile`."""
+    """Whether going by strips is faster, and possible.
+
+    Not on a GPU, not for gradients of either mode, and not where something looks on that does not see single numbers:
+    `torch.compile`, `torch.jit.trace`, the transforms of `torch.func`, tensors of other classes.
+    """
     return (
         not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in (image, parameters))
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and all(forward_ad.unpack_dual(tensor).tangent is None for tensor in (image, parameters))
         and image.device.type == "cpu"
         and image.numel() > STRIP
         and not (torch.is_grad_enabled() and (image.requires_grad or parameters.requires_grad))

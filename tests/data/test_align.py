@@ -115,3 +115,12 @@ def test_alignment_is_of_structure_not_of_brightness():
     assert alignment(raw_of(image), edit_of(image)) > 0.9
     assert alignment(image, 255 - edit_of(image)) < -0.9
     assert alignment(image, np.full_like(image, 0.5)) == 0
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+@pytest.mark.parametrize("least", [-1, 0, MIN_ALIGNMENT])
+def test_the_orientation_is_found_however_little_is_asked_for(turns, least):
+    whole = scene(HEIGHT, HEIGHT)
+    made = align(np.rot90(raw_of(whole), -turns), edit_of(whole), min_alignment=least)
+    assert made.turns % 4 == turns
+    assert made.score > MIN_ALIGNMENT

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 from filelock import FileLock
 
 from semiisp_plugin import cli
@@ -72,7 +74,7 @@ def test_lolv1(lol, tmp_path, run):
     status, printed, errors = run("lolv1", "--source", lol, "--out", out)
     assert (status, errors) == (0, "")
     assert "train has 6 pairs; lolv1 has 485" in printed
-    assert f"dataroot_lq: {out}/train/lq.lmdb" in printed
+    assert f'dataroot_lq: "{out}/train/lq.lmdb"' in printed
     for split, names in (("train", ["10", "100", "101", "13", "2", "5"]), ("test", ["1", "22"])):
         assert keys(out / split / "lq.lmdb") == keys(out / split / "gt.lmdb") == names
         for name in names:
@@ -124,7 +126,7 @@ def test_a_killed_run_goes_on_and_both_orders_stay_equal(lol, tmp_path, run):
     lmdb_io.close_all()
     broken.write_bytes(whole)
     assert run("lolv1", "--source", lol, "--out", out)[0] == 0
-    expected = ["100", "101", "13", "10", "2", "5"]
+    expected = ["100", "10", "101", "13", "2", "5"]  # what only one of them had is made anew, in its order
     assert keys(out / "train/lq.lmdb") == keys(out / "train/gt.lmdb") == expected
     for key in expected:
         np.testing.assert_array_equal(
@@ -137,7 +139,7 @@ def test_a_killed_run_goes_on_and_both_orders_stay_equal(lol, tmp_path, run):
 def test_a_run_that_is_really_killed(lol, tmp_path, monkeypatch, run):
     """The process ends in the middle, without closing anything; batches are of two pairs."""
     out = tmp_path / "out"
-    monkeypatch.setattr(prepare, "_writer", lambda folder: LmdbImageWriter(folder, resume=True, batch=2))
+    monkeypatch.setattr(prepare, "LmdbImageWriter", partial(LmdbImageWriter, batch=2))
     child = os.fork()
     if child == 0:
         count = 0
@@ -178,7 +180,7 @@ def test_other_settings_are_refused(lol, tmp_path, run):
     write_image(lol / "our485/high/7.png", image(1007))
     status, _, errors = run("lolv1", "--source", lol, "--out", out)
     assert status == 1
-    assert "was made with other settings (train: 6 pairs, " in errors
+    assert "was made with other settings or of another state of the source (train: 6 pairs, " in errors
     assert "Choose another --out, or delete it" in errors
     _, _, errors = run("photographs", "--source", lol, "--out", out)
     assert "holds lolv1, not photographs" in errors
@@ -476,11 +478,14 @@ def test_photographs_are_read_and_listed_not_copied(tmp_path, run):
     status, printed, errors = run("photographs", "--source", root, "--check")
     assert status == 1
     assert "1 of the 3 photographs cannot be used" in errors
-    # Mended, it is found at the next run, which does not look at the others again.
+    # Mended, it is found at the next run, which looks at others again only if their size is another one.
     write_image(root / "3.jpg", to_8(scene(3)))
-    (root / "2.png").write_bytes(b"")
+    (root / "2.png").write_bytes(b"x" * (root / "2.png").stat().st_size)
     assert run("photographs", "--source", root, "--out", out)[0] == 0
     assert (out / "photographs.txt").read_text() == "2.png\n3.jpg\na/1.jpg\n"
+    (root / "2.png").write_bytes(b"")
+    assert run("photographs", "--source", root, "--out", out)[0] == 0
+    assert (out / "photographs.txt").read_text() == "3.jpg\na/1.jpg\n"
 
 
 def test_a_stopped_check_of_photographs_goes_on(tmp_path, run):
@@ -538,3 +543,56 @@ def test_a_file_written_for_a_test_is_what_it_says(tmp_path):
     """The images above survive the formats that they are written in."""
     write_image(tmp_path / "a.png", image(1, dtype=np.uint16))
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), image(1, dtype=np.uint16))
+
+
+# --- what a review found ---------------------------------------------------------------------------------------------
+
+
+def test_the_printed_section_trains(lol, tmp_path, run, monkeypatch):
+    """With a name that YAML would misread."""
+    out = tmp_path / "d: #1"
+    _, printed, _ = run("lolv1", "--source", lol, "--out", out)
+    section = printed[printed.index("datasets:") :]
+    options = yaml.safe_load(section)
+    options["datasets"]["train"].update(gt_size=8, batch_size_per_gpu=2)
+    options |= {"name": "x", "model_type": "SupervisedModel", "num_gpu": 0}
+    options["network_g"] = {"type": "SRVGGNetCompact", "num_feat": 4, "num_conv": 1, "upscale": 1}
+    options["train"] = {"total_iter": 1, "optim_g": {"type": "Adam", "lr": 1e-3}, "pixel_opt": {"type": "L1Loss"}}
+    (tmp_path / "x.yml").write_text(yaml.safe_dump(options))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "-opt", "x.yml"]) == 0
+
+
+def test_pairs_whose_files_have_changed_are_made_anew(lol, tmp_path, run):
+    out = tmp_path / "out"
+    run("lolv1", "--source", lol, "--out", out)
+    lmdb_io.close_all()
+    for part, number in (("low", 77), ("high", 78)):
+        write_image(lol / "our485" / part / "13.png", image(number, 10, 14))
+    assert run("lolv1", "--source", lol, "--out", out)[0] == 0
+    assert keys(out / "train/lq.lmdb") == keys(out / "train/gt.lmdb")
+    assert sorted(keys(out / "train/lq.lmdb")) == ["10", "100", "101", "13", "2", "5"]
+    stored = decode_image(read_value(out / "train/gt.lmdb", "13"), name="13")
+    np.testing.assert_array_equal(stored, image(78, 10, 14))
+
+
+def test_damaged_lines_of_a_journal_are_done_again(tmp_path, run):
+    root, out = tmp_path / "photos", tmp_path / "out"
+    for number in range(3):
+        write_image(root / f"{number}.png", to_8(scene(number)))
+    run("coco", "--source", root, "--out", out)
+    journal = out / "checked.jsonl"
+    journal.write_bytes(b"\0\0\0\0" + journal.read_bytes()[4:])
+    assert run("coco", "--source", root, "--out", out)[0] == 0
+    assert (out / "photographs.txt").read_text().split() == ["0.png", "1.png", "2.png"]
+
+
+def test_own_names_that_would_be_one_key(tmp_path, run):
+    for part in ("raw", "edited"):
+        for name in ("x.png", "x.png.png", "y.png"):
+            write_image(tmp_path / part / name, to_8(scene(1)))
+    status, _, errors = run(
+        "own", "--input", tmp_path / "raw", "--target", tmp_path / "edited", "--out", tmp_path / "o"
+    )
+    assert status == 1
+    assert "would have one name, 'x'" in errors

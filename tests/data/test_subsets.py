@@ -156,3 +156,9 @@ def test_option_files_take_the_list(option_files, tmp_path, monkeypatch):
     overrides = ["datasets:train:meta_info_file=~/names.txt"]
     options = load_options(option_files.isp(), root_path=str(tmp_path), is_train=True, overrides=overrides)
     assert options["datasets"]["train"]["meta_info_file"] == str(tmp_path / "names.txt")
+
+
+def test_names_with_spaces_and_lines_of_basicsr(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("a 0\nb.png (480,480,3)\nc.png (480, 480, 3) 1\n")
+    assert read_names(path) == ["a 0", "b.png", "c.png"]

@@ -1,9 +1,11 @@
 """The compiled forward pass against the tensors', which computes in float64 here."""
 
 import sys
+import warnings
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import semiisp_plugin.isp
 from semiisp_plugin.isp import InvertibleISP, ISPSpec
@@ -138,3 +140,21 @@ def test_without_numba(monkeypatch):
         torch.testing.assert_close(result.double(), isp.forward(image.double(), parameters), rtol=0, atol=1e-4)
     finally:
         compiled.cache_clear()
+
+
+def test_what_does_not_see_single_numbers_takes_the_tensors(calls):
+    """A trace would keep the numbers of its example, a tangent would be lost."""
+    isp = InvertibleISP(ISPSpec())
+    image, other, parameters = images(1), images(1, seed=1), make_sets(ISPSpec(), 1, 3, (2, 2)).float()
+    expected = isp.forward(other, parameters)
+    del calls[:]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the checks of shapes
+        traced = torch.jit.trace(isp.forward, (image, parameters), check_trace=False)
+    torch.testing.assert_close(traced(other, parameters), expected, rtol=0, atol=1e-5)
+    with forward_ad.dual_level():
+        out = isp.forward(forward_ad.make_dual(image, torch.ones_like(image)), parameters)
+        assert forward_ad.unpack_dual(out).tangent is not None
+    _, tangent = torch.func.jvp(lambda i: isp.forward(i, parameters), (image,), (torch.ones_like(image),))
+    assert tangent.abs().max() > 0
+    assert not calls

@@ -85,6 +85,10 @@ def _find(request: Request) -> Listing:
     files = list_files(input_root, (*RAW_EXTENSIONS, *IMAGE_EXTENSIONS))
     if any(is_raw(name) for name in files):
         require_rawpy()
+    # Cameras write both: the RAW file is the input.
+    raw_names = {_stem(name) for name in files if is_raw(name)}
+    beside = [name for name in files if not is_raw(name) and _stem(name) in raw_names]
+    files = [name for name in files if name not in set(beside)]
     inputs, targets = _named(
         by_name(input_root, files, _stem, "inputs"),
         by_name(target_root, list_files(target_root), _stem, "edited images"),
@@ -101,6 +105,10 @@ def _find(request: Request) -> Listing:
             f"'{target_root}' ({len(targets)}, such as '{min(targets.values())}'). Pairs are matched by their path "
             "below the two folders, without extension: x/IMG_1.NEF and x/IMG_1.jpg."
         )
+    if beside:
+        listing.warnings.append(
+            f"{len(beside)} images beside RAW files of the same name, such as '{beside[0]}', are not used as inputs."
+        )
     n_raw = sum(is_raw(inputs[name]) for name in names)
     listing.found = [
         f"inputs: {len(inputs)} in '{input_root}' ({n_raw} of the {len(names)} in pairs are RAW)",
@@ -115,6 +123,13 @@ def _find(request: Request) -> Listing:
         )
     test = _test_names(names, request, listing)
     keys = {name: lmdb_key(name) for name in names}
+    by_key: dict[str, str] = {}
+    for name, key in keys.items():
+        if by_key.setdefault(key, name) != name:
+            raise ValueError(
+                f"the pairs '{by_key[key]}' and '{name}' would have one name, '{key}', because one of them ends like "
+                "an image's extension. Rename the files."
+            )
     for split in ("train", "test"):
         listing.splits[split] = [
             Pair(keys[name], inputs[name], targets[name]) for name in names if (name in test) == (split == "test")
