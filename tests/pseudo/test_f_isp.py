@@ -203,3 +203,28 @@ def test_a_build_with_candidates_is_not_gone_on_with_without_them(run_pseudo):
     run_pseudo("several", candidates=3)
     with pytest.raises(ValueError, match="candidates: 3 -> 1"):
         run_pseudo("several")
+
+
+@pytest.mark.parametrize(
+    ("sets", "per", "grid", "per_function"),
+    [
+        ("global", "auto", (1, 1), False),
+        ("global", "isp", (1, 1), False),
+        ("global", "function", (1, 1), True),
+        ("local", "auto", (2, 3), True),
+        ("local", "isp", (2, 3), False),
+        ("local", "function", (2, 3), True),
+    ],
+)
+def test_what_step_3_draws_can_be_chosen(save, sets, per, grid, per_function):
+    """By Sec. 4.2 whole global sets below 1,000 pairs, local ones of each function from there on; or as one likes."""
+    generator = make_generator(save(), sets, per=per)
+    assert generator.second.per_function == per_function
+    assert tuple(generator.second.bank.grid) == grid
+    assert not generator.first.per_function
+    assert tuple(generator.first.bank.grid) == (1, 1)
+
+
+def test_draw_per_needs_sets_of_f_isp(save):
+    with pytest.raises(ValueError, match="draw_per: source upi"):
+        make_generator(save(), source="upi", per="function")
