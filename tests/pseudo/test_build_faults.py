@@ -16,13 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.data.image_io import decode_image, printable_path, write_image
 from semiisp_plugin.data.lmdb_io import LmdbImageWriter, close_all, parts, read_meta, read_value
 from semiisp_plugin.data.pairs import match_pairs
 from semiisp_plugin.data.photograph_io import read_photograph
-from semiisp_plugin.isp import ParameterBank
-from semiisp_plugin.pseudo import BankInverse, PseudoPairGenerator
+from semiisp_plugin.pseudo import PseudoPairGenerator
 from semiisp_plugin.pseudo import builder as builder_module
 from semiisp_plugin.pseudo import shards as shards_module
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
@@ -51,16 +49,6 @@ def photographs(tmp_path_factory) -> Path:
     (root / "020.jpg").write_bytes(b"")
     write_image(root / "038.jpg", picture(38, 20, 300))
     return root
-
-
-@pytest.fixture(scope="module")
-def generator() -> PseudoPairGenerator:
-    torch.manual_seed(0)
-    network = PQDynamicISP(grid=(2, 2), thumbnail=32)
-    torch.nn.init.normal_(network.encoder.head.weight, std=0.05)
-    bank = ParameterBank(network.spec, 5)
-    bank.append(network.spec.squash(0.3 * torch.randn(5, 36, 1, 1)))
-    return PseudoPairGenerator(network, BankInverse(network.spec, bank))
 
 
 @pytest.fixture(autouse=True)

@@ -13,12 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.data.image_io import decode_image, read_image, to_uint16, write_image
 from semiisp_plugin.data.lmdb_io import LmdbImageWriter, close_all, read_meta, read_value
 from semiisp_plugin.data.photograph_io import read_photograph
-from semiisp_plugin.isp import ParameterBank
-from semiisp_plugin.pseudo import BankInverse, PseudoPairGenerator, shards
+from semiisp_plugin.pseudo import shards
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.pseudo.keys import pair_keys, photograph_seed
 
@@ -37,16 +35,6 @@ def photographs(tmp_path) -> Path:
     for seed, name in enumerate(NAMES):
         write_image(root / name, picture(seed))
     return root
-
-
-@pytest.fixture(scope="module")
-def generator() -> PseudoPairGenerator:
-    torch.manual_seed(0)
-    network = PQDynamicISP(grid=(2, 2), thumbnail=32)
-    torch.nn.init.normal_(network.encoder.head.weight, std=0.05)
-    bank = ParameterBank(network.spec, 5)
-    bank.append(network.spec.squash(0.3 * torch.randn(5, 36, 1, 1)))
-    return PseudoPairGenerator(network, BankInverse(network.spec, bank))
 
 
 @pytest.fixture(autouse=True)
