@@ -140,19 +140,18 @@ def build_pseudo_lmdb(
         KeyboardInterrupt: Ctrl+C or SIGTERM; what was made until then is stored.
     """
     device = torch.device(device)
-    _check_arguments(
-        device, mode=mode, seed=seed, input_bits=input_bits, png_compression=png_compression, workers=workers
-    )
-    for name, value in (
-        ("draws", draws),
-        ("max_photographs", max_photographs),
-        ("short_side", short_side),
-        ("max_pixels", max_pixels),
-        ("shard_size", shard_size),
-        ("batch", batch),
-    ):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name}: {value!r} is no number of at least 1.")
+    _check_one_of("mode", mode, tuple(SETS))
+    _check_one_of("input_bits", input_bits, (8, 16))
+    _check_one_of("png_compression", png_compression, ("fast", *range(10)))
+    _check_one_of("device", device.type, ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",))
+    numbers = {"draws": draws, "shard_size": shard_size, "batch": batch, "max_photographs": max_photographs}
+    numbers |= {"short_side": short_side, "max_pixels": max_pixels}
+    for least, values in ((0, {"workers": workers, "threads": threads}), (1, numbers)):
+        for name, value in values.items():
+            if value is not None and (not isinstance(value, int) or value < least):
+                raise ValueError(f"{name}: {value!r} is no whole number of at least {least}.")
+    if not isinstance(seed, int):
+        raise ValueError(f"seed: {seed!r} is no whole number.")
     paths, unsupported = scan_images(photographs)
     paths = _without(paths, photographs, out)
     if not paths:
@@ -175,20 +174,16 @@ def build_pseudo_lmdb(
         raise NotADirectoryError(f"'{out}' (out) is no folder, or a link to nowhere; choose another.")
     os.makedirs(out, exist_ok=True)
     with _plan_lock(out):
-        again = retry and rank == 0  # of several ranks one is enough
-        limit = max_photographs
-        build = plan(out, photographs, paths, mode, made_with, shard_size, max_photographs=limit, retry=again)
-    how = BuildSettings(
-        root=os.path.abspath(photographs),
-        root_id=root_id(photographs),
-        seed=seed,
-        draws=draws,
-        short_side=short_side,
-        max_pixels=max_pixels,
-        input_bits=input_bits,
-        png_compression=png_compression,
-        batch=batch,
-    )
+        build = plan(
+            out,
+            photographs,
+            paths,
+            mode,
+            made_with,
+            shard_size,
+            max_photographs=max_photographs,
+            retry=retry and rank == 0,  # of several ranks one is enough
+        )
     sizes = build.manifest.shards
     order = list(range(len(build)))[rank::world]
     if not own_shards_only:
@@ -200,7 +195,18 @@ def build_pseudo_lmdb(
         workers = 0
     if threads is None:
         threads = max(1, available_cores() // max(1, workers)) if device.type == "cuda" else 0
-    how = replace(how, threads=threads)
+    how = BuildSettings(
+        root=os.path.abspath(photographs),
+        root_id=root_id(photographs),
+        seed=seed,
+        draws=draws,
+        short_side=short_side,
+        max_pixels=max_pixels,
+        input_bits=input_bits,
+        png_compression=png_compression,
+        batch=batch,
+        threads=threads,
+    )
     mine = sum(sizes[shard] for shard in order)
     with (
         _terminable(),
@@ -218,7 +224,8 @@ def build_pseudo_lmdb(
             written = _build_here(build, generator, how, order, _device(device, local_rank), bar)
         else:
             written = _build_in_workers(build, generator, how, order, device, local_rank, workers, bar)
-        _complete(bar, sum(sizes[shard] for shard in order if build.is_done(shard)))
+        # Show also what other processes have done.
+        bar.update(sum(sizes[shard] for shard in order if build.is_done(shard)) - bar.n)
     report = _finish(out, photographs)
     report.written = written
     report.kept -= written
@@ -226,28 +233,11 @@ def build_pseudo_lmdb(
     return report
 
 
-def _check_arguments(
-    device: torch.device,
-    *,
-    mode: str,
-    seed: int,
-    input_bits: int,
-    png_compression: int | Literal["fast"],
-    workers: int | None,
-) -> None:
+def _check_one_of(name: str, value: object, known: tuple[object, ...]) -> None:
     """Raise ValueError for what must not be written into a manifest."""
-    if mode not in SETS:
-        raise ValueError(f"mode: '{mode}' is none of {', '.join(SETS)}.")
-    if not isinstance(seed, int):
-        raise ValueError(f"seed: {seed!r} is no whole number.")
-    if input_bits not in (8, 16):
-        raise ValueError(f"input_bits: {input_bits} is neither 8 nor 16.")
-    if png_compression != "fast" and not (isinstance(png_compression, int) and 0 <= png_compression <= 9):
-        raise ValueError(f"png_compression: {png_compression!r} is neither 'fast' nor a level of 0 to 9.")
-    if workers is not None and workers < 0:
-        raise ValueError(f"workers: {workers} processes cannot be; give 0 for none besides this one.")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: cuda, but no GPU is found; take cpu.")
+    if value not in known or isinstance(value, bool):
+        more = "; no GPU is found" if value == "cuda" else ""
+        raise ValueError(f"{name}: {value!r} is none of {', '.join(map(str, known))}{more}.")
 
 
 def _without(paths: list[str], photographs: str, out: str) -> list[str]:
@@ -256,12 +246,6 @@ def _without(paths: list[str], photographs: str, out: str) -> list[str]:
     if inside == ".":
         raise ValueError(f"out: '{out}' is the folder of the photographs; choose another.")
     return paths if inside.startswith("../") else [path for path in paths if not path.startswith(f"{inside}/")]
-
-
-def _complete(bar: Any, done: int) -> None:
-    """Show also what other processes have done."""
-    bar.update(done - bar.n)
-    bar.refresh()
 
 
 def available_cores() -> int:

@@ -158,7 +158,7 @@ def run(options: PseudoOptions, *, retry: bool = False, progress: bool = True) -
         input_bits=options.input_bits,
         png_compression=options.png_compression,
         device="cuda" if options.num_gpu else "cpu",
-        workers=_or_none(options.workers),
+        workers=_workers(options),
         shard_size=_or_none(options.shard_size),
         batch=_or_none(options.batch),
         own_shards_only=options.own_shards_only,
@@ -192,6 +192,13 @@ def _labelled_pairs(options: PseudoOptions) -> list[Pair] | None:
         where = f"meta_info_file '{options.meta_info_file}'"
         pairs = select_pairs(pairs, read_names(options.meta_info_file), source=where)
     return pairs
+
+
+def _workers(options: PseudoOptions) -> int | None:
+    """Processes; of the GPUs, those that ``torchrun`` has started on a machine share them."""
+    if options.workers == "auto" and options.num_gpu:
+        return max(1, int(options.num_gpu) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return _or_none(options.workers)
 
 
 def _or_none(value: int | str) -> int | None:

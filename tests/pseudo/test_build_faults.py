@@ -789,7 +789,7 @@ def test_damaged_bookkeeping(few, generator, tmp_path, capsys, file, text, messa
         ({"draws": 2.5}, "draws: 2.5"),
         ({"batch": -1}, "batch: -1"),
         ({"workers": -1}, "workers: -1"),
-        ({"input_bits": 12}, "input_bits: 12"),
+        ({"input_bits": 12}, "input_bits: 12 is none of 8, 16"),
         ({"seed": "x"}, "seed: 'x'"),
         ({"png_compression": 11}, "png_compression: 11"),
         pytest.param(

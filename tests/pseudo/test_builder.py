@@ -270,7 +270,7 @@ def test_draws_are_counted_as_pairs_and_photographs_are_set_aside_once(build, ph
 
 
 def test_number_of_draws_belongs_to_a_build(build, contents, tmp_path):
-    with pytest.raises(ValueError, match="draws: 0 is no number of at least 1"):
+    with pytest.raises(ValueError, match="draws: 0 is no whole number of at least 1"):
         build(draws=0)
     assert not (tmp_path / "out").exists()
     build(max_photographs=1)
