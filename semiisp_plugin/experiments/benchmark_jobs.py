@@ -20,7 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from semiisp_plugin.experiments.phases import PairData, PhaseSettings
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.pseudo.noise import READ_VARIANCE, SHOT_VARIANCE
 from semiisp_plugin.pseudo.pipeline import make_generator
+from semiisp_plugin.pseudo.workers import leave_with_parent
 
 RESULT = "result.json"
 _STATES = 5  # training states a run leaves on its way
@@ -305,17 +306,9 @@ def load_result(folder: Path) -> dict[str, Any] | None:
         return None  # cut short: it is done again
 
 
-def _leave_with_parent() -> None:
-    """End this process when its parent is gone: a killed benchmark must not go on working."""
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-
 def _start_worker(devices: Any) -> None:
     """One thread a worker, and one GPU, where there are any."""
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=leave_with_parent, daemon=True).start()
     if devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(devices.get())
     torch.set_num_threads(1)

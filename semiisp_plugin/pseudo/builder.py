@@ -1,32 +1,28 @@
 """From a folder of photographs to LMDBs of pseudo pairs: any number of processes, stopped and gone on with at will.
 
 A build is planned first (`semiisp_plugin.pseudo.manifest`): the sorted photographs are cut into shards, and the plan is
-written down. Processes then take shards that nobody else holds and build them one by one
-(`semiisp_plugin.pseudo.shards`). They share nothing but the folder and its file locks, so they may be workers of one
-command, ranks of ``torchrun`` or Slurm, or commands started by hand. What is in an entry depends on its photograph, its
-key, the seed and f_ISP alone. Whoever completes the last shard writes the report.
+written down. Processes (`semiisp_plugin.pseudo.workers`) then take shards that nobody else holds and build them one by
+one (`semiisp_plugin.pseudo.shards`). They share nothing but the folder and its file locks, so they may be workers of
+one command, ranks of ``torchrun`` or Slurm, or commands started by hand. What is in an entry depends on its photograph,
+its key, the seed and f_ISP alone. Whoever completes the last shard writes the report.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
 import signal
 import sys
 import threading
-import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import chain
-from multiprocessing import connection, current_process, get_all_start_methods, get_context, parent_process
+from multiprocessing import current_process
 from typing import Any, Literal
 
-import cv2
 import torch
 from filelock import FileLock
 from tqdm import tqdm
@@ -36,13 +32,11 @@ from semiisp_plugin.data.image_io import list_images, printable_path, scan_image
 from semiisp_plugin.data.lmdb_io import META_NAME
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.manifest import SETS, BuildFolder, plan, set_aside
-from semiisp_plugin.pseudo.shards import BuildSettings, Interrupted, ShardBuilder, root_id
+from semiisp_plugin.pseudo.shards import BuildSettings, ShardBuilder, root_id
+from semiisp_plugin.pseudo.workers import Workers, gpu_of
 
 _FEW = 100
-_MAX_CRASHES = 3
 _BATCH_ON_GPU = 16
-_CRASHES = {getattr(signal, name) for name in ("SIGSEGV", "SIGABRT", "SIGFPE") if hasattr(signal, name)}
-_PATIENCE = 3.0  # seconds in which the locks of a process that was just killed are gone
 
 
 @dataclass
@@ -221,9 +215,15 @@ def build_pseudo_lmdb(
         ) as bar,
     ):
         if workers == 0:
-            written = _build_here(build, generator, how, order, _device(device, local_rank), bar)
+            written = _build_here(build, generator, how, order, gpu_of(device, local_rank), bar)
         else:
-            written = _build_in_workers(build, generator, how, order, device, local_rank, workers, bar)
+            left = sum(sizes[shard] for shard in order if not build.is_done(shard))
+            team = Workers(build, generator, how, order, device, local_rank * workers, workers)
+            written = team.run(
+                # Of those that crashed, some photographs are counted twice.
+                lambda done: bar.update(bar.total - left + min(done, left) - bar.n),
+                lambda text: None if bar.disable else tqdm.write(text, file=sys.stderr),
+            )
         # Show also what other processes have done.
         bar.update(sum(sizes[shard] for shard in order if build.is_done(shard)) - bar.n)
     report = _finish(out, photographs)
@@ -269,13 +269,6 @@ def _rank() -> tuple[int, int, int]:
     return 0, 1, 0
 
 
-def _device(device: torch.device, index: int) -> torch.device:
-    """The GPU of the process with this index on its machine."""
-    if str(device) != "cuda":  # the CPU, or a GPU that is named
-        return device
-    return torch.device("cuda", index % torch.cuda.device_count())
-
-
 @contextmanager
 def _plan_lock(out: str) -> Iterator[None]:
     try:
@@ -307,23 +300,6 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _build_all(builder: ShardBuilder, order: Sequence[int]) -> None:
-    """Build the shards that nobody else is building, until there are none."""
-    waiting = list(order)
-    deadline: float | None = None
-    while waiting:
-        held = [shard for shard in waiting if not builder.build_shard(shard)]
-        if len(held) < len(waiting):
-            deadline = None
-        elif deadline is None:
-            deadline = time.monotonic() + _PATIENCE
-        elif time.monotonic() > deadline:
-            return  # by processes that will complete them
-        waiting = held
-        if held:
-            time.sleep(0.1)
-
-
 # --- in this process -------------------------------------------------------------------------------------------------
 
 
@@ -345,201 +321,10 @@ def _build_here(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in workers: several would add up in another order, and round otherwise
     try:
-        _build_all(builder, order)
+        builder.build_all(order)
     finally:
         torch.set_num_threads(threads)
     return written
-
-
-# --- in workers ------------------------------------------------------------------------------------------------------
-
-_WRITTEN, _DONE, _SHARD, _PLACE, _COUNTERS = range(5)
-
-
-def _build_in_workers(
-    build: BuildFolder,
-    generator: PseudoPairGenerator,
-    how: BuildSettings,
-    order: Sequence[int],
-    device: torch.device,
-    local_rank: int,
-    workers: int,
-    bar: Any,
-) -> int:
-    """Run workers and watch them: one that crashes on a photograph is replaced, and the photograph set aside."""
-    context = _context()
-    # No Event: its semaphore would be lost with a process that is killed while it looks, and all others would wait.
-    stop = context.RawValue("b", 0)
-    # Plain pickle: torch's own way of sending tensors to processes takes a file handle each.
-    payload = pickle.dumps(generator)
-    doomed: dict[str, str] = {}
-    careful: set[int] = set()
-    running: dict[Any, tuple[int, Any, Any]] = {}
-    counters: list[Any] = []
-    failures: list[str] = []
-    killed, crashes, stored = 0, 0, 0
-
-    def start(index: int, how: BuildSettings) -> None:
-        counter = context.RawArray("q", _COUNTERS)
-        counter[_SHARD] = -1
-        counters.append(counter)
-        own = _device(device, local_rank * workers + index)
-        heard, told = context.Pipe(duplex=False)
-        arguments = (str(build.folder), payload, how, list(order), str(own), dict(doomed), counter, stop, told)
-        process = context.Process(target=_worker, args=arguments, daemon=True)
-        process.start()
-        told.close()
-        running[process] = (index, counter, heard)
-
-    def hear(heard: Any) -> None:
-        try:
-            if heard.poll():
-                failures.append(heard.recv())
-                stop.value = 1
-        except (EOFError, OSError):  # it has ended, and said nothing
-            pass
-
-    def show() -> None:
-        # Of those that crashed, some photographs are counted twice.
-        done = min(sum(c[_DONE] for c in counters), left)
-        bar.update(done - shown[0])
-        shown[0] = done
-
-    shown = [0]
-    left = sum(build.manifest.shards[shard] for shard in order if not build.is_done(shard))
-    for index in range(min(workers, len(build.unfinished()))):
-        start(index, how)
-    try:
-        while running:
-            connection.wait([process.sentinel for process in running], timeout=0.2)
-            show()
-            for process in [p for p in running if p.exitcode is not None]:
-                index, counter, heard = running.pop(process)
-                hear(heard)
-                if process.exitcode == 0 or stop.value:
-                    continue
-                written = sum(c[_WRITTEN] for c in counters)
-                crashes, stored = (crashes + 1 if written == stored else 1), written
-                if -process.exitcode in _CRASHES and crashes > _MAX_CRASHES:
-                    failures.append(
-                        f"{crashes} processes have crashed without having stored anything: hardly the photographs' "
-                        f"doing, but that of the machine or of what is installed. What was stored before is kept."
-                    )
-                    stop.value = 1
-                elif -process.exitcode in _CRASHES and counter[_SHARD] >= 0:
-                    # Of several threads it is not known which one crashed: once more, without.
-                    if not how.threads or index in careful:
-                        path = build.photographs(counter[_SHARD])[counter[_PLACE]].path
-                        name = signal.Signals(-process.exitcode).name
-                        doomed[path] = f"{path}: the process that read it crashed ({name}). Remove the file."
-                    careful.add(index)
-                    start(index, replace(how, threads=0))
-                elif -process.exitcode in _CRASHES:  # among several: once more, one by one
-                    start(index, replace(how, threads=0))
-                else:
-                    killed += 1
-                    if not bar.disable:
-                        tqdm.write(
-                            f"A worker was ended from outside (exit status {process.exitcode}), perhaps for lack of "
-                            f"memory or disk; {len(running)} go on.",
-                            file=sys.stderr,
-                        )
-            for _, _, heard in running.values():
-                hear(heard)
-    except BaseException:
-        stop.value = 1
-        for process in running:
-            process.join(30)  # they store what they have made
-        raise
-    finally:
-        for process in running:
-            process.kill()
-            process.join()
-    show()
-    if failures:
-        raise OSError(failures[0])
-    if killed and build.unfinished():
-        raise RuntimeError(
-            f"{killed} of {workers} workers were ended from outside, perhaps for lack of memory or disk. What they had "
-            f"stored is kept: run the same command again, with fewer workers."
-        )
-    return sum(c[_WRITTEN] for c in counters)
-
-
-def _context() -> Any:
-    """Processes that share neither torch's threads nor GPU state with this one.
-
-    Where the system has it, by forking one that has imported everything and done nothing: a worker then starts in
-    milliseconds, and shares what is imported with the others.
-    """
-    # What macOS's libraries do when they are loaded does not survive a fork.
-    if "forkserver" not in get_all_start_methods() or sys.platform == "darwin":
-        return get_context("spawn")
-    context = get_context("forkserver")
-    modules = [__name__, "semiisp_plugin.archs.pqdynamicisp_arch"]
-    if find_spec("numba") is not None:
-        modules += ["semiisp_plugin.isp.curve8_numba", "semiisp_plugin.isp.rows_numba"]
-    context.set_forkserver_preload(modules)
-    return context
-
-
-def _worker(
-    folder: str,
-    payload: bytes,
-    how: BuildSettings,
-    order: list[int],
-    device: str,
-    doomed: dict[str, str],
-    counter: Any,
-    stop: Any,
-    told: Any,
-) -> None:
-    """The work of one process; ends with its parent."""
-    # They reach all processes of a command; the parent says when to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    # What decoders say of broken files; the report says which file, and why.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    warnings.simplefilter("ignore", UserWarning)
-
-    def on_photograph(shard: int, place: int) -> None:
-        counter[_SHARD], counter[_PLACE] = shard, place
-
-    def on_done() -> None:
-        counter[_DONE] += 1
-
-    def on_stored(pairs: int) -> None:
-        counter[_WRITTEN] += pairs
-
-    try:
-        builder = ShardBuilder(
-            BuildFolder(folder),
-            pickle.loads(payload),
-            how,
-            device=device,
-            doomed=doomed,
-            on_photograph=on_photograph,
-            on_done=on_done,
-            on_stored=on_stored,
-            stopped=lambda: bool(stop.value),
-        )
-        _build_all(builder, order)
-    except Interrupted:
-        pass
-    except Exception as error:
-        told.send(str(error) if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}")
-        sys.exit(1)
-
-
-def _leave_with_parent() -> None:
-    """End this process when its parent is gone: a killed build must not go on behind the user's back."""
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ _NOT_THE_FILES_FAULT = {
     for name in ("EIO", "EMFILE", "ENFILE", "ENOMEM", "ESTALE", "ETIMEDOUT", "ENOTCONN", "EHOSTDOWN", "ENOLINK")
     if hasattr(errno, name)
 }
+_PATIENCE = 3.0  # seconds in which the locks of a process that was just killed are gone
 _MAX_PENDING_BYTES = 2**26  # encoded images that wait for a commit
 _MAX_BATCH_PIXELS = 2**24
 _CHUNK = 16
@@ -221,6 +223,22 @@ class ShardBuilder:
             if not self.build.is_done(shard):  # another process may have been faster
                 self._build(shard)
         return True
+
+    def build_all(self, order: Sequence[int]) -> None:
+        """Build the shards that nobody else is building, until there are none."""
+        waiting = list(order)
+        deadline: float | None = None
+        while waiting:
+            held = [shard for shard in waiting if not self.build_shard(shard)]
+            if len(held) < len(waiting):
+                deadline = None
+            elif deadline is None:
+                deadline = time.monotonic() + _PATIENCE
+            elif time.monotonic() > deadline:
+                return  # by processes that will complete them
+            waiting = held
+            if held:
+                time.sleep(0.1)
 
     def _build(self, shard: int) -> None:
         s = self.settings

@@ -21,8 +21,8 @@ from semiisp_plugin.data.lmdb_io import LmdbImageWriter, close_all, parts, read_
 from semiisp_plugin.data.pairs import match_pairs
 from semiisp_plugin.data.photograph_io import read_photograph
 from semiisp_plugin.pseudo import PseudoPairGenerator
-from semiisp_plugin.pseudo import builder as builder_module
 from semiisp_plugin.pseudo import shards as shards_module
+from semiisp_plugin.pseudo import workers as workers_module
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.pseudo.check import check_build, print_check
 from semiisp_plugin.pseudo.contact_sheet import save_contact_sheet
@@ -97,7 +97,7 @@ def disagreements(found: dict[str, object], expected: dict[str, object]) -> list
 @pytest.fixture(scope="module")
 def processes():
     """Starts processes in milliseconds, as the builder starts its workers."""
-    context = builder_module._context()
+    context = workers_module.start_context()
     if context.get_start_method() != "forkserver":
         pytest.skip("needs processes that start quickly")
     first = context.Process(target=print)  # waits for all that is imported
@@ -263,7 +263,7 @@ def test_shards_of_a_living_process_are_left_to_it(photographs, generator, monke
 
     out = tmp_path / "out"
     build(photographs, out, generator, max_photographs=3)
-    monkeypatch.setattr(builder_module, "_PATIENCE", 0.2)
+    monkeypatch.setattr(shards_module, "_PATIENCE", 0.2)
     with FileLock(str(out / "shards" / "00001.lock")):
         report = build(photographs, out, generator)
     assert report.unfinished == 1
@@ -321,7 +321,7 @@ def test_batches_and_threads_as_on_a_gpu(photographs, generator, undisturbed, tm
         out = tmp_path / name
         if name == "broken":
             calls = iter(range(100))
-            encode = builder_module.ShardBuilder._encode
+            encode = shards_module.ShardBuilder._encode
 
             def failing(self, images, calls=calls, encode=encode):
                 if next(calls) == 9:
@@ -329,7 +329,7 @@ def test_batches_and_threads_as_on_a_gpu(photographs, generator, undisturbed, tm
                 return encode(self, images)
 
             with monkeypatch.context() as patch:
-                patch.setattr(builder_module.ShardBuilder, "_encode", failing)
+                patch.setattr(shards_module.ShardBuilder, "_encode", failing)
                 with pytest.raises(RuntimeError, match="stop"):
                     build(photographs, out, generator, batch=4)
         report = build(photographs, out, generator, batch=4, threads=2 if name == "broken" else 0)
@@ -690,15 +690,15 @@ def test_the_report_is_of_what_is_there_when_it_is_written(few, generator, tmp_p
     for path in sorted(few.iterdir())[1:]:
         path.rename(path.with_suffix(".later"))
     (few / "0.png").write_bytes(b"")
-    build_all = builder_module._build_all
+    build_all = shards_module.ShardBuilder.build_all
 
     def overtaken(builder, order):
         build_all(builder, order)
-        monkeypatch.setattr(builder_module, "_build_all", build_all)
+        monkeypatch.setattr(shards_module.ShardBuilder, "build_all", build_all)
         (few / "1.later").rename(few / "1.png")
         assert build(few, out, generator).written == 1
 
-    monkeypatch.setattr(builder_module, "_build_all", overtaken)
+    monkeypatch.setattr(shards_module.ShardBuilder, "build_all", overtaken)
     report = build(few, out, generator)  # which has found no photograph that can be used
     assert (report.photographs, report.kept) == (2, 1)
     assert json.loads((out / "report.json").read_text())["pairs"] == 1

@@ -1,0 +1,249 @@
+"""Processes that build shards side by side, and one that watches them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from multiprocessing import connection, get_all_start_methods, get_context, parent_process
+from typing import Any
+
+import cv2
+import torch
+
+from semiisp_plugin.pseudo.generator import PseudoPairGenerator
+from semiisp_plugin.pseudo.manifest import BuildFolder
+from semiisp_plugin.pseudo.shards import BuildSettings, Interrupted, ShardBuilder
+
+_MAX_CRASHES = 3
+_CRASHES = {getattr(signal, name) for name in ("SIGSEGV", "SIGABRT", "SIGFPE") if hasattr(signal, name)}
+
+# What a worker tells of itself while it works, in a shared array: pairs stored, photographs done, and the photograph at
+# hand (-1: none, or several).
+_WRITTEN, _DONE, _SHARD, _PLACE, _COUNTERS = range(5)
+
+
+def gpu_of(device: torch.device, index: int) -> torch.device:
+    """The GPU of the process with this index on its machine."""
+    if str(device) != "cuda":  # the CPU, or a GPU that is named
+        return device
+    return torch.device("cuda", index % torch.cuda.device_count())
+
+
+class Workers:
+    """Builds shards in processes: one that crashes on a photograph is replaced, and the photograph set aside.
+
+    Args:
+        build: The folder.
+        generator: Makes the pairs.
+        how: How.
+        order: The shards, in the order in which they are taken.
+        device: See `build_pseudo_lmdb`; each process takes a GPU of its own, as far as they go.
+        first: Index of the first process among those of its machine.
+        count: Number of processes.
+    """
+
+    def __init__(
+        self,
+        build: BuildFolder,
+        generator: PseudoPairGenerator,
+        how: BuildSettings,
+        order: Sequence[int],
+        device: torch.device,
+        first: int,
+        count: int,
+    ) -> None:
+        self._build, self._how, self._order, self._device = build, how, list(order), device
+        self._first, self._count = first, count
+        self._context = start_context()
+        # No Event: its semaphore would be lost with a process that is killed while it looks, and all others would wait.
+        self._stop = self._context.RawValue("b", 0)
+        # Plain pickle: torch's own way of sending tensors to processes takes a file handle each.
+        self._payload = pickle.dumps(generator)
+        self._running: dict[Any, tuple[int, Any, Any]] = {}  # process -> its index, counters, and what it has to say
+        self._counters: list[Any] = []
+        self._doomed: dict[str, str] = {}
+        self._careful: set[int] = set()
+        self._failures: list[str] = []
+        self._killed = self._crashes = self._stored = 0
+
+    def run(self, on_done: Callable[[int], object], say: Callable[[str], object]) -> int:
+        """Build until nothing is left to build.
+
+        Args:
+            on_done: Told several times a second how many photographs are done by now.
+            say: Told what the user should know, while the others go on.
+
+        Returns:
+            Number of pairs stored.
+
+        Raises:
+            OSError: A process failed, or every one crashes.
+            RuntimeError: Processes were ended from outside, and shards are left.
+            BaseException: What interrupts this one; the processes have stored what they had made.
+        """
+        for index in range(min(self._count, len(self._build.unfinished()))):
+            self._start(index, self._how)
+        try:
+            while self._running:
+                connection.wait([process.sentinel for process in self._running], timeout=0.2)
+                on_done(self._sum(_DONE))
+                for process in [p for p in self._running if p.exitcode is not None]:
+                    self._has_ended(process, say)
+                for _, _, heard in self._running.values():
+                    self._hear(heard)
+        except BaseException:
+            self._stop.value = 1
+            for process in self._running:
+                process.join(30)  # they store what they have made
+            raise
+        finally:
+            for process in self._running:
+                process.kill()
+                process.join()
+        on_done(self._sum(_DONE))
+        if self._failures:
+            raise OSError(self._failures[0])
+        if self._killed and self._build.unfinished():
+            raise RuntimeError(
+                f"{self._killed} of {self._count} workers were ended from outside, perhaps for lack of memory or disk. "
+                f"What they had stored is kept: run the same command again, with fewer workers."
+            )
+        return self._sum(_WRITTEN)
+
+    def _sum(self, what: int) -> int:
+        return sum(counter[what] for counter in self._counters)
+
+    def _start(self, index: int, how: BuildSettings) -> None:
+        counter = self._context.RawArray("q", _COUNTERS)
+        counter[_SHARD] = -1
+        self._counters.append(counter)
+        device = str(gpu_of(self._device, self._first + index))
+        heard, told = self._context.Pipe(duplex=False)
+        folder, doomed = str(self._build.folder), dict(self._doomed)
+        arguments = (folder, self._payload, how, self._order, device, doomed, counter, self._stop, told)
+        process = self._context.Process(target=_work, args=arguments, daemon=True)
+        process.start()
+        told.close()
+        self._running[process] = (index, counter, heard)
+
+    def _hear(self, heard: Any) -> None:
+        try:
+            if heard.poll():
+                self._failures.append(heard.recv())
+                self._stop.value = 1
+        except (EOFError, OSError):  # it has ended, and said nothing
+            pass
+
+    def _has_ended(self, process: Any, say: Callable[[str], object]) -> None:
+        """Take leave of a process, and find out why it has ended."""
+        index, counter, heard = self._running.pop(process)
+        self._hear(heard)
+        if process.exitcode == 0 or self._stop.value:
+            return
+        if -process.exitcode not in _CRASHES:
+            self._killed += 1
+            say(
+                f"A worker was ended from outside (exit status {process.exitcode}), perhaps for lack of memory or "
+                f"disk; {len(self._running)} go on."
+            )
+            return
+        written = self._sum(_WRITTEN)
+        self._crashes, self._stored = (self._crashes + 1 if written == self._stored else 1), written
+        if self._crashes > _MAX_CRASHES:
+            self._failures.append(
+                f"{self._crashes} processes have crashed without having stored anything: hardly the photographs' "
+                f"doing, but that of the machine or of what is installed. What was stored before is kept."
+            )
+            self._stop.value = 1
+            return
+        # Of several threads it is not known which one crashed: once more, without.
+        known = counter[_SHARD] >= 0 and (not self._how.threads or index in self._careful)
+        if known:
+            path = self._build.photographs(counter[_SHARD])[counter[_PLACE]].path
+            name = signal.Signals(-process.exitcode).name
+            self._doomed[path] = f"{path}: the process that read it crashed ({name}). Remove the file."
+        self._careful.add(index)
+        self._start(index, replace(self._how, threads=0))
+
+
+def start_context() -> Any:
+    """Processes that share neither torch's threads nor GPU state with this one.
+
+    Where the system has it, by forking one that has imported everything and done nothing: a worker then starts in
+    milliseconds, and shares what is imported with the others.
+    """
+    # What macOS's libraries do when they are loaded does not survive a fork.
+    if "forkserver" not in get_all_start_methods() or sys.platform == "darwin":
+        return get_context("spawn")
+    context = get_context("forkserver")
+    modules = [__name__, "semiisp_plugin.archs.pqdynamicisp_arch"]
+    if find_spec("numba") is not None:
+        modules += ["semiisp_plugin.isp.curve8_numba", "semiisp_plugin.isp.rows_numba"]
+    context.set_forkserver_preload(modules)
+    return context
+
+
+def _work(
+    folder: str,
+    payload: bytes,
+    how: BuildSettings,
+    order: list[int],
+    device: str,
+    doomed: dict[str, str],
+    counter: Any,
+    stop: Any,
+    told: Any,
+) -> None:
+    """The work of one process; ends with its parent."""
+    # They reach all processes of a command; the parent says when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    # What decoders say of broken files; the report says which file, and why.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    warnings.simplefilter("ignore", UserWarning)
+
+    def on_photograph(shard: int, place: int) -> None:
+        counter[_SHARD], counter[_PLACE] = shard, place
+
+    def on_done() -> None:
+        counter[_DONE] += 1
+
+    def on_stored(pairs: int) -> None:
+        counter[_WRITTEN] += pairs
+
+    try:
+        builder = ShardBuilder(
+            BuildFolder(folder),
+            pickle.loads(payload),
+            how,
+            device=device,
+            doomed=doomed,
+            on_photograph=on_photograph,
+            on_done=on_done,
+            on_stored=on_stored,
+            stopped=lambda: bool(stop.value),
+        )
+        builder.build_all(order)
+    except Interrupted:
+        pass
+    except Exception as error:
+        told.send(str(error) if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}")
+        sys.exit(1)
+
+
+def leave_with_parent() -> None:
+    """End this process when its parent is gone: a killed command must not go on behind the user's back."""
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
