@@ -25,6 +25,9 @@ REDUCE_ABOVE = 24_000_000
 # ITU-T H.273: the primaries of BT.709, which are sRGB's, and the transfer functions that are coded with its curve.
 _SRGB_PRIMARIES, _SRGB_TRANSFERS = 1, (1, 6, 13, 14, 15)
 
+MIN_SIDE = 32
+"""Photographs with a shorter side are not used: f_ISP's encoder sees nothing in them."""
+
 
 def read_photograph(
     path: str | os.PathLike[str], *, short_side: int | None = None, max_pixels: int | None = MAX_PIXELS

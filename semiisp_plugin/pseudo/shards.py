@@ -20,13 +20,10 @@ from filelock import FileLock, Timeout
 from semiisp_plugin.data.files import write_atomically
 from semiisp_plugin.data.image_io import ImageReadError, encode_png, printable_path, to_uint8, to_uint16
 from semiisp_plugin.data.lmdb_io import LmdbImageWriter
-from semiisp_plugin.data.photograph_io import read_photograph
+from semiisp_plugin.data.photograph_io import MIN_SIDE, read_photograph
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.keys import pair_keys, photograph_seed
 from semiisp_plugin.pseudo.manifest import SETS, BuildFolder, Photograph, ShardRecord, to_json
-
-MIN_SIDE = 32
-"""Photographs with a shorter side are set aside: f_ISP's encoder sees nothing in them."""
 
 _NOT_THE_FILES_FAULT = {
     getattr(errno, name)
