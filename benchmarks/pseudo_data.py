@@ -101,7 +101,7 @@ def compare(paths: Sequence[str], args: argparse.Namespace) -> list[tuple[np.nda
     # Read on its own: both generators would share the banks.
     tables = make_generator(args.f_isp, inverse="paper_lut") if args.f_isp else untrained_generator()
     if not args.f_isp:
-        tables.first.backend = "paper_lut"  # type: ignore[attr-defined]
+        tables.first.backend = "paper_lut"  # type: ignore[attr-defined]  # a BankInverse has one
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
     stages: dict[str, list[float]] = defaultdict(list)
     totals: dict[str, list[float]] = defaultdict(list)

@@ -47,7 +47,7 @@ RAW_SUMMARY = (
 def require_rawpy() -> None:
     """Raise an ImportError that says how to install rawpy unless it is there."""
     try:
-        import rawpy  # noqa: F401
+        import rawpy  # noqa: F401 - only whether it is there
     except ImportError as error:
         raise ImportError(
             "RAW files are read with rawpy, which is not installed. Install it with: pip install semiisp_plugin[raw]"

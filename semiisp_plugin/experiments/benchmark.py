@@ -19,6 +19,7 @@ import msgspec
 import torch
 
 from semiisp_plugin._version import __version__
+from semiisp_plugin.data.files import write_atomically
 from semiisp_plugin.data.image_io import list_images, read_image, to_float, to_uint8, write_image
 from semiisp_plugin.experiments.benchmark_data import check_amounts, count_pairs, data_in, held_out
 from semiisp_plugin.experiments.benchmark_jobs import Job, Runner, default_workers, plain
@@ -468,6 +469,4 @@ def _finite(value: Any) -> Any:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f"{path.name}.part")
-    temporary.write_text(json.dumps(_finite(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")

@@ -31,6 +31,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from semiisp_plugin._version import __version__
+from semiisp_plugin.data.files import write_atomically
 from semiisp_plugin.data.image_io import decode_image, list_images, read_image, to_float, write_image
 from semiisp_plugin.data.lmdb_io import read_meta, read_value
 from semiisp_plugin.data.pairs import match_pairs
@@ -277,9 +278,7 @@ def _do(kind: str, seed: int, settings: Mapping[str, Any], needs: Mapping[str, s
     result["seconds"] = time.time() - started
     result["job"] = {"kind": kind, "seed": seed, "settings": dict(settings)}
     result["made_with"] = {"version": __version__, "torch": torch.__version__, "source": source_fingerprint()}
-    temporary = path / f"{RESULT}.part"
-    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path / RESULT)
+    write_atomically(path / RESULT, json.dumps(result, indent=1) + "\n")
     return result
 
 

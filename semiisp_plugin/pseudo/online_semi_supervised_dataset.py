@@ -122,12 +122,15 @@ class OnlinePseudoPairs:
         if not self._entries:
             raise ValueError(f"'{folder}' holds no pseudo pair; its set_aside.txt says why. Build it anew.")
         self._draw: OnlineDraw | None = None
+        # What the banks are like is asked once: where the model draws, workers need no f_ISP of their own.
+        draw = OnlineDraw.open(folder)
+        self._needs_place, self._needs_picture = draw.needs_place, draw.needs_picture
+        self._whole_photographs = build.mode == "keys" and draw.generator.update_quality
         self.empty_fields: dict[str, Tensor] = {}
         if draw_later:
             self.empty_fields["draw_seed"] = torch.tensor(NOTHING_TO_DRAW)
-            if self.draw.needs_place:
+            if self._needs_place:
                 self.empty_fields["draw_place"] = WHOLE
-            self._draw = None
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -155,7 +158,7 @@ class OnlinePseudoPairs:
         else:
             own = np.random.SeedSequence((self._seed, seed), spawn_key=(_DRAW,)).generate_state(2, np.uint64)
             input_seed, target_seed = (int(s) % 2**63 for s in own)
-            if self.draw.needs_picture:
+            if self._needs_picture:
                 gt, lq = self._drawn_then_cropped(picture, seed, target_seed, input_seed)
             else:
                 target, place = self._crop(picture, seed, target_seed)
@@ -163,7 +166,7 @@ class OnlinePseudoPairs:
                 if self._draw_later:
                     lq = torch.zeros_like(gt)
                     fields["draw_seed"] = torch.tensor(input_seed)
-                    if self.draw.needs_place:
+                    if self._needs_place:
                         fields["draw_place"] = place
                 else:
                     lq = self.draw.inputs(target, [_seeded(input_seed)], place[None])[0]
@@ -187,16 +190,16 @@ class OnlinePseudoPairs:
 
     def _crop(self, picture: np.ndarray, seed: int, target_seed: int) -> tuple[Tensor, Tensor]:
         """A crop of a ground truth, ``(1, 3, h, w)`` uint8, and where it lies."""
-        draw, where = self.draw, coordinates(*picture.shape[:2])
-        if self._settings is None or not draw.generator.update_quality:
+        where = coordinates(*picture.shape[:2])
+        if not self._whole_photographs:
             # Coordinates cost time only where a photograph must be enlarged; still, not for nothing.
-            images = self._augmented([picture, *(where if draw.needs_place else ())], seed)
-            return _batch(images[0]), place_of(images[1:]) if draw.needs_place else WHOLE
+            images = self._augmented([picture, *(where if self._needs_place else ())], seed)
+            return _batch(images[0]), place_of(images[1:]) if self._needs_place else WHOLE
         # The encoder looks at the whole picture; what comes after it is done for the crop alone.
-        raw, parameters = draw.encoded(_batch(picture), [_seeded(target_seed)])
+        raw, parameters = self.draw.encoded(_batch(picture), [_seeded(target_seed)])
         images = self._augmented([raw[0].permute(1, 2, 0).numpy(), *where], seed)
         place = place_of(images[1:])
-        return draw.developed(_batch(images[0]), parameters, place[None]), place
+        return self.draw.developed(_batch(images[0]), parameters, place[None]), place
 
     def _drawn_then_cropped(
         self, picture: np.ndarray, seed: int, target_seed: int, input_seed: int

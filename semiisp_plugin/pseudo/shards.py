@@ -128,7 +128,7 @@ class _Journal:
     """A line a pair, on disk before the pair is: what a record needs and the pair itself does not tell.
 
     Args:
-        path: The file; what an interrupted run has left there is read, but for a line that is cut short.
+        path: The file; what an interrupted run has left there is read, but for damaged lines.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -139,15 +139,18 @@ class _Journal:
                 for line in lines:
                     if not line.endswith(b"\n"):
                         break
-                    key, clipped = json.loads(line)
-                    self.clipped[key] = clipped
                     whole += len(line)
+                    try:
+                        key, clipped = json.loads(line)
+                    except (ValueError, TypeError):  # of a power cut; the pair is made again
+                        continue
+                    self.clipped[key] = clipped
             os.truncate(path, whole)
         self._file: IO[str] = open(path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 - closed in close()
 
     def add(self, made: Sequence[_Made]) -> None:
         for pair in made:
-            if pair.key not in self.clipped:
+            if self.clipped.get(pair.key) != pair.clipped:  # else a run before this one has noted it
                 self._file.write(f"{json.dumps([pair.key, pair.clipped])}\n")
                 self.clipped[pair.key] = pair.clipped
         self._file.flush()
@@ -258,19 +261,15 @@ class ShardBuilder:
             # Of which pair one set alone was stored, both are made anew, from the photograph as it is now.
             complete = set(journal.clipped).intersection(*(writer.keys() for writer in writers.values()))
             for writer in writers.values():
-                writer.discard(set(writer.keys()) - complete)
+                writer.discard(writer.keys() - complete)
             set_aside: dict[str, str] = {}
-
-            def is_there(key: str) -> bool:
-                return key in complete
-
             starts = range(0, len(photographs), _CHUNK)
-            chunks = (self._start(shard, i, photographs[i : i + _CHUNK], is_there, pool) for i in starts)
+            chunks = (self._start(shard, i, photographs[i : i + _CHUNK], complete, pool) for i in starts)
             for chunk in ahead(chunks):  # threads read a chunk while the one before it is worked on
                 self._commit(self._make(chunk, pool, set_aside), journal, writers)
             keys = [k for p in photographs if p.path not in set_aside for k in pair_keys(p.key, s.draws)]
             for writer in writers.values():  # draws of a photograph that could be read at first
-                writer.discard(set(writer.keys()) - set(keys))
+                writer.discard(writer.keys() - set(keys))
             sizes = {name: writer.n_bytes for name, writer in writers.items()}
         record = ShardRecord(
             photographs=len(photographs),
@@ -285,10 +284,10 @@ class ShardBuilder:
     # --- a chunk -----------------------------------------------------------------------------------------------------
 
     def _start(
-        self, shard: int, first: int, photographs: Sequence[Photograph], is_there: Callable[[str], bool], pool: _Pool
+        self, shard: int, first: int, photographs: Sequence[Photograph], complete: set[str], pool: _Pool
     ) -> _Chunk:
         """Find out what of a chunk is missing, and begin to read it."""
-        wanted = {p.path: [k for k in pair_keys(p.key, self.settings.draws) if not is_there(k)] for p in photographs}
+        wanted = {p.path: [k for k in pair_keys(p.key, self.settings.draws) if k not in complete] for p in photographs}
         whole = self.settings.batch > 1 and any(wanted.values())
         images = (
             (p, pool.submit(self._read, shard, first + place, p.path) if whole or wanted[p.path] else None)

@@ -629,6 +629,8 @@ def test_a_photograph_half_done_that_is_another_one_later(few, generator, tmp_pa
     found, expected = contents(out), contents(tmp_path / "at once")
     entries = {key for key in expected if key.startswith(("gt/", "lq/")) and "meta" not in key}
     assert {key for key in found if key.startswith(("gt/", "lq/")) and "meta" not in key} == entries
+    if then == "changes" and draws == 1:  # and the report is of the photograph that was used
+        assert json.loads(found["report.json"]) == json.loads(expected["report.json"])
     # A pair that was complete stays as it is, whatever has become of its photograph.
     kept = {"gt/5", "lq/5"} if (then, draws) == ("changes", 2) else set()
     assert all((found[key] == expected[key]) == (key not in kept) for key in entries)
@@ -758,6 +760,22 @@ def test_in_batches_no_photograph_is_suspected_of_a_crash_of_f_isp(crashing, tmp
         build(root, tmp_path / "out", make(signal.SIGSEGV), workers=1, batch=4)
     report = build(root, tmp_path / "single", make(signal.SIGSEGV), workers=1)
     assert list(report.set_aside) == ["003.jpg", "005.jpg"]
+
+
+def test_damaged_lines_of_a_journal_are_made_again(few, generator, unbroken, tmp_path):
+    """As a power cut leaves them."""
+    out = tmp_path / "out"
+    build(few, out, generator)
+    (out / "shards" / "00000.done.json").unlink()
+    keys = [entry.key for entry in read_meta(out / "gt.lmdb" / "00000.lmdb")]
+    close_all()
+    lines = [f'["{key}", 0.5]\n' for key in keys]
+    lines[2] = "\0" * 8 + "\n"
+    (out / "shards" / "00000.journal.jsonl").write_text("".join(lines) + '["6", 0.')
+    report = build(few, out, generator)
+    assert report.written == 1
+    found = contents(out)
+    assert all(found[key] == unbroken[key] for key in unbroken if key.startswith(("gt/", "lq/")))
 
 
 @pytest.mark.parametrize(
