@@ -247,7 +247,7 @@ def plan(
             mode=mode,
             made_with=made_with,
             photographs=os.path.abspath(root),
-            shard_size=shard_size or automatic_shard_size(len(paths)),
+            shard_size=shard_size or automatic_shard_size(len(paths[:max_photographs])),
             shards=[],
         )
         keys: dict[str, str] = {}  # of the photographs that are planned, by path

@@ -26,7 +26,7 @@ from semiisp_plugin.pseudo import workers as workers_module
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.pseudo.check import check_build, print_check
 from semiisp_plugin.pseudo.contact_sheet import save_contact_sheet
-from semiisp_plugin.pseudo.manifest import BuildFolder, automatic_shard_size
+from semiisp_plugin.pseudo.manifest import BuildFolder, automatic_shard_size, plan
 
 COUNT = 40
 SHARDS = 6  # of 7 photographs, the last of 5
@@ -435,6 +435,13 @@ def test_damaged_manifests(photographs, generator, tmp_path):
         build(photographs, out, generator)
     with pytest.raises(FileNotFoundError, match=r"no manifest\.json"):
         BuildFolder(tmp_path)
+
+
+def test_the_shard_size_is_that_of_the_photographs_that_are_taken(tmp_path):
+    names = [f"{number:05d}.jpg" for number in range(10_000)]
+    assert plan(tmp_path / "all", "root", names, "stored", {}).manifest.shard_size == 157
+    few = plan(tmp_path / "few", "root", names, "stored", {}, max_photographs=100)
+    assert (few.manifest.shard_size, few.manifest.shards) == (64, [64, 36])
 
 
 def test_automatic_shard_size():
