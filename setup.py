@@ -30,6 +30,8 @@ REQUIRES = [
     "jinja2>=3.1",
     "PyYAML>=6.0",
     "msgspec>=0.18",
+    "rich>=13.0",
+    "safetensors>=0.4",
     "tqdm>=4.64",
 ]
 # The demo's photographs are those that scikit-learn, matplotlib and scikit-image ship.

@@ -85,9 +85,13 @@ with warnings.catch_warnings():
         Registry,
     )
 
+FILTER_REGISTRY = Registry("filter")
+"""Pseudo-data filters (`semiisp_plugin.losses.filters`); ours, in BasicSR's kind of registry."""
+
 __all__ = [
     "ARCH_REGISTRY",
     "DATASET_REGISTRY",
+    "FILTER_REGISTRY",
     "LOSS_REGISTRY",
     "METRIC_REGISTRY",
     "MODEL_REGISTRY",

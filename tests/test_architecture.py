@@ -18,6 +18,7 @@ LAYERS = (
     ("report",),
     ("pseudo", "simulation"),
     ("models",),
+    ("training",),
     ("train",),
     ("test",),
     ("experiments",),

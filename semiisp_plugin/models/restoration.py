@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from semiisp_plugin.checkpoint import CheckpointError, load_checkpoint, load_weights, save_atomically
-from semiisp_plugin.losses.per_sample import per_sample
+from semiisp_plugin.losses.per_sample import full_precision, per_sample
 from semiisp_plugin.toolbox import SRModel, build_loss, build_network, get_root_logger, lr_schedulers, master_only
 
 LOSS_KEYS = {"pixel_opt": "l_pix", "perceptual_opt": "l_percep", "ssim_opt": "l_ssim"}
@@ -169,6 +169,14 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
             self.gt = data["gt"].to(self.device, non_blocking=True)
         self.is_pseudo: Tensor = data.get("is_pseudo", torch.zeros(len(self.lq), dtype=torch.bool))
         self.keys = data.get("key")
+
+    def predict(self, net: nn.Module, x: Tensor) -> Tensor:
+        """The network's output for ``x`` in float32, whatever precision it is trained with."""
+        return full_precision(net(x))
+
+    def draw_number(self, current_iter: int) -> int:
+        """Number of this batch, for what is drawn at random for it: each batch of a run has its own."""
+        return current_iter
 
     def sample_losses(self, output: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each sample, ``(N,)``, and its parts by name.
