@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,13 @@ class CheckpointError(ValueError):
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """``torch.load`` on the CPU with ``weights_only=True``, with errors a user can act on.
+    """Read a checkpoint on the CPU; no code in it can run (``weights_only=True``).
+
+    Args:
+        path: BasicSR's ``.pth`` or ``.state``, or a ``.safetensors`` file, which holds one network's bare weights.
 
     Raises:
-        CheckpointError: The file is missing or no checkpoint.
+        CheckpointError: The file is missing, damaged, or no checkpoint.
     """
     path = Path(path)
     if not path.is_file():
@@ -27,6 +32,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         hint = f" In {path.parent} there are: {', '.join(near)}." if near else ""
         raise CheckpointError(f"There is no checkpoint {path}.{hint} Train that phase first, or correct the path.")
     try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        check_whole(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -34,6 +44,27 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path} holds {type(loaded).__name__}, not a checkpoint.")
     return loaded
+
+
+def check_whole(path: str | os.PathLike[str]) -> None:
+    """Compare the contents of a ``.pth`` or ``.state`` file with the checksums in it.
+
+    torch does not, and loads weights with flipped bits as if nothing were wrong. Files of the format before torch 1.6
+    have no checksums.
+
+    Raises:
+        ValueError: A part of the file differs from its checksum.
+        OSError: The file cannot be read.
+        zipfile.BadZipFile: It is cut off.
+    """
+    with open(path, "rb") as file:
+        if file.read(2) != b"PK":
+            return
+        file.seek(0)
+        with zipfile.ZipFile(file) as archive:
+            bad = archive.testzip()
+    if bad:
+        raise ValueError(f"its part {bad} differs from its checksum")
 
 
 def load_weights(net: nn.Module, weights: Mapping[str, Tensor], path: str | os.PathLike[str], strict: bool) -> None:
@@ -61,10 +92,12 @@ def load_weights(net: nn.Module, weights: Mapping[str, Tensor], path: str | os.P
 
 
 def save_atomically(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write a checkpoint beside its place, then rename it: a killed process or a full disk leaves the old one whole.
+    """Write a checkpoint beside its place, verify it, then rename it.
+
+    A killed process, a full disk and a power cut leave the old file whole.
 
     Raises:
-        OSError: The disk is full, the folder is missing, and the like.
+        OSError: The disk is full, the folder is missing, what was written differs from what is read back, and the like.
     """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
@@ -73,7 +106,9 @@ def save_atomically(state: Mapping[str, Any], path: str | os.PathLike[str]) -> N
             torch.save(dict(state), file)
             file.flush()
             os.fsync(file.fileno())
+        _verify(partial)
         os.replace(partial, path)
+        _sync_folder(path.parent)
     except BaseException as error:
         partial.unlink(missing_ok=True)
         # On a full disk torch fails once more while it closes its archive, and that error hides the first one.
@@ -82,3 +117,121 @@ def save_atomically(state: Mapping[str, Any], path: str | os.PathLike[str]) -> N
             message = f"The checkpoint {path} could not be written: {reason}. Earlier ones are untouched."
             raise OSError(message) from error
         raise
+
+
+def save_safetensors(weights: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
+    """Write a network's bare weights as safetensors, atomically; the format other programs load without pickle.
+
+    Args:
+        weights: State dict. Tensors that share memory are written each on its own.
+        path: Where to.
+        metadata: Texts kept in the file's header.
+
+    Raises:
+        OSError: The disk is full, the folder is missing, and the like.
+    """
+    from safetensors.torch import load_file, save_file
+
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        save_file({k: v.detach().cpu().clone().contiguous() for k, v in weights.items()}, partial, dict(metadata))
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        if load_file(partial).keys() != weights.keys():
+            raise OSError("what was written lacks weights")
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except Exception as error:  # the library raises a kind of its own for a full disk
+        partial.unlink(missing_ok=True)
+        message = f"The checkpoint {path} could not be written: {error}. Earlier ones are untouched."
+        raise OSError(message) from error
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _verify(path: Path) -> None:
+    try:
+        check_whole(path)
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise OSError(f"what was written could not be read back ({error})") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a renaming survive a power cut, where the system has such a call."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        except OSError:
+            pass  # some network file systems cannot; the file itself is safe
+        finally:
+            os.close(handle)
+
+
+def saved_iterations(states: str | os.PathLike[str]) -> list[int]:
+    """Iterations whose training states are in a folder, ascending."""
+    return sorted(int(p.stem) for p in Path(states).glob("*.state") if p.stem.isdigit())
+
+
+def prune(
+    models: str | os.PathLike[str], states: str | os.PathLike[str], keep_last: int, keep: Iterable[int] = ()
+) -> list[int]:
+    """Delete all but the newest checkpoints of a run: states first, so that a state always has its networks.
+
+    ``latest``, ``best`` and files of other names stay.
+
+    Args:
+        models: The run's folder of networks, ``<name>_<iter>.pth`` and ``.safetensors``.
+        states: Its folder of training states, ``<iter>.state``.
+        keep_last: How many stay, at least 1.
+        keep: Iterations that stay besides.
+
+    Returns:
+        The iterations that were deleted.
+    """
+    saved = saved_iterations(states)
+    stays = {*saved[-max(1, keep_last) :], *keep}
+    newest = saved[-1] if saved else -1
+    gone = [i for i in saved if i not in stays]
+    for iteration in gone:
+        (Path(states) / f"{iteration}.state").unlink(missing_ok=True)
+    for path in Path(models).iterdir():
+        match = re.fullmatch(r".+_(\d+)\.(?:pth|safetensors)", path.name)
+        # Networks without a state are what an earlier, interrupted deletion left, or a save that is under way.
+        if match and int(match[1]) < newest and int(match[1]) not in stays:
+            path.unlink(missing_ok=True)
+    return gone
+
+
+def newest_whole_state(
+    states: str | os.PathLike[str], models: str | os.PathLike[str], networks: Iterable[str]
+) -> tuple[Path | None, list[str]]:
+    """The newest training state that can be gone on from.
+
+    Args:
+        states: Folder of ``<iter>.state``.
+        models: Folder of the networks.
+        networks: Names of the networks a state needs, such as ``net_g``; a state that lists its ``files`` knows better.
+
+    Returns:
+        Its path, or None; and why newer ones were passed over.
+    """
+    passed_over = []
+    for iteration in reversed(saved_iterations(states)):
+        path = Path(states) / f"{iteration}.state"
+        try:
+            state = load_checkpoint(path)
+            for name in state.get("files") or [f"{n}_{iteration}.pth" for n in networks]:
+                network = Path(models) / name
+                if not network.is_file():
+                    raise CheckpointError(f"{path} has lost its network {network}.")
+                try:
+                    check_whole(network)
+                except (ValueError, OSError, zipfile.BadZipFile) as error:
+                    raise CheckpointError(f"{network} is damaged ({error}).") from error
+            return path, passed_over
+        except CheckpointError as error:
+            passed_over.append(str(error))
+    return None, passed_over

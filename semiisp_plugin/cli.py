@@ -24,7 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
         ("train", "train a model: f_ISP, semi-supervised, fine-tuning, or any of BasicSR's"),
         ("test", "test a model: write images and metrics"),
     ):
-        options.add_arguments(commands.add_parser(name, help=text, description=text.capitalize() + "."))
+        command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        options.add_arguments(command, training=name == "train")
     text = "prepare a data set for training: LOLv1, LOLv2, FiveK, COCO, or your own RAW files and edits"
     prepare.add_arguments(commands.add_parser("prepare", help=text, description=f"{text[0].upper()}{text[1:]}."))
     text = "turn a folder of photographs into pseudo pairs with a trained f_ISP"
@@ -64,7 +65,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0, 1 for an error, 2 for wrong usage (by argparse), 130 if interrupted.
+    """Run the command and return its exit status.
+
+    0; 1 for an error; 2 for wrong usage (by argparse); 128 plus the signal's number if interrupted: 130 for SIGINT, 143
+    for SIGTERM.
 
     Args:
         argv: Arguments without the program's name; default: those of the process.
@@ -72,9 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         _run(args)
-    except KeyboardInterrupt:
-        print("basicsr: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        print(f"basicsr: interrupted{f': {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
+        return 128 + getattr(interrupt, "signal", 2)
     except Exception as error:
         if os.environ.get("SEMIISP_TRACEBACK"):
             raise

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from semiisp_plugin import options as options_module
+from semiisp_plugin.models.adopted import build_adopted
 from semiisp_plugin.toolbox import build_model, dict2str, get_env_info, get_time_str
-from semiisp_plugin.train import archive, build_val_loaders, held_log, init_distributed, open_log, set_seed
+from semiisp_plugin.training.distributed import init_distributed
+from semiisp_plugin.training.loaders import build_val_loaders, set_seed
+from semiisp_plugin.training.progress import TrainingProgress
+from semiisp_plugin.training.run_folder import archive, held_log, open_log
 
 __test__ = False  # pytest: this module holds no tests
 
@@ -37,18 +42,24 @@ def run_from_arguments(args: argparse.Namespace, root_path: str) -> dict[str, di
         args.opt, root_path=root_path, is_train=False, overrides=args.force_yml, debug=args.debug
     )
     init_distributed(opt, args.launcher)
-    return test(opt)
+    return test(opt, progress=sys.stderr.isatty())
 
 
-def test(opt: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Test from complete options; see `test_pipeline`."""
+def test(opt: dict[str, Any], *, progress: bool = False) -> dict[str, dict[str, float]]:
+    """Test from complete options; see `test_pipeline`.
+
+    Args:
+        opt: Options; ``dist``, ``rank`` and ``world_size`` are filled in for one process when absent.
+        progress: Show a progress bar on the terminal.
+    """
     if "dist" not in opt:
         init_distributed(opt, "none")
     set_seed(opt["manual_seed"] + opt["rank"])
     torch.backends.cudnn.benchmark = True
     with held_log() as held:
         loaders = build_val_loaders(opt)
-        model = build_model(opt)
+        ours = opt["model_type"] in options_module.OUR_MODELS
+        model = build_model(opt) if ours else build_adopted(opt, None)
     if opt["rank"] == 0:
         archive(opt["path"]["results_root"])
         os.makedirs(opt["path"]["visualization"], exist_ok=True)
@@ -58,11 +69,14 @@ def test(opt: dict[str, Any]) -> dict[str, dict[str, float]]:
     for record in held.buffer:
         logger.handle(record)
     results = {}
-    for loader in loaders:
-        name = loader.dataset.opt["name"]  # type: ignore[attr-defined]  # BasicSR's data sets keep their options
-        logger.info(f"Testing {name}: {len(loader)} images.")
-        model.validation(loader, current_iter=opt["name"], tb_logger=None, save_img=opt["val"]["save_img"])
-        results[name] = dict(getattr(model, "metric_results", {}))
+    with TrainingProgress(0, 0, opt["name"], progress and opt["rank"] == 0, logger) as bar:
+        for loader in loaders:
+            name = loader.dataset.opt["name"]  # type: ignore[attr-defined]  # BasicSR's data sets keep their options
+            logger.info(f"Testing {name}: {len(loader.dataset)} images.")  # type: ignore[arg-type]  # as above
+            if ours:
+                model.validation_progress = bar.validation
+            model.validation(loader, current_iter=opt["name"], tb_logger=None, save_img=opt["val"]["save_img"])
+            results[name] = dict(getattr(model, "metric_results", {}))
     logger.info(f"Results are in {opt['path']['results_root']}.")
     return results
 

@@ -69,8 +69,10 @@ with warnings.catch_warnings():
         get_env_info,
         get_root_logger,
         get_time_str,
+        imwrite,
         init_tb_logger,
         init_wandb_logger,
+        tensor2img,
     )
     from basicsr.utils.dist_util import get_dist_info, master_only
     from basicsr.utils.file_client import LmdbBackend
@@ -117,12 +119,14 @@ __all__ = [
     "get_env_info",
     "get_root_logger",
     "get_time_str",
+    "imwrite",
     "init_tb_logger",
     "init_wandb_logger",
     "initialized_logger",
     "lr_schedulers",
     "master_only",
     "register",
+    "tensor2img",
 ]
 
 

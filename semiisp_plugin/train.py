@@ -1,80 +1,34 @@
-"""Training pipeline: a drop-in for ``basicsr.train.train_pipeline`` with a sampler of its own and exact resume.
+"""Training pipeline: a drop-in for ``basicsr.train.train_pipeline`` that can be stopped at any moment and trusted.
 
 Differences from BasicSR's, each for a reason in its issue tracker: data sets of ours are read through
-`MixedBatchSampler`, so that the batch of an iteration depends on the seed and the iteration alone; other data sets are
-shuffled with the seed, and their workers' random state changes from epoch to epoch; ``--auto_resume`` looks where the
-run writes, and works without a GPU; an interrupted run saves first.
+`MixedBatchSampler`, so that the batch of an iteration depends on the seed and the iteration alone; a run that was
+killed goes on from its latest whole checkpoint as if it had not been; ``--auto_resume`` looks where the run writes, and
+works without a GPU; SIGINT and SIGTERM save first; a loader that stalls says what it waits for.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import itertools
-import logging
-import os
-import random
-import shlex
-import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from logging.handlers import MemoryHandler
-from pathlib import Path
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
-import yaml
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from semiisp_plugin import options as options_module
-from semiisp_plugin.checkpoint import load_checkpoint
-from semiisp_plugin.data.image_io import to_float
-from semiisp_plugin.data.pairs import read_pair
-from semiisp_plugin.data.sampler import MixedBatchSampler
-from semiisp_plugin.pseudo.noise_estimation import estimate_noise_bounds
-from semiisp_plugin.toolbox import (
-    AvgTimer,
-    EnlargedSampler,
-    MessageLogger,
-    build_dataset,
-    build_model,
-    dict2str,
-    get_dist_info,
-    get_env_info,
-    get_root_logger,
-    get_time_str,
-    init_tb_logger,
-    init_wandb_logger,
-    initialized_logger,
-)
+from semiisp_plugin.models.validation import ValidationStopped
+from semiisp_plugin.toolbox import MessageLogger
+from semiisp_plugin.training.distributed import init_distributed
+from semiisp_plugin.training.interrupt import Interrupt, Interrupted
+from semiisp_plugin.training.progress import TrainingProgress
+from semiisp_plugin.training.run import Run
+from semiisp_plugin.training.run_folder import start_logging
 
-
-class SeededEnlargedSampler(EnlargedSampler):  # type: ignore[misc]  # BasicSR is untyped
-    """BasicSR's `EnlargedSampler`, whose order depends on the seed too (BasicSR's depends on the epoch alone)."""
-
-    def __init__(self, dataset: Dataset[Any], num_replicas: int, rank: int, ratio: int, seed: int) -> None:
-        super().__init__(dataset, num_replicas, rank, ratio)
-        self.seed = seed
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; what BasicSR's sampler seeds its generator with is made of it and the seed."""
-        super().set_epoch((self.seed * 100_003 + epoch) % 2**31)
-
-
-def seed_worker(worker_id: int) -> None:
-    """Seed numpy and random of a loader worker from torch, whose own seed changes with every epoch."""
-    cv2.setNumThreads(1)  # the workers are the parallelism
-    seed = torch.initial_seed() % 2**32
-    np.random.seed(seed)
-    random.seed(seed)
+OnLog = Callable[[int, Mapping[str, float]], None]
+OnValidation = Callable[[int, Mapping[str, Mapping[str, float]]], None]
 
 
 def train_pipeline(root_path: str, argv: Sequence[str] | None = None) -> Any:
@@ -85,10 +39,10 @@ def train_pipeline(root_path: str, argv: Sequence[str] | None = None) -> Any:
         argv: Arguments; default: those of the process.
 
     Returns:
-        The trained model.
+        The trained model; None after ``--dry-run``.
     """
     parser = argparse.ArgumentParser(prog="basicsr train", description="Train a model from an option file.")
-    options_module.add_arguments(parser)
+    options_module.add_arguments(parser, training=True)
     return run_from_arguments(parser.parse_args(argv), root_path)
 
 
@@ -98,262 +52,12 @@ def run_from_arguments(args: argparse.Namespace, root_path: str) -> Any:
         args.opt, root_path=root_path, is_train=True, overrides=args.force_yml, debug=args.debug
     )
     init_distributed(opt, args.launcher)
-    return train(opt, option_file=args.opt, auto_resume=args.auto_resume, progress=sys.stderr.isatty())
+    if args.dry_run:
+        from semiisp_plugin.training.dry_run import dry_run
 
-
-def init_distributed(opt: dict[str, Any], launcher: str) -> None:
-    """Set ``dist``, ``rank`` and ``world_size``; NCCL where there are GPUs, gloo where there are none."""
-    opt["dist"] = launcher != "none"
-    if opt["dist"] and not torch.distributed.is_initialized():
-        if launcher == "slurm":
-            _read_slurm((opt.get("dist_params") or {}).get("port", 29500))
-        if "RANK" not in os.environ:
-            raise options_module.OptionError(
-                "--launcher pytorch needs torchrun: `torchrun --nproc_per_node=N -m semiisp_plugin.cli train "
-                "--launcher pytorch -opt FILE`."
-            )
-        on_gpu = opt["num_gpu"] != 0
-        if on_gpu:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-        torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
-    opt["rank"], opt["world_size"] = get_dist_info()
-
-
-def _read_slurm(port: int) -> None:
-    """Set torch's variables from Slurm's; the first host of the job is the master."""
-    missing = [k for k in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST") if k not in os.environ]
-    if missing:
-        raise options_module.OptionError(f"--launcher slurm: {', '.join(missing)} not set; start it with srun.")
-    os.environ.setdefault("RANK", os.environ["SLURM_PROCID"])
-    os.environ.setdefault("WORLD_SIZE", os.environ["SLURM_NTASKS"])
-    os.environ.setdefault("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
-    os.environ.setdefault("MASTER_PORT", str(port))
-    if "MASTER_ADDR" not in os.environ:
-        command = ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]]
-        hosts = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-        os.environ["MASTER_ADDR"] = hosts[0]
-
-
-def set_seed(seed: int) -> None:
-    """Seed torch, numpy and random of this process."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def find_resume_state(opt: dict[str, Any], auto_resume: bool) -> dict[str, Any] | None:
-    """The state to go on from, or None; says which was found."""
-    path = opt["path"].get("resume_state")
-    if auto_resume:
-        folder = Path(opt["path"]["training_states"])
-        states = sorted((int(p.stem), p) for p in folder.glob("*.state") if p.stem.isdigit())
-        path = str(states[-1][1]) if states else None
-        found = f"going on from {path}" if path else f"nothing to resume in {folder}: starting at iteration 0"
-        print(f"auto_resume: {found}", flush=True)
-    return load_checkpoint(path) if path else None
-
-
-class _Interrupt:
-    """Ctrl+C is noticed between two iterations, so that what is saved is of whole ones; a second one stops at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __enter__(self) -> _Interrupt:
-        # Signals can be handled in the main thread only; elsewhere, Ctrl+C stops without saving.
-        self._before: Any = None
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _ask(self, *_: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
-def start_logging(
-    opt: dict[str, Any], resumed: bool, option_file: str | None, quiet: bool = False
-) -> tuple[logging.Logger, Any]:
-    """Make the run's folders (an older run of the name is set aside), its log file and TensorBoard writer."""
-    paths = opt["path"]
-    use_tb = bool(opt["logger"].get("use_tb_logger")) and "debug" not in opt["name"]
-    tb_folder = os.path.join(opt["root_path"], "tb_logger", opt["name"])
-    if opt["rank"] == 0:
-        if not resumed:
-            archive(paths["experiments_root"])
-            if use_tb:
-                archive(tb_folder)
-        for key in ("models", "training_states", "visualization"):
-            os.makedirs(paths[key], exist_ok=True)
-        copy = Path(paths["experiments_root"]) / (Path(option_file).name if option_file else "options.yml")
-        head = f"# {time.asctime()}\n# {shlex.join(sys.argv)}\n"
-        if option_file:
-            copy.write_text(head + Path(option_file).read_text(encoding="utf-8"), encoding="utf-8")
-        else:
-            copy.write_text(head + yaml.safe_dump(_plain(opt), sort_keys=False), encoding="utf-8")
-    if opt["dist"]:
-        torch.distributed.barrier()
-    logger = open_log(os.path.join(paths["log"], f"train_{opt['name']}_{get_time_str()}.log"), quiet)
-    logger.info(get_env_info())
-    logger.info(dict2str(opt))
-    wandb = opt["logger"].get("wandb")
-    if use_tb and wandb and wandb.get("project"):
-        init_wandb_logger(opt)
-    return logger, init_tb_logger(log_dir=tb_folder) if use_tb else None
-
-
-def archive(folder: str) -> None:
-    """Make an empty folder; what stands there is renamed as BasicSR does it, two runs within a second included."""
-    if os.path.exists(folder):
-        name = base = f"{folder}_archived_{get_time_str()}"
-        for n in itertools.count(2):
-            if not os.path.exists(name):
-                break
-            name = f"{base}_{n}"
-        os.rename(folder, name)
-        print(f"{folder} exists; renamed it to {name}.", flush=True)
-    os.makedirs(folder)
-
-
-@contextmanager
-def held_log() -> Iterator[MemoryHandler]:
-    """Hold back what is logged, for the log file that is opened later.
-
-    Data sets and networks are built before the run's folders are made: a misspelt path must not set an older run of the
-    name aside.
-    """
-    logger = logging.getLogger("basicsr")
-    memory = MemoryHandler(100_000, flushLevel=logging.CRITICAL + 1)
-    before = list(logger.handlers), logger.level
-    logger.handlers, known = [memory], initialized_logger.get("basicsr")
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    initialized_logger["basicsr"] = True
-    try:
-        yield memory
-    except BaseException:
-        logger.handlers = before[0]
-        logger.setLevel(before[1])
-        if not known:
-            initialized_logger.pop("basicsr", None)
-        raise
-
-
-def open_log(log_file: str, quiet: bool = False) -> logging.Logger:
-    """BasicSR's logger on a new file; a run before it in the same process keeps its own file."""
-    logger = logging.getLogger("basicsr")
-    for handler in list(logger.handlers):
-        if isinstance(handler, logging.FileHandler):
-            handler.close()
-        logger.removeHandler(handler)
-    initialized_logger.pop("basicsr", None)
-    logger = get_root_logger(logger_name="basicsr", log_level=logging.INFO, log_file=log_file)
-    for handler in logger.handlers:
-        if quiet and not isinstance(handler, logging.FileHandler):
-            handler.setLevel(logging.WARNING)
-    return logger
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value
-
-
-def build_train_loader(opt: dict[str, Any], start_iter: int, logger: logging.Logger) -> tuple[DataLoader[Any], Any]:
-    """Loader of the training set, and its epoch sampler (None for our data sets, which have no epochs)."""
-    settings = opt["datasets"]["train"]
-    dataset = build_dataset(settings)
-    gpus = 1 if opt["dist"] else max(1, opt["num_gpu"])
-    if gpus > 1:
-        logger.warning(f"No launcher, {gpus} GPUs: the batch is {gpus} times that of the option file, split over them.")
-    workers = int(settings.get("num_worker_per_gpu") or 0) * gpus
-    common: dict[str, Any] = {
-        "num_workers": workers,
-        "pin_memory": bool(settings.get("pin_memory", False)),
-        "worker_init_fn": seed_worker,
-        # Of its own: a loader that draws from torch's global generator would shift the dropout of a resumed run.
-        "generator": torch.Generator().manual_seed(opt["manual_seed"] + opt["rank"]),
-        "persistent_workers": workers > 0,
-    }
-    total = int(opt["train"]["total_iter"])
-    if settings["type"] in options_module.OUR_DATASETS:
-        n_real = int(getattr(dataset, "n_real", len(dataset)))
-        n_pseudo = int(getattr(dataset, "n_pseudo", 0))
-        if n_pseudo:
-            per_batch = (int(settings["real_per_batch"]) * gpus, int(settings["pseudo_per_batch"]) * gpus)
-        else:
-            per_batch = (int(settings["batch_size_per_gpu"]) * gpus, 0)
-        sampler = MixedBatchSampler(
-            n_real,
-            n_pseudo,
-            *per_batch,
-            seed=opt["manual_seed"],
-            num_batches=total,
-            rank=opt["rank"],
-            world_size=opt["world_size"],
-            start_batch=start_iter,
-        )
-        logger.info(
-            f"Training data: {n_real} real and {n_pseudo} pseudo pairs; {per_batch[0]} + {per_batch[1]} a batch and "
-            f"process; {total} iterations pass over each {sampler.passes(total)} times."
-        )
-        return DataLoader(dataset, batch_sampler=sampler, **common), None
-    ratio = settings.get("dataset_enlarge_ratio", 1)
-    epochs = SeededEnlargedSampler(dataset, opt["world_size"], opt["rank"], ratio, opt["manual_seed"])
-    batch = int(settings["batch_size_per_gpu"]) * gpus
-    loader = DataLoader(dataset, batch_size=batch, sampler=epochs, drop_last=True, **common)
-    if len(loader) == 0:
-        raise options_module.OptionError(
-            f"datasets:train: {len(dataset)} images do not fill one batch of {batch}; lower batch_size_per_gpu or "
-            f"raise dataset_enlarge_ratio."
-        )
-    logger.info(f"Training data: {len(dataset)} images; {batch} a batch and process; {len(loader)} batches an epoch.")
-    return loader, epochs
-
-
-def estimated_noise(dataset: Any, logger: logging.Logger, at_most: int = 100) -> dict[str, float] | None:
-    """Bounds of eq. 15's variances from the inputs of the real pairs (ours); None where they show no noise level."""
-    pairs = dataset.real_pairs[:at_most]
-    inputs = (torch.from_numpy(to_float(read_pair(pair)[0])).permute(2, 0, 1) for pair in pairs)
-    try:
-        shot, read = estimate_noise_bounds(list(inputs))
-    except ValueError as error:
-        logger.warning(f"train:noise: estimated: no noise is added: {error}")
+        dry_run(Run(opt, args.auto_resume))
         return None
-    logger.info(f"Noise of the inputs of {len(pairs)} pairs: shot_variance {shot:.3g}, read_variance {read:.3g}.")
-    return {"shot_variance": shot, "read_variance": read}
-
-
-def build_val_loaders(opt: dict[str, Any]) -> list[DataLoader[Any]]:
-    """Loaders of all sections but ``train``; one image a batch, as BasicSR's validation expects."""
-    return [
-        DataLoader(build_dataset(settings), batch_size=1, shuffle=False, num_workers=0, generator=torch.Generator())
-        for phase, settings in opt["datasets"].items()
-        if phase != "train"
-    ]
-
-
-def batches(loader: DataLoader[Any], sampler: Any, start_iter: int) -> Iterator[tuple[int, Any]]:
-    """Endless ``(epoch, batch)``; a resumed run goes on in the epoch it stopped in."""
-    if sampler is None:
-        for batch in loader:
-            yield 0, batch
-        return
-    epoch, done = divmod(start_iter, len(loader))
-    while True:
-        sampler.set_epoch(epoch)
-        for index, batch in enumerate(loader):
-            if index >= done:
-                yield epoch, batch
-        epoch, done = epoch + 1, 0
+    return train(opt, option_file=args.opt, auto_resume=args.auto_resume, progress=sys.stderr.isatty())
 
 
 def train(
@@ -363,8 +67,8 @@ def train(
     auto_resume: bool = False,
     progress: bool = False,
     quiet: bool = False,
-    on_log: Callable[[int, Mapping[str, float]], None] | None = None,
-    on_validation: Callable[[int, Mapping[str, Mapping[str, float]]], None] | None = None,
+    on_log: OnLog | None = None,
+    on_validation: OnValidation | None = None,
 ) -> Any:
     """Train from complete options (`semiisp_plugin.options.load_options` or ``complete``).
 
@@ -379,106 +83,187 @@ def train(
 
     Returns:
         The model; ``model.latest_metrics`` holds the last validation's values by data set.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came; the iteration under way was finished and saved.
     """
     if "dist" not in opt:
         init_distributed(opt, "none")
-    opt["auto_resume"] = auto_resume
-    set_seed(opt["manual_seed"] + opt["rank"])
-    torch.backends.cudnn.benchmark = True
-    state = find_resume_state(opt, auto_resume)
-    start_iter = int(state["iter"]) if state else 0
-    total = int(opt["train"]["total_iter"])
-    with held_log() as held:
-        loader, sampler = build_train_loader(opt, start_iter, get_root_logger())
-        val_loaders = build_val_loaders(opt)
-        if opt["train"].get("noise") == "estimated":
-            opt["train"]["noise"] = estimated_noise(loader.dataset, get_root_logger())
-        if state and opt["model_type"] not in options_module.OUR_MODELS:
-            _resume_paths(opt, start_iter)
-        model = build_model(opt)
-        if hasattr(model, "n_pairs"):
-            model.n_pairs = len(loader.dataset)  # type: ignore[arg-type]  # every data set here has a length
-        if state:
-            model.resume_training(state)
-    logger, tb_logger = start_logging(opt, state is not None, option_file, quiet)
-    for record in held.buffer:
+    run = Run(opt, auto_resume)
+    logger, tb_logger = start_logging(opt, run.start_iter if run.state else None, option_file, quiet)
+    for record in run.held.buffer:
         logger.handle(record)
-    if state:
-        logger.info(f"Resuming from iteration {start_iter}.")
-
-    message_logger = MessageLogger(opt, start_iter, tb_logger)
-    message_logger.max_iters = total + 1  # it subtracts 1 more than is left
-    logger_opt, val_opt = opt["logger"], opt.get("val")
-    image_freq = logger_opt.get("image_freq") or (val_opt or {}).get("val_freq") or total
-    data_timer, iter_timer = AvgTimer(), AvgTimer()
-    start_time = time.time()
-    current_iter, epoch = start_iter, 0
-
-    def validate(iteration: int) -> None:
-        for val_loader in val_loaders:
-            model.validation(val_loader, iteration, tb_logger, bool(opt["val"]["save_img"]))
-        if on_validation:
-            on_validation(iteration, getattr(model, "latest_metrics", {}))
-
-    with ExitStack() as stack:
-        if not quiet:
-            stack.enter_context(logging_redirect_tqdm([logger]))
-        bar = stack.enter_context(
-            tqdm(total=total, initial=start_iter, desc=opt["name"], unit="it", disable=not progress, dynamic_ncols=True)
-        )
-        interrupt = stack.enter_context(_Interrupt())
-        for epoch, data in batches(loader, sampler, start_iter) if start_iter < total else ():
-            data_timer.record()
-            current_iter += 1
-            model.update_learning_rate(current_iter, warmup_iter=opt["train"].get("warmup_iter") or -1)
-            model.feed_data(data)
-            model.optimize_parameters(current_iter)
-            iter_timer.record()
-            bar.update()
-            if current_iter == start_iter + 1:
-                message_logger.reset_start_time()
-            if current_iter % logger_opt["print_freq"] == 0:
-                lrs = model.get_current_learning_rate()
-                values = {"epoch": epoch, "iter": current_iter, "lrs": lrs}
-                values.update(time=iter_timer.get_avg_time(), data_time=data_timer.get_avg_time())
-                logged = model.get_current_log()
-                if on_log:
-                    on_log(current_iter, logged)
-                values.update(logged)
-                message_logger(values)
-                if tb_logger:
-                    tb_logger.add_scalar("lr", lrs[0], current_iter)
-            if tb_logger and hasattr(model, "log_images") and current_iter % image_freq == 0:
-                model.log_images(tb_logger, current_iter)
-            if current_iter % logger_opt["save_checkpoint_freq"] == 0:
-                logger.info("Saving models and training states.")
-                model.save(epoch, current_iter)
-            if val_opt and current_iter % val_opt["val_freq"] == 0 and current_iter < total:
-                validate(current_iter)
-            if interrupt.asked:
-                logger.warning(f"Interrupted after iteration {current_iter}: saving. Go on with --auto_resume.")
-                model.save(epoch, current_iter)
-                raise KeyboardInterrupt
-            if current_iter >= total:
-                break
-            data_timer.start()
-            iter_timer.start()
-
-    spent = datetime.timedelta(seconds=int(time.time() - start_time))
-    logger.info(f"End of training. Time consumed: {spent}. Saving the latest model.")
-    model.save(epoch=-1, current_iter=-1)
-    if val_opt:
-        validate(current_iter)
-    if tb_logger:
-        tb_logger.close()
-    return model
+    for line in run.found:
+        logger.info(line)
+    if run.state:
+        logger.info(f"Resuming from iteration {run.start_iter}.")
+    _Loop(run, logger, tb_logger, progress and opt["rank"] == 0, on_log, on_validation).run_to_the_end()
+    return run.model
 
 
-def _resume_paths(opt: dict[str, Any], iteration: int) -> None:
-    """For BasicSR's own models, which load the networks of a resumed run through ``path:pretrain_network_*``."""
-    ignored = opt["path"].get("ignore_resume_networks") or []
-    for key in [k for k in opt if k.startswith("network_") and k not in ignored]:
-        name = f"net_{key.removeprefix('network_')}_{iteration}.pth"
-        opt["path"][f"pretrain_{key}"] = os.path.join(opt["path"]["models"], name)
-    for key in [k for k in opt["path"] if k.startswith("param_key")]:
-        opt["path"][key] = "params"
+class _Loop:
+    """The iterations of a run, with what happens between them."""
+
+    def __init__(
+        self,
+        run: Run,
+        logger: Any,
+        tb_logger: Any,
+        progress: bool,
+        on_log: OnLog | None,
+        on_validation: OnValidation | None,
+    ) -> None:
+        self.opt, self.model, self.data, self.ours = run.opt, run.model, run.data, run.ours
+        self.val_loaders, self.start_iter = run.val_loaders, run.start_iter
+        self.logger, self.tb_logger = logger, tb_logger
+        self.on_log, self.on_validation = on_log, on_validation
+        self.total = int(self.opt["train"]["total_iter"])
+        self.accumulate = int(self.opt["train"].get("accumulate") or 1)
+        self.validates = bool(self.opt.get("val")) and bool(self.val_loaders)
+        settings = self.opt["logger"]
+        self.image_freq = settings.get("image_freq") or (self.opt.get("val") or {}).get("val_freq") or self.total
+        self.message_logger = MessageLogger(self.opt, self.start_iter, tb_logger)
+        self.message_logger.max_iters = self.total + 1  # it subtracts 1 more than is left
+        self.bar = TrainingProgress(self.total, self.start_iter, self.opt["name"], progress, logger)
+        self.interrupt = Interrupt()
+        self.iteration, self.epoch = self.start_iter, 0
+        self.saved_at: int | None = None
+        self.waited = self.spent = 0.0  # seconds since the last log line
+        self.logged_at = self.start_iter
+
+    def run_to_the_end(self) -> None:
+        """Train, validate, save."""
+        start = time.monotonic()
+        with ExitStack() as stack:
+            stack.enter_context(self.bar)
+            stack.enter_context(self.interrupt)
+            stack.enter_context(self.data.watch)
+            if self.ours:
+                self.model.validation_progress = self.bar.validation
+                if not self.opt["dist"]:  # otherwise all processes have to stop at the same place
+                    self.model.stop_asked = lambda: self.interrupt.received is not None
+            if self._validation_is_owed():
+                self.logger.info(f"The validation of iteration {self.iteration:,d} had not been done yet.")
+                self._validate()
+            if self.start_iter < self.total:
+                self._iterate()
+            spent = datetime.timedelta(seconds=int(time.monotonic() - start))
+            self.logger.info(f"End of training. Time consumed: {spent}. Saving the latest model.")
+            self.model.save(epoch=-1, current_iter=-1)
+            if self.ours:
+                self.model.write_records()
+            if self.validates:
+                self._validate()
+        if self.tb_logger:
+            self.tb_logger.close()
+
+    def _iterate(self) -> None:
+        batches = self.data.batches()
+        try:
+            for iteration in range(self.start_iter + 1, self.total + 1):
+                self._train_on(batches, iteration)
+                self._after_iteration()
+        except torch.OutOfMemoryError as error:
+            raise RuntimeError(
+                f"The GPU's memory is full in iteration {self.iteration + 1:,d}. Lower batch_size_per_gpu (or "
+                f"real_per_batch and pseudo_per_batch) and raise train:accumulate by the same factor; or set "
+                f"train:precision: bf16, or a smaller gt_size. ({str(error).splitlines()[0]})"
+            ) from error
+
+    def _train_on(self, batches: Iterator[tuple[int, Any]], iteration: int) -> None:
+        begin = time.perf_counter()
+        self.model.update_learning_rate(iteration, warmup_iter=self.opt["train"].get("warmup_iter") or -1)
+        for part in range(self.accumulate):
+            before = time.perf_counter()
+            self.epoch, batch = next(batches)
+            self.waited += time.perf_counter() - before
+            if self.ours:
+                with self.model.accumulating(part):
+                    self.model.feed_data(batch)
+                    self.model.optimize_parameters(iteration)
+            else:
+                self.model.feed_data(batch)
+                self.model.optimize_parameters(iteration)
+        self.iteration = iteration
+        self.spent += time.perf_counter() - begin
+
+    def _after_iteration(self) -> None:
+        settings, iteration = self.opt["logger"], self.iteration
+        if iteration == self.start_iter + 1:
+            self.message_logger.reset_start_time()
+        self.bar.advance(self._log() if iteration % settings["print_freq"] == 0 else None)
+        if self.ours and iteration % self.image_freq == 0:
+            if self.tb_logger:
+                self.model.log_images(self.tb_logger, iteration)
+            self.model.log_histograms(self.tb_logger, iteration)
+        if iteration % settings["save_checkpoint_freq"] == 0:
+            self.logger.info("Saving models and training states.")
+            self._save()
+        if self._validation_is_due() and iteration < self.total:
+            self._validate()
+        stop = self.interrupt.in_any_process(self.opt, self.model.device)
+        if stop:
+            self._save_and_stop(stop)
+
+    def _log(self) -> Mapping[str, float]:
+        done = self.iteration - self.logged_at
+        rates = self.model.get_current_learning_rate()
+        logged = self.model.get_current_log()
+        if self.on_log:
+            self.on_log(self.iteration, logged)
+        values = {"epoch": self.epoch, "iter": self.iteration, "lrs": rates}
+        values.update(time=self.spent / done, data_time=self.waited / done)
+        self.message_logger({**values, **logged})
+        if self.tb_logger:
+            self.tb_logger.add_scalar("lr", rates[0], self.iteration)
+            self.tb_logger.add_scalar("time/iteration", self.spent / done, self.iteration)
+            self.tb_logger.add_scalar("time/waiting_for_data", self.waited / done, self.iteration)
+            for source, passes in self.data.passes(self.iteration).items():
+                self.tb_logger.add_scalar(f"data/{source}_passes", passes, self.iteration)
+                self.tb_logger.add_scalar(f"data/{source}_coverage", min(1.0, passes), self.iteration)
+        self.spent = self.waited = 0.0
+        self.logged_at = self.iteration
+        return logged
+
+    # --- validation and checkpoints --------------------------------------------------------------------------
+
+    def _validation_is_due(self) -> bool:
+        return self.validates and self.iteration % self.opt["val"]["val_freq"] == 0
+
+    def _validation_is_owed(self) -> bool:
+        """Whether the run was killed between a checkpoint and the validation of the same iteration."""
+        done = getattr(self.model, "loop_state", {}).get("validated", True)
+        return self.start_iter < self.total and self._validation_is_due() and not done
+
+    def _validate(self) -> None:
+        try:
+            for loader in self.val_loaders:
+                with self._bar_of(loader):
+                    self.model.validation(loader, self.iteration, self.tb_logger, bool(self.opt["val"]["save_img"]))
+        except ValidationStopped:
+            self._save_and_stop(self.interrupt.received or 0)
+        if self.on_validation:
+            self.on_validation(self.iteration, getattr(self.model, "latest_metrics", {}))
+        if self.saved_at == self.iteration:  # the best metrics and the random state are others now
+            self.model.loop_state["validated"] = True
+            self.model.save_training_state(self.epoch, self.iteration)
+
+    def _bar_of(self, loader: Any) -> AbstractContextManager[Any]:
+        return ExitStack() if self.ours else self.bar.validation(loader.dataset.opt["name"], len(loader))
+
+    def _save(self) -> None:
+        self.model.loop_state = {
+            "data": self.data.state_dict(self.iteration),
+            "validated": not self._validation_is_due(),
+        }
+        self.model.save(self.epoch, self.iteration)
+        if self.ours:
+            self.model.write_records()
+        self.saved_at = self.iteration
+
+    def _save_and_stop(self, signal_number: int) -> None:
+        interrupted = Interrupted(signal_number, self.iteration)
+        if self.saved_at != self.iteration:
+            self._save()
+        self.logger.warning(f"{interrupted}. Go on with --auto_resume.")
+        raise interrupted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -230,6 +231,12 @@ class OptionFiles:
 def option_files(tiny_data, workspace) -> OptionFiles:
     """See `OptionFiles`."""
     return OptionFiles(tiny_data, workspace)
+
+
+@pytest.fixture(scope="session")
+def option_files_in(tiny_data) -> Callable[[Path], OptionFiles]:
+    """`OptionFiles` that writes to a given folder."""
+    return lambda folder: OptionFiles(tiny_data, folder)
 
 
 @pytest.fixture(scope="session")

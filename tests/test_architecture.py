@@ -14,7 +14,7 @@ ROOT = Path(semiisp_plugin.__file__).parent
 LAYERS = (
     ("_version", "_scan", "isp"),
     ("toolbox",),
-    ("options", "checkpoint", "archs", "data", "losses", "metrics"),
+    ("options", "checkpoint", "random_state", "archs", "data", "losses", "metrics"),
     ("report",),
     ("pseudo", "simulation"),
     ("models",),

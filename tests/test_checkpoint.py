@@ -8,7 +8,15 @@ import torch
 from torch import nn
 
 from semiisp_plugin import checkpoint
-from semiisp_plugin.checkpoint import CheckpointError, load_checkpoint, load_weights, save_atomically
+from semiisp_plugin.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    load_weights,
+    newest_whole_state,
+    prune,
+    save_atomically,
+    save_safetensors,
+)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()])
@@ -124,3 +132,104 @@ def test_weights_saved_from_a_parallel_wrapper():
     net = nn.Conv2d(1, 1, 1)
     load_weights(net, {"module.weight": torch.full((1, 1, 1, 1), 3.0), "module.bias": torch.ones(1)}, "x.pth", True)
     assert float(net.weight.detach()) == 3
+
+
+def test_flipped_bit_is_found(tmp_path):
+    path = tmp_path / "net.pth"
+    save_atomically({"params": torch.zeros(10_000)}, path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert torch.load(path, weights_only=True)["params"].count_nonzero() == 1, "torch checks for itself now"
+    with pytest.raises(CheckpointError, match=r"no readable checkpoint \(its part .* differs from its checksum"):
+        load_checkpoint(path)
+
+
+def test_what_is_written_is_read_back_before_it_counts(tmp_path, monkeypatch):
+    """A disk that loses bytes: the old file stays."""
+    path = tmp_path / "net.pth"
+    save_atomically({"params": torch.ones(3)}, path)
+    write = torch.save
+
+    def loses_bytes(state, file):
+        write(state, file)
+        file.seek(200)
+        file.write(b"\xff" * 64)
+
+    monkeypatch.setattr(checkpoint.torch, "save", loses_bytes)
+    with pytest.raises(OSError, match=r"net\.pth could not be written: what was written could not be read back"):
+        save_atomically({"params": torch.zeros(100)}, path)
+    assert torch.equal(load_checkpoint(path)["params"], torch.ones(3))
+    assert [p.name for p in tmp_path.iterdir()] == ["net.pth"]
+
+
+def test_checkpoint_that_would_run_code_is_refused(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "canary"),))
+
+    torch.save({"params": Hostile()}, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match=r"net\.pth is no readable checkpoint"):
+        load_checkpoint(tmp_path / "net.pth")
+    assert not (tmp_path / "canary").exists()
+
+
+def test_safetensors(tmp_path):
+    shared = torch.arange(6.0).reshape(2, 3)
+    weights = {"a": shared, "b": shared, "c": shared.t()}
+    path = tmp_path / "net_g_5.safetensors"
+    save_safetensors(weights, path, {"param_key": "params_ema"})
+    loaded = load_checkpoint(path)
+    assert loaded.keys() == weights.keys()
+    assert all(torch.equal(loaded[k], weights[k]) for k in weights)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(CheckpointError, match=r"net_g_5\.safetensors is no readable checkpoint"):
+        load_checkpoint(path)
+    with pytest.raises(OSError, match=r"nowhere.*could not be written"):
+        save_safetensors(weights, tmp_path / "nowhere" / "net.safetensors", {})
+    assert [p.name for p in tmp_path.iterdir()] == ["net_g_5.safetensors"]
+
+
+def saved(folder, *iterations, names=("net_g",), files=True):
+    """A run's two folders with checkpoints of some iterations."""
+    models, states = folder / "models", folder / "training_states"
+    for path in (models, states):
+        path.mkdir(exist_ok=True)
+    for i in iterations:
+        for name in names:
+            save_atomically({"params": torch.full((100,), float(i))}, models / f"{name}_{i}.pth")
+        listed = {"files": [f"{name}_{i}.pth" for name in names]} if files else {}
+        save_atomically({"iter": i, **listed}, states / f"{i}.state")
+    return models, states
+
+
+def test_old_checkpoints_are_deleted(tmp_path):
+    models, states = saved(tmp_path, 5, 10, 100, 20, names=("net_g", "f_isp"))
+    stay = ["net_g_latest.pth", "net_g_best.pth", "mine.pth", "net_g_150.pth", "net_g_5.safetensors"]
+    for name in (*stay, "net_g_3.pth"):
+        (models / name).write_bytes(b"x")
+    assert prune(models, states, keep_last=2, keep=[5]) == [10]
+    assert sorted(p.name for p in states.iterdir()) == ["100.state", "20.state", "5.state"]
+    # 150 is of a save that is under way; 3 is what an interrupted deletion left.
+    assert sorted(p.name for p in models.iterdir()) == sorted(
+        [f"{n}_{i}.pth" for n in ("net_g", "f_isp") for i in (5, 20, 100)] + stay
+    )
+    assert prune(models, states, keep_last=1) == [5, 20]
+    assert prune(models, states, keep_last=1) == []
+
+
+@pytest.mark.parametrize("files", [True, False])
+def test_newest_whole_state(tmp_path, files):
+    models, states = saved(tmp_path, 9, 10, 11, 12, names=("net_g", "net_d"), files=files)
+    assert newest_whole_state(states, models, ["net_g", "net_d"]) == (states / "12.state", [])
+    (states / "12.state").write_bytes((states / "12.state").read_bytes()[:-50])
+    (models / "net_d_11.pth").unlink()
+    data = bytearray((models / "net_g_10.pth").read_bytes())
+    data[len(data) // 2] ^= 1
+    (models / "net_g_10.pth").write_bytes(data)
+    found, passed_over = newest_whole_state(states, models, ["net_g", "net_d"])
+    assert found == states / "9.state"
+    assert ["12.state is no readable" in passed_over[0], "lost its network" in passed_over[1]] == [True, True]
+    assert "net_d_11.pth" in passed_over[1]
+    assert "net_g_10.pth is damaged" in passed_over[2]
+    assert newest_whole_state(tmp_path / "none", models, ["net_g"]) == (None, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 import os
 from collections.abc import Mapping, Sequence
@@ -94,6 +95,13 @@ class PairedRestorationDataset(Dataset[dict[str, Any]]):
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the cached images, which a worker process would have to be sent."""
         return {**self.__dict__, "_cache": {}}
+
+    def subset(self, indices: Sequence[int]) -> PairedRestorationDataset:
+        """A data set of some of the pairs, in the order given, with the same options and a cache of its own."""
+        part = copy.copy(self)
+        part.pairs = [self.pairs[i] for i in indices]
+        part._cache = {}
+        return part
 
     def item(self, index: int, *, seed: int | None = None, is_pseudo: bool = False) -> dict[str, Any]:
         """Read a pair.

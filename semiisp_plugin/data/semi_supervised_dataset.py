@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Protocol
 
-from torch.utils.data import Dataset
+import numpy as np
+from torch.utils.data import Dataset, default_collate
 
 from semiisp_plugin.data.paired_dataset import PairedRestorationDataset
 from semiisp_plugin.data.pairs import Pair
 from semiisp_plugin.data.sampler import SOURCES, SampleIndex
 from semiisp_plugin.toolbox import DATASET_REGISTRY, register
+
+_HELD_OUT = 3  # of seeds: a stream of its own, beside those of orders, augmentation and drawn inputs
 
 
 class PseudoPairs(Protocol):
@@ -36,11 +40,13 @@ class SemiSupervisedDataset(Dataset[dict[str, Any]]):
         opt: Options of `PairedRestorationDataset` for the real pairs, and ``pseudo``: a section with ``dataroot_gt``,
             ``dataroot_lq``, ``io_backend`` and, where they are few and small, ``cache_images``. ``filename_tmpl``,
             ``meta_info_file`` and ``cache_images`` outside that section concern the real pairs only: pseudo pairs are
-            many and have one name.
+            many and have one name. ``held_out`` (default 0) real pairs, chosen by ``held_out_seed`` (default 0), are
+            kept from training: no index asks for them, `held_out_batches` gives them (ours).
 
     Attributes:
-        n_real: Number of real pairs.
+        n_real: Number of real pairs, without those held out.
         n_pseudo: Number of pseudo pairs.
+        held_out_pairs: Where the held-out pairs are.
         PSEUDO_OPTIONS: Keys of the section ``pseudo``.
     """
 
@@ -62,7 +68,8 @@ class SemiSupervisedDataset(Dataset[dict[str, Any]]):
                 f"{', '.join(self.PSEUDO_OPTIONS)}; the others are those of the real pairs."
             )
         shared = {key: value for key, value in opt.items() if key != "pseudo"}
-        real = PairedRestorationDataset(shared)
+        self._held_out_seed = int(opt.get("held_out_seed") or 0)
+        real, self._held_out = self._divided(PairedRestorationDataset(shared), int(opt.get("held_out") or 0), name)
         self._sources = (real, self.open_pseudo_pairs(f"{name}, pseudo", pseudo, real))
         self.n_real, self.n_pseudo = (len(source) for source in self._sources)
 
@@ -77,10 +84,46 @@ class SemiSupervisedDataset(Dataset[dict[str, Any]]):
         own = {"cache_images": False, **pseudo, "name": name, "filename_tmpl": "{}", "meta_info_file": None}
         return PairedRestorationDataset({**real.opt, **own})
 
+    def _divided(
+        self, real: PairedRestorationDataset, count: int, name: str
+    ) -> tuple[PairedRestorationDataset, PairedRestorationDataset]:
+        """The real pairs to train on, and those held out."""
+        if count == 0:
+            return real, real.subset([])
+        if not 0 < count < len(real):
+            raise ValueError(
+                f"data set '{name}': {count} pairs are to be held out for the filter's reference "
+                f"(train:filter:held_out:count), but there are {len(real)} real pairs, of which at least one must be "
+                f"left to train on. Hold out fewer, or take reference: running."
+            )
+        trained, held_out = held_out_split(self._held_out_seed, len(real), count)
+        return real.subset(trained), real.subset(held_out)
+
+    def held_out_batches(self, size: int = 4) -> list[dict[str, Any]]:
+        """The held-out pairs, always the same crops of them, as batches like those of a loader.
+
+        Args:
+            size: At most so many pairs a batch; pairs of different sizes do not share one.
+        """
+        return list(self._held_out_batches(size))
+
+    def _held_out_batches(self, size: int) -> Iterator[dict[str, Any]]:
+        seeds = np.random.SeedSequence(self._held_out_seed, spawn_key=(_HELD_OUT, 1))
+        drawn = seeds.generate_state(max(1, len(self._held_out)), np.uint64).tolist()
+        items = (self._held_out.item(i, seed=drawn[i]) for i in range(len(self._held_out)))
+        for _, alike in itertools.groupby(items, key=lambda item: (item["lq"].shape, item["gt"].shape)):
+            while batch := list(itertools.islice(alike, size)):
+                yield default_collate(batch)
+
     @property
     def real_pairs(self) -> list[Pair]:
-        """Where the real pairs are."""
+        """Where the real pairs are that are trained on."""
         return self._sources[0].pairs
+
+    @property
+    def held_out_pairs(self) -> list[Pair]:
+        """Where the real pairs are that are not."""
+        return self._held_out.pairs
 
     def __len__(self) -> int:
         return self.n_real + self.n_pseudo
@@ -97,3 +140,18 @@ class SemiSupervisedDataset(Dataset[dict[str, Any]]):
         if number < self.n_real:
             return self._sources[0].item(number)
         return self._sources[1].item(number - self.n_real, is_pseudo=True)
+
+
+def held_out_split(seed: int, size: int, count: int) -> tuple[list[int], list[int]]:
+    """Choose samples to hold out, of the seed and the numbers alone.
+
+    Args:
+        seed: 0 or more.
+        size: Number of samples.
+        count: How many of them to hold out.
+
+    Returns:
+        The others, and the held-out ones, both in rising order.
+    """
+    order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_HELD_OUT, 0))).permutation(size)
+    return sorted(order[count:].tolist()), sorted(order[:count].tolist())

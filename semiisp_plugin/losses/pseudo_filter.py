@@ -1,10 +1,11 @@
 """The pseudo-data filter and the semi-supervised loss (section 3 of the paper, equations 10-13).
 
 A pseudo pair whose loss exceeds ``beta`` times the mean loss of the batch's real pairs is dropped: it is likely to be
-one that the ISP could not invert well. Real pairs are never dropped.
+one that the ISP could not invert well. Real pairs are never dropped. That is the paper's filter and the default; others
+are in `semiisp_plugin.losses.filters`.
 
 Pure functions of one value a sample (see :func:`semiisp_plugin.losses.per_sample.per_sample`), and
-:class:`PseudoFilter`, which holds the options and counts.
+:class:`PseudoFilter`, which holds a filter with its options, its reference loss and counts.
 
 What is not a number:
 
@@ -15,81 +16,48 @@ What is not a number:
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-REFERENCES = ("batch", "running")
+from semiisp_plugin.losses.filters import (
+    as_reference,
+    check_batch,
+    check_beta,
+    check_reference,
+    mean_real_loss,
+    threshold,
+    upper_bound,
+)
+from semiisp_plugin.toolbox import FILTER_REGISTRY
+
+__all__ = [
+    "REFERENCES",
+    "FilterResult",
+    "HeldOut",
+    "PseudoFilter",
+    "check_beta",
+    "filter_options",
+    "filter_pseudo",
+    "held_out_settings",
+    "mean_real_loss",
+    "semi_supervised_loss",
+    "zero_dropped_gradient",
+]
+
+REFERENCES = ("batch", "running", "held_out")
 """Choices of `PseudoFilter`'s reference loss; ``batch`` is the paper's."""
 
+SHARED_OPTIONS = ("type", "reference", "momentum", "warmup_iter", "held_out")
+"""Keys of the section ``train: filter`` that are not the filter function's own."""
 
-def _check(per_sample_loss: Tensor, is_pseudo: Tensor) -> None:
-    if per_sample_loss.ndim != 1 or per_sample_loss.shape != is_pseudo.shape:
-        raise ValueError(
-            f"The filter needs one loss and one flag a sample, both (N,); the losses are "
-            f"{tuple(per_sample_loss.shape)}, `is_pseudo` is {tuple(is_pseudo.shape)}."
-        )
-    if is_pseudo.dtype != torch.bool:
-        raise ValueError(f"`is_pseudo` must be boolean (torch.bool); got {is_pseudo.dtype}.")
-
-
-def check_beta(beta: float) -> float:
-    """Return ``beta`` as a float if it is a usable factor.
-
-    Raises:
-        ValueError: It is negative or NaN.
-    """
-    beta = float(beta)
-    if not beta >= 0:
-        raise ValueError(f"The filter's `beta` must be 0 or more (the paper uses 1.0 and 1.2); got {beta}.")
-    return beta
-
-
-@torch.no_grad()
-def mean_real_loss(per_sample_loss: Tensor, is_pseudo: Tensor) -> Tensor:
-    """Mean loss of the real samples (equation 10), detached.
-
-    Args:
-        per_sample_loss: ``(N,)``.
-        is_pseudo: ``(N,)`` bool, on any device.
-
-    Returns:
-        0-dim, the mean over the real samples whose loss is finite; NaN if there are real samples but none is finite.
-
-    Raises:
-        ValueError: The batch has no real sample; or shapes and dtypes are wrong.
-    """
-    _check(per_sample_loss, is_pseudo)
-    is_real = ~is_pseudo.to(per_sample_loss.device)
-    if not bool(is_real.any()):
-        raise ValueError(
-            f"The batch of {len(is_pseudo)} has no real sample, so the filter has nothing to compare the pseudo "
-            f"samples with. Put at least one real sample in each batch, or pass `reference`."
-        )
-    usable = is_real & torch.isfinite(per_sample_loss)
-    return torch.where(usable, per_sample_loss, 0).sum() / usable.sum()
-
-
-def _as_reference(reference: float | Tensor, like: Tensor) -> Tensor:
-    value = torch.as_tensor(reference, dtype=like.dtype, device=like.device).detach()
-    if value.numel() != 1:
-        raise ValueError(f"The filter's `reference` is one number; got a tensor of shape {tuple(value.shape)}.")
-    value = value.reshape(())
-    if bool(value < 0):
-        raise ValueError(
-            f"The filter keeps pseudo samples up to beta times the mean real loss, which is {float(value):.4g}: with "
-            f"negative losses (such as a negated PSNR) a larger beta would keep fewer. Use a loss that is never "
-            f"negative, such as MSELoss or L1Loss."
-        )
-    return value
-
-
-def _threshold(beta: float, reference: Tensor) -> Tensor:
-    # inf * 0 would be NaN and drop everything; an infinite beta means "keep all".
-    return torch.full_like(reference, math.inf) if math.isinf(beta) else beta * reference
+_WATCHED = 10
+"""Weights and references of so many first calls are looked at, which makes a GPU's queue run empty."""
 
 
 @torch.no_grad()
@@ -100,9 +68,7 @@ def filter_pseudo(
     beta: float,
     reference: float | Tensor | None = None,
 ) -> Tensor:
-    """Weight of each sample in the loss (equations 10-12).
-
-    A pseudo sample is kept where ``loss <= beta * reference`` and its loss is finite; a real sample always.
+    """Weight of each sample in the loss (equations 10-12): `threshold`, with the batch's own reference.
 
     Args:
         per_sample_loss: ``(N,)``, never negative; nothing flows back through the weights.
@@ -118,25 +84,22 @@ def filter_pseudo(
     Raises:
         ValueError: No real sample and no reference; a negative reference or beta; wrong shapes or dtypes.
     """
-    _check(per_sample_loss, is_pseudo)
-    beta = check_beta(beta)
+    check_batch(per_sample_loss, is_pseudo)
+    check_beta(beta)
     if reference is None:
         reference = mean_real_loss(per_sample_loss, is_pseudo)
-    threshold = _threshold(beta, _as_reference(reference, per_sample_loss))
-    # Both comparisons are false for NaN: what cannot be compared is dropped.
-    kept = (per_sample_loss <= threshold) & torch.isfinite(per_sample_loss)
-    return (~is_pseudo.to(kept.device) | kept).to(per_sample_loss.dtype)
+    return threshold(per_sample_loss, is_pseudo, reference=reference, beta=beta)
 
 
 def semi_supervised_loss(per_sample_loss: Tensor, weights: Tensor) -> Tensor:
     """Equation 13: the mean over all real and kept pseudo samples.
 
     The paper prints it as ``N_r/(N_r + K) L_r + K/(N_r + K) L_p`` with ``K`` kept pseudo samples; that is
-    ``sum(w * L) / sum(w)``, which is also defined when none is kept.
+    ``sum(w * L) / sum(w)``, which is also defined when none is kept, and for weights between 0 and 1 (`soft`, ours).
 
     Args:
         per_sample_loss: ``(N,)``, with its graph.
-        weights: ``(N,)``, 0 or more, from :func:`filter_pseudo`; a constant here.
+        weights: ``(N,)``, 0 or more, from a filter; a constant here.
 
     Returns:
         Scalar with a graph. Samples of weight 0 add nothing and get a gradient of exactly 0, even where their loss is
@@ -167,7 +130,7 @@ def zero_dropped_gradient(output: Tensor, weights: Tensor) -> None:
 
     Args:
         output: ``(N, ...)``, the network's output. Without a graph nothing is done.
-        weights: ``(N,)``, from :func:`filter_pseudo`.
+        weights: ``(N,)``, from a filter.
 
     Raises:
         ValueError: The batch sizes differ.
@@ -180,57 +143,151 @@ def zero_dropped_gradient(output: Tensor, weights: Tensor) -> None:
     output.register_hook(lambda gradient: torch.where(used, gradient, 0))
 
 
+# --- the option file's section ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """``held_out`` of the section ``train: filter``.
+
+    Attributes:
+        count: Real pairs that are never trained on.
+        every: Iterations between two looks at their loss.
+    """
+
+    count: int = 8
+    every: int = 100
+
+
+def held_out_settings(settings: Mapping[str, Any] | None) -> HeldOut | None:
+    """What the section ``train: filter`` says about held-out pairs; None where its reference is another.
+
+    Raises:
+        ValueError: An unknown key, or a value below 1.
+    """
+    if not settings or settings.get("reference") != "held_out":
+        return None
+    section = {key: value for key, value in (settings.get("held_out") or {}).items() if value is not None}
+    known = [field.name for field in fields(HeldOut)]
+    unknown = sorted(set(section) - set(known))
+    if unknown:
+        raise ValueError(f"train:filter:held_out: unknown key '{unknown[0]}'; it takes {', '.join(known)}.")
+    for key, value in section.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"train:filter:held_out:{key} is {value!r}; it must be an integer of at least 1.")
+    return HeldOut(**section)
+
+
+def filter_options(function: Callable[..., Tensor]) -> dict[str, bool]:
+    """A filter function's own options by name, and whether each must be given."""
+    return {
+        name: parameter.default is parameter.empty
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name != "reference"
+    }
+
+
+# --- the filter with its state ------------------------------------------------------------------------------------
+
+
 class FilterResult(NamedTuple):
     """What :class:`PseudoFilter` says about a batch.
 
     Attributes:
-        weights: ``(N,)`` of 0 and 1, for :func:`semi_supervised_loss`.
-        threshold: 0-dim, ``beta`` times the reference (equation 12); NaN if no real loss was finite.
-        kept_ratio: 0-dim float32, kept over all pseudo samples of the batch: 1 = all kept. 0 for a batch without any.
+        weights: ``(N,)`` in [0, 1], for :func:`semi_supervised_loss`; only 0 and 1 from the paper's filter.
+        threshold: 0-dim, ``beta`` times the reference (equation 12); NaN if no real loss was finite, and for filters
+            without an option ``beta``.
+        kept_ratio: 0-dim float32, mean weight of the batch's pseudo samples: 1 = all kept. 0 for a batch without any.
+        reference: 0-dim, the mean real loss that the filter compared with.
     """
 
     weights: Tensor
     threshold: Tensor
     kept_ratio: Tensor
+    reference: Tensor
 
 
 class PseudoFilter:
-    """:func:`filter_pseudo` with its options, a warm-up and counts that go into the checkpoint.
+    """A filter with its options, a reference loss, a warm-up, and counts that go into the checkpoint.
 
     Args:
-        beta: See :func:`filter_pseudo`. Table 6: 1.0, or 1.2 for at most 1000 images and for denoising.
-        warmup_iter: During the first so many calls every pseudo sample with a finite loss is kept: the losses of an
-            untrained network say nothing about the pairs. The threshold is still reported. Ours; the paper has no
-            warm-up, hence 0.
+        beta: Option of the filters that have it, see `threshold`. Table 6: 1.0, or 1.2 for at most 1000 images and for
+            denoising.
+        warmup_iter: During the first so many calls every pseudo sample with a finite loss is kept, whatever the
+            filter: the losses of an untrained network say nothing about the pairs. The threshold is still reported.
+            Ours; the paper has no warm-up, hence 0.
         reference: ``batch``: L_r is the mean loss of the batch's real samples (eq. 10). ``running``: it is the
             exponential moving average of that mean, which a batch with two real samples makes noisy (ours).
+            ``held_out``: it is the mean loss on real pairs that are never trained on, as `set_held_out` last told
+            (ours): the trained pairs are memorised, and their loss falls below that of any pseudo pair.
         momentum: Of the moving average: its memory is about ``1 / (1 - momentum)`` batches.
+        type: Name of a function in ``FILTER_REGISTRY``.
+        options: Its other options.
 
     Attributes:
-        running: The moving average of the mean real loss; None before the first batch.
+        held_out: The loss that `set_held_out` last told; None before.
         calls: Batches filtered so far.
-        pseudo_seen: Pseudo samples in them.
-        pseudo_kept: Those of them that were kept. In distributed training all three are of this process.
+        pseudo_seen: Pseudo samples in them. In distributed training this and the next are of this process.
 
     Raises:
-        ValueError: ``beta`` or ``warmup_iter`` is negative, ``reference`` unknown, ``momentum`` not in [0, 1).
+        ValueError: ``beta`` or ``warmup_iter`` is negative, ``reference`` unknown, ``momentum`` not in [0, 1), no such
+            filter, or options that it does not take.
     """
 
-    def __init__(self, beta: float, warmup_iter: int = 0, reference: str = "batch", momentum: float = 0.95) -> None:
-        self.beta = check_beta(beta)
+    def __init__(
+        self,
+        beta: float | None = None,
+        warmup_iter: int = 0,
+        reference: str = "batch",
+        momentum: float = 0.95,
+        *,
+        type: str = "threshold",
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.options = {**({} if beta is None else {"beta": beta}), **(options or {})}
+        if "beta" in self.options:
+            if self.options["beta"] == "auto":
+                raise ValueError("The filter's `beta: auto` must be resolved by the number of pairs (`resolve_auto`).")
+            self.options["beta"] = check_beta(self.options["beta"])
         if warmup_iter < 0:
             raise ValueError(f"The filter's `warmup_iter` must be 0 or more; got {warmup_iter}.")
         if reference not in REFERENCES:
             raise ValueError(f"The filter's `reference` is '{reference}'; choose one of {', '.join(REFERENCES)}.")
         if not 0 <= momentum < 1:
             raise ValueError(f"The filter's `momentum` must lie in [0, 1); got {momentum}.")
+        self.type = type
+        self.function = _checked_function(type, self.options)
         self.warmup_iter = warmup_iter
         self.reference = reference
         self.momentum = momentum
-        self.running: float | None = None
+        self.held_out: float | None = None
         self.calls = 0
         self.pseudo_seen = 0
-        self.pseudo_kept = 0
+        # Tensors where the losses are: reading them makes the processor wait for a GPU.
+        self._running: Tensor | None = None
+        self._kept: Tensor | float = 0.0
+
+    @classmethod
+    def from_options(cls, settings: Mapping[str, Any], *, batches_per_iteration: int = 1) -> PseudoFilter:
+        """Build it from the section ``train: filter`` of an option file.
+
+        Args:
+            settings: The section: `SHARED_OPTIONS`, and the filter function's own.
+            batches_per_iteration: Calls that make an iteration, in which ``warmup_iter`` counts.
+        """
+        own = {key: value for key, value in settings.items() if key not in SHARED_OPTIONS}
+        return cls(
+            warmup_iter=int(settings.get("warmup_iter") or 0) * batches_per_iteration,
+            reference=settings.get("reference", "batch"),
+            momentum=float(settings.get("momentum", 0.95)),
+            type=settings.get("type", "threshold"),
+            options=own,
+        )
+
+    @property
+    def beta(self) -> float | None:
+        """The option of that name; None of filters without it."""
+        return self.options.get("beta")
 
     @property
     def in_warmup(self) -> bool:
@@ -238,52 +295,103 @@ class PseudoFilter:
         return self.calls < self.warmup_iter
 
     @property
+    def running(self) -> float | None:
+        """The moving average of the mean real loss; None before the first finite one."""
+        value = math.nan if self._running is None else float(self._running)
+        return None if math.isnan(value) else value
+
+    @property
+    def pseudo_kept(self) -> float:
+        """Sum of the weights of the pseudo samples: how many were kept."""
+        return float(self._kept)
+
+    @property
     def kept_ratio(self) -> float:
         """Kept over all pseudo samples since the first call; 0 before any was seen."""
         return self.pseudo_kept / self.pseudo_seen if self.pseudo_seen else 0.0
+
+    def set_held_out(self, loss: float) -> None:
+        """Take the mean loss on the held-out pairs; one that is not finite does not replace one that is."""
+        if self.held_out is None or math.isfinite(loss):
+            self.held_out = float(loss)
 
     @torch.no_grad()
     def __call__(
         self, per_sample_loss: Tensor, is_pseudo: Tensor, *, reference: float | Tensor | None = None
     ) -> FilterResult:
-        """Filter a batch and count; arguments and errors as :func:`filter_pseudo`."""
-        if reference is None:
-            reference = mean_real_loss(per_sample_loss, is_pseudo)
-        if self.reference == "running":
-            reference = self._averaged(float(reference))
-        beta = math.inf if self.in_warmup else self.beta
-        weights = filter_pseudo(per_sample_loss, is_pseudo, beta=beta, reference=reference)
-        threshold = _threshold(self.beta, _as_reference(reference, per_sample_loss))
+        """Filter a batch and count.
 
-        pseudo = is_pseudo.to(weights.device)
-        seen = int(pseudo.sum())
-        kept = int((weights[pseudo] > 0).sum())
+        Args:
+            per_sample_loss: ``(N,)``.
+            is_pseudo: ``(N,)`` bool; on the CPU, nothing waits for a GPU.
+            reference: The batch's mean real loss; None takes that of this batch. The moving average is made of it;
+                with ``reference: held_out`` it is not used.
+
+        Raises:
+            ValueError: See `filter_pseudo` and the filter; there is no held-out loss yet; or a filter of the user's
+                gives something else than weights.
+        """
+        check_batch(per_sample_loss, is_pseudo)
+        level = self._reference(per_sample_loss, is_pseudo, reference)
+        watched = self.calls < _WATCHED
+        if watched or level.device.type == "cpu":
+            check_reference(level)
+        pseudo = is_pseudo.to(per_sample_loss.device, non_blocking=True)
+        if self.in_warmup:
+            weights = per_sample_loss.new_ones(per_sample_loss.shape)
+        else:
+            weights = self.function(per_sample_loss.detach(), is_pseudo, reference=level, **self.options)
+            if watched:
+                _check_weights(weights, per_sample_loss, self.type)
+            weights = weights.to(per_sample_loss)
+        # What a filter of the user's may have forgotten.
+        weights = torch.where(torch.isfinite(per_sample_loss), weights, 0)
+        weights = torch.where(pseudo, weights, 1)
+
+        seen = int(is_pseudo.sum())
+        kept = torch.where(pseudo, weights, 0).sum()
         self.calls += 1
         self.pseudo_seen += seen
-        self.pseudo_kept += kept
-        ratio = torch.tensor(kept / seen if seen else 0.0, dtype=torch.float32, device=weights.device)
-        return FilterResult(weights, threshold, ratio)
+        self._kept = self._kept + kept.double()
+        bound = torch.full_like(level, math.nan) if self.beta is None else upper_bound(self.beta, level)
+        return FilterResult(weights, bound, (kept / max(1, seen)).float(), level)
 
-    def _averaged(self, reference: float) -> float:
+    def _reference(self, per_sample_loss: Tensor, is_pseudo: Tensor, reference: float | Tensor | None) -> Tensor:
+        """The loss to compare with, 0-dim."""
+        if self.reference == "held_out":
+            if self.held_out is None:
+                raise ValueError(
+                    "The filter's `reference` is held_out, but the loss on held-out pairs is not known yet: "
+                    "call `set_held_out` first (a model: `use_held_out`)."
+                )
+            return as_reference(self.held_out, per_sample_loss)
+        if reference is None:
+            reference = mean_real_loss(per_sample_loss, is_pseudo)
+        level = as_reference(reference, per_sample_loss)
+        return level if self.reference == "batch" else self._averaged(level).to(per_sample_loss.dtype)
+
+    def _averaged(self, reference: Tensor) -> Tensor:
         """Take a batch's mean real loss into the moving average, which it returns; what is not finite is left out."""
-        if math.isfinite(reference):
-            # As long as the average is young it is the plain mean, not one that leans on the first batch.
-            momentum = min(self.momentum, self.calls / (self.calls + 1))
-            before = reference if self.running is None else self.running
-            self.running = momentum * before + (1 - momentum) * reference
-        return math.nan if self.running is None else self.running
+        value = reference.double()
+        before = torch.full_like(value, math.nan) if self._running is None else self._running.to(value)
+        # As long as the average is young it is the plain mean, not one that leans on the first batch.
+        momentum = min(self.momentum, self.calls / (self.calls + 1))
+        mixed = momentum * torch.where(torch.isnan(before), value, before) + (1 - momentum) * value
+        self._running = torch.where(torch.isfinite(value), mixed, before)
+        return self._running
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts and the moving average, for the checkpoint."""
-        return {
+        """The counts, the moving average and the held-out loss, for the checkpoint."""
+        state = {
             "calls": self.calls,
             "pseudo_seen": self.pseudo_seen,
             "pseudo_kept": self.pseudo_kept,
             "running": self.running,
         }
+        return state | ({"held_out": self.held_out} if self.reference == "held_out" else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the counts of :meth:`state_dict`; states without a moving average, which came later, load too.
+        """Take up the counts of :meth:`state_dict`; states without averages, which came later, load too.
 
         Raises:
             KeyError: A count is missing.
@@ -293,6 +401,40 @@ class PseudoFilter:
             raise KeyError(f"The pseudo filter's state lacks {', '.join(missing)}; it was saved by something else.")
         self.calls = int(state["calls"])
         self.pseudo_seen = int(state["pseudo_seen"])
-        self.pseudo_kept = int(state["pseudo_kept"])
-        running = state.get("running")
-        self.running = None if running is None else float(running)
+        self._kept = float(state["pseudo_kept"])
+        running, held_out = state.get("running"), state.get("held_out")
+        self._running = None if running is None else torch.tensor(float(running), dtype=torch.float64)
+        self.held_out = None if held_out is None else float(held_out)
+
+
+def _checked_function(name: str, options: Mapping[str, Any]) -> Callable[..., Tensor]:
+    """A registered filter, tried out with its options."""
+    if name not in FILTER_REGISTRY:
+        known = ", ".join(sorted(key for key, _ in FILTER_REGISTRY))
+        raise ValueError(
+            f"train:filter:type: there is no filter '{name}'. Known: {known}. One of your own is found once the module "
+            f"that registers it is imported."
+        )
+    function: Callable[..., Tensor] = FILTER_REGISTRY.get(name)
+    known_options = filter_options(function)
+    unknown = sorted(set(options) - set(known_options))
+    if unknown:
+        takes = ", ".join(known_options) or "no options"
+        raise ValueError(f"train:filter: '{unknown[0]}' is no option of the filter '{name}', which takes {takes}.")
+    missing = [key for key, needed in known_options.items() if needed and key not in options]
+    if missing:
+        raise ValueError(f"train:filter: the filter '{name}' needs {', '.join(missing)}.")
+    # Wrong values are to be seen now, not when training begins.
+    losses = torch.tensor([1.0, 1.0])
+    weights = function(losses, torch.tensor([False, True]), reference=torch.tensor(1.0), **options)
+    _check_weights(weights, losses, name)
+    return function
+
+
+def _check_weights(weights: object, losses: Tensor, name: str) -> None:
+    """Raise unless a filter gave weights."""
+    if not isinstance(weights, Tensor) or weights.shape != losses.shape:
+        what = f"a tensor {tuple(weights.shape)}" if isinstance(weights, Tensor) else f"a {weights.__class__.__name__}"
+        raise ValueError(f"The filter '{name}' gave {what}; it must give one weight a sample, {tuple(losses.shape)}.")
+    if not bool(((weights >= 0) & (weights <= 1)).all()):
+        raise ValueError(f"The filter '{name}' gave weights outside [0, 1] or NaN: {weights.tolist()}.")

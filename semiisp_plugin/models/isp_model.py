@@ -35,6 +35,8 @@ class ISPModel(RestorationModel):
 
     def build_networks(self) -> None:
         """Build and check both networks."""
+        if self.compiled:
+            raise ValueError("train:compile: f_ISP's parameter sets are read inside its forward pass; leave it out.")
         if self.is_train and self.opt.get("network_global") is None:
             raise ValueError("ISPModel needs the section 'network_global': a PQDynamicISP with grid [1, 1].")
         self.net_g = self.build_one("network_g", "pretrain_network_g")
@@ -64,8 +66,9 @@ class ISPModel(RestorationModel):
         """One iteration on the batch of `feed_data`."""
         strength = self.opt["train"].get("photometric_jitter")
         if strength:
+            number = self.draw_number(current_iter)
             generator = iteration_generator(
-                self.opt["manual_seed"], current_iter, self.device, stream=self.opt.get("rank", 0)
+                self.opt["manual_seed"], number, self.device, stream=self.opt.get("rank", 0)
             )
             self.lq = photometric_jitter(self.lq, float(strength), generator)
         total = torch.zeros((), device=self.device)
@@ -75,13 +78,13 @@ class ISPModel(RestorationModel):
             captured: list[torch.Tensor] = []
             # The sets are those of the training forward pass itself (Sec. 3.1), also inside a parallel wrapper.
             hook = net.encoder.register_forward_hook(lambda _m, _i, z, kept=captured: kept.append(z.detach()))
-            output = wrapped(self.lq)
+            output = self.predict(wrapped, self.lq)
             hook.remove()
             losses, parts = self.sample_losses(output)
             total = total + losses.mean()
             logs.update({f"{name}_{label}": value.mean() for name, value in parts.items()})
             for z in captured:
-                self.banks[label].append(self.of_all_processes(net.spec.squash(z)))
+                self.banks[label].append(self.of_all_processes(net.spec.squash(z.float())))
         self.output = output
         self.step(total)
         self.record(**logs)
@@ -94,9 +97,9 @@ class ISPModel(RestorationModel):
         torch.distributed.all_gather(gathered, sets.contiguous())
         return torch.cat(gathered)
 
-    def nondist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
+    def validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool = False) -> None:
         """Validate the local network, then the global one."""
-        super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
+        super().validation(dataloader, current_iter, tb_logger, save_img)
         if self.net_global is None:
             return
         options = dataloader.dataset.opt
@@ -105,24 +108,28 @@ class ISPModel(RestorationModel):
         try:
             options["name"] = f"{name}_global"
             self.net_g = self.net_global
-            super().nondist_validation(dataloader, current_iter, tb_logger, False)
+            super().validation(dataloader, current_iter, tb_logger, False)
         finally:
             options["name"] = name
             self.net_g = network
             if average is not None:
                 self.net_g_ema = average
 
-    def save(self, epoch: int, current_iter: int) -> None:
-        """Both networks, f_ISP for phase 2, and the training state."""
-        self.save_network(self.net_global, "net_global", current_iter)
-        self.save_f_isp(current_iter)
-        super().save(epoch, current_iter)
+    def save_networks(self, label: int | str) -> None:
+        """Both networks, and f_ISP for phase 2."""
+        self.save_network(self.net_global, "net_global", label)
+        self.save_f_isp(label)
+        super().save_networks(label)
+
+    def files_of(self, current_iter: int) -> list[str]:
+        """Both networks, and f_ISP with the banks."""
+        return [f"{stem}_{current_iter}.pth" for stem in ("net_g", "net_global", "f_isp")]
 
     @master_only  # type: ignore[untyped-decorator]  # BasicSR is untyped
-    def save_f_isp(self, current_iter: int) -> None:
-        """Write ``f_isp_<iter>.pth``."""
+    def save_f_isp(self, label: int | str) -> None:
+        """Write ``f_isp_<label>.pth``."""
         local = self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)
-        path = self.checkpoint_path("f_isp", current_iter)
+        path = self.checkpoint_path("f_isp", label)
         save_f_isp(path, self.opt["network_g"], local.state_dict(), self.banks, self.n_pairs)
 
     def resume_networks(self, iteration: int) -> None:

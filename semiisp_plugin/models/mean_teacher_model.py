@@ -45,7 +45,7 @@ class MeanTeacherModel(PseudoInputsModel):
         """One iteration on the batch of `feed_data`."""
         self._iteration = current_iter
         self.take_targets_of_the_teacher(current_iter)
-        self.output = self.net_g(self.lq)
+        self.output = self.predict(self.net_g, self.lq)
         losses, parts = self.sample_losses(self.output)
         unlabelled = self.is_pseudo.to(self.device)
         supervised, consistency = mean_over(losses, ~unlabelled), mean_over(losses, unlabelled)
@@ -65,7 +65,10 @@ class MeanTeacherModel(PseudoInputsModel):
         if len(chosen) == 0:
             return
         generator = iteration_generator(
-            self.opt["manual_seed"], current_iter, self.device, stream=1 + self.opt.get("rank", 0)
+            self.opt["manual_seed"],
+            self.draw_number(current_iter),
+            self.device,
+            stream=1 + self.opt.get("rank", 0),
         )
         clean = self.lq[chosen]
         taught = self.net_g_ema(clean).clamp(0, 1).to(self.gt.dtype)

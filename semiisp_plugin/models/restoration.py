@@ -1,30 +1,33 @@
 """What the models of all three phases share: networks, losses, optimiser, schedule, logging, checkpoints.
 
-Built on BasicSR's `SRModel`, whose validation is used as it is. Changed: any torch optimiser, a cosine schedule with a
-floor, gradient clipping, losses that can be taken per sample, logs that are means over the print window, checkpoints
-that are written beside their place and then renamed, and messages that say what to mend.
+Built on BasicSR's `SRModel`. Changed: any torch optimiser, a cosine schedule with a floor, mixed precision,
+compilation, gradient accumulation and clipping, steps that are not finite are skipped, losses that can be taken per
+sample, logs that are means over the print window, validation in batches and on all processes, checkpoints that are
+written beside their place and then renamed, and messages that say what to mend.
 """
 
 from __future__ import annotations
 
 import math
-import os
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from semiisp_plugin.checkpoint import CheckpointError, load_checkpoint, load_weights, save_atomically
 from semiisp_plugin.losses.per_sample import full_precision, per_sample
-from semiisp_plugin.toolbox import SRModel, build_loss, build_network, get_root_logger, lr_schedulers, master_only
+from semiisp_plugin.models.checkpointed import CheckpointedModel
+from semiisp_plugin.models.step_guard import Statistics, StepGuard, gradient_norm
+from semiisp_plugin.models.validation import Progress, validate
+from semiisp_plugin.toolbox import SRModel, build_loss, build_network, get_root_logger, lr_schedulers
 
 LOSS_KEYS = {"pixel_opt": "l_pix", "perceptual_opt": "l_percep", "ssim_opt": "l_ssim"}
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _GRID_IMAGES = 4
 
 
@@ -47,7 +50,7 @@ def naming(section: str) -> Iterator[None]:
         raise ValueError(f"{section}: a value is not usable: {error or type(error).__name__}.") from error
 
 
-class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
+class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # BasicSR is untyped
     """Base of the three phases' models; see the module's docstring.
 
     Args:
@@ -58,6 +61,16 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
         # SRModel's constructor is bypassed: it builds one network and loads weights without a useful message.
         super(SRModel, self).__init__(opt)
         self._window: dict[str, list[Tensor]] = {}
+        self.iteration = 0
+        self.micro_batch = 0  # of this iteration, see `accumulating`
+        self.validation_progress: Progress | None = None
+        self.stop_asked: Callable[[], bool] | None = None
+        self.loop_state: dict[str, Any] = {}  # what the training loop wants to find in the training state
+        train = self.opt.get("train") or {}
+        self.accumulate = int(train.get("accumulate") or 1)
+        self.compiled = bool(self.is_train and train.get("compile"))
+        self.channels_last = bool(train.get("channels_last"))
+        self.amp_dtype = PRECISIONS[train.get("precision") or "fp32"]
         self.build_networks()
         if self.is_train:
             self.init_training_settings()
@@ -84,29 +97,16 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
     def model_to_device(self, net: nn.Module) -> nn.Module:
         """To the device, and into DistributedDataParallel or DataParallel where those apply; CPU included."""
         net = net.to(self.device)
+        if self.channels_last:
+            net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        if self.compiled:
+            mode = self.opt["train"]["compile"]
+            net.compile(mode=None if mode is True else mode)  # in place: the names of the weights stay
         if self.opt.get("dist"):
             ids = [torch.cuda.current_device()] if self.device.type == "cuda" else None
             unused = self.opt.get("find_unused_parameters", False)
             return nn.parallel.DistributedDataParallel(net, device_ids=ids, find_unused_parameters=unused)
         return nn.DataParallel(net) if self.opt["num_gpu"] > 1 else net
-
-    def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str = "params") -> None:
-        """Load BasicSR's ``{params, params_ema}`` layout, or a bare state dict."""
-        checkpoint = load_checkpoint(load_path)
-        if param_key in checkpoint:
-            weights = checkpoint[param_key]
-        elif "params" in checkpoint and param_key == "params_ema":
-            get_root_logger().info(f"{load_path} has no '{param_key}'; taking 'params'.")
-            weights = checkpoint["params"]
-        elif param_key == "params":
-            weights = checkpoint  # a bare state dict
-        else:
-            raise CheckpointError(
-                f"{load_path} has no '{param_key}' (path:param_key_g); it has: {', '.join(list(checkpoint)[:6])}."
-            )
-        net = self.get_bare_model(net)
-        load_weights(net, weights, load_path, strict)
-        get_root_logger().info(f"Loaded {type(net).__name__} from {load_path}.")
 
     # --- training --------------------------------------------------------------------------------------------
 
@@ -116,7 +116,13 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
         self.net_g.train()
         self.ema_decay = float(train.get("ema_decay") or 0)
         if self.ema_decay > 0:
-            self.net_g_ema = deepcopy(self.get_bare_model(self.net_g)).eval().requires_grad_(False)
+            self.net_g_ema = self.copy_of(self.net_g)
+        self.guard = StepGuard(int(train.get("nonfinite_limit") or 10))
+        self.statistics = Statistics(self.trained_networks())
+        self._drop_update = False
+        self._sample_losses: Tensor | None = None
+        # Without fp16 it does nothing: bf16 has the range of float32.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype is torch.float16)
         # Built without reduction: every loss is taken per sample, and averaged by the model.
         self.losses = nn.ModuleDict()
         for key, name in LOSS_KEYS.items():
@@ -125,6 +131,15 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
                     self.losses[name] = build_loss({**train[key], "reduction": "none"}).to(self.device)
         self.setup_optimizers()
         self.setup_schedulers()
+
+    def copy_of(self, net: nn.Module) -> nn.Module:
+        """An uncompiled copy of a network, for averages: in evaluation mode, without gradients."""
+        bare = self.get_bare_model(net)
+        compiled, bare._compiled_call_impl = bare._compiled_call_impl, None  # it cannot be copied
+        try:
+            return deepcopy(bare).eval().requires_grad_(False)
+        finally:
+            bare._compiled_call_impl = compiled
 
     def trained_networks(self) -> list[nn.Module]:
         """The networks that the optimiser updates."""
@@ -162,6 +177,31 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
                     f"MultiStepRestartLR or CosineAnnealingRestartLR."
                 )
 
+    def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
+        """BasicSR's schedule and linear warm-up; an iteration begins."""
+        self.iteration = current_iter
+        with warnings.catch_warnings():
+            # Where the first step was skipped; the schedule goes by iterations all the same.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            super().update_learning_rate(current_iter, warmup_iter)
+
+    @contextmanager
+    def accumulating(self, micro_batch: int) -> Iterator[None]:
+        """Surrounds `feed_data` and `optimize_parameters` for one of the batches of an iteration.
+
+        With ``train:accumulate: k`` an iteration takes k batches, and their mean gradient, one after the other, in the
+        memory of one.
+
+        Args:
+            micro_batch: Its number, 0 ... accumulate - 1; with the last, the weights are updated.
+        """
+        self.micro_batch = micro_batch
+        with ExitStack() as stack:
+            if micro_batch + 1 < self.accumulate and self.opt.get("dist"):
+                for net in self.trained_networks():
+                    stack.enter_context(net.no_sync())  # type: ignore[operator]  # they are DistributedDataParallel
+            yield
+
     def feed_data(self, data: Mapping[str, Any]) -> None:
         """Take a batch ``{lq, gt, is_pseudo, key}``; validation may lack all but ``lq``."""
         self.lq = data["lq"].to(self.device, non_blocking=True)
@@ -169,14 +209,30 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
             self.gt = data["gt"].to(self.device, non_blocking=True)
         self.is_pseudo: Tensor = data.get("is_pseudo", torch.zeros(len(self.lq), dtype=torch.bool))
         self.keys = data.get("key")
+        if self.is_train:
+            self.statistics.keep()
 
     def predict(self, net: nn.Module, x: Tensor) -> Tensor:
-        """The network's output for ``x`` in float32, whatever precision it is trained with."""
-        return full_precision(net(x))
+        """The network's output for ``x`` in float32, computed in the precision of ``train:precision``.
+
+        Args:
+            net: A trained network, parallel wrapper included.
+            x: ``(N, C, H, W)``.
+
+        Returns:
+            ``(N, C', H', W')``.
+        """
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        if self.amp_dtype is None:
+            return full_precision(net(x))
+        with torch.autocast(self.device.type, self.amp_dtype):
+            output = net(x)
+        return full_precision(output)
 
     def draw_number(self, current_iter: int) -> int:
         """Number of this batch, for what is drawn at random for it: each batch of a run has its own."""
-        return current_iter
+        return (current_iter - 1) * self.accumulate + self.micro_batch + 1
 
     def sample_losses(self, output: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each sample, ``(N,)``, and its parts by name.
@@ -191,32 +247,74 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
                 f"size (for BasicSR's super-resolution ones: upscale: 1)."
             )
         parts = {name: per_sample(loss(output, self.gt)) for name, loss in self.losses.items()}
-        return torch.stack(tuple(parts.values())).sum(0), parts
+        losses = torch.stack(tuple(parts.values())).sum(0)
+        self._sample_losses = losses.detach()
+        return losses, parts
 
     def step(self, loss: Tensor) -> None:
-        """Backward, clip, update, EMA.
+        """Backward, clip, update, EMA; nothing but a warning where the loss or the gradient is not finite.
 
         Raises:
-            FloatingPointError: The loss is not finite; the message names the batch's images.
+            FloatingPointError: Too many steps were skipped (``train:nonfinite_limit``); the message names the images.
         """
-        finite = torch.isfinite(loss.detach()).float()
-        if self.opt.get("dist"):  # one process that stops alone would leave the others waiting
-            torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
-        if not bool(finite):
-            keys = ", ".join(list(self.keys)[:24]) if self.keys else "unknown"
-            raise FloatingPointError(
-                f"The loss became {loss.item()} on the batch: {keys}. Lower the learning rate (train:optim_g:lr), set "
-                f"train:grad_clip, or look at those images; the latest checkpoint is untouched."
-            )
+        self.scaler.scale(loss / self.accumulate if self.accumulate > 1 else loss).backward()
+        finite = torch.isfinite(loss.detach())
+        if self.micro_batch + 1 < self.accumulate:
+            # Looked at now, while the batch's keys are known; a bad part spoils the update of all.
+            if not self._of_all_processes(finite):
+                self._skip(loss)
+                self._drop_update = True
+            return
+        parameters = [p for net in self.trained_networks() for p in net.parameters()]
+        self.scaler.unscale_(self.optimizer_g)
+        norm = gradient_norm(parameters)
+        # With fp16 a gradient that is not finite is no accident: the scaler skips the step and lowers its scale.
+        usable = finite if self._overflow_is_expected() else finite & torch.isfinite(norm)
+        usable = self._of_all_processes(usable)
+        if usable and not self._drop_update:
+            clip = self.opt["train"].get("grad_clip")
+            if clip:
+                nn.utils.clip_grad_norm_(parameters, float(clip))
+            self.scaler.step(self.optimizer_g)
+            self.scaler.update()
+            if self.ema_decay > 0:
+                self.model_ema(self.ema_decay)
+        else:
+            if self.scaler.is_enabled():
+                self.scaler.update()
+            if not usable and not self._drop_update:
+                self._skip(loss, norm)
+        self._drop_update = False
         self.optimizer_g.zero_grad(set_to_none=True)
-        loss.backward()
-        clip = self.opt["train"].get("grad_clip")
-        if clip:
-            for net in self.trained_networks():
-                nn.utils.clip_grad_norm_(net.parameters(), float(clip))
-        self.optimizer_g.step()
-        if self.ema_decay > 0:
-            self.model_ema(self.ema_decay)
+        self.record(grad_norm=norm)
+
+    def _overflow_is_expected(self) -> bool:
+        """Whether the scaler still has room to lower its scale, after which gradients may be finite."""
+        return self.scaler.is_enabled() and self.scaler.get_scale() > 1
+
+    def _of_all_processes(self, value: Tensor) -> bool:
+        """Whether something holds in every process: one that skips alone would leave the others waiting."""
+        if self.opt.get("dist"):
+            value = value.float()
+            torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MIN)
+        return bool(value)
+
+    def _skip(self, loss: Tensor, norm: Tensor | None = None) -> None:
+        """Undo what a bad batch has done to running statistics, and name its images, of all processes."""
+        self.statistics.put_back()
+        loss = loss.detach()
+        keys = [str(k) for k in self.keys or ()]
+        bad = [] if self._sample_losses is None else (~torch.isfinite(self._sample_losses)).tolist()
+        suspects = [k for k, is_bad in zip(keys, bad, strict=False) if is_bad]
+        if norm is None or not math.isfinite(float(loss)):
+            what = f"the loss was {float(loss)}"
+        else:
+            what = f"the loss was {float(loss):.4g}, but the gradient's norm {float(norm)}"
+        if self.opt.get("dist"):
+            gathered: list[Any] = [None] * self.opt["world_size"]
+            torch.distributed.all_gather_object(gathered, (keys, suspects))
+            keys, suspects = ([k for part in gathered for k in part[i]] for i in (0, 1))
+        self.guard.skip(self.iteration, what, keys, suspects)
 
     @torch.no_grad()
     def model_ema(self, decay: float = 0.999) -> None:
@@ -227,6 +325,16 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
         for average, value in zip(self.net_g_ema.buffers(), net.buffers(), strict=True):
             average.copy_(value)
 
+    def step_state(self) -> dict[str, Any]:
+        """The gradient scaler and the guard."""
+        return {"scaler": self.scaler.state_dict(), "guard": self.guard.state_dict()}
+
+    def load_step_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `step_state`."""
+        if state.get("scaler") and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+        self.guard.load_state_dict(state["guard"])
+
     # --- logging ---------------------------------------------------------------------------------------------
 
     def record(self, **values: Tensor) -> None:
@@ -235,10 +343,17 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
             self._window.setdefault(name.replace("__", "/"), []).append(value.detach())
 
     def get_current_log(self) -> OrderedDict[str, float]:
-        """Means over the print window, over all processes; the same keys in every process."""
-        means = {k: torch.stack(v).float().mean() for k, v in self._window.items()}
+        """Means over the print window, over all processes; the same keys in every process.
+
+        Values of skipped steps, which are not finite, are left out; a window of nothing else is NaN.
+        """
+        means = {k: _finite_mean(torch.stack(v).float()) for k, v in self._window.items()}
         self._window.clear()
-        return OrderedDict(self.reduce_loss_dict(means)) if means else OrderedDict()
+        if not means:
+            return OrderedDict()
+        if "grad_norm" in means:
+            means["grad_norm"] = means.pop("grad_norm")  # losses come first
+        return OrderedDict(self.reduce_loss_dict(means))
 
     def image_groups(self) -> dict[str, Tensor]:
         """Which samples of the current batch go into which grid, as boolean masks ``(N,)`` on the model's device."""
@@ -252,6 +367,12 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
             if columns:
                 rows = [t[chosen][:columns].detach().float().clamp(0, 1) for t in (self.lq, self.output, self.gt)]
                 tb_logger.add_image(f"images/{name}", make_grid(torch.cat(rows).cpu(), nrow=columns), current_iter)
+
+    def log_histograms(self, tb_logger: Any, current_iter: int) -> None:
+        """Write distributions to TensorBoard; called in every process, ``tb_logger`` is None in all but one."""
+
+    def write_records(self) -> None:
+        """Write what a model keeps a record of into the run's folder; called in every process."""
 
     def _update_best_metric_result(self, dataset_name: str, metric: str, val: float, current_iter: int) -> None:
         # Metrics are NumPy numbers, which torch refuses to load with weights_only=True.
@@ -269,135 +390,32 @@ class RestorationModel(SRModel):  # type: ignore[misc]  # BasicSR is untyped
         Not through the parallel wrapper: one process validates alone, and the wrapper of a network with buffers would
         wait for the others to exchange them.
         """
-        net = self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)
+        net = self.validated_networks()[0]
         was_training = net.training
         net.eval()
-        self.output = net(self.lq)
+        # Not compiled: images of every size would be compiled for. In float32, as `basicsr test` does.
+        self.output = net.forward(self.lq) if self.compiled else net(self.lq)
         net.train(was_training)
 
-    def nondist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
-        """BasicSR's validation, with a grid of the first image (input, output, target) in TensorBoard."""
-        if tb_logger:
-            first = next(iter(dataloader))
-            self.feed_data(first)
-            self.test()
-            name = dataloader.dataset.opt["name"]
-            triple = [self.lq, self.output, *([self.gt] if "gt" in first else [])]
-            grid = torch.cat([t[0].detach().float().clamp(0, 1).cpu() for t in triple], dim=2)
-            tb_logger.add_image(f"validation/{name}_input_output_target", grid, current_iter)
-        super().nondist_validation(_UniqueNames(dataloader), current_iter, tb_logger, save_img)
+    def validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool = False) -> None:
+        """See `semiisp_plugin.models.validation.validate`; called in every process."""
+        if self.opt.get("dist"):
+            # In training each process has running statistics of its own; those of the first one are saved.
+            for buffer in (b for net in self.validated_networks() for b in net.buffers()):
+                torch.distributed.broadcast(buffer, 0)
+        validate(self, dataloader, current_iter, tb_logger, save_img, self.validation_progress, self.stop_asked)
+        if self.opt["val"].get("metrics"):
+            self.keep_best(dataloader.dataset.opt["name"], current_iter)
 
-    # --- checkpoints -----------------------------------------------------------------------------------------
-
-    @master_only  # type: ignore[untyped-decorator]  # BasicSR is untyped
-    def save_network(self, net: Any, net_label: str, current_iter: int, param_key: Any = "params") -> None:
-        """BasicSR's ``net_<label>_<iter>.pth``, written atomically."""
-        nets = net if isinstance(net, list) else [net]
-        keys = param_key if isinstance(param_key, list) else [param_key]
-        state = {
-            key: {k.removeprefix("module."): v.cpu() for k, v in self.get_bare_model(n).state_dict().items()}
-            for n, key in zip(nets, keys, strict=True)
-        }
-        save_atomically(state, self.checkpoint_path(f"net_{net_label.removeprefix('net_')}", current_iter))
-
-    def checkpoint_path(self, stem: str, current_iter: int) -> str:
-        """``<models>/<stem>_<iter>.pth``; -1 is ``latest``."""
-        return os.path.join(
-            self.opt["path"]["models"], f"{stem}_{'latest' if current_iter == -1 else current_iter}.pth"
-        )
-
-    def resumed_path(self, stem: str, iteration: int) -> str:
-        """As `checkpoint_path`, in the run that ``path:resume_state`` belongs to."""
-        state = self.opt["path"].get("resume_state")
-        models = Path(state).parent.parent / "models" if state else Path(self.opt["path"]["models"])
-        return str(models / f"{stem}_{iteration}.pth")
-
-    def extra_state(self) -> dict[str, Any]:
-        """More that training needs to go on; saved with the training state."""
-        return {}
-
-    def load_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `extra_state`."""
-
-    @master_only  # type: ignore[untyped-decorator]  # BasicSR is untyped
-    def save_training_state(self, epoch: int, current_iter: int) -> None:
-        """``<iter>.state``: optimisers, schedulers, random state, best metrics, and `extra_state`."""
-        if current_iter == -1:
-            return
-        state = {
-            "epoch": epoch,
-            "iter": current_iter,
-            "optimizers": [o.state_dict() for o in self.optimizers],
-            "schedulers": [s.state_dict() for s in self.schedulers],
-            "rng": torch.get_rng_state(),
-            "model_type": self.opt["model_type"],
-            "best_metric_results": getattr(self, "best_metric_results", {}),
-            "extra": self.extra_state(),
-        }
-        save_atomically(state, os.path.join(self.opt["path"]["training_states"], f"{current_iter}.state"))
-
-    def resume_training(self, resume_state: Mapping[str, Any]) -> None:
-        """Take up a state saved by `save_training_state`; the networks are those of the run the state is of.
-
-        Raises:
-            CheckpointError: The state is of another phase.
-        """
-        iteration = resume_state["iter"]
-        saved_by = resume_state.get("model_type", self.opt["model_type"])
-        if saved_by != self.opt["model_type"]:
-            raise CheckpointError(
-                f"{self.opt['path'].get('resume_state')} is a state of {saved_by}, not of {self.opt['model_type']}. To "
-                f"start from another phase's network, give path:pretrain_network_g instead of resume_state."
-            )
-        self.resume_networks(iteration)
-        super().resume_training(resume_state)
-        if "rng" in resume_state:
-            if self.opt.get("dist"):  # the state is of rank 0; the ranks must not draw the same dropout
-                torch.manual_seed(self.opt["manual_seed"] + 7919 * iteration + self.opt["rank"])
-            else:
-                torch.set_rng_state(resume_state["rng"])
-        if resume_state.get("best_metric_results"):
-            self.best_metric_results = resume_state["best_metric_results"]
-        self.load_extra_state(resume_state.get("extra", {}))
-
-    def resume_networks(self, iteration: int) -> None:
-        """Load the weights of an iteration of this run."""
-        path = self.resumed_path("net_g", iteration)
-        self.load_network(self.net_g, path)
-        if self.ema_decay > 0:
-            self.load_network(self.net_g_ema, path, param_key="params_ema")
-
-    def save(self, epoch: int, current_iter: int) -> None:
-        """Networks first, the training state last: a state always has its networks."""
-        if hasattr(self, "net_g_ema"):
-            self.save_network([self.net_g, self.net_g_ema], "net_g", current_iter, ["params", "params_ema"])
-        else:
-            self.save_network(self.net_g, "net_g", current_iter)
-        self.save_training_state(epoch, current_iter)
+    def validated_networks(self) -> list[nn.Module]:
+        """Those that `test` runs."""
+        return [self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)]
 
 
-class _UniqueNames:
-    """A validation loader whose images have file names of their own.
-
-    BasicSR saves results under the input's base name: images of the same name in two folders would overwrite each
-    other. Only where a name comes up again, the key with its folders takes its place.
-    """
-
-    def __init__(self, loader: Any) -> None:
-        self.loader = loader
-        self.dataset = loader.dataset
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Any]:
-        seen: set[str] = set()
-        for data in self.loader:
-            name = Path(data["lq_path"][0]).stem
-            if name in seen and "key" in data:
-                data = {**data, "lq_path": [f"{data['key'][0].replace('/', '__')}.png"]}
-            seen.add(name)
-            yield data
+def _finite_mean(values: Tensor) -> Tensor:
+    """Mean of the values that are finite; NaN if none is."""
+    finite = torch.isfinite(values)
+    return torch.where(finite, values, 0).sum() / finite.sum()
 
 
 def _constant(step: int) -> float:

@@ -2,53 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import os
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from semiisp_plugin.losses.filters import KEPT_FROM
 from semiisp_plugin.losses.pseudo_filter import (
+    HeldOut,
     PseudoFilter,
+    held_out_settings,
     mean_real_loss,
     semi_supervised_loss,
     zero_dropped_gradient,
 )
+from semiisp_plugin.models.filter_record import GROUPS, FilterRecord, batch_counts
 from semiisp_plugin.models.pseudo_inputs import PseudoInputsModel
 from semiisp_plugin.models.supervised_model import iteration_generator
 from semiisp_plugin.pseudo.noise import READ_VARIANCE, SHOT_VARIANCE, add_shot_read_noise, draw_noise_levels
-from semiisp_plugin.toolbox import MODEL_REGISTRY, register
+from semiisp_plugin.toolbox import MODEL_REGISTRY, get_root_logger, register
 
 
 @register(MODEL_REGISTRY)
 class SemiSupervisedModel(PseudoInputsModel):
     """Trains any network on batches of real and pseudo pairs, dropping pseudo pairs of high loss (Sec. 3.3, 3.4).
 
-    The network runs once on the whole batch. Options in ``train``: ``filter: {beta, warmup_iter}`` and, for tasks with
-    noisy inputs, ``noise: {shot_variance, read_variance}`` (eq. 15, on pseudo inputs only).
+    The network runs once on the whole batch. Options in ``train``: ``filter``, see
+    `semiisp_plugin.losses.pseudo_filter.PseudoFilter`, and, for tasks with noisy inputs,
+    ``noise: {shot_variance, read_variance}`` (eq. 15, on pseudo inputs only).
 
     Logged: the losses of all samples, ``l_sup`` and ``l_pseudo`` (mean over real and over kept pseudo samples),
-    ``pseudo/kept_ratio`` (1: all kept) and ``pseudo/threshold``; images of kept and of dropped pseudo pairs.
+    ``pseudo/kept_ratio`` (1: all kept) with its 10, 50 and 90 % quantiles over the last 1000 batches,
+    ``pseudo/all_rejected`` (share of those batches that kept none), ``pseudo/reference`` and, of filters with a
+    ``beta``, ``pseudo/threshold``; images and histograms of real, kept and dropped samples; and
+    ``filter/rejections.csv``, see `semiisp_plugin.models.filter_record.FilterRecord`.
     """
 
     def init_training_settings(self) -> None:
         """As for every phase, and the filter."""
         super().init_training_settings()
         settings = self.opt["train"]["filter"]
-        self.filter = PseudoFilter(
-            float(settings["beta"]),
-            int(settings.get("warmup_iter", 0)),
-            settings.get("reference", "batch"),
-            float(settings.get("momentum", 0.95)),
+        self.filter = PseudoFilter.from_options(settings, batches_per_iteration=self.accumulate)
+        self.filter_record = FilterRecord(rank=self.opt.get("rank", 0), world_size=self.opt.get("world_size") or 1)
+        self.held_out: HeldOut | None = held_out_settings(settings)
+        self._held_out_batches: Sequence[Mapping[str, Any]] = ()
+        self._held_out_at = 0  # the iteration that the held-out loss is of
+        self._warmup_told: bool | None = None
+
+    # --- held-out pairs ----------------------------------------------------------------------------------------------
+
+    def use_held_out(self, batches: Sequence[Mapping[str, Any]]) -> None:
+        """Take the real pairs whose loss is the filter's reference (``train:filter:reference: held_out``; ours).
+
+        Args:
+            batches: Dictionaries with ``lq`` and ``gt``, ``(N, 3, H, W)``, and ``key``; the same in all processes.
+
+        Raises:
+            ValueError: There are none.
+        """
+        if not batches:
+            raise ValueError("train:filter:reference is held_out, but no pair is held out.")
+        self._held_out_batches = batches
+        keys = [str(key) for batch in batches for key in batch.get("key", ())]
+        get_root_logger().info(
+            f"The filter's reference is the mean loss on {sum(len(b['lq']) for b in batches)} real pairs that are not "
+            f"trained on: {', '.join(keys)}."
         )
+
+    def update_held_out(self, current_iter: int) -> None:
+        """Look at the loss on the held-out pairs, where it is time to."""
+        if self.held_out is None:
+            return
+        known = self.filter.held_out is not None
+        if known and ((current_iter - 1) % self.held_out.every or self._held_out_at == current_iter):
+            return
+        if not self._held_out_batches:
+            raise ValueError(
+                "train:filter:reference is held_out, but the model was given no held-out pairs (`use_held_out`)."
+            )
+        loss = self.held_out_loss()
+        if not math.isfinite(loss):
+            get_root_logger().warning(
+                f"The loss on the held-out pairs is {loss} in iteration {current_iter}; the filter goes on with "
+                f"{self.filter.held_out if known else 'none, and keeps no pseudo pair'}."
+            )
+        self.filter.set_held_out(loss)
+        self._held_out_at = current_iter
+
+    @torch.no_grad()
+    def held_out_loss(self) -> float:
+        """Mean loss of the network, as it is and in evaluation mode, on the held-out pairs; the same in all processes.
+
+        Each process looks at a share of them.
+        """
+        net = self.get_bare_model(self.net_g)
+        was_training, batch_at_hand = net.training, (self.lq, self.gt)
+        total = torch.zeros(2, dtype=torch.float64, device=self.device)
+        net.eval()
+        try:
+            for batch in self._held_out_batches[self.opt.get("rank", 0) :: self.opt.get("world_size") or 1]:
+                self.lq, self.gt = (batch[name].to(self.device, non_blocking=True) for name in ("lq", "gt"))
+                # Not compiled: it would be, once more, for batches of another size and another mode.
+                losses, _ = self.sample_losses(self.predict(net.forward if self.compiled else net, self.lq))
+                total += torch.stack((losses.sum(), losses.new_tensor(len(losses))))
+        finally:
+            net.train(was_training)
+            self.lq, self.gt = batch_at_hand
+        if self.opt.get("dist"):
+            torch.distributed.all_reduce(total)
+        return float(total[0] / total[1])
+
+    # --- training ----------------------------------------------------------------------------------------------------
 
     def add_noise(self, current_iter: int) -> None:
         """Add noise to the pseudo inputs of the batch."""
         noise = self.opt["train"].get("noise")
-        pseudo = torch.nonzero(self.is_pseudo.to(self.device)).flatten()
+        pseudo = torch.nonzero(self.is_pseudo).flatten()
         if noise is None or len(pseudo) == 0:
             return
+        pseudo = pseudo.to(self.device, non_blocking=True)
         generator = iteration_generator(
-            self.opt["manual_seed"], current_iter, self.device, stream=1 + self.opt.get("rank", 0)
+            self.opt["manual_seed"], self.draw_number(current_iter), self.device, stream=1 + self.opt.get("rank", 0)
         )
         shot, read = draw_noise_levels(
             len(pseudo),
@@ -61,48 +139,101 @@ class SemiSupervisedModel(PseudoInputsModel):
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One iteration on the batch of `feed_data`."""
+        self._tell_of_warmup()
+        self.update_held_out(current_iter)
         self.add_noise(current_iter)
-        self.output = self.net_g(self.lq)
+        self.output = self.predict(self.net_g, self.lq)
         losses, parts = self.sample_losses(self.output)
-        reference = mean_real_loss(losses, self.is_pseudo)
+        detached = losses.detach()
+        mean_real = mean_real_loss(detached, self.is_pseudo)
         if self.opt.get("dist"):
             # The paper does not say whether L_r is of one GPU or of all: of all, so that the batch is what counts.
-            torch.distributed.all_reduce(reference)
-            reference /= self.opt["world_size"]
-        weights, threshold, kept_ratio = self.filter(losses.detach(), self.is_pseudo, reference=reference)
+            torch.distributed.all_reduce(mean_real)
+            mean_real /= self.opt["world_size"]
+        in_warmup = self.filter.in_warmup
+        weights, threshold, kept_ratio, reference = self.filter(detached, self.is_pseudo, reference=mean_real)
         zero_dropped_gradient(self.output, weights)
         loss = semi_supervised_loss(losses, weights)
+        pseudo = self.is_pseudo.to(self.device, non_blocking=True)
+        counts = batch_counts(weights, pseudo)
         if self.opt.get("dist"):
             # The parallel wrapper averages the gradients of processes that may have kept different numbers of samples;
-            # eq. 13 is the mean over all samples kept.
-            kept_by_all = weights.sum()
-            torch.distributed.all_reduce(kept_by_all)
-            loss = loss * (self.opt["world_size"] * weights.sum() / kept_by_all)
+            # eq. 13 is the mean over all samples kept, each with its weight.
+            torch.distributed.all_reduce(counts)
+            loss = loss * (self.opt["world_size"] * weights.sum() / counts[0])
         self.step(loss)
 
-        pseudo = self.is_pseudo.to(self.device)
-        kept = pseudo & (weights > 0)
-        zero = losses.new_zeros(())
-        detached = losses.detach()
+        of_pseudo = torch.where(pseudo, weights, 0)
         self.record(
-            **{name: torch.where(weights > 0, v.detach(), zero).sum() / weights.sum() for name, v in parts.items()},
-            l_sup=reference,
-            l_pseudo=torch.where(kept, detached, zero).sum() / kept.sum().clamp_min(1),
+            **{name: semi_supervised_loss(value.detach(), weights) for name, value in parts.items()},
+            l_sup=mean_real,
+            l_pseudo=semi_supervised_loss(detached, of_pseudo),
             pseudo__kept_ratio=kept_ratio,
-            pseudo__threshold=threshold,
+            pseudo__reference=reference,
+            **({} if self.filter.beta is None else {"pseudo__threshold": threshold}),
+        )
+        self.filter_record.add(
+            self.keys,
+            self.is_pseudo,
+            detached,
+            weights,
+            reference=reference,
+            counts=counts,
+            counted=not in_warmup,
         )
         self._weights = weights
 
-    def image_groups(self) -> dict[str, torch.Tensor]:
+    def _tell_of_warmup(self) -> None:
+        """Say that the filter's warm-up begins or goes on, and that it ends."""
+        told, self._warmup_told = self._warmup_told, self.filter.in_warmup
+        if self.filter.in_warmup and not told:
+            left = math.ceil((self.filter.warmup_iter - self.filter.calls) / self.accumulate)
+            get_root_logger().info(
+                f"Filter: warm-up for {left} iterations, in which every pseudo sample with a finite loss is kept "
+                f"(train:filter:warmup_iter); then the filter '{self.filter.type}' decides."
+            )
+        elif told and not self.filter.in_warmup:
+            get_root_logger().info(f"Filter: the warm-up has ended; the filter '{self.filter.type}' decides from now.")
+
+    # --- logging -----------------------------------------------------------------------------------------------------
+
+    def get_current_log(self) -> OrderedDict[str, float]:
+        """As for every phase, and what the filter did over its window."""
+        if self._window:
+            scalars = self.filter_record.scalars()
+            self.record(**{f"pseudo__{k}": torch.tensor(v, device=self.device) for k, v in scalars.items()})
+        return super().get_current_log()
+
+    def image_groups(self) -> dict[str, Tensor]:
         """Real, kept pseudo and dropped pseudo samples."""
-        pseudo, kept = self.is_pseudo.to(self.device), self._weights > 0
-        return {"real": ~pseudo, "pseudo_kept": pseudo & kept, "pseudo_dropped": pseudo & ~kept}
+        pseudo, kept = self.is_pseudo.to(self.device), self._weights >= KEPT_FROM
+        return dict(zip(GROUPS, (~pseudo, pseudo & kept, pseudo & ~kept), strict=True))
+
+    def log_histograms(self, tb_logger: Any, current_iter: int) -> None:
+        """Write the losses of real, kept and dropped samples since the last call."""
+        losses = self.filter_record.histograms()
+        for name in GROUPS:
+            if tb_logger and len(losses[name]):
+                tb_logger.add_histogram(f"filter_losses/{name}", losses[name], current_iter)
+
+    def write_records(self) -> None:
+        """Write ``filter/rejections.csv`` into the run's folder; by all processes, before a checkpoint is saved."""
+        self.filter_record.write(os.path.join(self.opt["path"]["experiments_root"], "filter"))
+
+    # --- checkpoints -------------------------------------------------------------------------------------------------
 
     def extra_state(self) -> dict[str, Any]:
-        """The filter's counts."""
-        return {"filter": self.filter.state_dict()}
+        """The filter's counts and reference, and its record."""
+        return {
+            "filter": self.filter.state_dict(),
+            "filter_record": self.filter_record.state_dict(),
+            "held_out_at": self._held_out_at,
+        }
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `extra_state`."""
         if "filter" in state:
             self.filter.load_state_dict(state["filter"])
+        if "filter_record" in state:
+            self.filter_record.load_state_dict(state["filter_record"])
+        self._held_out_at = int(state.get("held_out_at", 0))

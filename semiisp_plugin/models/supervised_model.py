@@ -21,11 +21,12 @@ class SupervisedModel(RestorationModel):
         """One iteration on the batch of `feed_data`."""
         strength = self.opt["train"].get("photometric_jitter")
         if strength:
+            number = self.draw_number(current_iter)
             generator = iteration_generator(
-                self.opt["manual_seed"], current_iter, self.device, stream=self.opt.get("rank", 0)
+                self.opt["manual_seed"], number, self.device, stream=self.opt.get("rank", 0)
             )
             self.lq = photometric_jitter(self.lq, float(strength), generator)
-        self.output = self.net_g(self.lq)
+        self.output = self.predict(self.net_g, self.lq)
         losses, parts = self.sample_losses(self.output)
         self.step(losses.mean())
         self.record(**{name: value.mean() for name, value in parts.items()}, l_total=losses.mean())

@@ -11,6 +11,7 @@ from torch import nn
 from semiisp_plugin.data.photometric import photometric_jitter
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.models.restoration import cosine_with_floor
+from semiisp_plugin.models.step_guard import StepGuard
 from semiisp_plugin.models.supervised_model import iteration_generator
 from semiisp_plugin.options import Source, complete
 from semiisp_plugin.toolbox import ARCH_REGISTRY, build_model
@@ -158,15 +159,56 @@ def test_pseudo_target_that_is_not_finite_changes_nothing(make_model, bad):
     assert torch.allclose(model.net_g.bias, reference.net_g.bias, atol=1e-7)
 
 
-def test_real_target_that_is_not_finite_stops_before_the_update(make_model):
-    model = make_model("SemiSupervisedModel")
-    batch = batch_with_losses(model, [0.01, 0.03, 0.005, 0.5])
-    batch["gt"][1, 0, 0, 0] = math.nan
+def test_real_target_that_is_not_finite_is_skipped_and_named(make_model, caplog):
+    model = make_model("SemiSupervisedModel", nonfinite_limit=3)
+    logging.getLogger("basicsr").propagate = True
+    good = batch_with_losses(model, [0.01, 0.03, 0.005, 0.5])
+    bad = {**good, "gt": good["gt"].clone()}
+    bad["gt"][1, 0, 0, 0] = math.nan
     before = model.net_g.weight.detach().clone()
+    for iteration in (1, 2):
+        model.update_learning_rate(iteration)
+        model.feed_data(bad)
+        model.optimize_parameters(iteration)
+        assert torch.equal(model.net_g.weight, before)
+        assert f"Iteration {iteration}: the loss was nan; the step is skipped" in caplog.text
+        assert "Not finite is the loss of: image 1." in caplog.text
+    model.feed_data(good)
+    model.optimize_parameters(3)
+    assert not torch.equal(model.net_g.weight, before)
+    assert math.isfinite(model.get_current_log()["l_sup"])
+    model.update_learning_rate(4)
+    model.feed_data(bad)
+    with pytest.raises(FloatingPointError, match=r"image 1\..*skipped step 3 .*nonfinite_limit is 3.*train:optim_g:lr"):
+        model.optimize_parameters(4)
+
+
+def test_gradient_that_is_not_finite_is_skipped_and_statistics_are_put_back(make_model, caplog):
+    model = make_model("SupervisedModel", network="Normalised", ema_decay=0.9)
+    logging.getLogger("basicsr").propagate = True
+    before = {k: v.clone() for k, v in model.net_g.state_dict().items()}
+    average = {k: v.clone() for k, v in model.net_g_ema.state_dict().items()}
+    batch = {"lq": torch.rand(2, 3, 6, 5), "gt": torch.rand(2, 3, 6, 5), "key": ["a", "b"]}
     model.feed_data(batch)
-    with pytest.raises(FloatingPointError, match=r"nan.*image 0, image 1.*train:optim_g:lr"):
-        model.optimize_parameters(1)
-    assert torch.equal(model.net_g.weight, before)
+    model.net_g.conv.bias.register_hook(lambda gradient: gradient * math.inf)
+    model.optimize_parameters(1)
+    assert "but the gradient's norm" in caplog.text
+    assert "The batch: a, b" in caplog.text
+    for name, value in before.items():
+        assert torch.equal(model.net_g.state_dict()[name], value), name
+    for name, value in average.items():
+        assert torch.equal(model.net_g_ema.state_dict()[name], value), name
+
+
+def test_skipped_steps_are_forgotten_after_a_thousand_iterations():
+    guard = StepGuard(limit=2)
+    for iteration in (1, 1002, 2003):
+        guard.skip(iteration, "the loss was nan", ["a"])
+    assert guard.skipped == [2003]
+    again = StepGuard(limit=2)
+    again.load_state_dict(guard.state_dict())
+    with pytest.raises(FloatingPointError):
+        again.skip(2004, "the loss was nan", ["a"])
 
 
 def test_logs_are_means_over_the_print_window(make_model):

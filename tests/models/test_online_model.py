@@ -12,7 +12,8 @@ from semiisp_plugin.cli import main
 from semiisp_plugin.data.lmdb_io import close_all
 from semiisp_plugin.options import OptionError, Source, complete, load_options
 from semiisp_plugin.toolbox import build_dataset, build_model
-from semiisp_plugin.train import build_train_loader, train
+from semiisp_plugin.train import train
+from semiisp_plugin.training.loaders import MixedData
 
 MODELS = {
     "SemiSupervisedModel": {"filter": {"beta": 1.0}},
@@ -58,12 +59,10 @@ def completed(options: dict) -> dict:
 @pytest.mark.parametrize("model", MODELS)
 def test_model_and_worker_draw_the_same(builds, model):
     """Local sets: the places go through the batch, too."""
-    logger = logging.getLogger("test")
     by = {}
     for draw_on in ("worker", "gpu"):
         opt = completed(builds("online", draw_on, model, sets="local"))
-        loader, _ = build_train_loader(opt, 0, logger)
-        batches = list(loader)
+        batches = list(MixedData(opt, build_dataset(opt["datasets"]["train"]), 0).loader)
         network = build_model(opt)
         drawn = []
         for batch in batches:
@@ -132,6 +131,7 @@ def test_wrong_options(option_files, change, message):
     options["train"]["filter"] = {"beta": 1.0}
     section = {"type": "OnlineSemiSupervisedDataset", "pseudo": {"build": "b"}, "real_per_batch": 1}
     options["datasets"]["train"].update(section, pseudo_per_batch=1)
+    del options["datasets"]["train"]["batch_size_per_gpu"]
     options["datasets"]["train"].update(change)
     if change.get("type") == "PairedRestorationDataset":
         del options["datasets"]["train"]["pseudo"]
@@ -154,5 +154,6 @@ def test_home_folder_in_the_build(option_files, monkeypatch):
     options["train"]["ema_decay"] = 0.9
     section = {"type": "OnlineSemiSupervisedDataset", "pseudo": {"build": "~/b"}, "real_per_batch": 1}
     options["datasets"]["train"].update(section, pseudo_per_batch=1)
+    del options["datasets"]["train"]["batch_size_per_gpu"]
     opt = complete(options, Source("test"), root_path=".", is_train=True)
     assert opt["datasets"]["train"]["pseudo"]["build"] == "/home/somebody/b"

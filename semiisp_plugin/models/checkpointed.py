@@ -1,0 +1,209 @@
+"""Checkpoints of the plugin's models: BasicSR's files, written atomically, with all that training needs to go on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from semiisp_plugin.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    load_weights,
+    prune,
+    save_atomically,
+    save_safetensors,
+)
+from semiisp_plugin.random_state import capture_rng, restore_rng
+from semiisp_plugin.toolbox import BaseModel, get_root_logger, master_only
+
+BEST = "best"
+"""Label of the networks of the best validation, as ``latest`` is that of the end."""
+
+
+class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
+    """Saving and loading for `semiisp_plugin.models.restoration.RestorationModel`.
+
+    Files in the run's folder:
+
+    * ``models/net_g_<iter>.pth``: ``{params, params_ema}``, BasicSR's layout; ``latest`` at the end of the run,
+      ``best`` of the best validation (``logger:keep_best``);
+    * ``models/net_g_<iter>.safetensors`` (``logger:safetensors``): the bare weights that validation uses, the average
+      where there is one;
+    * ``training_states/<iter>.state``: what training needs to go on, written last: a state always has its networks.
+
+    Attributes:
+        loop_state: What the training loop wants to find in the state again.
+    """
+
+    opt: dict[str, Any]
+    loop_state: dict[str, Any]
+
+    def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str = "params") -> None:
+        """Load BasicSR's ``{params, params_ema}`` layout, a bare state dict, or safetensors."""
+        checkpoint = load_checkpoint(load_path)
+        if param_key in checkpoint:
+            weights = checkpoint[param_key]
+        elif "params" in checkpoint and param_key == "params_ema":
+            get_root_logger().info(f"{load_path} has no '{param_key}'; taking 'params'.")
+            weights = checkpoint["params"]
+        elif param_key == "params" or load_path.endswith(".safetensors"):
+            weights = checkpoint  # a bare state dict
+        else:
+            raise CheckpointError(
+                f"{load_path} has no '{param_key}' (path:param_key_g); it has: {', '.join(list(checkpoint)[:6])}."
+            )
+        net = self.get_bare_model(net)
+        load_weights(net, weights, load_path, strict)
+        get_root_logger().info(f"Loaded {type(net).__name__} from {load_path}.")
+
+    # --- saving ----------------------------------------------------------------------------------------------
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        """Networks first, the training state last. Called in every process.
+
+        Args:
+            epoch: Of BasicSR's data sets; 0 for others.
+            current_iter: Iterations done; -1 for ``latest``, which has no state.
+        """
+        self.save_networks(current_iter)
+        if current_iter != -1:
+            self.save_training_state(epoch, current_iter)
+            self.prune_checkpoints()
+
+    def save_networks(self, label: int | str) -> None:
+        """All networks; ``label`` is the iteration, -1 or `BEST`."""
+        if hasattr(self, "net_g_ema"):
+            self.save_network([self.net_g, self.net_g_ema], "net_g", label, ["params", "params_ema"])
+        else:
+            self.save_network(self.net_g, "net_g", label)
+
+    @master_only  # type: ignore[untyped-decorator]  # BasicSR is untyped
+    def save_network(self, net: Any, net_label: str, current_iter: int | str, param_key: Any = "params") -> None:
+        """BasicSR's ``net_<label>_<iter>.pth``, written atomically; and safetensors on request."""
+        nets = net if isinstance(net, list) else [net]
+        keys = param_key if isinstance(param_key, list) else [param_key]
+        state = {
+            key: {k.removeprefix("module."): v.cpu() for k, v in self.get_bare_model(n).state_dict().items()}
+            for n, key in zip(nets, keys, strict=True)
+        }
+        path = self.checkpoint_path(f"net_{net_label.removeprefix('net_')}", current_iter)
+        save_atomically(state, path)
+        if self.opt["logger"].get("safetensors"):
+            about = {"param_key": keys[-1], "network": type(self.get_bare_model(nets[-1])).__name__}
+            save_safetensors(state[keys[-1]], Path(path).with_suffix(".safetensors"), about)
+
+    def checkpoint_path(self, stem: str, label: int | str) -> str:
+        """``<models>/<stem>_<label>.pth``; -1 is ``latest``."""
+        return os.path.join(self.opt["path"]["models"], f"{stem}_{'latest' if label == -1 else label}.pth")
+
+    def extra_state(self) -> dict[str, Any]:
+        """More that training needs to go on; saved with the training state."""
+        return {}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `extra_state`."""
+
+    def step_state(self) -> dict[str, Any]:
+        """State of the machinery of a step."""
+        return {}
+
+    def load_step_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `step_state`."""
+
+    def save_training_state(self, epoch: int, current_iter: int) -> None:
+        """``<iter>.state``: optimisers, schedulers, random states of all processes, best metrics, and `extra_state`."""
+        rng: Any = [capture_rng()]
+        if self.opt.get("dist"):
+            rng = [None] * self.opt["world_size"]
+            torch.distributed.all_gather_object(rng, capture_rng())
+        if self.opt.get("rank", 0) != 0:
+            return
+        state = {
+            "epoch": epoch,
+            "iter": current_iter,
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "schedulers": [s.state_dict() for s in self.schedulers],
+            "rng": rng,
+            "model_type": self.opt["model_type"],
+            "best_metric_results": getattr(self, "best_metric_results", {}),
+            "files": self.files_of(current_iter),
+            "loop": self.loop_state,
+            "step": self.step_state(),
+            "extra": self.extra_state(),
+        }
+        save_atomically(state, os.path.join(self.opt["path"]["training_states"], f"{current_iter}.state"))
+
+    def files_of(self, current_iter: int) -> list[str]:
+        """Names of the network files that a state goes with."""
+        return [f"net_g_{current_iter}.pth"]
+
+    @master_only  # type: ignore[untyped-decorator]  # BasicSR is untyped
+    def prune_checkpoints(self) -> None:
+        """Delete older checkpoints, if ``logger:keep_last`` says so."""
+        keep_last = self.opt["logger"].get("keep_last")
+        if keep_last:
+            gone = prune(self.opt["path"]["models"], self.opt["path"]["training_states"], int(keep_last))
+            if gone:
+                get_root_logger().info(
+                    f"Deleted the checkpoints of iterations {', '.join(map(str, gone))} (keep_last)."
+                )
+
+    def keep_best(self, dataset_name: str, current_iter: int | str) -> None:
+        """Save the networks as ``best`` if this validation was the best (``logger:keep_best``: the metric's name)."""
+        metric = self.opt["logger"].get("keep_best") if self.opt["is_train"] else None
+        first = next((d["name"] for phase, d in self.opt["datasets"].items() if phase != "train"), None)
+        if metric and dataset_name == first and self.best_metric_results[first][metric]["iter"] == current_iter:
+            self.save_networks(BEST)
+            get_root_logger().info(f"Best {metric} on {first} so far: saved as {BEST}.")
+
+    # --- resuming --------------------------------------------------------------------------------------------
+
+    def resumed_path(self, stem: str, iteration: int) -> str:
+        """As `checkpoint_path`, in the run that ``path:resume_state`` belongs to."""
+        state = self.opt["path"].get("resume_state")
+        models = Path(state).parent.parent / "models" if state else Path(self.opt["path"]["models"])
+        return str(models / f"{stem}_{iteration}.pth")
+
+    def resume_training(self, resume_state: Mapping[str, Any]) -> None:
+        """Take up a state saved by `save_training_state`; the networks are those of the run the state is of.
+
+        Raises:
+            CheckpointError: The state is of another phase.
+        """
+        iteration = resume_state["iter"]
+        saved_by = resume_state.get("model_type", self.opt["model_type"])
+        if saved_by != self.opt["model_type"]:
+            raise CheckpointError(
+                f"{self.opt['path'].get('resume_state')} is a state of {saved_by}, not of {self.opt['model_type']}. To "
+                f"start from another phase's network, give path:pretrain_network_g instead of resume_state."
+            )
+        self.resume_networks(iteration)
+        super().resume_training(resume_state)
+        self._resume_rng(resume_state.get("rng"), iteration)
+        if resume_state.get("best_metric_results"):
+            self.best_metric_results = resume_state["best_metric_results"]
+        self.loop_state = dict(resume_state.get("loop") or {})
+        if resume_state.get("step"):
+            self.load_step_state(resume_state["step"])
+        self.load_extra_state(resume_state.get("extra", {}))
+
+    def _resume_rng(self, rng: Any, iteration: int) -> None:
+        world_size, rank = self.opt.get("world_size", 1), self.opt.get("rank", 0)
+        if isinstance(rng, list) and len(rng) == world_size:
+            restore_rng(rng[rank])
+        elif isinstance(rng, torch.Tensor) and world_size == 1:  # before version 0.2: torch's alone
+            torch.set_rng_state(rng)
+        elif rng is not None:  # another number of processes: they must not draw the same dropout
+            torch.manual_seed(self.opt["manual_seed"] + 7919 * iteration + rank)
+
+    def resume_networks(self, iteration: int) -> None:
+        """Load the weights of an iteration of this run."""
+        path = self.resumed_path("net_g", iteration)
+        self.load_network(self.net_g, path)
+        if hasattr(self, "net_g_ema"):
+            self.load_network(self.net_g_ema, path, param_key="params_ema")

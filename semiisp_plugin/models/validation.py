@@ -1,0 +1,168 @@
+"""Validation in batches, by all processes, each image read and evaluated once.
+
+BasicSR's (`SRModel.nondist_validation`) runs image by image in one process while the others wait.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semiisp_plugin.data.files import write_atomically
+from semiisp_plugin.toolbox import calculate_metric, imwrite, tensor2img
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+
+
+class ValidationStopped(Exception):  # noqa: N818 - no error: somebody asked for it
+    """A validation was broken off because the run is to stop."""
+
+
+def groups_of_one_size(loader: Any, batch_size: int) -> Iterator[list[dict[str, Any]]]:
+    """Neighbouring images of a loader that can share a batch: of one size, at most ``batch_size`` of them."""
+    group: list[dict[str, Any]] = []
+    for item in loader:
+        if group and (len(group) >= batch_size or item["lq"].shape != group[0]["lq"].shape):
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group
+
+
+def together(group: list[dict[str, Any]]) -> dict[str, Any]:
+    """Items that a loader gave one by one, as one batch."""
+    if len(group) == 1:
+        return group[0]
+    batch: dict[str, Any] = {}
+    for key, value in group[0].items():
+        if isinstance(value, Tensor):
+            batch[key] = torch.cat([item[key] for item in group])
+        else:
+            batch[key] = [v for item in group for v in item[key]]
+    return batch
+
+
+def result_names(dataset: Any) -> Callable[[Mapping[str, Any]], str]:
+    """What an image's results are called: its file's base name, or its key with folders where that comes up again.
+
+    Images of one name in two folders would overwrite each other.
+    """
+    pairs = getattr(dataset, "pairs", None)
+    first: dict[str, str] = {}
+    for pair in pairs or ():
+        first.setdefault(Path(pair.input).stem, pair.key)
+    seen: Counter[str] = Counter()
+
+    def name(item: Mapping[str, Any]) -> str:
+        stem = os.path.splitext(os.path.basename(item["lq_path"][0]))[0]
+        key = item["key"][0] if "key" in item else None
+        seen[stem] += 1
+        again = first[stem] != key if stem in first else seen[stem] > 1
+        return key.replace("/", "__") if again and key is not None else stem
+
+    return name
+
+
+def validate(
+    model: Any,
+    loader: Any,
+    current_iter: int | str,
+    tb_logger: Any,
+    save_img: bool,
+    progress: Progress | None = None,
+    stop_asked: Callable[[], bool] | None = None,
+) -> None:
+    """Run a model over a data set: metrics, their best values, images on disk and in TensorBoard.
+
+    Sets ``model.metric_results``, the means over the images, in every process.
+
+    Args:
+        model: A `semiisp_plugin.models.restoration.RestorationModel`.
+        loader: Gives this process's images one by one, in their order; ``sampler.indices`` are their numbers if they
+            are not all.
+        current_iter: Iteration, or the run's name when testing.
+        tb_logger: TensorBoard's writer, or None.
+        save_img: Write the results as images.
+        progress: Called with the data set's name and number of images.
+        stop_asked: Asked after each batch; True breaks the validation off.
+
+    Raises:
+        ValidationStopped: As ``stop_asked`` said.
+    """
+    dataset, opt = loader.dataset, model.opt
+    name, metrics = dataset.opt["name"], opt["val"].get("metrics") or {}
+    numbers = getattr(loader.sampler, "indices", None) or range(len(dataset))
+    batch_size = int(dataset.opt.get("batch_size_per_gpu") or 1)
+    name_of = result_names(dataset)
+    rows: list[tuple[int, str, dict[str, float]]] = []
+    position = 0
+    with (progress or _silent)(name, len(numbers)) as advance:
+        for group in groups_of_one_size(loader, batch_size):
+            batch = together(group)
+            model.feed_data(batch)
+            model.test()
+            if tb_logger and position == 0:
+                shown = [batch["lq"], model.output, *([batch["gt"]] if "gt" in batch else [])]
+                grid = torch.cat([t[0].detach().float().clamp(0, 1).cpu() for t in shown], dim=2)
+                tb_logger.add_image(f"validation/{name}_input_output_target", grid, current_iter)
+            outputs = model.output.detach().cpu()
+            for i, item in enumerate(group):
+                result = tensor2img([outputs[i : i + 1]])
+                values = {"img": result}
+                if "gt" in item:
+                    values["img2"] = tensor2img([item["gt"]])
+                image_name = name_of(item)
+                if save_img:
+                    imwrite(result, _image_path(opt, name, image_name, current_iter))
+                row = {metric: float(calculate_metric(values, settings)) for metric, settings in metrics.items()}
+                rows.append((numbers[position], image_name, row))
+                position += 1
+                advance()
+            if stop_asked is not None and stop_asked():
+                raise ValidationStopped
+    for held in ("lq", "gt", "output"):  # whole images, on the GPU
+        model.__dict__.pop(held, None)
+    if opt.get("dist"):
+        gathered: list[Any] = [None] * opt["world_size"]
+        torch.distributed.all_gather_object(gathered, rows)
+        rows = [row for part in gathered for row in part]
+    rows.sort(key=lambda row: row[0])
+    if not metrics:
+        return
+    model._initialize_best_metric_results(name)
+    model.metric_results = {m: sum(row[m] for _, _, row in rows) / len(rows) for m in metrics}
+    for metric, value in model.metric_results.items():
+        model._update_best_metric_result(name, metric, value, current_iter)
+    model._log_validation_metric_values(current_iter, name, tb_logger)
+    if not opt["is_train"] and opt.get("rank", 0) == 0:
+        _write_table(Path(opt["path"]["results_root"]) / f"metrics_{name}.csv", rows, list(metrics))
+
+
+def _image_path(opt: Mapping[str, Any], dataset: str, image: str, current_iter: int | str) -> str:
+    """Where BasicSR puts a result."""
+    folder = opt["path"]["visualization"]
+    if opt["is_train"]:
+        return os.path.join(folder, image, f"{image}_{current_iter}.png")
+    return os.path.join(folder, dataset, f"{image}_{opt['val'].get('suffix') or opt['name']}.png")
+
+
+def _write_table(path: Path, rows: list[tuple[int, str, dict[str, float]]], metrics: list[str]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["image", *metrics])
+    writer.writerows([image, *(f"{row[m]:.6g}" for m in metrics)] for _, image, row in rows)
+    write_atomically(path, text.getvalue())
+
+
+def _silent(name: str, total: int) -> AbstractContextManager[Callable[[], None]]:
+    return nullcontext(lambda: None)

@@ -1,0 +1,668 @@
+"""Which options a class reads, found in its source.
+
+BasicSR's models and data sets, and those that others register, take one dictionary and read their keys from it here and
+there: ``opt['gt_size']``, ``train_opt.get('ema_decay')``, ``'mean' in opt``. There is no signature to check against; so
+the source of the class, of its bases, and of the functions and classes it hands options to is read (never run), and
+each key that stands there as a constant is one it accepts.
+
+Where the source does not tell, every key is accepted: it cannot be read (compiled, or typed into a console), keys are
+computed (``opt[f'{x}_opt']``, ``opt[name]``), or a section is handed on as a whole to something that is not followed
+(``build(**opt)``, ``json.dump(opt)``, a method of another object). That is decided section by section.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import inspect
+import sys
+import textwrap
+import types
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Any
+
+Path = tuple[str, ...]
+Paths = frozenset[Path]
+_NONE: Paths = frozenset()
+_ROOT: Paths = frozenset({()})
+
+# What is in these packages reads no options; calls of theirs with a section are harmless.
+_FOREIGN = {"torch", "torchvision", "numpy", "cv2", "PIL", "tqdm", "scipy", "skimage"}
+_COPIES = {"deepcopy", "copy", "dict", "OrderedDict", "MappingProxyType"}
+_MAX_DEPTH = 4
+
+
+class Accepted:
+    """What a class reads from its options.
+
+    Attributes:
+        keys: Keys by the section they stand in, ``()`` being the options the class gets.
+        open: Sections of which every key is accepted, and what is below.
+        handed: Functions, by name, that a section is handed to as a whole.
+    """
+
+    def __init__(self) -> None:
+        self.keys: dict[Path, set[str]] = defaultdict(set)
+        self.open: set[Path] = set()
+        self.handed: dict[Path, set[str]] = defaultdict(set)
+
+    def accepts_all(self, section: Path) -> bool:
+        """Whether every key of a section is accepted."""
+        return any(section[:n] in self.open for n in range(len(section) + 1))
+
+    def of(self, section: Path) -> set[str]:
+        """The keys read from a section."""
+        return set(self.keys.get(section, ()))
+
+    def __or__(self, other: Accepted) -> Accepted:
+        both = Accepted()
+        for part in (self, other):
+            both.open |= part.open
+            for section, keys in part.keys.items():
+                both.keys[section] |= keys
+            for section, names in part.handed.items():
+                both.handed[section] |= names
+        return both
+
+
+@lru_cache(maxsize=256)
+def accepted_keys(cls: type) -> Accepted:
+    """What a class reads from the options that its constructor gets as the first argument."""
+    accepted = Accepted()
+    _ClassReader(cls, accepted, 0, set()).read(_ROOT)
+    return accepted
+
+
+def _parsed(thing: Any) -> ast.AST | None:
+    try:
+        return ast.parse(textwrap.dedent(inspect.getsource(thing))).body[0]
+    except (OSError, TypeError, SyntaxError, IndexError):
+        return None
+
+
+def _is_foreign(thing: Any) -> bool:
+    root = str(getattr(thing, "__module__", "") or "").split(".")[0]
+    return root in _FOREIGN or root in sys.stdlib_module_names or root == "builtins"
+
+
+def _parameters(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, skip: int) -> list[str]:
+    return [a.arg for a in (*function.args.posonlyargs, *function.args.args)][skip:]
+
+
+class _ClassReader:
+    """Reads a class and its bases until nothing new is found: attributes and parameters may hold options."""
+
+    def __init__(self, cls: type, accepted: Accepted, depth: int, seen: set[Any]) -> None:
+        self.accepted = accepted
+        self.depth = depth
+        self.seen = seen
+        self.attributes: dict[str, Paths] = defaultdict(lambda: _NONE)
+        self.returns: dict[str, Paths] = defaultdict(lambda: _NONE)
+        self.bound: dict[tuple[str, str], Paths] = defaultdict(lambda: _NONE)
+        self.methods: list[tuple[dict[str, Any], ast.FunctionDef | ast.AsyncFunctionDef]] = []
+        self.unreadable = False
+        for base in cls.__mro__:
+            if _is_foreign(base):
+                continue
+            tree = _parsed(base)
+            if not isinstance(tree, ast.ClassDef):
+                self.unreadable = True
+                continue
+            module = inspect.getmodule(base)
+            scope = vars(module) if module is not None else {}
+            for node in tree.body:
+                if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                    self.methods.append((scope, node))
+        self.names = {node.name for _, node in self.methods}
+
+    def read(self, options: Paths) -> None:
+        """Read everything, the constructor's first argument being the section ``options``."""
+        first = next((node for _, node in self.methods if node.name == "__init__"), None)
+        parameters = _parameters(first, 1) if first else []
+        if self.unreadable or not parameters:
+            self.accepted.open |= options
+        if parameters:
+            self.bound["__init__", parameters[0]] = options
+        while True:
+            before = (dict(self.attributes), dict(self.returns), dict(self.bound))
+            for scope, node in self.methods:
+                skip = 0 if any(isinstance(d, ast.Name) and d.id == "staticmethod" for d in node.decorator_list) else 1
+                names = [*_parameters(node, skip), *(a.arg for a in node.args.kwonlyargs)]
+                env = {name: self.bound[node.name, name] for name in names if self.bound[node.name, name]}
+                self.returns[node.name] |= _FunctionReader(self.accepted, scope, env, self.depth, self.seen, self).run(
+                    node.body
+                )
+            if before == (dict(self.attributes), dict(self.returns), dict(self.bound)):
+                return
+
+    def bind(self, method: str, call: ast.Call, position: int | str, options: Paths) -> bool:
+        """Note that a method gets a section as an argument; False where the parameter is not found."""
+        found = False
+        for _, node in self.methods:
+            if node.name != method:
+                continue
+            names = _parameters(node, 1)
+            known = {*names, *(a.arg for a in node.args.kwonlyargs)}
+            if isinstance(position, int) and position < len(names):
+                self.bound[method, names[position]] |= options
+                found = True
+            elif isinstance(position, str) and position in known:
+                self.bound[method, position] |= options
+                found = True
+        return found
+
+
+class _FunctionReader:
+    """Follows options through one function, without regard to the order of its statements."""
+
+    def __init__(
+        self,
+        accepted: Accepted,
+        scope: dict[str, Any],
+        env: dict[str, Paths],
+        depth: int,
+        seen: set[Any],
+        owner: _ClassReader | None,
+    ) -> None:
+        self.accepted = accepted
+        self.scope = scope
+        self.env = dict(env)
+        self.constants: dict[str, set[str]] = {}
+        self.depth = depth
+        self.seen = seen
+        self.owner = owner
+        self.returned: Paths = _NONE
+
+    def run(self, body: Iterable[ast.stmt]) -> Paths:
+        """Read the statements; what the function returns of the options."""
+        statements = list(body)
+        while True:
+            before = (dict(self.env), {k: set(v) for k, v in self.constants.items()}, self.returned)
+            for statement in statements:
+                self.statement(statement)
+            if before == (self.env, self.constants, self.returned):
+                return self.returned
+
+    # --- statements ----------------------------------------------------------------------------------------------
+
+    def statement(self, node: ast.AST) -> None:
+        if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+            value = self.paths(node.value) if node.value is not None else _NONE
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                self.assign(target, value, node.value)
+        elif isinstance(node, (ast.For, ast.AsyncFor)):
+            self.loop(node.target, node.iter)
+            self.children(node, skip=(node.target, node.iter))
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            inner = {k: v for k, v in self.env.items() if k not in _parameters(node, 0)}
+            reader = _FunctionReader(self.accepted, self.scope, inner, self.depth, self.seen, self.owner)
+            reader.constants = dict(self.constants)
+            reader.run(node.body)
+        elif isinstance(node, ast.Return):
+            if node.value is not None:
+                self.returned |= self.paths(node.value)
+        elif isinstance(node, ast.expr):
+            self.paths(node)
+        else:
+            self.children(node)
+
+    def children(self, node: ast.AST, skip: tuple[ast.AST, ...] = ()) -> None:
+        for child in ast.iter_child_nodes(node):
+            if child not in skip and not isinstance(child, (ast.expr_context, ast.operator, ast.cmpop)):
+                self.statement(child)
+
+    def assign(self, target: ast.expr, value: Paths, source: ast.expr | None) -> None:
+        if isinstance(target, (ast.Tuple, ast.List)):
+            parts = source.elts if isinstance(source, (ast.Tuple, ast.List)) else []
+            for i, part in enumerate(target.elts):
+                matching = parts[i] if len(parts) == len(target.elts) else None
+                self.assign(part, self.paths(matching) if matching is not None else _NONE, matching)
+            return
+        if isinstance(target, ast.Subscript):
+            self.paths(target.value)  # what is written is not read
+            return
+        if isinstance(target, ast.Name):
+            texts = _texts(source)
+            if texts:
+                self.constants.setdefault(target.id, set()).update(texts)
+            if value:
+                self.env[target.id] = self.env.get(target.id, _NONE) | value
+        elif isinstance(target, ast.Attribute) and value:
+            if _is_self(target.value) and self.owner is not None:
+                self.owner.attributes[target.attr] |= value
+            else:
+                self.accepted.open |= value
+
+    def loop(self, target: ast.expr, iterable: ast.expr) -> None:
+        texts = _texts(iterable)
+        if texts and isinstance(target, ast.Name):
+            self.constants.setdefault(target.id, set()).update(texts)
+        # Going over a section reads all of its keys.
+        self.accepted.open |= self.paths(iterable)
+
+    # --- expressions ---------------------------------------------------------------------------------------------
+
+    def paths(self, node: ast.expr) -> Paths:
+        """The sections (or values) of the options that an expression may stand for."""
+        if isinstance(node, ast.Name):
+            return self.env.get(node.id, _NONE)
+        if isinstance(node, ast.Attribute):
+            if _is_self(node.value) and self.owner is not None:
+                return self.owner.attributes[node.attr] | (
+                    self.owner.returns[node.attr] if node.attr in self.owner.names else _NONE
+                )
+            self.paths(node.value)
+            return _NONE
+        if isinstance(node, ast.Subscript):
+            return self.member(self.paths(node.value), node.slice)
+        if isinstance(node, ast.Call):
+            return self.call(node)
+        if isinstance(node, ast.BoolOp):
+            return _NONE.union(*[self.paths(value) for value in node.values])
+        if isinstance(node, ast.IfExp):
+            self.paths(node.test)
+            return self.paths(node.body) | self.paths(node.orelse)
+        if isinstance(node, ast.NamedExpr):
+            value = self.paths(node.value)
+            self.assign(node.target, value, node.value)
+            return value
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+            return self.paths(node.left) | self.paths(node.right)
+        if isinstance(node, ast.Compare):
+            return self.compare(node)
+        if isinstance(node, ast.Dict):
+            return self.display(node)
+        if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
+            for element in node.elts:
+                self.accepted.open |= self.paths(element)
+            return _NONE
+        if isinstance(node, (ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp)):
+            for generator in node.generators:
+                self.loop(generator.target, generator.iter)
+                for condition in generator.ifs:
+                    self.paths(condition)
+            for part in (node.key, node.value) if isinstance(node, ast.DictComp) else (node.elt,):
+                self.accepted.open |= self.paths(part)
+            return _NONE
+        if isinstance(node, ast.Starred):
+            self.accepted.open |= self.paths(node.value)
+            return _NONE
+        self.children(node)
+        return _NONE
+
+    def compare(self, node: ast.Compare) -> Paths:
+        self.paths(node.left)
+        for operator, right in zip(node.ops, node.comparators, strict=True):
+            found = self.paths(right)
+            if isinstance(operator, (ast.In, ast.NotIn)) and found:
+                self.member(found, node.left, opens=False)
+        return _NONE
+
+    def display(self, node: ast.Dict) -> Paths:
+        """``{**opt, 'more': 1}`` is a section still; a section as a value goes its own ways."""
+        found = _NONE
+        for key, value in zip(node.keys, node.values, strict=True):
+            if key is None:
+                found |= self.paths(value)
+            else:
+                self.paths(key)
+                self.accepted.open |= self.paths(value)
+        return found
+
+    def member(self, sections: Paths, key: ast.expr, opens: bool = True) -> Paths:
+        """``section[key]``, noted as read."""
+        if not sections:
+            self.paths(key)
+            return _NONE
+        names: set[str] = set()
+        if isinstance(key, ast.Constant):
+            if not isinstance(key.value, str):
+                return _NONE  # an element of a list
+            names = {key.value}
+        elif isinstance(key, ast.Name) and key.id in self.constants:
+            names = self.constants[key.id]
+        elif isinstance(key, ast.Slice):
+            return _NONE
+        else:
+            self.paths(key)
+        if not names:
+            if opens:
+                self.accepted.open |= sections
+            return _NONE
+        for section in sections:
+            self.accepted.keys[section] |= names
+        return frozenset((*section, name) for section in sections for name in names)
+
+    # --- calls ---------------------------------------------------------------------------------------------------
+
+    def call(self, node: ast.Call) -> Paths:
+        function = node.func
+        if isinstance(function, ast.Attribute):
+            sections = self.paths(function.value)
+            if sections:
+                return self.method_of_section(sections, function.attr, node)
+        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", None)
+        arguments: list[tuple[int | str, Paths]] = [(i, self.paths(a)) for i, a in enumerate(node.args)]
+        spread = _NONE
+        for keyword in node.keywords:
+            found = self.paths(keyword.value)
+            if keyword.arg is None:
+                spread |= found
+            else:
+                arguments.append((keyword.arg, found))
+        if name in _COPIES:
+            return _NONE.union(spread, *[found for _, found in arguments])
+        handed = [(position, found) for position, found in arguments if found]
+        for section in _NONE.union(spread, *[found for _, found in handed]):
+            self.accepted.handed[section].add(str(name))
+        self.accepted.open |= spread
+        returned = _NONE
+        if isinstance(function, ast.Attribute) and self.owner is not None:
+            own = _is_self(function.value) or _is_super(function.value)
+            if own and function.attr in self.owner.names:
+                for position, found in handed:
+                    if not self.owner.bind(function.attr, node, position, found):
+                        self.accepted.open |= found
+                return self.owner.returns[function.attr]
+            if own and handed and _is_super(function.value):
+                return _NONE  # a base in torch or the standard library
+        if handed:
+            target = self.resolve(function)
+            for position, found in handed:
+                self.follow(target, position, found)
+        elif not isinstance(function, ast.Name):
+            self.paths(function)
+        return returned
+
+    def method_of_section(self, sections: Paths, name: str, node: ast.Call) -> Paths:
+        for argument in (*node.args[1:], *(k.value for k in node.keywords)):
+            self.paths(argument)
+        if name in ("get", "pop", "setdefault") and node.args:
+            return self.member(sections, node.args[0])
+        if name == "copy":
+            return sections
+        if name in ("items", "values", "keys", "update", "clear"):
+            for argument in node.args[:1]:
+                self.paths(argument)
+            if name != "update" and name != "clear":
+                self.accepted.open |= sections
+            return _NONE
+        for argument in node.args[:1]:
+            self.paths(argument)
+        return _NONE  # methods of texts and lists: values, not sections
+
+    def resolve(self, function: ast.expr) -> Any:
+        """The object that a name stands for, where that is certain without running anything."""
+        if isinstance(function, ast.Name):
+            if function.id in self.env:
+                return None
+            return self.scope.get(function.id, getattr(builtins, function.id, None))
+        if isinstance(function, ast.Attribute):
+            owner = self.resolve(function.value)
+            if isinstance(owner, (types.ModuleType, type)):
+                return inspect.getattr_static(owner, function.attr, None)
+        return None
+
+    def follow(self, target: Any, position: int | str, sections: Paths) -> None:
+        """A section is an argument of a call."""
+        if isinstance(target, staticmethod):
+            target = target.__func__
+        if isinstance(target, types.FunctionType):
+            target = inspect.unwrap(target)
+        if target is not None and _is_foreign(target):
+            return
+        mark = (target, position, sections)
+        if self.depth >= _MAX_DEPTH or not isinstance(target, (types.FunctionType, type)):
+            self.accepted.open |= sections
+            return
+        if mark in self.seen:
+            return
+        self.seen.add(mark)
+        if isinstance(target, type):
+            if position == 0:
+                _ClassReader(target, self.accepted, self.depth + 1, self.seen).read(sections)
+            else:
+                self.accepted.open |= sections
+            return
+        tree = _parsed(target)
+        names = _parameters(tree, 0) if isinstance(tree, (ast.FunctionDef, ast.AsyncFunctionDef)) else []
+        if isinstance(tree, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            known = {*names, *(a.arg for a in tree.args.kwonlyargs)}
+            name = names[position] if isinstance(position, int) and position < len(names) else position
+            if isinstance(name, str) and name in known:
+                env = {name: sections}
+                scope = target.__globals__
+                _FunctionReader(self.accepted, scope, env, self.depth + 1, self.seen, None).run(tree.body)
+                return
+        self.accepted.open |= sections
+
+
+def _is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "self"
+
+
+def _is_super(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "super"
+
+
+def _texts(node: ast.expr | None) -> set[str]:
+    """The texts in a display such as ``('a', 'b')``, if it holds nothing else; or one text."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return {node.value}
+    if isinstance(node, (ast.Tuple, ast.List, ast.Set)):
+        texts = [e.value for e in node.elts if isinstance(e, ast.Constant) and isinstance(e.value, str)]
+        return set(texts) if texts and len(texts) == len(node.elts) else set()
+    return set()
+
+
+# --- keys without which a constructor fails --------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=512)
+def needed_keys(cls: type, is_train: bool) -> frozenset[Path]:
+    """Keys without which the constructor raises a `KeyError`: read without a default and without a condition.
+
+    Args:
+        cls: As for `accepted_keys`.
+        is_train: What ``self.is_train`` and ``opt['is_train']`` are.
+    """
+    return frozenset(_NeedReader(cls, is_train).read())
+
+
+class _NeedReader:
+    """Follows the constructor from statement to statement, as far as nothing depends on a condition."""
+
+    def __init__(self, cls: type, is_train: bool) -> None:
+        self.is_train = is_train
+        self.needed: set[Path] = set()
+        self.given: set[Path] = set()
+        self.attributes: dict[str, Path] = {}
+        self.running: list[ast.AST] = []
+        self.chains: dict[str, list[ast.FunctionDef]] = defaultdict(list)
+        for base in cls.__mro__:
+            tree = None if _is_foreign(base) else _parsed(base)
+            for node in tree.body if isinstance(tree, ast.ClassDef) else ():
+                if isinstance(node, ast.FunctionDef):
+                    self.chains[node.name].append(node)
+
+    def read(self) -> set[Path]:
+        if not self.chains["__init__"]:
+            return set()
+        constructor = self.chains["__init__"][0]
+        parameters = _parameters(constructor, 1)
+        if parameters:
+            self.function(constructor, {parameters[0]: ()})
+        return self.needed
+
+    def function(self, node: ast.FunctionDef, env: dict[str, Path]) -> None:
+        if node not in self.running:
+            self.running.append(node)
+            self.block(node.body, env, node)
+            self.running.pop()
+
+    def block(self, body: list[ast.stmt], env: dict[str, Path], owner: ast.FunctionDef) -> bool:
+        """Whether the statements after the block are reached in any case."""
+        for statement in body:
+            if isinstance(statement, (ast.Assign, ast.AnnAssign)):
+                value = self.value(statement.value, env, owner) if statement.value is not None else None
+                for target in statement.targets if isinstance(statement, ast.Assign) else [statement.target]:
+                    self.assign(target, value, env, owner)
+            elif isinstance(statement, (ast.Expr, ast.AugAssign)):
+                self.value(statement.value, env, owner)
+            elif isinstance(statement, (ast.With, ast.AsyncWith)):
+                for item in statement.items:
+                    self.value(item.context_expr, env, owner)
+                if not self.block(statement.body, env, owner):
+                    return False
+            elif isinstance(statement, ast.Assert):
+                self.value(statement.test, env, owner)
+            elif isinstance(statement, ast.If):
+                self.value(statement.test, env, owner)
+                known = self.truth(statement.test, env)
+                if known is not None:
+                    if not self.block(statement.body if known else statement.orelse, env, owner):
+                        return False
+                elif self.uncertain(statement, env):
+                    return False
+            elif isinstance(statement, (ast.For, ast.While, ast.Try)):
+                if isinstance(statement, ast.For):
+                    self.value(statement.iter, env, owner)
+                if self.uncertain(statement, env):
+                    return False
+            elif isinstance(statement, (ast.Return, ast.Raise)):
+                if isinstance(statement, ast.Return) and statement.value is not None:
+                    self.value(statement.value, env, owner)
+                return False
+        return True
+
+    def uncertain(self, statement: ast.stmt, env: dict[str, Path]) -> bool:
+        """Forget what a statement that may not be run could change; whether it may leave the function."""
+        leaves = False
+        for node in ast.walk(statement):
+            leaves |= isinstance(node, ast.Return)  # what raises is an error in any case
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                env.pop(node.id, None)
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and _is_self(node.value):
+                self.attributes.pop(node.attr, None)
+            if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
+                base = self.plain(node.value, env)
+                if base is not None and isinstance(node.slice, ast.Constant):
+                    self.given.add((*base, str(node.slice.value)))
+        return leaves
+
+    def truth(self, test: ast.expr, env: dict[str, Path]) -> bool | None:
+        if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+            inner = self.truth(test.operand, env)
+            return None if inner is None else not inner
+        is_flag = isinstance(test, ast.Attribute) and _is_self(test.value) and test.attr == "is_train"
+        return self.is_train if is_flag or self.plain(test, env) == ("is_train",) else None
+
+    def plain(self, node: ast.expr, env: dict[str, Path]) -> Path | None:
+        """The section or value that an expression stands for, without noting anything."""
+        if isinstance(node, ast.Name):
+            return env.get(node.id)
+        if isinstance(node, ast.Attribute) and _is_self(node.value):
+            return self.attributes.get(node.attr)
+        if (
+            isinstance(node, ast.Subscript)
+            and isinstance(node.slice, ast.Constant)
+            and isinstance(node.slice.value, str)
+        ):
+            base = self.plain(node.value, env)
+            return None if base is None else (*base, node.slice.value)
+        return None
+
+    def assign(self, target: ast.expr, value: Path | None, env: dict[str, Path], owner: ast.FunctionDef) -> None:
+        if isinstance(target, (ast.Tuple, ast.List)):
+            for part in target.elts:
+                self.assign(part, None, env, owner)
+        elif isinstance(target, ast.Name):
+            env.pop(target.id, None)
+            if value is not None:
+                env[target.id] = value
+        elif isinstance(target, ast.Attribute) and _is_self(target.value):
+            self.attributes.pop(target.attr, None)
+            if value is not None:
+                self.attributes[target.attr] = value
+        elif isinstance(target, ast.Subscript):
+            self.value(target.value, env, owner)
+            written = self.plain(target, env)
+            if written is not None:
+                self.given.add(written)
+
+    def need(self, path: Path) -> None:
+        if not any(path[:n] in self.given for n in range(1, len(path) + 1)):
+            self.needed.add(path)
+
+    def value(self, node: ast.expr, env: dict[str, Path], owner: ast.FunctionDef) -> Path | None:
+        """Note what evaluating the expression reads in any case; what of the options it is."""
+        if isinstance(node, (ast.Name, ast.Attribute)):
+            if isinstance(node, ast.Attribute) and not isinstance(node.value, ast.Name):
+                self.value(node.value, env, owner)
+            return self.plain(node, env)
+        if isinstance(node, ast.Subscript):
+            self.value(node.value, env, owner)
+            found = self.plain(node, env)
+            if found is not None:
+                self.need(found)
+            else:
+                self.value(node.slice, env, owner)
+            return found
+        if isinstance(node, ast.BoolOp):
+            self.value(node.values[0], env, owner)
+            return None
+        if isinstance(node, ast.IfExp):
+            self.value(node.test, env, owner)
+            return None
+        if isinstance(node, ast.Call):
+            return self.call(node, env, owner)
+        if isinstance(node, (ast.Lambda, ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp)):
+            if not isinstance(node, ast.Lambda):
+                self.value(node.generators[0].iter, env, owner)
+            return None
+        if isinstance(node, ast.Compare):
+            self.value(node.left, env, owner)
+            self.value(node.comparators[0], env, owner)
+            return None
+        for child in _expressions(node):
+            self.value(child, env, owner)
+        return None
+
+    def call(self, node: ast.Call, env: dict[str, Path], owner: ast.FunctionDef) -> Path | None:
+        function = node.func
+        positional = [self.value(a, env, owner) for a in node.args]
+        named = {k.arg: self.value(k.value, env, owner) for k in node.keywords}
+        if isinstance(function, ast.Name):
+            return positional[0] if function.id in _COPIES and len(positional) == 1 else None
+        if not isinstance(function, ast.Attribute):
+            self.value(function, env, owner)
+            return None
+        if _is_self(function.value) or _is_super(function.value):
+            chain = self.chains.get(function.attr, [])
+            if _is_super(function.value):
+                chain = chain[chain.index(owner) + 1 :] if owner in chain else []
+            if chain:
+                names = _parameters(chain[0], 1)
+                inner = {n: p for n, p in zip(names, positional, strict=False) if p is not None}
+                inner.update({n: p for n, p in named.items() if n in names and p is not None})
+                self.function(chain[0], inner)
+            return None
+        section = self.value(function.value, env, owner)
+        if section is None or not node.args or not isinstance(node.args[0], ast.Constant):
+            return None
+        key = str(node.args[0].value)
+        if function.attr == "setdefault":
+            self.given.add((*section, key))
+        elif function.attr == "pop" and len(node.args) == 1:
+            self.need((*section, key))
+        return None
+
+
+def _expressions(node: ast.AST) -> Iterator[ast.expr]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr):
+            yield child
+        elif not isinstance(child, (ast.expr_context, ast.operator, ast.unaryop, ast.cmpop, ast.boolop)):
+            yield from _expressions(child)

@@ -1,0 +1,238 @@
+"""The parts that option files of all models have: networks, losses, optimisers, schedules, metrics, data sets."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from semiisp_plugin.options.accepted_keys import Accepted, accepted_keys, needed_keys
+from semiisp_plugin.options.basicsr_structures import (
+    DatasetKeys,
+    LoaderKeys,
+    LossKeys,
+    MetricKeys,
+    OptimiserKeys,
+    SchedulerKeys,
+)
+from semiisp_plugin.options.messages import kind_of, nearest
+from semiisp_plugin.options.sections import check_call, check_section, missing, names_in, reads_kwargs, registered
+from semiisp_plugin.options.source import Keys, Source
+
+OUR_MODELS = ("ISPModel", "SemiSupervisedModel", "SupervisedModel", "MeanTeacherModel")
+WITH_PSEUDO = ("SemiSupervisedDataset", "OnlineSemiSupervisedDataset")
+OUR_DATASETS = ("PairedRestorationDataset", *WITH_PSEUDO)
+
+# In files that BasicSR and others ship, and copied from there, though the classes they are written for do not read
+# them: worth a warning, not an error. By section and key; what there is to say.
+COPIED_KEYS: dict[tuple[str, str], str] = {
+    ("", "crop_border"): "it is a key of the metrics",
+    ("", "save_img"): "the key is val:save_img",
+    ("", "suffix"): "the key is val:suffix",
+    ("datasets", "use_shuffle"): "training data is always shuffled",
+    ("datasets", "dataroot_flow"): "this data set has no optical flow",
+    ("datasets", "gt_size"): "this data set does not crop to it",
+    ("datasets", "interval_list"): "this data set has no intervals",
+    ("datasets", "padding"): "this data set does not pad",
+    ("train", "net_d_iters"): "this model has a schedule of its own",
+    ("train", "net_d_init_iters"): "this model has a schedule of its own",
+}
+# Set by the program; in an option file they would be overwritten.
+SET_BY_PROGRAM = {"is_train", "dist", "rank", "world_size", "root_path", "auto_resume", "phase"}
+DEFAULTED = {"num_gpu", "manual_seed", "name", "path", "scale", *SET_BY_PROGRAM}
+
+
+def expect_section(value: Any, source: Source, keys: Sequence[str]) -> dict[str, Any]:
+    """The value, if it is a section; otherwise an error."""
+    if not isinstance(value, dict):
+        source.fail(keys, f"expected a section, not {kind_of(value)}.")
+    return value
+
+
+def check_read_keys(
+    section: dict[str, Any],
+    known: set[str],
+    reader: str,
+    source: Source,
+    keys: Keys,
+    accepted: Accepted | None = None,
+    below: Keys = (),
+) -> None:
+    """Check the keys of a section that a class reads from a dictionary, and of the sections in it.
+
+    Args:
+        section: The section.
+        known: Keys that others read from it.
+        reader: The class, for messages.
+        source: For the message.
+        keys: Where the section stands.
+        accepted: What the class reads.
+        below: The section's place in ``accepted``.
+
+    Raises:
+        OptionError: A key that nobody reads.
+    """
+    accepted = accepted or Accepted()
+    everything = accepted.accepts_all(below)
+    names = (known | accepted.of(below)) - SET_BY_PROGRAM
+    for key, value in section.items():
+        here = (*keys, str(key))
+        if key not in names and not everything:
+            why = COPIED_KEYS.get((keys[0] if keys else "", str(key)))
+            if why is not None:
+                source.warn(here, f"{reader} does not read this key: {why}. Leave it out here.")
+                continue
+            source.fail(here, f"{reader} does not read this key{nearest(str(key), names)} Known: {_listed(names)}.")
+        inside = (*below, str(key))
+        if isinstance(value, dict) and key not in known and accepted.of(inside) - {"type"}:
+            check_read_keys(value, {"type"}, reader, source, here, accepted, inside)
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def check_needed(options: dict[str, Any], cls: type, is_train: bool, source: Source, keys: Keys = ()) -> None:
+    """Check that what a class's constructor reads without a default is there; what the program sets is."""
+    for path in sorted(needed_keys(cls, is_train), key=lambda p: (len(p), p)):
+        if path[0] in DEFAULTED:
+            continue
+        section: Any = options
+        for depth, key in enumerate(path):
+            where = (*keys, *path[:depth])
+            if not isinstance(section, dict):
+                source.fail(where, f"{cls.__name__} expects a section here, not {kind_of(section)}.")
+            if key not in section:
+                if depth == 1 and path[0] == "val" and not is_train:
+                    break
+                missing(section, key, source, where, f"{cls.__name__} needs the key '{key}'.")
+            section = section[key]
+
+
+def check_network(network: Any, source: Source, keys: Keys) -> None:
+    """A section such as ``network_g``."""
+    from semiisp_plugin.toolbox import ARCH_REGISTRY
+
+    arch = registered(network, ARCH_REGISTRY, "network", source, keys)
+    check_call(network, arch, source, keys)
+
+
+def check_loss(section: Any, source: Source, keys: Keys) -> Any:
+    """A section such as ``train: pixel_opt``; the registered loss."""
+    from semiisp_plugin.toolbox import LOSS_REGISTRY
+
+    loss = registered(section, LOSS_REGISTRY, "loss", source, keys)
+    check_call(section, loss, source, keys)
+    check_section(section, LossKeys, source, keys)
+    return loss
+
+
+def check_optimiser(section: Any, names: Sequence[str] | None, source: Source, keys: Keys) -> None:
+    """A section such as ``train: optim_g``.
+
+    Args:
+        section: The section.
+        names: The classes of torch.optim that the model takes; None for all.
+        source: For the message.
+        keys: Where the section stands.
+    """
+    import torch
+
+    expect_section(section, source, keys)
+    if "type" not in section:
+        such = "AdamW" if names is None else names[0]
+        missing(section, "type", source, keys, f"the key 'type' is missing, such as {such}.")
+    kind = section["type"]
+    every = [n for n in dir(torch.optim) if inspect.isclass(getattr(torch.optim, n)) and n != "Optimizer"]
+    known = every if names is None else list(names)
+    if kind not in known:
+        where = "torch.optim has" if names is None else "BasicSR's models take"
+        more = "" if names is None else f" Known: {', '.join(known)}."
+        source.fail((*keys, "type"), f"{where} no '{kind}'{nearest(str(kind), known)}{more}")
+    check_call(section, getattr(torch.optim, kind), source, keys, ("params",))
+    check_section(section, OptimiserKeys, source, keys)
+
+
+def _cosine_annealing(total_iter: int = 0, eta_min_ratio: float = 1e-3) -> None:
+    """The options of the schedule of that name, for `check_call`."""
+
+
+def _constant() -> None:
+    """As `_cosine_annealing`."""
+
+
+def check_scheduler(section: Any, ours: bool, source: Source, keys: Keys) -> None:
+    """The section ``train: scheduler``; ``ours``: for our models, which have two more."""
+    from semiisp_plugin.toolbox import lr_schedulers
+
+    kinds: dict[str, Callable[..., Any]] = {
+        "MultiStepLR": lr_schedulers.MultiStepRestartLR,
+        "MultiStepRestartLR": lr_schedulers.MultiStepRestartLR,
+        "CosineAnnealingRestartLR": lr_schedulers.CosineAnnealingRestartLR,
+    }
+    if ours:
+        kinds = {"CosineAnnealing": _cosine_annealing, "Constant": _constant, **kinds}
+    expect_section(section, source, keys)
+    if "type" not in section:
+        missing(section, "type", source, keys, f"the key 'type' is missing. Known: {', '.join(kinds)}.")
+    kind = section["type"]
+    if kind not in kinds:
+        source.fail((*keys, "type"), f"no scheduler '{kind}'{nearest(str(kind), kinds)} Known: {', '.join(kinds)}.")
+    check_call(section, kinds[kind], source, keys, ("optimizer", "last_epoch"))
+    check_section(section, SchedulerKeys, source, keys)
+
+
+def check_metric(section: Any, source: Source, keys: Keys) -> None:
+    """One of ``val: metrics``."""
+    from semiisp_plugin.toolbox import METRIC_REGISTRY
+
+    function = registered(section, METRIC_REGISTRY, "metric", source, keys)
+    # BasicSR hands 'better' on, to a function that swallows or knows it.
+    parameters = inspect.signature(function).parameters
+    swallows = any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and not reads_kwargs(function)
+    call = {k: v for k, v in section.items() if k != "better"} if swallows else section
+    check_call(call, function, source, keys, ("img", "img2"))
+    check_section(section, MetricKeys, source, keys)
+
+
+def check_dataset(section: Any, source: Source, keys: Keys, *, is_train: bool, model: Accepted | None = None) -> None:
+    """A data set that is not ours: its class's keys, those of the loader, and those that the model looks at."""
+    from semiisp_plugin.toolbox import DATASET_REGISTRY, FileClient
+
+    cls = registered(section, DATASET_REGISTRY, "data set", source, keys)
+    known = {f.encode_name for f in msgspec.structs.fields(LoaderKeys)} | {"name", "type", "scale", "io_backend"}
+    accepted = accepted_keys(cls) if isinstance(cls, type) else Accepted()
+    if not isinstance(cls, type) or not (accepted.of(()) or accepted.accepts_all(())):
+        accepted.open.add(())  # a function, or a class that keeps its options for others to read
+    if model is not None:
+        known |= model.of(keys)
+        if model.accepts_all(keys):
+            return
+    check_read_keys(section, known, cls.__name__, source, keys, accepted)
+    check_section(section, DatasetKeys, source, keys)
+    if isinstance(cls, type):
+        check_needed(section, cls, is_train, source, keys)
+    backend = section.get("io_backend")
+    if backend is not None:
+        kinds = FileClient._backends
+        if "type" not in backend:
+            here = (*keys, "io_backend")
+            missing(backend, "type", source, here, f"the key 'type' is missing: {', '.join(sorted(kinds))}.")
+        kind = backend["type"]
+        if kind not in kinds:
+            message = f"no such backend '{kind}'{nearest(str(kind), kinds)} Known: {', '.join(sorted(kinds))}."
+            source.fail((*keys, "io_backend", "type"), message)
+        check_call(backend, kinds[kind], source, (*keys, "io_backend"), ("db_paths", "client_keys"))
+
+
+def model_class(options: dict[str, Any], source: Source) -> Any:
+    """The registered model."""
+    from semiisp_plugin.toolbox import MODEL_REGISTRY
+
+    name, found = options["model_type"], names_in(MODEL_REGISTRY)
+    if not isinstance(name, str) or name not in found:
+        known = f"Registered: {', '.join(sorted(found))}."
+        source.fail(("model_type",), f"no model '{name}'{nearest(str(name), found)} {known}")
+    return found[name]

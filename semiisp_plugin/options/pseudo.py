@@ -1,0 +1,54 @@
+"""Option files of ``basicsr pseudo``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from semiisp_plugin.options.complete import resolve_gpus
+from semiisp_plugin.options.reading import read_options
+from semiisp_plugin.options.sections import check_section
+from semiisp_plugin.options.source import Source
+from semiisp_plugin.options.structures import PseudoOptions
+
+
+def load_pseudo_options(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> PseudoOptions:
+    """Read, override, check and complete an option file of ``basicsr pseudo``."""
+    values, source = read_options(path, overrides)
+    return complete_pseudo_options(values, source)
+
+
+def complete_pseudo_options(values: dict[str, Any], source: Source) -> PseudoOptions:
+    """Check the options of ``basicsr pseudo``, wherever they come from, and resolve ``~`` and the GPU count.
+
+    Raises:
+        OptionError: The first thing found wrong.
+    """
+    if "model_type" in values:
+        source.fail((), "this is an option file of `basicsr train` or `basicsr test`.")
+    if "extends" in values:
+        source.fail(("extends",), "it is followed where a file is read (`load_yaml`), not here.")
+    check_section(values, PseudoOptions, source)
+    options = msgspec.convert(values, PseudoOptions)
+    if options.source not in ("bank", "mixture") and options.sets == "local":
+        source.fail(("sets",), f"source: {options.source} knows no local sets; leave it at auto, or source at bank.")
+    if options.source == "upi" and options.inverse != "exact":
+        source.fail(("inverse",), "source: upi does not invert f_ISP; leave it out.")
+    if (options.source == "fitted") != bool(options.dataroot_lq and options.dataroot_gt):
+        source.fail(("source",), "fitted, and no other, needs dataroot_lq and dataroot_gt, the labelled pairs.")
+    if options.source not in ("bank", "mixture", "fitted") and options.draw_per != "auto":
+        source.fail(("draw_per",), f"source: {options.source} draws no functions' sets; leave it at auto.")
+    if options.source == "fitted" and options.mode != "stored":
+        source.fail(("mode",), "source: fitted needs the pairs and is for stored inputs only; choose source: mixture.")
+    if options.source == "deterministic" and options.draws > 1:
+        source.fail(("draws",), "source: deterministic makes the same pair at each draw; leave it at 1.")
+    if options.meta_info_file and options.source != "fitted":
+        source.fail(("meta_info_file",), "it selects labelled pairs, which only source: fitted reads; leave it out.")
+    for key in ("photographs", "f_isp", "out", "dataroot_lq", "dataroot_gt", "meta_info_file"):
+        if getattr(options, key) is not None:
+            setattr(options, key, os.path.expanduser(getattr(options, key)))
+    options.num_gpu = resolve_gpus(options.num_gpu, source)
+    return options

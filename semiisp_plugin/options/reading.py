@@ -1,0 +1,153 @@
+"""Reading option files: what they extend, what the command line overrides.
+
+``extends: FILE``, or a list of files, takes over what stands there; paths are relative to the file that has the key.
+Of several files the later win over the earlier, and the file itself over all of them:
+
+* Sections are merged key by key, at every depth; anything else is replaced.
+* A section with another ``type`` replaces the former one as a whole: the arguments of one network mean nothing to
+  another.
+* ``section: ~`` takes a section away.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from semiisp_plugin.options.messages import OptionError, kind_of, nearest
+from semiisp_plugin.options.source import Keys, Source
+from semiisp_plugin.options.yaml_text import dump, parse
+
+Places = dict[Keys, str]
+
+
+def read_options(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> tuple[dict[str, Any], Source]:
+    """An option file with all it extends and ``--force_yml``'s changes, not checked yet.
+
+    Raises:
+        OptionError: A file is missing, is not YAML, repeats a key, or extends itself; an override cannot be applied.
+    """
+    options, source = load_yaml(path)
+    apply_overrides(options, overrides, source)
+    return options, source
+
+
+def dump_options(options: Mapping[str, Any]) -> str:
+    """Options as the text of an option file that needs no other; from `read_options`, before they are completed."""
+    return dump(dict(options))
+
+
+def load_yaml(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Source]:
+    """Read an option file and what it extends.
+
+    Raises:
+        OptionError: A file is missing, is not YAML, repeats a key, or extends itself.
+    """
+    options, places = _load(str(path), (), None)
+    return options, Source(str(path), places)
+
+
+def _load(path: str, chain: tuple[str, ...], asked_at: str | None) -> tuple[dict[str, Any], Places]:
+    """A file, and what it extends.
+
+    Args:
+        path: The file.
+        chain: The files that extend each other down to this one.
+        asked_at: Where the last of them says so.
+    """
+    begin = f"{asked_at}: extends: " if asked_at else ""
+    if os.path.realpath(path) in [os.path.realpath(p) for p in chain]:
+        raise OptionError(f"{begin}files extend each other in a circle: {' -> '.join((*chain, path))}.")
+    values, lines = parse(_text(path, begin), path)
+    if not isinstance(values, dict):
+        raise OptionError(f"{path}: an option file is a mapping of keys to values; this one is {kind_of(values)}.")
+    places = {keys: f"{path}:{line}" for keys, line in lines.items()}
+    if "extends" not in values:
+        return values, places
+    parents = values.pop("extends")
+    where = places.pop(("extends",))
+    parents = [parents] if isinstance(parents, str) else parents
+    if not isinstance(parents, list) or not parents or not all(isinstance(p, str) and p for p in parents):
+        raise OptionError(f"{where}: extends: give a file, or a list of files, not {kind_of(parents)}.")
+    options: dict[str, Any] = {}
+    known: Places = {}
+    for parent in parents:
+        file = os.path.normpath(os.path.join(os.path.dirname(path), os.path.expanduser(parent)))
+        more, more_places = _load(file, (*chain, path), where)
+        _merge(options, known, more, more_places, ())
+    _merge(options, known, values, places, ())
+    return options, known
+
+
+def _text(path: str, begin: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        folder = Path(path).parent
+        near = difflib.get_close_matches(Path(path).name, [p.name for p in folder.glob("*.y*ml")], 1)
+        hint = f"; did you mean {folder / near[0]}?" if near else "."
+        raise OptionError(f"{begin or ''}{'there' if begin else 'There'} is no option file {path}{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"{begin}{'the' if begin else 'The'} option file {path} cannot be read: {error}.") from None
+
+
+def _merge(into: dict[str, Any], into_places: Places, new: dict[str, Any], new_places: Places, keys: Keys) -> None:
+    """Change ``into`` by what is ``new``; see the module."""
+    for key, value in new.items():
+        here = (*keys, str(key))
+        old = into.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and not _other_type(old, value):
+            into_places[here] = new_places[here]
+            _merge(old, into_places, value, new_places, here)
+            continue
+        for place in [k for k in into_places if k[: len(here)] == here]:
+            del into_places[place]
+        if value is None and isinstance(old, dict):
+            del into[key]
+            continue
+        into[key] = value
+        into_places.update({k: place for k, place in new_places.items() if k[: len(here)] == here})
+
+
+def _other_type(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    return "type" in old and "type" in new and old["type"] != new["type"]
+
+
+def apply_overrides(options: dict[str, Any], overrides: Sequence[str], source: Source | None = None) -> None:
+    """Apply ``--force_yml`` entries such as ``train:optim_g:lr=1e-4`` in place; values are read as YAML.
+
+    A key may be new, a section may not.
+
+    Args:
+        options: The options to change.
+        overrides: The entries.
+        source: Is told of the changes: messages about these keys name ``--force_yml`` in place of a line.
+
+    Raises:
+        OptionError: An entry is malformed, names no section, or its value is not YAML.
+    """
+    for entry in overrides:
+        keys, equals, text = entry.partition("=")
+        if not equals or not keys:
+            raise OptionError(f"--force_yml {entry}: write it as section:key=value.")
+        *parents, last = [k.strip() for k in keys.split(":")]
+        if not parents and last == "extends":
+            raise OptionError(f"--force_yml {entry}: 'extends' stands in the file; it cannot be overridden.")
+        section: Any = options
+        for depth, key in enumerate(parents):
+            where = ":".join(parents[: depth + 1])
+            if key not in section:
+                raise OptionError(f"--force_yml {entry}: there is no section {where}{nearest(key, section)}")
+            if not isinstance(section[key], dict):
+                raise OptionError(f"--force_yml {entry}: {where} is {kind_of(section[key])}, not a section.")
+            section = section[key]
+        try:
+            section[last], _ = parse(text, "value")
+        except OptionError as error:
+            problem = str(error).partition(": ")[2].removeprefix("not valid YAML: ").rstrip(".")
+            raise OptionError(f"--force_yml {entry}: the value is not valid YAML: {problem}.") from None
+        if source is not None:
+            source.overridden((*parents, last))

@@ -1,0 +1,258 @@
+"""One section of an option file against what it is for: a structure, a call, a registry."""
+
+from __future__ import annotations
+
+import ast
+import collections.abc
+import difflib
+import inspect
+import re
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import msgspec
+
+from semiisp_plugin.options.messages import kind_of, nearest
+from semiisp_plugin.options.source import Source
+
+if TYPE_CHECKING:
+    from semiisp_plugin.toolbox import Registry
+
+
+# --- structures ----------------------------------------------------------------------------------------------------
+
+
+def check_section(value: Any, expected: type[msgspec.Struct], source: Source, keys: Sequence[str] = ()) -> None:
+    """Check one section against its structure: unknown keys first (with the nearest known one), then types.
+
+    Whole numbers written as ``1e5`` or ``!!float 5e3`` become integers, in place, where integers are wanted.
+
+    Args:
+        value: The section.
+        expected: Its structure; unknown keys are errors where it forbids them.
+        source: For the message.
+        keys: Where the section stands.
+
+    Raises:
+        OptionError: With file, line, key and fix.
+    """
+    _check_keys(value, expected, source, tuple(keys))
+    try:
+        msgspec.convert(value, expected, strict=True)
+    except msgspec.ValidationError as error:
+        message, _, where = str(error).partition(" - at `$")
+        found = tuple(k for k in re.split(r"\.|\[\.\.\.\]|\[\d+\]", where.rstrip("`")) if k)
+        source.fail((*keys, *found), _plain_words(message))
+
+
+def _plain_words(message: str) -> str:
+    """msgspec's message with YAML's words for its types."""
+    if "matching regex" in message:
+        return "a name of a folder, without slashes and not empty."
+    words = {"object": "section", "array": "list", "null": "nothing", "str": "text", "|": "or"}
+    message = re.sub(
+        r"`[^`]*`", lambda m: "`" + " ".join(words.get(w, w) for w in m[0].strip("`").split()) + "`", message
+    )
+    return f"{message[0].lower()}{message[1:]}."
+
+
+def _choices(expected: Any) -> list[Any]:
+    """The types a key may have, without annotations and unions."""
+    origin = typing.get_origin(expected)
+    if origin is Annotated:
+        return _choices(typing.get_args(expected)[0])
+    if origin in (typing.Union, types.UnionType):
+        return [choice for part in typing.get_args(expected) for choice in _choices(part)]
+    return [expected]
+
+
+def _check_keys(value: Any, expected: type[msgspec.Struct], source: Source, keys: tuple[str, ...]) -> None:
+    if not isinstance(value, dict):
+        source.fail(keys, f"expected a section, not {kind_of(value)}.")
+    fields = {f.encode_name: f for f in msgspec.structs.fields(expected)}
+    for key, item in value.items():
+        if key not in fields:
+            if expected.__struct_config__.forbid_unknown_fields:
+                source.fail((*keys, str(key)), f"unknown key{nearest(key, fields)} Known: {', '.join(fields)}.")
+            continue
+        choices = _choices(fields[key].type)
+        if isinstance(item, float) and item.is_integer() and int in choices and float not in choices:
+            value[key] = int(item)
+        structures = [c for c in choices if isinstance(c, type) and issubclass(c, msgspec.Struct)]
+        word = isinstance(item, str) and any(typing.get_origin(choice) is Literal for choice in choices)
+        if structures and item is not None and not word:
+            _check_keys(item, structures[0], source, (*keys, str(key)))
+    for name, field in fields.items():
+        if field.required and name not in value:
+            missing(value, name, source, keys, f"the key '{name}' is missing.")
+
+
+def missing(section: dict[str, Any], key: str, source: Source, keys: Sequence[str], message: str) -> NoReturn:
+    """Raise for a key that must be there: at the key that looks like it, if there is one."""
+    near = difflib.get_close_matches(key, [str(k) for k in section], 1, 0.7)
+    if near:
+        source.fail((*keys, near[0]), f"unknown key; did you mean '{key}'?")
+    source.fail(keys, message)
+
+
+# --- calls ---------------------------------------------------------------------------------------------------------
+
+
+def check_call(
+    section: Any, target: Callable[..., Any], source: Source, keys: Sequence[str], given: Sequence[str] = ()
+) -> None:
+    """Check the keys of a section against the parameters of what will be called with them, and evident types.
+
+    Args:
+        section: Keys and values; ``type`` is ignored.
+        target: Class or function. One that reads its ``**kwargs`` accepts every key; where they are only swallowed,
+            an unknown key is an error.
+        source: For the message.
+        keys: Where the section stands.
+        given: Parameters that the caller fills in itself.
+
+    Raises:
+        OptionError: A key is unknown or missing, or a value is evidently of the wrong type.
+    """
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return  # of a compiled extension
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and reads_kwargs(target)
+    fixed = {n: p for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    names = [n for n in fixed if n not in ("self", *given)]
+    for key in section:
+        if key != "type" and key not in names and not takes_all:
+            source.fail(
+                (*keys, str(key)),
+                f"{target.__name__} has no such option{nearest(key, names)} Known: {', '.join(names)}.",
+            )
+    hints = type_hints(target)
+    for name in names:
+        parameter = parameters[name]
+        if name not in section:
+            if parameter.default is parameter.empty:
+                source.fail(keys, f"{target.__name__} needs the key '{name}'.")
+            continue
+        problem = wrong_value(section[name], parameter.default, hints.get(name))
+        if problem:
+            source.fail((*keys, name), problem)
+
+
+@lru_cache(maxsize=1024)
+def reads_kwargs(target: Callable[..., Any]) -> bool:
+    """Whether a function or a class's constructor does anything with its ``**kwargs``; True where nobody can tell."""
+    function = inspect.unwrap(_called(target))
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    except (OSError, TypeError, SyntaxError, IndexError):
+        return True
+    if not isinstance(tree, (ast.FunctionDef, ast.AsyncFunctionDef)) or tree.args.kwarg is None:
+        return True
+    name = tree.args.kwarg.arg
+    return any(isinstance(node, ast.Name) and node.id == name for part in tree.body for node in ast.walk(part))
+
+
+@lru_cache(maxsize=1024)
+def type_hints(target: Callable[..., Any]) -> dict[str, Any]:
+    """Type annotations of the parameters, as far as they can be resolved and are of plain values."""
+    try:
+        hints = typing.get_type_hints(_called(target))
+    except Exception:  # names that exist for type checkers only, and whatever else stands in foreign annotations
+        return {}
+    return {name: hint for name, hint in hints.items() if _is_plain(hint)}
+
+
+def _called(target: Callable[..., Any]) -> Callable[..., Any]:
+    """The function itself, or a class's constructor."""
+    return getattr(target, "__init__") if isinstance(target, type) else target  # noqa: B009 - mypy's view of __init__
+
+
+def _is_plain(hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return True
+    containers = (list, tuple, dict, collections.abc.Sequence, collections.abc.Mapping)
+    if origin in (typing.Union, types.UnionType, *containers):
+        return all(part is Ellipsis or _is_plain(part) for part in typing.get_args(hint))
+    return hint in (int, float, bool, str, type(None), Any, *containers)
+
+
+def wrong_value(value: Any, default: Any = inspect.Parameter.empty, hint: Any = None) -> str | None:
+    """What is evidently wrong with an argument, or None.
+
+    Args:
+        value: The argument.
+        default: The parameter's default.
+        hint: Its annotation, of plain types. Annotations in the wild are often narrower than what is accepted: a value
+            of the default's own type is never wrong.
+    """
+    known = default is not inspect.Parameter.empty
+    if known and (value is None or (type(value) is type(default) and not isinstance(value, (dict, list)))):
+        return None
+    if hint is not None:
+        try:
+            msgspec.convert(value, hint, strict=True)
+        except msgspec.ValidationError as error:
+            return _plain_words(str(error).partition(" - at ")[0])
+        return None
+    number, flag = isinstance(default, (int, float)) and not isinstance(default, bool), isinstance(default, bool)
+    if isinstance(value, str) and (number or flag or isinstance(default, (list, tuple))):
+        wanted = "a number" if number else "a truth value" if flag else "a list"
+        return f"expected {wanted}, such as {_as_yaml(default)}, not the text '{value}'."
+    if isinstance(value, dict) and (number or flag):
+        return f"expected a value such as {_as_yaml(default)}, not a section."
+    if isinstance(value, list) and flag:
+        return "expected true or false, not a list."
+    return None
+
+
+def _as_yaml(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_as_yaml, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# --- registries ----------------------------------------------------------------------------------------------------
+
+
+def registered(section: Any, registry: Registry, kind: str, source: Source, keys: Sequence[str]) -> Any:
+    """The registered object that the section's ``type`` names.
+
+    Raises:
+        OptionError: There is none of that name; the message lists the nearest.
+    """
+    if not isinstance(section, dict):
+        source.fail(keys, f"a {kind} is a section with the key 'type', not {kind_of(section)}.")
+    if "type" not in section:
+        missing(section, "type", source, keys, f"a {kind} is a section with the key 'type'.")
+    return registered_name(section["type"], registry, kind, source, (*keys, "type"))
+
+
+def registered_name(name: Any, registry: Registry, kind: str, source: Source, keys: Sequence[str]) -> Any:
+    """The registered object of that name, which stands at ``keys``.
+
+    Raises:
+        OptionError: There is none.
+    """
+    found = names_in(registry)
+    if not isinstance(name, str) or name not in found:
+        from semiisp_plugin.toolbox import basicsr_location
+
+        source.fail(
+            keys,
+            f"no {kind} '{name}' is registered{nearest(str(name), found)} Registered: "
+            f"{', '.join(sorted(found))} (BasicSR imported from {basicsr_location()}).",
+        )
+    return found[name]
+
+
+def names_in(registry: Registry) -> dict[str, Any]:
+    """What is registered, by all names it answers to: BasicSR adds a suffix to some names in its look-up."""
+    found = {name.removesuffix("_basicsr"): value for name, value in registry}
+    found.update(iter(registry))
+    return found

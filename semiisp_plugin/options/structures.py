@@ -1,0 +1,371 @@
+"""The sections of our option files: every key with its type, its default and what it means.
+
+The checks, the JSON schema for editors and the tables of ``docs/options.md`` are made from these.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+# Becomes a folder below experiments/, results/ and tb_logger/.
+Name = Annotated[str, msgspec.Meta(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")]
+Auto = Literal["auto"]
+
+
+def doc(text: str) -> msgspec.Meta:
+    """A key's description."""
+    return msgspec.Meta(description=text)
+
+
+class Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A section whose keys are all known."""
+
+
+class IOBackend(Strict):
+    """Where images come from."""
+
+    type: Annotated[Literal["disk", "lmdb"], doc("Files in folders (`disk`) or LMDB folders (`lmdb`).")]
+
+
+class PseudoData(Strict):
+    """The pseudo pairs of a `SemiSupervisedDataset`."""
+
+    dataroot_gt: Annotated[str, doc("Folder or LMDB of the pseudo ground truths.")]
+    dataroot_lq: Annotated[str, doc("Folder or LMDB of the pseudo inputs.")]
+    io_backend: Annotated[IOBackend, doc("Where the images come from.")]
+    cache_images: Annotated[bool, doc("Keep decoded images in memory, where they are few and small.")] = False
+
+
+class Loader(msgspec.Struct, kw_only=True):
+    """How training data is loaded; for every data set, BasicSR's too."""
+
+    num_worker_per_gpu: Annotated[Count, doc("Processes that read images, for each GPU; 0: none but this one.")] = 0
+    batch_size_per_gpu: Annotated[
+        Positive | None,
+        doc(
+            "Samples a batch, for each GPU. In validation and testing images of one size share a batch (default 1). "
+            "With `real_per_batch: auto`: real and pseudo together (default 20, the paper's)."
+        ),
+    ] = None
+    pin_memory: Annotated[bool, doc("Load into page-locked memory, from which copies to a GPU are faster.")] = False
+    persistent_workers: Annotated[bool, doc("Keep the reading processes from epoch to epoch.")] = True
+    prefetch_factor: Annotated[Positive | None, doc("Batches that each reading process prepares ahead (2).")] = None
+    stall_warning: Annotated[
+        NotNegative | None, doc("Warn when a batch is waited for longer than this, in seconds (60); 0: never.")
+    ] = None
+
+
+class Dataset(Loader, forbid_unknown_fields=True, kw_only=True):
+    """A data set of ours: `PairedRestorationDataset` or `SemiSupervisedDataset`."""
+
+    name: Annotated[str, doc("Name, in messages and logs.")]
+    type: Annotated[str, doc("Class of the data set.")]
+    dataroot_gt: Annotated[str, doc("Folder (searched recursively) or LMDB of the targets.")]
+    dataroot_lq: Annotated[str, doc("Folder or LMDB of the inputs.")]
+    io_backend: Annotated[IOBackend, doc("Where the images come from.")]
+    filename_tmpl: Annotated[str, doc("Name of an input; `{}` stands for its target's.")] = "{}"
+    meta_info_file: Annotated[
+        str | None, doc("Text file that selects pairs: each line begins with the name of a target.")
+    ] = None
+    gt_size: Annotated[
+        int | list[int] | None, doc("Side of the training crop, or [height, width], pixels; training needs it.")
+    ] = None
+    use_hflip: Annotated[bool, doc("Random left-right flips.")] = False
+    use_rot: Annotated[bool, doc("Random upside-down flips and transpositions.")] = False
+    cache_images: Annotated[bool, doc("Keep decoded images in memory, each reading process its own.")] = False
+    pseudo: Annotated[PseudoData | None, doc("The pseudo pairs.")] = None
+    real_per_batch: Annotated[
+        Positive | Auto | None,
+        doc(
+            "Real samples a batch, for each GPU. `auto`, for this and `pseudo_per_batch`: as Tables 5 and 6 by the "
+            "number of pairs, of `batch_size_per_gpu` samples in all."
+        ),
+    ] = None
+    pseudo_per_batch: Annotated[Positive | Auto | None, doc("Pseudo samples a batch, for each GPU; or `auto`.")] = None
+    phase: Annotated[str | None, doc("Set by the program.")] = None
+    scale: Annotated[int, doc("Set by the program.")] = 1
+
+
+class OnlinePseudoData(Strict):
+    """The pseudo pairs of an `OnlineSemiSupervisedDataset`."""
+
+    build: Annotated[str, doc("Folder (`out`) of a `basicsr pseudo` run with `mode: online` or `keys`.")]
+    draw_on: Annotated[
+        Literal["worker", "gpu"],
+        doc(
+            "Inputs are drawn in the `worker` that reads the pair, or on the `gpu`, by the model, whatever its device."
+        ),
+    ] = "worker"
+
+
+class OnlineDataset(Dataset, kw_only=True):
+    """An `OnlineSemiSupervisedDataset`."""
+
+    pseudo: Annotated[OnlinePseudoData | None, doc("The pseudo pairs.")] = None  # type: ignore[assignment]  # in place
+
+
+class Noise(Strict):
+    """Upper bounds of the variances of eq. 15."""
+
+    shot_variance: Annotated[NotNegative, doc("Of the shot noise.")] = 0.01
+    read_variance: Annotated[NotNegative, doc("Of the read noise.")] = 0.0002
+
+
+class HeldOut(Strict):
+    """Real pairs that are not trained on but give the filter its reference (ours)."""
+
+    count: Annotated[Positive, doc("How many pairs are held out.")] = 8
+    every: Annotated[Positive, doc("Their loss is measured every so many iterations.")] = 100
+
+
+class Filter(msgspec.Struct, kw_only=True):
+    """Online pseudo-data filtering (eqs 10 to 12).
+
+    Besides these keys, those of the registered function that `type` names: `beta` of `threshold`, the paper's; which
+    of them can be `auto` is said in docs/filters.md.
+    """
+
+    type: Annotated[str, doc("A registered filter.")] = "threshold"
+    reference: Annotated[
+        Literal["batch", "running", "held_out"],
+        doc(
+            "Whose mean loss pseudo samples are compared with: the batch's real ones (the paper's), a running mean of "
+            "it, or that of held-out pairs (both ours)."
+        ),
+    ] = "batch"
+    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1, description="Of the running mean: the share of its past.")] = (
+        0.95
+    )
+    warmup_iter: Annotated[Count, doc("Iterations at the start in which nothing is dropped (ours).")] = 0
+    held_out: Annotated[HeldOut | None, doc("For `reference: held_out`.")] = None
+
+
+class MeanTeacher(Strict):
+    """Of `MeanTeacherModel`, a baseline."""
+
+    weight: Annotated[NotNegative, doc("Of the consistency loss, after the ramp-up.")] = 1.0
+    rampup_iter: Annotated[Count, doc("Iterations in which the weight rises from near 0 to its full value.")] = 100
+    jitter: Annotated[Share, doc("Strength of the photometric jitter of what the student sees.")] = 0.2
+
+
+class Train(Strict):
+    """Training of our models."""
+
+    total_iter: Annotated[Positive, doc("Iterations.")]
+    optim_g: Annotated[dict[str, Any], doc("Optimiser: `type`, any class of `torch.optim`, and its arguments.")]
+    scheduler: Annotated[
+        dict[str, Any] | None,
+        doc("Schedule of the learning rate: `CosineAnnealing`, `Constant`, or one of BasicSR's. None: constant."),
+    ] = None
+    warmup_iter: Annotated[int, doc("Iterations in which the learning rate rises linearly; -1: none.")] = -1
+    ema_decay: Annotated[Share, doc("Decay of the average of the weights, which is validated and saved; 0: none.")] = (
+        0.0
+    )
+    grad_clip: Annotated[NotNegative | None, doc("Largest norm of the gradient; ~: unlimited.")] = None
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"], doc("Of the network's arithmetic; losses are taken in fp32.")
+    ] = "fp32"
+    compile: Annotated[
+        bool | Literal["default", "reduce-overhead", "max-autotune"],
+        doc("Compile the networks with `torch.compile`; a text is its mode."),
+    ] = False
+    channels_last: Annotated[bool, doc("Order of the tensors in memory that suits convolutions on GPUs.")] = False
+    accumulate: Annotated[Positive, doc("Batches whose gradients make one step.")] = 1
+    nonfinite_limit: Annotated[
+        Positive, doc("Steps that may be skipped for a loss that is not finite, of 1,000, before training stops.")
+    ] = 10
+    pixel_opt: Annotated[dict[str, Any] | None, doc("A loss: `type`, `loss_weight`, and its other arguments.")] = None
+    perceptual_opt: Annotated[dict[str, Any] | None, doc("As `pixel_opt`.")] = None
+    ssim_opt: Annotated[dict[str, Any] | None, doc("As `pixel_opt`.")] = None
+    bank_size: Annotated[Positive | None, doc("Parameter sets that are kept (N of Table 5); `ISPModel` alone.")] = None
+    filter: Annotated[Filter | None, doc("The filter of pseudo pairs; `SemiSupervisedModel` alone, and needed.")] = None
+    noise: Annotated[
+        Noise | Literal["estimated"] | None,
+        doc("Noise on the pseudo inputs (eq. 15), or `estimated` from the real ones (ours); `SemiSupervisedModel`."),
+    ] = None
+    mean_teacher: Annotated[MeanTeacher | None, doc("`MeanTeacherModel` alone.")] = None
+    photometric_jitter: Annotated[
+        Share | None, doc("Strength of the jitter of the inputs; `SupervisedModel` and `ISPModel`.")
+    ] = None
+
+
+class Val(Strict):
+    """Validation, and testing."""
+
+    save_img: Annotated[bool, doc("Write the results as images.")] = False
+    val_freq: Annotated[Positive | None, doc("Validate every so many iterations; training needs it.")] = None
+    suffix: Annotated[str | None, doc("End of the names of test results, in place of the run's name.")] = None
+    pbar: Annotated[bool, doc("Show a progress bar.")] = False
+    metrics: Annotated[
+        dict[str, dict[str, Any]] | None,
+        doc("Metrics by a name of yours: `type`, its arguments, and `better` (`higher` or `lower`)."),
+    ] = None
+
+
+class Wandb(Strict):
+    """Weights & Biases."""
+
+    project: Annotated[str | None, doc("Its project; without one nothing is sent.")] = None
+    resume_id: Annotated[str | None, doc("The run to go on with.")] = None
+
+
+class Logger(Strict):
+    """Logging and checkpoints."""
+
+    print_freq: Annotated[Positive, doc("Log every so many iterations.")] = 100
+    save_checkpoint_freq: Annotated[Positive, doc("Save networks and the training's state every so many.")] = 5000
+    keep_last: Annotated[Positive | None, doc("Checkpoints that are kept, the newest; ~: all.")] = None
+    keep_best: Annotated[str | None, doc("Keep the checkpoint that is best by this metric of `val:metrics`.")] = None
+    safetensors: Annotated[bool, doc("Write networks as `.safetensors` too.")] = False
+    use_tb_logger: Annotated[bool, doc("Write to TensorBoard.")] = True
+    image_freq: Annotated[Positive | None, doc("Images to TensorBoard every so many iterations.")] = None
+    wandb: Annotated[Wandb | None, doc("Weights & Biases.")] = None
+
+
+class Paths(Strict):
+    """Weights to start from."""
+
+    pretrain_network_g: Annotated[str | None, doc("Weights of `network_g`; testing needs them.")] = None
+    pretrain_network_global: Annotated[str | None, doc("Weights of `network_global`.")] = None
+    param_key_g: Annotated[str, doc("Which weights of the file: `params`, or `params_ema`, the average.")] = "params"
+    strict_load_g: Annotated[bool, doc("Refuse weights that do not fit the network.")] = True
+    resume_state: Annotated[str | None, doc("Training state (`.state`) to go on from.")] = None
+
+
+class DistParams(msgspec.Struct, kw_only=True):
+    """How several processes find each other; further keys go to `torch.distributed`."""
+
+    backend: Annotated[str, doc("`nccl`, or `gloo` on CPUs.")] = "nccl"
+    port: Annotated[int | None, doc("Of the first process.")] = None
+
+
+class Options(Strict):
+    """A whole option file of one of our models."""
+
+    name: Annotated[Name, doc("Of the run; its folder below `experiments` or `results`.")]
+    model_type: Annotated[str, doc("Class of the model.")]
+    datasets: Annotated[
+        dict[str, dict[str, Any]], doc("Data sets: `train`, and `val...` or `test...` for validation and testing.")
+    ]
+    network_g: Annotated[dict[str, Any], doc("The network: `type`, and its arguments.")]
+    extends: Annotated[
+        str | list[str] | None, doc("Option file, or files, that this one changes; relative to its own folder.")
+    ] = None
+    scale: Annotated[Literal[1], doc("Our models do not change the size of images.")] = 1
+    num_gpu: Annotated[int | Auto, doc("GPUs; 0 for the CPU, `auto` for all there are.")] = "auto"
+    manual_seed: Annotated[int, doc("Seed of everything random.")] = 0
+    deterministic: Annotated[bool, doc("Same numbers in every run, at some cost in speed.")] = False
+    network_global: Annotated[dict[str, Any] | None, doc("The network of global parameters; `ISPModel` alone.")] = None
+    path: Annotated[Paths | None, doc("Weights to start from.")] = None
+    train: Annotated[Train | None, doc("Training.")] = None
+    val: Annotated[Val | None, doc("Validation, and testing.")] = None
+    logger: Annotated[Logger | None, doc("Logging and checkpoints.")] = None
+    dist_params: Annotated[DistParams | None, doc("Training in several processes.")] = None
+    find_unused_parameters: Annotated[bool, doc("For networks some of whose weights get no gradient.")] = False
+
+
+class PseudoOptions(Strict):
+    """Option file of `basicsr pseudo`."""
+
+    name: Annotated[str, doc("Of the run, for messages.")]
+    photographs: Annotated[str, doc("Folder of ordinary photographs.")]
+    f_isp: Annotated[str, doc("`f_isp_<iter>.pth` of a phase 1 run.")]
+    out: Annotated[str, doc("Folder that gets the shards, `gt.lmdb` and `lq.lmdb`, and the report.")]
+    extends: Annotated[
+        str | list[str] | None, doc("Option file, or files, that this one changes; relative to its own folder.")
+    ] = None
+    mode: Annotated[
+        Literal["stored", "online", "keys"],
+        doc(
+            "`stored` keeps pseudo ground truths and inputs, as the paper does; `online` ground truths alone, and "
+            "`keys` nothing but the list of photographs that can be used: what is not stored is drawn in training, "
+            "afresh at each visit (ours; see `OnlineSemiSupervisedDataset`)."
+        ),
+    ] = "stored"
+    manual_seed: Annotated[int, doc("Of the random parameter sets.")] = 0
+    max_photographs: Annotated[
+        Positive | None, doc("Use only the first so many, in the order of their names; ~ for all.")
+    ] = None
+    short_side: Annotated[
+        Annotated[int, msgspec.Meta(ge=32)] | None,
+        doc("Resize photographs whose short side is longer than this to it, in pixels; ~ keeps them."),
+    ] = None
+    max_pixels: Annotated[Positive | None, doc("Set larger photographs aside; ~ for the reader's own limit.")] = None
+    sets: Annotated[
+        Literal["auto", "global", "local"],
+        doc(
+            "`global` or `local` sets for step 3; `auto` decides by the number of pairs f_ISP was trained on, as the "
+            "paper does (local from 1,000 on)."
+        ),
+    ] = "auto"
+    draw_per: Annotated[
+        Literal["auto", "isp", "function"],
+        doc(
+            "`isp` draws the whole ISP's set from one training sample, `function` each function's on its own; `auto`: "
+            "as the paper does, per `isp` with global sets and per `function` with local ones."
+        ),
+    ] = "auto"
+    update_quality: Annotated[bool, doc("False skips steps 1 and 2 (ablation of Table 2).")] = True
+    inverse: Annotated[
+        Literal["exact", "paper_lut"],
+        doc("`exact`, or `paper_lut` for the paper's interpolated tables (Sec. A.2), to compare with."),
+    ] = "exact"
+    source: Annotated[
+        Literal["bank", "mixture", "fitted", "upi", "deterministic"],
+        doc(
+            "sRGB-to-RAW of steps 1 and 3. `bank` is the paper's; `mixture` mixes two of its sets (ours); to compare "
+            "with (Table 3), `upi` (Brooks et al., CVPR 2019) and `deterministic` (ours: f_ISP^-1 with the mean of the "
+            "sets); `fitted` draws step 3 from sets fitted to the labelled pairs (ours)."
+        ),
+    ] = "bank"
+    dataroot_lq: Annotated[str | None, doc("Inputs of the labelled pairs, for `fitted`.")] = None
+    dataroot_gt: Annotated[str | None, doc("Their targets.")] = None
+    meta_info_file: Annotated[
+        str | None, doc("List of those of them that f_ISP was trained on, if not all; as in a data set's section.")
+    ] = None
+    draws: Annotated[
+        Positive,
+        doc(
+            "Pseudo pairs of each photograph, each with random sets of its own (ours: the paper has photographs "
+            "enough)."
+        ),
+    ] = 1
+    candidates: Annotated[
+        Positive,
+        doc(
+            "Inputs that step 3 makes of each pseudo ground truth; kept is the one that f_ISP turns back into it best "
+            "(ours; 1 is the paper's)."
+        ),
+    ] = 1
+    input_bits: Annotated[
+        Literal[8, 16], doc("Bits of the stored pseudo inputs: 16, or 8 where the real inputs have no more.")
+    ] = 16
+    png_compression: Annotated[
+        Annotated[int, msgspec.Meta(ge=0, le=9)] | Literal["fast"],
+        doc("Of the stored PNGs: `fast`, or a zlib level of 0 to 9."),
+    ] = "fast"
+    num_gpu: Annotated[int | Auto, doc("0 for the CPU, `auto` or 1 for a GPU.")] = "auto"
+    workers: Annotated[
+        Count | Auto,
+        doc("Processes; `auto`: one a GPU or core (none besides the command's own for up to 100 photographs)."),
+    ] = "auto"
+    shard_size: Annotated[Positive | Auto, doc("Photographs of a shard; `auto`: a 64th of all, but 64 to 4096.")] = (
+        "auto"
+    )
+    batch: Annotated[
+        Positive | Auto,
+        doc("Photographs of one size that go through f_ISP together; `auto`: 1 on a CPU, 16 on a GPU."),
+    ] = "auto"
+    own_shards_only: Annotated[
+        bool,
+        doc(
+            "Of several ranks, each builds only every so-manieth shard, for file systems whose locks do not reach "
+            "from machine to machine."
+        ),
+    ] = False

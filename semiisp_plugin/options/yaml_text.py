@@ -1,0 +1,175 @@
+"""YAML as option files use it: plain values, with the line of each key. Nothing in a file is ever executed.
+
+What differs from PyYAML's safe loader: ``1e-4`` is a number (YAML 1.1 wants ``1.0e-4``), dates stay text, a key that
+is given twice is an error, tags other than those of plain values are errors that name the key, and an alias (``*name``)
+gives a copy, so that what changes one section leaves the others alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import yaml
+
+from semiisp_plugin.options.messages import OptionError, kind_of
+from semiisp_plugin.options.source import Keys
+
+_CORE = "tag:yaml.org,2002:"
+_SCALARS = {_CORE + name for name in ("null", "bool", "int", "float", "str")}
+_TAGS: dict[type[yaml.Node], set[str]] = {
+    yaml.ScalarNode: _SCALARS,
+    yaml.SequenceNode: {_CORE + "seq"},
+    yaml.MappingNode: {_CORE + "map"},
+}
+_MERGE = _CORE + "merge"
+_MAX_VALUES = 100_000  # aliases of aliases can make a short file arbitrarily large
+_FLOAT = (
+    _CORE + "float",
+    re.compile(r"^[-+]?(?:\d[\d_]*(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)$"),
+    list("-+.0123456789"),
+)
+
+
+class Loader(yaml.SafeLoader):
+    """Safe YAML in which ``1e-4`` is a number and a date is text."""
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes what `Loader` reads back alike."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Everything is written out."""
+        return True
+
+
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _CORE + "timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+Loader.add_implicit_resolver(*_FLOAT)
+Dumper.add_implicit_resolver(*_FLOAT)
+
+
+def dump(value: Any) -> str:
+    """YAML text of plain values, their order kept."""
+    return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def parse(text: str, name: str) -> tuple[Any, dict[Keys, int]]:
+    """Read YAML.
+
+    Args:
+        text: What to read.
+        name: Where it comes from, for messages.
+
+    Returns:
+        The value, and the line (from 1) of each key by its path of keys.
+
+    Raises:
+        OptionError: It is not YAML, repeats a key, or has a tag that is no plain value's.
+    """
+    loader = None
+    try:
+        loader = Loader(text)
+        node = loader.get_single_node()
+        builder = _Builder(loader, name)
+        return (None if node is None else builder.value(node, ())), builder.lines
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name}:{mark.line + 1}" if mark else name
+        raise OptionError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}.") from None
+    except RecursionError:
+        raise OptionError(f"{name}: not valid YAML: sections are nested too deeply.") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+class _Builder:
+    """Plain values from YAML's nodes."""
+
+    def __init__(self, loader: Loader, name: str) -> None:
+        self.lines: dict[Keys, int] = {}
+        self._loader = loader
+        self._name = name
+        self._open: list[yaml.Node] = []
+        self._count = 0
+
+    def fail(self, node: yaml.Node, keys: Keys, message: str) -> NoReturn:
+        where = f"{self._name}:{node.start_mark.line + 1}"
+        raise OptionError(f"{where}: {':'.join(keys) + ': ' if keys else ''}{message}")
+
+    def value(self, node: yaml.Node, keys: Keys) -> Any:
+        self._count += 1
+        if self._count > _MAX_VALUES:
+            self.fail(node, keys, "the file is too large, or its aliases multiply.")
+        if any(node is other for other in self._open):
+            self.fail(node, keys, "an alias (*name) stands for a section that it is part of.")
+        if node.tag not in _TAGS[type(node)]:
+            tag = node.tag.replace(_CORE, "!!")
+            self.fail(node, keys, f"the tag {tag} is not allowed here; option files hold plain values.")
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, keys)
+        self._open.append(node)
+        if isinstance(node, yaml.SequenceNode):
+            result: Any = [self.value(item, keys) for item in node.value]
+        elif isinstance(node, yaml.MappingNode):
+            result = self._mapping(node, keys)
+        self._open.pop()
+        return result
+
+    def _scalar(self, node: yaml.ScalarNode, keys: Keys) -> Any:
+        try:
+            return self._loader.construct_object(node)
+        except (ValueError, KeyError, IndexError):
+            tag = node.tag.replace(_CORE, "!!")
+            self.fail(node, keys, f"{node.value!r} is no value of the tag {tag}.")
+
+    def _mapping(self, node: yaml.MappingNode, keys: Keys) -> dict[Any, Any]:
+        result: dict[Any, Any] = {}
+        merged: list[yaml.Node] = []
+        for key_node, value_node in node.value:
+            if key_node.tag == _MERGE:
+                merged.append(value_node)
+                continue
+            key, here = self._key(key_node, keys)
+            line = key_node.start_mark.line + 1
+            if key in result:
+                self.fail(key_node, (), f"{':'.join(here)} is given twice (first in line {self.lines[here]}).")
+            self.lines[here] = line
+            result[key] = self.value(value_node, here)
+        for key, here, key_node, value_node in self._merged(merged, keys):
+            if key not in result:
+                self.lines[here] = key_node.start_mark.line + 1
+                result[key] = self.value(value_node, here)
+        return result
+
+    def _merged(self, nodes: list[yaml.Node], keys: Keys) -> Iterator[tuple[Any, Keys, yaml.Node, yaml.Node]]:
+        """What ``<<:`` brings in, in the order of precedence."""
+        for node in nodes:
+            self._count += 1
+            if self._count > _MAX_VALUES or any(node is other for other in self._open):
+                self.fail(node, (*keys, "<<"), "aliases (*name) that go round in a circle, or multiply.")
+            if isinstance(node, yaml.SequenceNode):
+                yield from self._merged(node.value, keys)
+            elif isinstance(node, yaml.MappingNode):
+                self._open.append(node)
+                later = []
+                for key_node, value_node in node.value:
+                    if key_node.tag == _MERGE:
+                        later.append(value_node)
+                    else:
+                        yield *self._key(key_node, keys), key_node, value_node
+                yield from self._merged(later, keys)
+                self._open.pop()
+            else:
+                self.fail(node, (*keys, "<<"), "give an alias (*name) of a section, or a list of them.")
+
+    def _key(self, node: yaml.Node, keys: Keys) -> tuple[Any, Keys]:
+        key = self.value(node, keys) if isinstance(node, yaml.ScalarNode) else None
+        if isinstance(key, bool) or not isinstance(key, (str, int)):
+            written = f"'{node.value}'" if isinstance(node, yaml.ScalarNode) else "this"
+            self.fail(node, keys, f"{written} is no name of a key: it is read as {kind_of(key)}; put it in quotes.")
+        return key, (*keys, str(key))

@@ -1,0 +1,188 @@
+"""Data of a training run: what the loop takes batches from, and what validation reads."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from semiisp_plugin import options as options_module
+from semiisp_plugin.data.image_io import to_float
+from semiisp_plugin.data.pairs import read_pair
+from semiisp_plugin.data.sampler import MixedBatchSampler
+from semiisp_plugin.pseudo.noise_estimation import estimate_noise_bounds
+from semiisp_plugin.toolbox import build_dataset
+from semiisp_plugin.training.stall import StallWatch, WatchedDataset
+
+STALL_WARNING = 60  # seconds without a batch
+
+
+def set_seed(seed: int) -> None:
+    """Seed torch, numpy and random of this process."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def seed_worker(worker_id: int) -> None:
+    """Seed numpy and random of a loader worker from torch, whose own seed changes with every epoch."""
+    cv2.setNumThreads(1)  # the workers are the parallelism
+    seed = torch.initial_seed() % 2**32
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+class MixedData:
+    """Batches of a data set of ours: a function of the seed and the batch's number alone.
+
+    Args:
+        opt: Complete options.
+        dataset: The built ``datasets:train``.
+        start_iter: Iterations done before.
+
+    Attributes:
+        loader: The loader.
+        watch: To be opened around the training loop.
+        n_pairs: Real pairs.
+    """
+
+    def __init__(self, opt: dict[str, Any], dataset: Any, start_iter: int) -> None:
+        settings = opt["datasets"]["train"]
+        gpus = gpus_of_this_process(opt)
+        self.n_pairs = int(getattr(dataset, "n_real", len(dataset)))
+        n_pseudo = int(getattr(dataset, "n_pseudo", 0))
+        if n_pseudo:
+            per_batch = (int(settings["real_per_batch"]) * gpus, int(settings["pseudo_per_batch"]) * gpus)
+        else:
+            per_batch = (int(settings["batch_size_per_gpu"]) * gpus, 0)
+        self._accumulate = int(opt["train"].get("accumulate") or 1)
+        self._total = int(opt["train"]["total_iter"]) * self._accumulate
+        self.sampler = MixedBatchSampler(
+            self.n_pairs,
+            n_pseudo,
+            *per_batch,
+            seed=opt["manual_seed"],
+            num_batches=self._total,
+            rank=opt["rank"],
+            world_size=opt["world_size"],
+            # A run that is resumed with a lower total_iter has nothing left to do.
+            start_batch=min(start_iter * self._accumulate, self._total),
+        )
+        arguments = loader_arguments(opt, settings, gpus)
+        watched = WatchedDataset(dataset, arguments["num_workers"])
+        self.watch = StallWatch(watched, settings.get("stall_warning", STALL_WARNING))
+        self.loader: DataLoader[Any] = DataLoader(watched, batch_sampler=self.sampler, **arguments)
+        self._about = f"{self.n_pairs} real and {n_pseudo} pseudo pairs; {per_batch[0]} + {per_batch[1]} a batch"
+
+    def about(self) -> str:
+        """Sizes, composition of a batch, passes over each source."""
+        passes = ", ".join(f"{name} {n:.3g}" for name, n in self.sampler.passes(self._total).items() if n)
+        accumulated = f" and step, {self._accumulate} of them an iteration" if self._accumulate > 1 else ""
+        return f"Training data: {self._about} and process{accumulated}; passes over the sources in all: {passes}."
+
+    def batches(self) -> Iterator[tuple[int, Any]]:
+        """``(epoch, batch)`` to the end of the run; the epoch is that of the real pairs."""
+        for number, batch in enumerate(self.watch.batches(self.loader), self.sampler.start_batch):
+            yield int(self.sampler.passes(number)["real"]), batch
+
+    def passes(self, iteration: int) -> dict[str, float]:
+        """Passes over each source after so many iterations."""
+        return self.sampler.passes(iteration * self._accumulate)
+
+    def coverage(self, iteration: int) -> dict[str, float]:
+        """Share of each source's samples seen by then."""
+        return self.sampler.coverage(iteration * self._accumulate)
+
+    def state_dict(self, iteration: int) -> dict[str, Any]:
+        """What the order of the samples depends on, and where it stands."""
+        return self.sampler.state_dict(iteration * self._accumulate)
+
+    def changes_since(self, state: dict[str, Any]) -> str | None:
+        """How a state's order of samples differs from this one's, in words; None if it does not."""
+        try:
+            MixedBatchSampler.load_state_dict(self.sampler, {**state, "start_batch": self.sampler.start_batch})
+        except ValueError as error:
+            return str(error)
+        return None
+
+
+def gpus_of_this_process(opt: dict[str, Any]) -> int:
+    """GPUs that share a batch of the option file times their number: all, where there is no launcher."""
+    return 1 if opt["dist"] else max(1, opt["num_gpu"])
+
+
+def loader_arguments(opt: dict[str, Any], settings: dict[str, Any], gpus: int) -> dict[str, Any]:
+    """What the training loaders of all data sets have in common."""
+    workers = int(settings.get("num_worker_per_gpu") or 0) * gpus
+    return {
+        "num_workers": workers,
+        "pin_memory": bool(settings.get("pin_memory", False)),
+        "worker_init_fn": seed_worker,
+        # Of its own: a loader that draws from torch's global generator would shift the dropout of a resumed run.
+        "generator": torch.Generator().manual_seed(opt["manual_seed"] + opt["rank"]),
+        "persistent_workers": workers > 0 and bool(settings.get("persistent_workers", True)),
+        "prefetch_factor": int(settings.get("prefetch_factor") or 2) if workers else None,
+    }
+
+
+def estimated_noise(dataset: Any, logger: logging.Logger, at_most: int = 100) -> dict[str, float] | None:
+    """Bounds of eq. 15's variances from the inputs of the real pairs (ours); None where they show no noise level."""
+    pairs = dataset.real_pairs[:at_most]
+    inputs = (torch.from_numpy(to_float(read_pair(pair)[0])).permute(2, 0, 1) for pair in pairs)
+    try:
+        shot, read = estimate_noise_bounds(list(inputs))
+    except ValueError as error:
+        logger.warning(f"train:noise: estimated: no noise is added: {error}")
+        return None
+    logger.info(f"Noise of the inputs of {len(pairs)} pairs: shot_variance {shot:.3g}, read_variance {read:.3g}.")
+    return {"shot_variance": shot, "read_variance": read}
+
+
+class _Share(Sampler[int]):
+    """This process's part of a validation set, in order; each image belongs to one process."""
+
+    def __init__(self, size: int, rank: int, world_size: int) -> None:
+        self.indices: Sequence[int] = range(rank, size, world_size)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def build_val_loaders(opt: dict[str, Any]) -> list[DataLoader[Any]]:
+    """Loaders of all sections but ``train``, which give image by image.
+
+    Models of ours share the images among the processes and put those of one size into batches
+    (``batch_size_per_gpu``); BasicSR's validate in one process, and draw from torch's global generator when they
+    begin, so that their runs are those of BasicSR's own pipeline.
+    """
+    ours = opt["model_type"] in options_module.OUR_MODELS
+    loaders = []
+    for phase, settings in opt["datasets"].items():
+        if phase == "train":
+            continue
+        dataset = build_dataset(settings)
+        if len(dataset) == 0:
+            raise options_module.OptionError(f"datasets:{phase}: there are no images.")
+        share = _Share(len(dataset), opt["rank"], opt["world_size"]) if ours else None
+        workers = int(settings.get("num_worker_per_gpu") or 0) if ours else 0
+        loaders.append(
+            DataLoader(
+                dataset,
+                batch_size=1,
+                shuffle=False,
+                sampler=share,
+                num_workers=workers,
+                generator=torch.Generator() if ours else None,
+                worker_init_fn=seed_worker,
+            )
+        )
+    return loaders

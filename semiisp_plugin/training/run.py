@@ -1,0 +1,100 @@
+"""All that a training run is made of, built before anything is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from semiisp_plugin.data.auto_settings import resolve_auto
+from semiisp_plugin.models.adopted import build_adopted
+from semiisp_plugin.options import OUR_DATASETS, OUR_MODELS
+from semiisp_plugin.toolbox import build_dataset, build_model, get_root_logger
+from semiisp_plugin.training.basicsr_data import BasicSRData
+from semiisp_plugin.training.loaders import (
+    MixedData,
+    build_val_loaders,
+    estimated_noise,
+    gpus_of_this_process,
+    set_seed,
+)
+from semiisp_plugin.training.resume import find_resume_state
+from semiisp_plugin.training.run_folder import held_log
+
+
+class Run:
+    """Data, model and training state of a run; a misspelt path fails here, and sets no older run aside.
+
+    Args:
+        opt: Complete options.
+        auto_resume: Go on from the run's latest state.
+
+    Attributes:
+        opt: The options, with what is automatic filled in.
+        state: The training state that the run goes on from, or None.
+        found: What was found to resume, in sentences.
+        start_iter: Iterations done before.
+        data: What batches come from.
+        val_loaders: One a validation set.
+        model: On its device, resumed.
+        held: Log records that were written meanwhile, for the log file that is opened later.
+    """
+
+    def __init__(self, opt: dict[str, Any], auto_resume: bool = False) -> None:
+        self.opt = opt
+        opt["auto_resume"] = auto_resume
+        self.ours = opt["model_type"] in OUR_MODELS
+        set_seed(opt["manual_seed"] + opt["rank"])
+        choose_algorithms(bool(opt.get("deterministic")))
+        self.state, self.found = find_resume_state(opt, auto_resume)
+        if opt["rank"] == 0:
+            for line in self.found:
+                print(line, flush=True)
+        self.start_iter = int(self.state["iter"]) if self.state else 0
+        with held_log() as self.held:
+            self.data = self._build_data()
+            self.val_loaders = build_val_loaders(opt)
+            self.model = build_model(opt) if self.ours else build_adopted(opt, self.state)
+            if hasattr(self.model, "n_pairs"):
+                self.model.n_pairs = self.data.n_pairs
+            if self.state:
+                self.model.resume_training(self.state)
+                self._compare_data()
+
+    def _build_data(self) -> MixedData | BasicSRData:
+        opt, logger = self.opt, get_root_logger()
+        settings = opt["datasets"]["train"]
+        section = opt["train"].get("filter") or {}
+        if self.ours and section.get("reference") == "held_out":
+            settings["held_out"] = int((section.get("held_out") or {}).get("count", 8))
+            settings["held_out_seed"] = opt["manual_seed"]
+        dataset = build_dataset(settings)
+        gpus = gpus_of_this_process(opt)
+        if gpus > 1:
+            logger.warning(
+                f"No launcher, {gpus} GPUs: the batch is {gpus} times that of the option file, split over them."
+            )
+        if settings["type"] not in OUR_DATASETS:
+            data: MixedData | BasicSRData = BasicSRData(dataset, settings, opt, self.start_iter)
+        else:
+            if opt["train"].get("noise") == "estimated":
+                opt["train"]["noise"] = estimated_noise(dataset, logger)
+            chosen = resolve_auto(opt, int(getattr(dataset, "n_real", len(dataset))))
+            if chosen:
+                logger.info(chosen)
+            data = MixedData(opt, dataset, self.start_iter)
+        logger.info(data.about())
+        return data
+
+    def _compare_data(self) -> None:
+        before = self.model.loop_state.get("data")
+        changes = self.data.changes_since(before) if before else None
+        if changes:
+            get_root_logger().warning(f"The resumed run is not what an unbroken one would be. {changes}")
+
+
+def choose_algorithms(deterministic: bool) -> None:
+    """As BasicSR the fastest of cuDNN's; or those of torch that give the same result each time."""
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)

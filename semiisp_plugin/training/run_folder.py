@@ -1,0 +1,128 @@
+"""The run's folder: log file, TensorBoard, a copy of the options; an older run of the name is set aside."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.handlers import MemoryHandler
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from semiisp_plugin.toolbox import (
+    dict2str,
+    get_env_info,
+    get_root_logger,
+    get_time_str,
+    init_wandb_logger,
+    initialized_logger,
+)
+
+
+def start_logging(
+    opt: dict[str, Any], resumed_at: int | None, option_file: str | None, quiet: bool = False
+) -> tuple[logging.Logger, Any]:
+    """Make the run's folders (an older run of the name is set aside), its log file and TensorBoard writer.
+
+    Args:
+        opt: Complete options.
+        resumed_at: The iteration a resumed run goes on from; None for a new run.
+        option_file: Copied into the folder; without it the options are written out.
+        quiet: Show only warnings on the terminal.
+    """
+    paths = opt["path"]
+    use_tb = bool(opt["logger"].get("use_tb_logger")) and "debug" not in opt["name"]
+    tb_folder = os.path.join(opt["root_path"], "tb_logger", opt["name"])
+    if opt["rank"] == 0:
+        if resumed_at is None:
+            archive(paths["experiments_root"])
+            if use_tb:
+                archive(tb_folder)
+        for key in ("models", "training_states", "visualization"):
+            os.makedirs(paths[key], exist_ok=True)
+        copy = Path(paths["experiments_root"]) / (Path(option_file).name if option_file else "options.yml")
+        head = f"# {time.asctime()}\n# {shlex.join(sys.argv)}\n"
+        text = Path(option_file).read_text(encoding="utf-8") if option_file else yaml.safe_dump(_plain(opt))
+        copy.write_text(head + text, encoding="utf-8")
+    if opt["dist"]:
+        torch.distributed.barrier()
+    logger = open_log(os.path.join(paths["log"], f"train_{opt['name']}_{get_time_str()}.log"), quiet)
+    logger.info(get_env_info())
+    logger.info(dict2str(opt))
+    wandb = opt["logger"].get("wandb")
+    if use_tb and wandb and wandb.get("project"):
+        init_wandb_logger(opt)
+    if not use_tb or opt["rank"] != 0:
+        return logger, None
+    from torch.utils.tensorboard import SummaryWriter
+
+    # What a killed run wrote after its last checkpoint is written anew, and the old is not to be shown beside it.
+    return logger, SummaryWriter(tb_folder, purge_step=None if resumed_at is None else resumed_at + 1)
+
+
+def archive(folder: str) -> None:
+    """Make an empty folder; what stands there is renamed as BasicSR does it, two runs within a second included."""
+    if os.path.exists(folder):
+        name = base = f"{folder}_archived_{get_time_str()}"
+        for n in itertools.count(2):
+            if not os.path.exists(name):
+                break
+            name = f"{base}_{n}"
+        os.rename(folder, name)
+        print(f"{folder} exists; renamed it to {name}.", flush=True)
+    os.makedirs(folder)
+
+
+@contextmanager
+def held_log() -> Iterator[MemoryHandler]:
+    """Hold back what is logged, for the log file that is opened later.
+
+    Data sets and networks are built before the run's folders are made: a misspelt path must not set an older run of the
+    name aside.
+    """
+    logger = logging.getLogger("basicsr")
+    memory = MemoryHandler(100_000, flushLevel=logging.CRITICAL + 1)
+    before = list(logger.handlers), logger.level
+    logger.handlers, known = [memory], initialized_logger.get("basicsr")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    initialized_logger["basicsr"] = True
+    try:
+        yield memory
+    except BaseException:
+        logger.handlers = before[0]
+        logger.setLevel(before[1])
+        if not known:
+            initialized_logger.pop("basicsr", None)
+        raise
+
+
+def open_log(log_file: str, quiet: bool = False) -> logging.Logger:
+    """BasicSR's logger on a new file; a run before it in the same process keeps its own file."""
+    logger = logging.getLogger("basicsr")
+    for handler in list(logger.handlers):
+        if isinstance(handler, logging.FileHandler):
+            handler.close()
+        logger.removeHandler(handler)
+    initialized_logger.pop("basicsr", None)
+    logger = get_root_logger(logger_name="basicsr", log_level=logging.INFO, log_file=log_file)
+    for handler in logger.handlers:
+        if quiet and not isinstance(handler, logging.FileHandler):
+            handler.setLevel(logging.WARNING)
+    return logger
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value

@@ -1,0 +1,220 @@
+"""What is recorded about the filter, against counts by hand."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import semiisp_plugin.models.filter_record as module
+from semiisp_plugin.models.filter_record import FilterRecord, batch_counts
+
+
+@pytest.fixture
+def warnings(monkeypatch) -> list[str]:
+    said: list[str] = []
+    logger = logging.getLogger("of this test")
+    monkeypatch.setattr(logger, "warning", said.append)
+    monkeypatch.setattr(module, "get_root_logger", lambda: logger)
+    return said
+
+
+def put(record: FilterRecord, keys: str, losses: list[float], weights: list[float], reference=1.0, counted=True):
+    """A batch with a real sample in front, whose key is R."""
+    flags = torch.tensor([False] + [True] * len(losses))
+    loss, weight = torch.tensor([reference, *losses]), torch.tensor([1.0, *weights])
+    record.add(
+        ["R", *keys],
+        flags,
+        loss,
+        weight,
+        reference=torch.tensor(reference),
+        counts=batch_counts(weight, flags),
+        counted=counted,
+    )
+
+
+def fill(record: FilterRecord) -> None:
+    put(record, "ab", [0.5, 3.0], [1, 0])
+    put(record, "bc", [4.0, math.nan], [0, 0], reference=2.0)
+    put(record, "ab", [9.0, 9.0], [1, 1], counted=False)  # a warm-up
+    put(record, "a", [0.25], [1])
+
+
+def test_totals_of_a_batch():
+    weights = torch.tensor([1.0, 1.0, 0.25, 0.75, 0.0])
+    counts = batch_counts(weights, torch.tensor([False, False, True, True, True]))
+    assert counts.tolist() == [3.0, 1.0, 1.0, 3.0]
+
+
+def test_photographs(tmp_path):
+    record = FilterRecord()
+    fill(record)
+    path = record.write(tmp_path / "run" / "filter")
+    assert path == tmp_path / "run" / "filter" / "rejections.csv"
+    with open(path, newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["key", "seen", "dropped", "share_dropped", "mean_loss_ratio", "not_finite"],
+        ["b", "2", "2", "1.0000", "2.5", "0"],  # (3/1 + 4/2) / 2
+        ["c", "1", "1", "1.0000", "nan", "1"],
+        ["a", "2", "0", "0.0000", "0.375", "0"],
+    ]
+    put(record, "a", [1.0], [0])
+    record.write(tmp_path / "run" / "filter")
+    assert "a,3,1,0.3333,0.5833,0\n" in path.read_text()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_names_that_are_hard_on_a_table(tmp_path):
+    record = FilterRecord()
+    name = 'a, "b"\nc é'
+    weights, flag = torch.tensor([0.0]), torch.tensor([True])
+    record.add([name], flag, torch.ones(1), weights, reference=torch.ones(()), counts=batch_counts(weights, flag))
+    with open(record.write(tmp_path), newline="", encoding="utf-8") as file:
+        assert [row["key"] for row in csv.DictReader(file)] == [name]
+
+
+def test_data_without_names(tmp_path):
+    record = FilterRecord()
+    weights, flag = torch.tensor([0.0]), torch.tensor([True])
+    record.add(None, flag, torch.ones(1), weights, reference=torch.ones(()), counts=batch_counts(weights, flag))
+    assert record.write(tmp_path).read_text() == "key,seen,dropped,share_dropped,mean_loss_ratio,not_finite\n"
+    assert record.scalars()["all_rejected"] == 1
+
+
+def test_window():
+    """Quantiles over the last batches that had pseudo samples, read together or not."""
+    rng = np.random.default_rng(0)
+    record = FilterRecord(window=40)
+    assert record.scalars() == {"kept_ratio_p10": 0, "kept_ratio_p50": 0, "kept_ratio_p90": 0, "all_rejected": 0}
+    ratios = []
+    for number in range(130):
+        weights = rng.integers(0, 2, 4).astype(float).tolist() if number % 10 else []
+        put(record, "abcd"[: len(weights)], [1.0] * len(weights), weights)
+        if weights:
+            ratios.append(np.mean(weights))
+        if number % 17 == 0:
+            record.read()
+    scalars = record.scalars()
+    for name, q in (("p10", 0.1), ("p50", 0.5), ("p90", 0.9)):
+        assert scalars[f"kept_ratio_{name}"] == pytest.approx(np.quantile(ratios[-40:], q))
+    assert scalars["all_rejected"] == pytest.approx(np.mean(np.array(ratios[-40:]) == 0))
+    assert record.batches == len(ratios)
+    assert record.all_rejected == sum(r == 0 for r in ratios)
+    assert 0 < record.all_rejected < len(ratios)
+
+
+def test_memory_is_bounded():
+    record = FilterRecord(window=10)
+    for _ in range(500):
+        put(record, "ab", [1.0, 2.0], [1, 0])
+    assert len(record._waiting) < 50
+    state = record.state_dict()
+    assert len(state["losses"]) == 30
+    assert len(state["kept_ratios"]) == 10
+    assert state["photographs"]["keys"] == ["a", "b"]
+
+
+def test_histograms():
+    record = FilterRecord()
+    fill(record)
+    groups = record.histograms()
+    assert {name: sorted(values.tolist()) for name, values in groups.items()} == {
+        "real": [1.0, 1.0, 1.0, 2.0],
+        "pseudo_kept": [0.25, 0.5, 9.0, 9.0],
+        "pseudo_dropped": [3.0, 4.0],  # NaN has no place in a histogram
+    }
+    assert {name: len(values) for name, values in record.histograms().items()} == dict.fromkeys(groups, 0)
+    put(record, "a", [7.0], [0.4])
+    assert record.histograms()["pseudo_dropped"].tolist() == [7.0]
+    put(record, "a", [7.0], [0.5])
+    assert record.histograms()["pseudo_kept"].tolist() == [7.0]
+
+
+def test_warnings_are_given_once(warnings):
+    record = FilterRecord()
+    for number in range(400):
+        rejected = number == 30 or 100 <= number < 200
+        put(record, "ab", [1.0, 1.0], [0, 0] if rejected else [0, 1])
+    record.read()
+    assert len(warnings) == 2
+    assert "for the first time, in batch 31" in warnings[0]
+    # Batches 52 ... 151 are the first hundred with more than fifty of them.
+    assert "51 of the last 100 batches (up to batch 151)" in warnings[1]
+    for text in warnings:
+        for advice in ("train:filter:beta", "reference: running", "contact sheet"):
+            assert advice in text
+
+
+def test_no_warning_where_some_are_kept(warnings):
+    record = FilterRecord()
+    for _ in range(200):
+        put(record, "ab", [1.0, 1.0], [0, 1])
+        put(record, "", [], [])  # no pseudo sample at all
+    record.read()
+    assert warnings == []
+
+
+def test_resumed_record_goes_on_exactly(tmp_path, warnings):
+    whole, first, second = FilterRecord(window=8), FilterRecord(window=8), FilterRecord(window=8)
+    rng = np.random.default_rng(1)
+    for number in range(24):
+        weights = rng.integers(0, 2, 3).tolist()
+        losses = rng.uniform(0, 1, 3).tolist()
+        keys = "".join(rng.choice(list("abcde"), 3))
+        for record in (whole, first if number < 13 else second):
+            put(record, keys, losses, weights)
+        if number == 12:
+            torch.save(first.state_dict(), tmp_path / "state")
+            second.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    assert second.scalars() == whole.scalars()
+    assert (second.batches, second.all_rejected) == (whole.batches, whole.all_rejected)
+    assert second.rejections() == whole.rejections()
+    assert len([w for w in warnings if "first time" in w]) == 2  # the whole run's and the first half's, no third one
+    resumed, expected = second.histograms(), whole.histograms()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(resumed[name], values)
+    assert sum(len(values) for values in expected.values()) == 8 * 4
+    assert second._warned == whole._warned
+    empty = FilterRecord()
+    empty.load_state_dict(FilterRecord().state_dict())
+    assert empty.histograms()["real"].shape == (0,)
+
+
+def test_counts_of_two_processes(tmp_path, monkeypatch):
+    """Rank 0 takes over the counts of all; what it saves is everything, and nothing is counted twice after a resume."""
+    ranks = [FilterRecord(rank=rank, world_size=2) for rank in range(2)]
+    put(ranks[0], "ab", [1.0, 3.0], [1, 0])
+    put(ranks[1], "bc", [5.0, 1.0], [0, 1])
+
+    def write_all(records: list[FilterRecord]) -> str:
+        sent = [None if r.rank == 0 else (r.read(), r._table.state())[1] for r in records]
+        monkeypatch.setattr(torch.distributed, "all_gather_object", lambda out, _: out.__setitem__(slice(None), sent))
+        paths = [record.write(tmp_path) for record in records]
+        assert paths[1] is None
+        return paths[0].read_text().split("\n", 1)[1]
+
+    expected = "b,2,2,1.0000,4,0\na,1,0,0.0000,1,0\nc,1,0,0.0000,1,0\n"
+    assert write_all(ranks) == expected
+    assert write_all(ranks) == expected
+    state = ranks[0].state_dict()
+    resumed = [FilterRecord(rank=rank, world_size=2) for rank in range(2)]
+    for record in resumed:
+        record.load_state_dict(state)
+    assert write_all(resumed) == expected
+    assert resumed[0].scalars() == resumed[1].scalars() == ranks[0].scalars()
+
+
+def test_many_photographs_stay_small():
+    """118,000 names, as many as COCO has: the columns beside them take 4 MB."""
+    table = module._PerKey()
+    for n in range(118_000):
+        table.row(f"{n:012d}")
+    columns = (table.seen, table.dropped, table.not_finite, table.ratios)
+    assert sum(c.itemsize * len(c) for c in columns) < 4_000_000
+    assert len(table.state()["keys"]) == 118_000
