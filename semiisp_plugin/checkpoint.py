@@ -218,7 +218,7 @@ def newest_whole_state(
     Returns:
         Its path, or None; and why newer ones were passed over.
     """
-    passed_over = []
+    passed_over: list[str] = []
     for iteration in reversed(saved_iterations(states)):
         path = Path(states) / f"{iteration}.state"
         try:

@@ -213,8 +213,10 @@ class _Loop:
             self.on_log(self.iteration, logged)
         values = {"epoch": self.epoch, "iter": self.iteration, "lrs": rates}
         values.update(time=self.spent / done, data_time=self.waited / done)
-        self.message_logger({**values, **logged})
+        self.message_logger({**values, **{k: v for k, v in logged.items() if _goes_in_line(k)}})
         if self.tb_logger:
+            for name in [k for k in logged if not _goes_in_line(k)]:
+                self.tb_logger.add_scalar(name, logged[name], self.iteration)
             self.tb_logger.add_scalar("lr", rates[0], self.iteration)
             self.tb_logger.add_scalar("time/iteration", self.spent / done, self.iteration)
             self.tb_logger.add_scalar("time/waiting_for_data", self.waited / done, self.iteration)
@@ -267,3 +269,8 @@ class _Loop:
             self._save()
         self.logger.warning(f"{interrupted}. Go on with --auto_resume.")
         raise interrupted
+
+
+def _goes_in_line(name: str) -> bool:
+    """Whether a logged value is in the lines of the log file, too; TensorBoard has all."""
+    return "/" not in name or name in ("pseudo/kept_ratio", "pseudo/threshold")

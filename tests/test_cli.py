@@ -108,24 +108,32 @@ def test_every_phase(pseudo_pairs, capsys):
     assert read_image(pictures[0]).shape == (48, 64, 3)
 
 
-@pytest.mark.parametrize("phase", ["isp", "semi", "finetune"])
-def test_resumed_run_equals_an_unbroken_one(pseudo_pairs, phase, capsys):
+@pytest.mark.parametrize(
+    ("phase", "more"),
+    [
+        ("isp", ()),
+        ("semi", ()),
+        ("semi", ("train:accumulate=2", "train:precision=bf16", "datasets:train:num_worker_per_gpu=2")),
+        ("finetune", ()),
+    ],
+)
+def test_resumed_run_equals_an_unbroken_one(pseudo_pairs, phase, more, capsys):
     """Bit by bit, on the CPU: weights, EMA and parameter sets."""
     files = pseudo_pairs
     if phase == "finetune":
         assert main(["train", "-opt", files.semi()]) == 0
-    path = getattr(files, phase)(total=4)
-    assert main(["train", "-opt", path]) == 0
+    arguments = ["train", "-opt", getattr(files, phase)(total=4), *(["--force_yml", *more] if more else [])]
+    assert main(arguments) == 0
     unbroken = Path(f"experiments/{phase}_unbroken")
     shutil.move(f"experiments/{phase}", unbroken)
 
-    assert main(["train", "-opt", path]) == 0
+    assert main(arguments) == 0
     run = Path(f"experiments/{phase}")
     # As if killed after iteration 3, which is after the validation of iteration 2.
     for stale in [*run.glob("models/*_4.pth"), *run.glob("models/*latest*"), *run.glob("training_states/4.*")]:
         stale.unlink()
     capsys.readouterr()
-    assert main(["train", "-opt", path, "--auto_resume"]) == 0
+    assert main([*arguments, "--auto_resume"]) == 0
     captured = capsys.readouterr()
     assert "going on from" in captured.out
     assert "Resuming from iteration 3" in captured.err

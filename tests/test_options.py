@@ -12,13 +12,14 @@ from semiisp_plugin.options import (
     OptionError,
     Source,
     apply_overrides,
+    complete,
     load_options,
     load_pseudo_options,
     load_yaml,
     nearest,
     resolve_gpus,
 )
-from semiisp_plugin.toolbox import build_network
+from semiisp_plugin.toolbox import FILTER_REGISTRY, build_network
 
 # Those of benchmarks are checked in tests/experiments/test_benchmark_options.py.
 OPTION_FILES = sorted((Path(__file__).parents[1] / "options").glob("*.yml"))
@@ -136,6 +137,53 @@ def test_files_that_cannot_be_read(write, tmp_path):
         load_yaml(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &x {b: *x}", "o.yml:1: a:b: an alias .* stands for a section that it is part of"),
+        ("a: &x [1, *x]", "an alias .* stands for a section that it is part of"),
+        ("a: &x\n  <<: *x", "circle"),
+        ("a: 1\non: 2", "o.yml:2: 'on' is no name of a key: it is read as a truth value; put it in quotes"),
+        ("a:\n  ~: 2", "o.yml:2: a: '~' is no name of a key"),
+        ("? [1, 2]\n: 3", "is no name of a key"),
+        ("lr: !!float fast", "o.yml:1: lr: 'fast' is no value of the tag !!float"),
+        ("lr: !!int 1.5", "lr: '1.5' is no value of the tag !!int"),
+        ("lr: !!bool perhaps", "lr: 'perhaps' is no value of the tag !!bool"),
+        ("lr: !!float {a: 1}", "lr: the tag !!float is not allowed here"),
+        ("lr: !!binary aGk=", "lr: the tag !!binary is not allowed here"),
+        ("x: " + "[" * 5000 + "]" * 5000, "o.yml: not valid YAML: sections are nested too deeply"),
+    ],
+    ids=lambda t: t[:20],
+)
+def test_yaml_that_is_refused(write, text, message):
+    with pytest.raises(OptionError, match=message):
+        load_yaml(write(text))
+
+
+def test_aliases_that_multiply(write):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    with pytest.raises(OptionError, match="aliases multiply"):
+        load_yaml(write("\n".join(lines)))
+
+
+def test_aliases_are_copies_and_merge_keys_work(write):
+    options, source = load_yaml(
+        write(
+            "d: &d {type: Adam, lr: 1e-4}\na: *d\nb:\n  lr: 2e-4\n  <<: *d\nc:\n  <<: [{lr: 1}, *d]\nday: 2024-01-01\n"
+        )
+    )
+    assert options["a"] == {"type": "Adam", "lr": 1e-4}
+    assert options["b"] == {"type": "Adam", "lr": 2e-4}
+    assert options["c"] == {"type": "Adam", "lr": 1}
+    assert options["day"] == "2024-01-01"
+    options["a"].pop("type")  # as BasicSR's models do
+    assert options["d"] == {"type": "Adam", "lr": 1e-4}
+    for keys, line in ((("b", "lr"), 4), (("b", "type"), 1), (("a",), 2)):
+        with pytest.raises(OptionError, match=rf"o\.yml:{line}: "):
+            source.fail(keys, "wrong.")
+
+
 # --- overrides -------------------------------------------------------------------------------------------------------
 
 
@@ -186,6 +234,24 @@ def test_overrides_are_checked_like_the_file(option_files):
         load_options(path, root_path=".", is_train=True, overrides=["train:totl_iter=3"])
 
 
+def test_errors_of_overridden_keys_name_the_override(option_files):
+    path = option_files.semi()
+    for entry, message in (
+        ("train:totl_iter=3", "^--force_yml train:totl_iter: unknown key; did you mean 'total_iter'?"),
+        ("train:total_iter=many", "^--force_yml train:total_iter: expected `int`, got `text`"),
+        ("train:filter={bta: 1}", "^--force_yml train:filter: train:filter:bta: threshold has no such option"),
+        ("logger={}", None),
+        ("datasets:train:gt_size=~", r"semi\.yml:\d+: datasets:train: training needs 'gt_size'"),
+    ):
+        if message is None:
+            load_options(path, root_path=".", is_train=True, overrides=[entry])
+        else:
+            with pytest.raises(OptionError, match=message):
+                load_options(path, root_path=".", is_train=True, overrides=[entry])
+    with pytest.raises(OptionError, match="'extends' stands in the file"):
+        apply_overrides({}, ["extends=a.yml"])
+
+
 # --- messages --------------------------------------------------------------------------------------------------------
 
 
@@ -204,7 +270,7 @@ def test_nearest():
         (lambda o: o["train"].update(scheduler=[]), r"train:scheduler: expected `section or nothing`"),
         (lambda o: o.update(scale=2), "scale: "),
         (lambda o: o.update(manual_seed="zero"), "manual_seed: expected `int`"),
-        (lambda o: o["datasets"].update(val=3), "datasets: expected `section`, got `int`"),
+        (lambda o: o["datasets"].update(val=3), "datasets:val: expected a section, not the int 3"),
         (lambda o: o["datasets"].pop("train"), "datasets: the section 'train' is missing"),
         (lambda o: o["datasets"]["train"].pop("gt_size"), "datasets:train: training needs 'gt_size'"),
         (lambda o: o["datasets"]["train"].pop("batch_size_per_gpu"), "needs 'batch_size_per_gpu'"),
@@ -232,7 +298,10 @@ def test_wrong_files(option_files, change, message):
     ("change", "message"),
     [
         (lambda o: o["train"].pop("filter"), "SemiSupervisedModel needs the section 'filter' with 'beta'"),
-        (lambda o: o["train"].update(filter={"bta": 1}), r"train:filter:bta: threshold has no such option; did you mean 'beta'\?"),
+        (
+            lambda o: o["train"].update(filter={"bta": 1}),
+            r"train:filter:bta: threshold has no such option; did you mean 'beta'\?",
+        ),
         (lambda o: o["train"].update(filter={}), r"train:filter: threshold needs the key 'beta'"),
         (lambda o: o["datasets"]["train"].pop("pseudo"), "SemiSupervisedDataset needs 'pseudo'"),
         (lambda o: o["datasets"]["train"].pop("pseudo_per_batch"), "needs 'pseudo_per_batch'"),
@@ -259,6 +328,157 @@ def test_the_line_is_that_of_the_key_or_of_the_section_it_is_in(write):
             source.fail(keys, "wrong.")
         expected = f"o.yml:{where}: " if where else "o.yml: "
         assert f"{expected}{':'.join(keys)}: wrong." in str(caught.value)
+
+
+# --- keys of the training pipeline ----------------------------------------------------------------------------------
+
+
+def auto_batch(options, total=None, **changes):
+    data = options["datasets"]["train"]
+    data.update(real_per_batch="auto", pseudo_per_batch="auto", **changes)
+    if total is not None:
+        data["batch_size_per_gpu"] = total
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        (lambda o: o["train"].update(precision="bf16", compile="max-autotune"), ("train", "precision", "bf16")),
+        (lambda o: o["train"].update(compile=True, channels_last=True), ("train", "compile", True)),
+        (lambda o: o["train"].update(accumulate=4, nonfinite_limit=1), ("train", "accumulate", 4)),
+        (lambda o: o.update(deterministic=True), ("deterministic", True)),
+        (
+            lambda o: o["logger"].update(keep_last=3, keep_best="psnr", safetensors=True),
+            ("logger", "keep_best", "psnr"),
+        ),
+        (lambda o: o["logger"].update(keep_last=None), ("logger", "keep_last", None)),
+        (
+            lambda o: o["datasets"]["train"].update(persistent_workers=False, prefetch_factor=4, stall_warning=0),
+            ("datasets", "train", "prefetch_factor", 4),
+        ),
+        (
+            lambda o: o["datasets"]["val"].update(batch_size_per_gpu=2, num_worker_per_gpu=1),
+            ("datasets", "val", "batch_size_per_gpu", 2),
+        ),
+        (auto_batch, ("datasets", "train", "real_per_batch", "auto")),
+        (lambda o: auto_batch(o, 12), ("datasets", "train", "batch_size_per_gpu", 12)),
+        (lambda o: o["train"]["filter"].update(beta="auto"), ("train", "filter", "beta", "auto")),
+        (lambda o: o["train"]["filter"].update(beta=math.inf), ("train", "filter", "beta", math.inf)),
+        (
+            lambda o: o["train"].update(filter={"type": "soft", "beta": 1, "temperature": 0.5}),
+            ("train", "filter", "temperature", 0.5),
+        ),
+        (lambda o: o["train"].update(filter={"type": "quantile", "keep": 0.8}), ("train", "filter", "keep", 0.8)),
+        (
+            lambda o: o["train"]["filter"].update(reference="running", momentum=0.9),
+            ("train", "filter", "momentum", 0.9),
+        ),
+        (
+            lambda o: o["train"]["filter"].update(reference="held_out", held_out={"count": 4, "every": 10}),
+            ("train", "filter", "held_out", {"count": 4, "every": 10}),
+        ),
+        (lambda o: o["train"].update(total_iter=1e5), ("train", "total_iter", 100000)),
+    ],
+)
+def test_keys_of_the_pipeline(option_files, change, value):
+    options = load_options(edited(option_files.semi(), change), root_path=".", is_train=True)
+    *keys, expected = value
+    for key in keys:
+        options = options[key]
+    assert options == expected
+    assert type(options) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda o: o["train"].update(precision="fp8"), r"yml:\d+: train:precision: invalid enum value 'fp8'"),
+        (lambda o: o["train"].update(compile="fast"), "train:compile: "),
+        (lambda o: o["train"].update(accumulate=0), "train:accumulate: expected `int` >= 1"),
+        (lambda o: o["train"].update(accumulate=1.5), "train:accumulate: expected `int`, got `float`"),
+        (lambda o: o["train"].update(total_iter=2.5), "train:total_iter: expected `int`, got `float`"),
+        (
+            lambda o: o["logger"].update(keep_best="lpips"),
+            "keep_best: 'lpips' is no metric of val:metrics; those are: psnr",
+        ),
+        (lambda o: o["logger"].update(keep_last=0), "logger:keep_last: expected `int` >= 1"),
+        (lambda o: o["datasets"]["train"].update(real_per_batch="auto"), "pseudo_per_batch: real_per_batch is auto"),
+        (lambda o: o["datasets"]["train"].update(pseudo_per_batch="auto"), "real_per_batch: pseudo_per_batch is auto"),
+        (lambda o: o["datasets"]["train"].update(batch_size_per_gpu=4), "real_per_batch and pseudo_per_batch together"),
+        (lambda o: auto_batch(o, 1), "a batch of 1 cannot hold"),
+        (lambda o: o["datasets"]["val"].update(gt_size=32), "datasets:val:gt_size: only training uses this"),
+        (lambda o: o["datasets"]["val"].update(stall_warning=3), "datasets:val:stall_warning: only training uses this"),
+        (lambda o: o["datasets"]["train"].update(seeded_order=True), "datasets:train:seeded_order: unknown key"),
+        (
+            lambda o: o["train"]["filter"].update(type="treshold"),
+            "no filter 'treshold' is registered; did you mean 'thr",
+        ),
+        (lambda o: o["train"]["filter"].update(temperature=1), "filter:temperature: threshold has no such option"),
+        (lambda o: o["train"].update(filter={"type": "soft", "beta": 1}), "filter: soft needs the key 'temperature'"),
+        (lambda o: o["train"]["filter"].update(beta=-1), "filter:beta: The filter's `beta` must be 0 or more"),
+        (lambda o: o["train"]["filter"].update(beta="automatic"), "filter:beta: expected `float`, got `text`"),
+        (lambda o: o["train"]["filter"].update(momentum=0.9), "filter:momentum: it is of reference: running"),
+        (lambda o: o["train"]["filter"].update(held_out={}), "filter:held_out: it is of reference: held_out"),
+        (
+            lambda o: o["train"]["filter"].update(reference="held_out", held_out={"number": 3}),
+            r"filter:held_out:number: unknown key. Known: count, every",
+        ),
+        (
+            lambda o: o["train"]["filter"].update(reference="held_out", held_out={"count": 0}),
+            r"filter:held_out:count: expected `int` >= 1",
+        ),
+        (
+            lambda o: o["train"]["optim_g"].update(lr="fast"),
+            "optim_g:lr: expected a number, such as 0.001, not the text",
+        ),
+        (lambda o: o["train"]["optim_g"].update(betas=[0.9]), "optim_g:betas: expected `list` of length 2, got 1"),
+        (lambda o: o["network_g"].update(thumbnail="small"), "network_g:thumbnail: expected `int or nothing`, got"),
+        (lambda o: o["val"]["metrics"]["psnr"].update(better="more"), "psnr:better: .*'more'"),
+        (lambda o: o["val"]["metrics"]["psnr"].update(crop="0"), "psnr:crop: calculate_psnr has no such option"),
+        (lambda o: o.update(extends="a.yml"), "extends: there is no option file .*a.yml"),
+    ],
+)
+def test_wrong_keys_of_the_pipeline(option_files, change, message):
+    path = edited(option_files.semi(), change)
+    with pytest.raises(OptionError, match=message):
+        load_options(path, root_path=".", is_train=True)
+
+
+def test_supervised_training_takes_no_pseudo_data(option_files):
+    for key, value in (("real_per_batch", 1), ("pseudo_per_batch", "auto"), ("pseudo", {"build": "b"})):
+        path = edited(option_files.isp(), lambda o, k=key, v=value: o["datasets"]["train"].update({k: v}))
+        with pytest.raises(OptionError, match=f"datasets:train:{key}"):
+            load_options(path, root_path=".", is_train=True)
+
+
+def test_a_source_of_no_file_does_not_follow_extends(option_files):
+    values = {**yaml.safe_load(Path(option_files.isp()).read_text()), "extends": "a.yml"}
+    with pytest.raises(OptionError, match="isp: extends: it is followed where a file is read"):
+        complete(values, Source("isp"), root_path=".", is_train=True)
+
+
+def test_a_filter_of_ones_own(option_files):
+    def by_rank(per_sample_loss, is_pseudo, *, reference, share: float, strict: bool = False):
+        return torch.ones_like(per_sample_loss)
+
+    FILTER_REGISTRY._obj_map["by_rank"] = by_rank
+    try:
+        for settings, message in (
+            ({"share": 0.5}, None),
+            ({"share": 0.5, "strict": True, "reference": "running", "warmup_iter": 3}, None),
+            ({}, "by_rank needs the key 'share'"),
+            ({"share": "all"}, "filter:share: expected `float`, got `text`"),
+            ({"share": 1, "beta": "auto"}, "filter:beta: by_rank has no such option"),
+            ({"share": 1, "is_pseudo": True}, "filter:is_pseudo: by_rank has no such option"),
+        ):
+            path = edited(option_files.semi(), lambda o, s=settings: o["train"].update(filter={"type": "by_rank", **s}))
+            if message is None:
+                assert load_options(path, root_path=".", is_train=True)["train"]["filter"]["share"] == 0.5
+            else:
+                with pytest.raises(OptionError, match=message):
+                    load_options(path, root_path=".", is_train=True)
+    finally:
+        del FILTER_REGISTRY._obj_map["by_rank"]
 
 
 # --- GPUs ------------------------------------------------------------------------------------------------------------

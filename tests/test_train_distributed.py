@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -31,13 +32,14 @@ N_PSEUDO, ITERATIONS, REAL, PSEUDO = 8, 3, 1, 2
 # Does what torchrun does, with processes that are forked when all is imported: importing takes longer than the rest.
 # Each rank records what it saw in a file.
 LAUNCHER = """
-import json, multiprocessing, os, sys
+import json, multiprocessing, os, signal, sys
 import torch
 from torch import nn
 from semiisp_plugin.losses.pseudo_filter import PseudoFilter
 from semiisp_plugin.models.semi_supervised_model import SemiSupervisedModel
 from semiisp_plugin.toolbox import ARCH_REGISTRY, register
 from semiisp_plugin.train import train_pipeline
+from semiisp_plugin.training.interrupt import Interrupted
 
 torch.set_num_threads(1)
 seen = []
@@ -51,8 +53,11 @@ class Recording(PseudoFilter):
 
 optimize_parameters = SemiSupervisedModel.optimize_parameters
 def recording_optimize_parameters(self, current_iter):
-    seen.append({"keys": list(self.keys)})
+    seen.append({"name": self.opt["name"], "keys": list(self.keys)})
     optimize_parameters(self, current_iter)
+    seen[-1]["logged"] = self._window["l_pix"][-1].item()
+    if self.opt["name"] == "stopped" and current_iter == 2 and self.opt["rank"] == 1:
+        os.kill(os.getpid(), signal.SIGTERM)  # one of the two alone is told to stop
 
 import semiisp_plugin.models.semi_supervised_model as module
 module.PseudoFilter = Recording
@@ -71,7 +76,10 @@ class WithBuffers(nn.Module):
 def worker(rank):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     for option_file in sys.argv[1:]:
-        train_pipeline(".", ["--launcher", "pytorch", "-opt", option_file])
+        try:
+            train_pipeline(".", ["--launcher", "pytorch", "--auto_resume", "-opt", option_file])
+        except Interrupted as interrupted:
+            seen.append({"name": "interrupted", "signal": interrupted.signal, "iteration": interrupted.iteration})
     with open(f"seen_{rank}.json", "w") as file:
         json.dump(seen, file)
     torch.distributed.destroy_process_group()
@@ -165,8 +173,15 @@ def test_two_processes_train_as_one(option_files, workspace):
     two = options_of(option_files, "two", plain, processes=2)
     # A network with buffers: its validation by rank 0 alone must not wait for the other rank.
     buffers = options_of(option_files, "buffers", {"type": "WithBuffers"}, processes=2)
-    ranks = run_two_processes(workspace, [two, buffers, isp_options(option_files, "isp_two", processes=2)])
-    assert [len(seen) for seen in ranks] == [2 * ITERATIONS] * 2
+    stopped = options_of(option_files, "stopped", plain, processes=2)
+    isp_two = isp_options(option_files, "isp_two", processes=2)
+    ranks = run_two_processes(workspace, [two, buffers, stopped, stopped, isp_two])
+    expected = ["two"] * ITERATIONS + ["buffers"] * ITERATIONS
+    expected += ["stopped", "stopped", "interrupted", *["stopped"] * (ITERATIONS - 2)]
+    assert [[step["name"] for step in seen] for seen in ranks] == [expected] * 2
+    for seen in ranks:
+        step = seen[2 * ITERATIONS + 2]
+        assert (step["signal"], step["iteration"]) == (signal.SIGTERM, 2)
 
     # Each rank draws its own part of every batch; together they are the batch of one process.
     whole = MixedBatchSampler(6, N_PSEUDO, 2 * REAL, 2 * PSEUDO, seed=3, num_batches=ITERATIONS)
@@ -186,12 +201,32 @@ def test_two_processes_train_as_one(option_files, workspace):
     kept = [[sum(step["weights"]) for step in seen[:ITERATIONS]] for seen in ranks]
     assert kept[0] != kept[1], "where both ranks keep as many samples, a mean of means would do as well"
 
-    # One process with the whole batch gets to the same weights.
+    # Stopped and gone on with, both end where the two that were left alone do.
+    saved, resumed = (
+        torch.load(workspace / "experiments" / name / "models" / "net_g_latest.pth", weights_only=True)["params"]
+        for name in ("two", "stopped")
+    )
+    assert all(torch.equal(saved[name], resumed[name]) for name in saved)
+
+    # One process with the whole batch gets to the same weights, with the same losses and the same validations.
     one = options_of(option_files, "one", plain, processes=1)
     model = train_pipeline(".", ["-opt", one])
-    saved = torch.load(workspace / "experiments" / "two" / "models" / "net_g_latest.pth", weights_only=True)["params"]
     for name, value in model.net_g.state_dict().items():
         torch.testing.assert_close(saved[name], value, rtol=1e-4, atol=1e-6)
+    states = [
+        torch.load(workspace / "experiments" / name / "training_states" / f"{ITERATIONS}.state", weights_only=True)
+        for name in ("one", "two")
+    ]
+    best = [state["best_metric_results"]["test"]["psnr"] for state in states]
+    assert best[0]["iter"] == best[1]["iter"]
+    assert best[0]["val"] == pytest.approx(best[1]["val"], rel=1e-4)
+    assert [len(state["rng"]) for state in states] == [1, 2]
+    losses = [
+        [float(value) for value in re.findall(r"l_pix: (\S+)", log.read_text())]
+        for log in (next(Path("experiments", name).glob("train_*.log")) for name in ("one", "two"))
+    ]
+    assert len(losses[0]) == ITERATIONS
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
     # So do f_ISP and the parameter sets of the last samples, which are those of both ranks.
     train_pipeline(".", ["-opt", isp_options(option_files, "isp_one", processes=1)])

@@ -12,13 +12,16 @@ from __future__ import annotations
 import io
 import re
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image
 
 from semiisp_plugin.data.image_header import ImageReadError
 from semiisp_plugin.data.image_io import cmyk_to_rgb
+
+if TYPE_CHECKING:  # Little CMS is loaded for the first image that has a profile
+    from PIL import ImageCms
 
 # A profile whose colours are nowhere further from sRGB's than this (of 255) is taken for sRGB: profiles by that name
 # differ by the roundings of their makers.
@@ -97,6 +100,8 @@ def _conversion(profile: bytes, space: str) -> _Conversion:
 
     The cache compares hashes and then the bytes, so that two profiles are never taken for one another.
     """
+    from PIL import ImageCms
+
     try:
         parsed = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         # Of displays and spaces: a press or its paper may be called PQ too.
@@ -123,6 +128,8 @@ def _conversion(profile: bytes, space: str) -> _Conversion:
 
 def _transform(profile: ImageCms.ImageCmsProfile, mode: str) -> ImageCms.ImageCmsTransform:
     """Little CMS's transform from ``mode`` to sRGB."""
+    from PIL import ImageCms
+
     return ImageCms.buildTransform(
         profile,
         ImageCms.createProfile("sRGB"),
@@ -135,6 +142,8 @@ def _transform(profile: ImageCms.ImageCmsProfile, mode: str) -> ImageCms.ImageCm
 
 def _apply(transform: ImageCms.ImageCmsTransform, pixels: np.ndarray) -> np.ndarray:
     """Transform (H, W, 3 or 4) pixels band by band."""
+    from PIL import ImageCms
+
     height, width, channels = pixels.shape
     out = np.empty((height, width, 3), np.uint8)
     rows = max(1, _BAND_PIXELS // width)

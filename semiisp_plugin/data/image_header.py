@@ -11,8 +11,6 @@ import io
 import zlib
 from typing import Any, NamedTuple
 
-from PIL import TiffImagePlugin
-
 FETCH_AGAIN = "Fetch or export the file again, or remove it (from both folders, if it is one of a pair)."
 """What to do about a damaged file; ends the messages of `ImageReadError`."""
 
@@ -227,6 +225,8 @@ def _inflate(chunk: bytes) -> bytes | None:
 
 def _tiff(buffer: bytes, name: str) -> ImageHeader:
     """Read the first directory of tags."""
+    from PIL import TiffImagePlugin
+
     try:
         # Not by Image.open: it refuses layouts that have no Pillow mode, which OpenCV may read well.
         tags = TiffImagePlugin.ImageFileDirectory_v2(buffer[: 16 if buffer[2] == 43 or buffer[3] == 43 else 8])

@@ -20,6 +20,7 @@ whatever camera they are from, are read by `semiisp_plugin.data.photograph_io.re
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import secrets
@@ -34,7 +35,7 @@ from typing import Any, Literal, NamedTuple, cast
 import cv2
 import numpy as np
 import torch
-from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageOps, JpegImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import Image, ImageOps
 
 from semiisp_plugin.data.image_header import (
     FETCH_AGAIN,
@@ -91,15 +92,14 @@ MAX_PIXELS = 200_000_000
 """Largest image that is decoded unless told otherwise: 200 megapixels, which the largest cameras of telephones have."""
 
 _TIFF_GREY, _TIFF_RGB = 1, 2
-_PILLOW_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-# Opened by these, and not by Image.open, which has a limit of pixels of its own and warns from half of it.
-_PILLOW_READERS: dict[str, Any] = {
-    "BMP": BmpImagePlugin.BmpImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
-    "JPEG": JpegImagePlugin.JpegImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
-    "WEBP": WebPImagePlugin.WebPImageFile,
+_PILLOW_READERS = {
+    "BMP": ("BmpImagePlugin", "BmpImageFile"),
+    "GIF": ("GifImagePlugin", "GifImageFile"),
+    "JPEG": ("JpegImagePlugin", "JpegImageFile"),
+    "TIFF": ("TiffImagePlugin", "TiffImageFile"),
+    "WEBP": ("WebPImagePlugin", "WebPImageFile"),
 }
+_PILLOW_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _CV_NO_MEMORY = -4  # StsNoMem
 _LIMIT_LOCK = threading.Lock()
 # Files from this size on are looked at before all of them is read.
@@ -500,7 +500,7 @@ def _decode_opencv(buffer: bytes, name: str, reduce: int = 1) -> np.ndarray:
 def _decode_pillow(buffer: bytes, header: ImageHeader, max_pixels: int | None, name: str) -> StoredImage:
     """Decode an 8-bit image with Pillow to RGB or CMYK, EXIF orientation applied, alpha dropped."""
     try:
-        with _pillow_limit_lifted(header), _PILLOW_READERS[header.kind](io.BytesIO(buffer)) as image:
+        with _pillow_limit_lifted(header), _pillow_reader(header.kind)(io.BytesIO(buffer)) as image:
             # A GIF's first frame may be larger than its header says.
             _check_size(image.width, image.height, max_pixels, name)
             image.load()
@@ -518,6 +518,15 @@ def _decode_pillow(buffer: bytes, header: ImageHeader, max_pixels: int | None, n
         # Adobe's files store CMYK inverted, and have its marker; Pillow takes all for Adobe's.
         pixels = 255 - pixels
     return StoredImage(pixels, profile if isinstance(profile, bytes) else None)
+
+
+def _pillow_reader(kind: str) -> Any:
+    """Pillow's class for files of a kind, imported when one comes: training on PNG needs none, and is to start soon.
+
+    Not Image.open, which has a limit of pixels of its own and warns from half of it.
+    """
+    module, name = _PILLOW_READERS[kind]
+    return getattr(importlib.import_module(f"PIL.{module}"), name)
 
 
 @contextmanager

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import cv2
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from semiisp_plugin._version import __version__
@@ -610,6 +609,8 @@ def _begin(target: Path, record: dict[str, Any]) -> bool:
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
     """Keep a second command away from the folder."""
+    from filelock import FileLock, Timeout
+
     lock = FileLock(target / ".lock", timeout=0)
     try:
         with lock:

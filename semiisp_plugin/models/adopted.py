@@ -223,6 +223,22 @@ class AdoptedModel(CheckpointedModel):
         if not self._networks_alone:  # BasicSR's `save` asks for it, too
             super().save_training_state(epoch, current_iter)
 
+    def extra_state(self) -> dict[str, Any]:
+        """Which weights are frozen: EDVR and the recurrent video models begin with a part of them, in iteration 1."""
+        return {"frozen": {key: [n for n, p in net if not p.requires_grad] for key, net in self._named_weights()}}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `extra_state`; BasicSR's states have none."""
+        for key, net in self._named_weights():
+            if key in state.get("frozen", {}):
+                frozen = set(state["frozen"][key])
+                for name, parameter in net:
+                    parameter.requires_grad_(name not in frozen)
+
+    def _named_weights(self) -> list[tuple[str, list[tuple[str, nn.Parameter]]]]:
+        nets = [(k, v) for k, v in vars(self).items() if k.startswith("net_") and isinstance(v, nn.Module)]
+        return [(key, list(self.get_bare_model(net).named_parameters())) for key, net in nets]
+
     def resume_networks(self, iteration: int) -> None:
         """Nothing: the networks were loaded when the model was built (`build_adopted`)."""
 

@@ -269,8 +269,8 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         self.scaler.unscale_(self.optimizer_g)
         norm = gradient_norm(parameters)
         # With fp16 a gradient that is not finite is no accident: the scaler skips the step and lowers its scale.
-        usable = finite if self._overflow_is_expected() else finite & torch.isfinite(norm)
-        usable = self._of_all_processes(usable)
+        both = finite if self._overflow_is_expected() else finite & torch.isfinite(norm)
+        usable = self._of_all_processes(both)
         if usable and not self._drop_update:
             clip = self.opt["train"].get("grad_clip")
             if clip:
@@ -322,8 +322,8 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         net = self.get_bare_model(self.net_g)
         for average, value in zip(self.net_g_ema.parameters(), net.parameters(), strict=True):
             average.lerp_(value, 1 - decay)
-        for average, value in zip(self.net_g_ema.buffers(), net.buffers(), strict=True):
-            average.copy_(value)
+        for kept, buffer in zip(self.net_g_ema.buffers(), net.buffers(), strict=True):
+            kept.copy_(buffer)
 
     def step_state(self) -> dict[str, Any]:
         """The gradient scaler and the guard."""

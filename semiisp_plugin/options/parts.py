@@ -107,7 +107,14 @@ def check_needed(options: dict[str, Any], cls: type, is_train: bool, source: Sou
             if key not in section:
                 if depth == 1 and path[0] == "val" and not is_train:
                     break
-                missing(section, key, source, where, f"{cls.__name__} needs the key '{key}'.")
+                missing(
+                    section,
+                    key,
+                    source,
+                    where,
+                    f"{cls.__name__} needs the key '{key}'.",
+                    accepted_keys(cls).of(path[:depth]),
+                )
             section = section[key]
 
 

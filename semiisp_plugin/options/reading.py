@@ -61,7 +61,7 @@ def _load(path: str, chain: tuple[str, ...], asked_at: str | None) -> tuple[dict
     begin = f"{asked_at}: extends: " if asked_at else ""
     if os.path.realpath(path) in [os.path.realpath(p) for p in chain]:
         raise OptionError(f"{begin}files extend each other in a circle: {' -> '.join((*chain, path))}.")
-    values, lines = parse(_text(path, begin), path)
+    values, lines = parse(_text(path, begin, chain), path)
     if not isinstance(values, dict):
         raise OptionError(f"{path}: an option file is a mapping of keys to values; this one is {kind_of(values)}.")
     places = {keys: f"{path}:{line}" for keys, line in lines.items()}
@@ -82,14 +82,15 @@ def _load(path: str, chain: tuple[str, ...], asked_at: str | None) -> tuple[dict
     return options, known
 
 
-def _text(path: str, begin: str) -> str:
+def _text(path: str, begin: str, chain: tuple[str, ...]) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         folder = Path(path).parent
-        near = difflib.get_close_matches(Path(path).name, [p.name for p in folder.glob("*.y*ml")], 1)
+        others = [p for p in folder.glob("*.y*ml") if str(p) not in chain]
+        near = difflib.get_close_matches(Path(path).name, [p.name for p in others], 1)
         hint = f"; did you mean {folder / near[0]}?" if near else "."
-        raise OptionError(f"{begin or ''}{'there' if begin else 'There'} is no option file {path}{hint}") from None
+        raise OptionError(f"{begin}{'there' if begin else 'There'} is no option file {path}{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"{begin}{'the' if begin else 'The'} option file {path} cannot be read: {error}.") from None
 

@@ -118,19 +118,28 @@ def _definitions(types: Iterable[type[msgspec.Struct]]) -> dict[str, Schema]:
     _, components = msgspec.json.schema_components(types, ref_template="#/definitions/{name}")
     definitions: dict[str, Schema] = {}
     for name, schema in components.items():
-        definitions[name] = _draft_7({k: v for k, v in schema.items() if k not in ("required", "title")})
+        definitions[name] = _plain({k: v for k, v in schema.items() if k not in ("required", "title")})
+        definitions[name]["type"] = ["object", "null"]  # `section: ~` takes one away from a file that is extended
     return definitions
 
 
-def _draft_7(schema: Any) -> Any:
-    """A schema with tuples in the words of that draft, which more editors understand than newer ones."""
+def _plain(schema: Any) -> Any:
+    """A schema in the words of draft 7, which more editors understand than newer ones.
+
+    "This section or nothing" becomes the section, which may be nothing itself: editors then mark the key that is wrong,
+    and not the section as a whole.
+    """
     if isinstance(schema, list):
-        return [_draft_7(part) for part in schema]
+        return [_plain(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    result = {key: _draft_7(value) for key, value in schema.items()}
+    result = {key: _plain(value) for key, value in schema.items()}
     if "prefixItems" in result:
         result["items"] = result.pop("prefixItems")
+    choices = [c for c in result.get("anyOf", ()) if c != {"type": "null"}]
+    if len(choices) == 1 and "$ref" in choices[0]:
+        del result["anyOf"]
+        result["allOf"] = choices
     return result
 
 
@@ -201,7 +210,7 @@ def _parameters(target: Callable[..., Any], given: tuple[str, ...]) -> list[tupl
     for name, parameter in inspect.signature(target).parameters.items():
         if name in ("self", *given) or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
-        schema: Schema = _draft_7(msgspec.json.schema(hints[name])) if name in hints else {}
+        schema: Schema = _plain(msgspec.json.schema(hints[name])) if name in hints else {}
         default = parameter.default
         if default is None and schema:
             schema = {"anyOf": [schema, {"type": "null"}]}

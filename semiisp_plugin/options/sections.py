@@ -10,7 +10,7 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -86,14 +86,29 @@ def _check_keys(value: Any, expected: type[msgspec.Struct], source: Source, keys
         word = isinstance(item, str) and any(typing.get_origin(choice) is Literal for choice in choices)
         if structures and item is not None and not word:
             _check_keys(item, structures[0], source, (*keys, str(key)))
+        if any(typing.get_origin(c) is dict and typing.get_origin(typing.get_args(c)[1]) is dict for c in choices):
+            for name, part in item.items() if isinstance(item, dict) else ():
+                if not isinstance(part, dict):
+                    source.fail((*keys, str(key), str(name)), f"expected a section, not {kind_of(part)}.")
     for name, field in fields.items():
         if field.required and name not in value:
-            missing(value, name, source, keys, f"the key '{name}' is missing.")
+            missing(value, name, source, keys, f"the key '{name}' is missing.", fields)
 
 
-def missing(section: dict[str, Any], key: str, source: Source, keys: Sequence[str], message: str) -> NoReturn:
-    """Raise for a key that must be there: at the key that looks like it, if there is one."""
-    near = difflib.get_close_matches(key, [str(k) for k in section], 1, 0.7)
+def missing(
+    section: dict[str, Any], key: str, source: Source, keys: Sequence[str], message: str, known: Iterable[str] = ()
+) -> NoReturn:
+    """Raise for a key that must be there: at the key that looks like it, if there is one.
+
+    Args:
+        section: Where it is missing.
+        key: What is missing.
+        source: For the message.
+        keys: Where the section stands.
+        message: If nothing looks like it.
+        known: Keys that are meant as they are.
+    """
+    near = difflib.get_close_matches(key, [str(k) for k in section if k not in set(known)], 1, 0.7)
     if near:
         source.fail((*keys, near[0]), f"unknown key; did you mean '{key}'?")
     source.fail(keys, message)
@@ -139,6 +154,8 @@ def check_call(
                 source.fail(keys, f"{target.__name__} needs the key '{name}'.")
             continue
         problem = wrong_value(section[name], parameter.default, hints.get(name))
+        if name.startswith("num_") and name not in hints and isinstance(section[name], (str, dict)):
+            problem = f"expected a number, not {kind_of(section[name])}."
         if problem:
             source.fail((*keys, name), problem)
 

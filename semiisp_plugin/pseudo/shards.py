@@ -15,7 +15,6 @@ from typing import IO, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 from semiisp_plugin.data.files import write_atomically
 from semiisp_plugin.data.image_io import ImageReadError, encode_png, printable_path, to_uint8, to_uint16
@@ -212,6 +211,8 @@ class ShardBuilder:
             OSError: The disk is full and the like.
             Interrupted: See the class.
         """
+        from filelock import FileLock, Timeout
+
         if self.build.is_done(shard):
             return True
         lock = FileLock(str(self.build.file(shard, "lock")))

@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from semiisp_plugin.options import OUR_MODELS, OptionError
 from semiisp_plugin.random_state import draw_as_a_loader, seeded
 from semiisp_plugin.toolbox import EnlargedSampler
-from semiisp_plugin.training.loaders import STALL_WARNING, gpus_of_this_process, loader_arguments
+from semiisp_plugin.training.loaders import STALL_WARNING, Loader, gpus_of_this_process, loader_arguments
 from semiisp_plugin.training.stall import StallWatch, WatchedDataset
 
 
@@ -165,7 +165,7 @@ class BasicSRData:
             )
         watched = WatchedDataset(SeededVisits(dataset, seed) if own_seeds else dataset, arguments["num_workers"])
         self.watch = StallWatch(watched, settings.get("stall_warning", STALL_WARNING))
-        self.loader: DataLoader[Any] = DataLoader(watched, batch_sampler=self.sampler, **arguments)
+        self.loader = Loader(watched, batch_sampler=self.sampler, **arguments)
         self._draws = not ours
         self._identity: dict[str, Any] = {
             "images": self.n_pairs,

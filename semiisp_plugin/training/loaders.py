@@ -32,10 +32,29 @@ def set_seed(seed: int) -> None:
 
 def seed_worker(worker_id: int) -> None:
     """Seed numpy and random of a loader worker from torch, whose own seed changes with every epoch."""
-    cv2.setNumThreads(1)  # the workers are the parallelism
+    if cv2.getNumThreads() != 1:  # not forked, see `Loader`; the workers are the parallelism
+        cv2.setNumThreads(1)
     seed = torch.initial_seed() % 2**32
     np.random.seed(seed)
     random.seed(seed)
+
+
+class Loader(DataLoader[Any]):
+    """torch's loader, whose workers do not wait for OpenCV's threads.
+
+    A forked worker believes that the threads are there which the training process has started, and waits for them for
+    ever (BasicSR#398, #582: training that hangs). They are stopped while the workers are forked.
+    """
+
+    def __iter__(self) -> Any:
+        threads = cv2.getNumThreads()
+        if self.num_workers and threads != 1:
+            cv2.setNumThreads(1)
+        try:
+            return super().__iter__()
+        finally:
+            if self.num_workers and threads != 1:
+                cv2.setNumThreads(threads)
 
 
 class MixedData:
@@ -77,7 +96,7 @@ class MixedData:
         arguments = loader_arguments(opt, settings, gpus)
         watched = WatchedDataset(dataset, arguments["num_workers"])
         self.watch = StallWatch(watched, settings.get("stall_warning", STALL_WARNING))
-        self.loader: DataLoader[Any] = DataLoader(watched, batch_sampler=self.sampler, **arguments)
+        self.loader = Loader(watched, batch_sampler=self.sampler, **arguments)
         self._about = f"{self.n_pairs} real and {n_pseudo} pseudo pairs; {per_batch[0]} + {per_batch[1]} a batch"
 
     def about(self) -> str:
@@ -157,12 +176,11 @@ class _Share(Sampler[int]):
         return len(self.indices)
 
 
-def build_val_loaders(opt: dict[str, Any]) -> list[DataLoader[Any]]:
+def build_val_loaders(opt: dict[str, Any]) -> list[Loader]:
     """Loaders of all sections but ``train``, which give image by image.
 
     Models of ours share the images among the processes and put those of one size into batches
-    (``batch_size_per_gpu``); BasicSR's validate in one process, and draw from torch's global generator when they
-    begin, so that their runs are those of BasicSR's own pipeline.
+    (``batch_size_per_gpu``); BasicSR's validate in one process, image by image.
     """
     ours = opt["model_type"] in options_module.OUR_MODELS
     loaders = []
@@ -175,13 +193,13 @@ def build_val_loaders(opt: dict[str, Any]) -> list[DataLoader[Any]]:
         share = _Share(len(dataset), opt["rank"], opt["world_size"]) if ours else None
         workers = int(settings.get("num_worker_per_gpu") or 0) if ours else 0
         loaders.append(
-            DataLoader(
+            Loader(
                 dataset,
                 batch_size=1,
                 shuffle=False,
                 sampler=share,
                 num_workers=workers,
-                generator=torch.Generator() if ours else None,
+                generator=torch.Generator(),
                 worker_init_fn=seed_worker,
             )
         )

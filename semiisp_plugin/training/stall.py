@@ -29,9 +29,7 @@ _SINCE, _SOURCE, _NUMBER, _PID = range(4)
 _FIELDS = 8  # a cache line each, so that workers do not slow each other down
 _UNKNOWN = -1  # no source, or an index that is no number
 _MOST_NAMED = 4
-_DIED = re.compile(
-    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: ([^.]+)|exited unexpectedly)"
-)
+_DIED = r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: ([^.]+)|exited unexpectedly)"
 
 
 class LoaderWorkerError(RuntimeError):
@@ -233,7 +231,7 @@ def worker_death(error: BaseException, dataset: WatchedDataset) -> LoaderWorkerE
     if not isinstance(error, RuntimeError) or isinstance(error, LoaderWorkerError):
         return None
     # Where torch notices it twice, the signal is in the first of the two errors alone.
-    found = [m for e in (error.__cause__, error) if e is not None and (m := _DIED.search(str(e)))]
+    found = [m for e in (error.__cause__, error) if e is not None and (m := re.search(_DIED, str(e)))]
     if not found or found[-1].string != str(error):
         return None
     died = found[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,6 +76,7 @@ def make_model(option_files, workspace):
             "pixel_opt": {"type": "MSELoss"},
             "filter": {"beta": 1.0},
         }
+        del options["datasets"]["train"]["batch_size_per_gpu"]
         options["datasets"]["train"].update(
             type="SemiSupervisedDataset",
             real_per_batch=2,
@@ -169,6 +171,17 @@ def test_soft_weights_give_the_weighted_gradient(make_model):
     assert log["pseudo/kept_ratio"] == pytest.approx(w[2:].mean(), rel=1e-5)
     assert log["l_pseudo"] == pytest.approx((w[2:] @ x[2:]) / w[2:].sum(), rel=1e-5)
     assert log["pseudo/threshold"] == pytest.approx(level, rel=1e-5)
+
+
+def test_the_example_of_the_documentation(make_model, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "filters.md").read_text(encoding="utf-8")
+    source = page.split("```python\n", 1)[1].split("```", 1)[0]
+    monkeypatch.setattr(FILTER_REGISTRY, "_obj_map", dict(FILTER_REGISTRY._obj_map))
+    exec(compile(source, "docs/filters.md", "exec"), {"__name__": "my_training"})
+    model = make_model(type="band", high=1.2, reference="running")
+    result = model.filter(torch.tensor([1.0, 0.05, 0.1, 1.2, 1.3]), torch.tensor([False] + [True] * 4))
+    assert result.weights.tolist() == [1, 0, 1, 1, 0]
+    train(model, 1, 2)
 
 
 # --- held-out pairs -------------------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ def options(option_files):
 
     def make(total: int = 10, network=None, **train) -> dict:
         options = option_files.base("mean_teacher", "MeanTeacherModel", total)
+        del options["datasets"]["train"]["batch_size_per_gpu"]
         options["datasets"]["train"].update(
             type="SemiSupervisedDataset",
             real_per_batch=2,

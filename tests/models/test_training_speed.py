@@ -61,6 +61,7 @@ def make_model(option_files):
             **train,
         }
         if kind == "SemiSupervisedModel":
+            del options["datasets"]["train"]["batch_size_per_gpu"]
             options["datasets"]["train"].update(
                 type="SemiSupervisedDataset",
                 real_per_batch=2,

@@ -20,10 +20,11 @@ from torch import nn
 from semiisp_plugin.checkpoint import CheckpointError
 from semiisp_plugin.data.image_io import encode_png, write_image
 from semiisp_plugin.data.lmdb_io import LmdbImageWriter, close_all
-from semiisp_plugin.models.adopted import build_adopted
+from semiisp_plugin.models.adopted import AdoptedModel, _in_front_of, build_adopted
 from semiisp_plugin.options import OptionError
 from semiisp_plugin.toolbox import ARCH_REGISTRY, MODEL_REGISTRY, EnlargedSampler, SRModel, register
 from semiisp_plugin.training.basicsr_data import BasicSRData, SeededEnlargedSampler
+from semiisp_plugin.training.loaders import set_seed
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the runs are forked")
 
@@ -60,6 +61,13 @@ def record(job, rank):
             file.flush()
         return optimize_parameters
 
+    validate = SRModel.nondist_validation
+    def nondist_validation(self, loader, current_iter, *rest):
+        if current_iter == job["kill_in_validation"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        validate(self, loader, current_iter, *rest)
+
+    SRModel.nondist_validation = nondist_validation
     for model in (SRModel, SRGANModel, ESRGANModel):
         model.optimize_parameters = recording(vars(model)["optimize_parameters"])
 
@@ -143,7 +151,8 @@ class Lab:
         folder.mkdir(exist_ok=True)
         file = folder / f"{options['name']}.yml"
         file.write_text(yaml.safe_dump(options, sort_keys=False))
-        job = {"by": by, "kill_at": None, "poison_at": None, "ranks": 1, **job}
+        nothing = dict.fromkeys(("kill_at", "kill_in_validation", "poison_at"))
+        job = {"by": by, "ranks": 1, **nothing, **job}
         job.update(folder=str(folder), argv=[command, "-opt", file.name, *more])
         job.update(losses=f"losses_{self.jobs}_", log=f"log_{self.jobs}_")
         if self.jobs == 1:
@@ -344,7 +353,10 @@ def saved_each_time(options: dict) -> dict:
 
 def killed_and_resumed(lab, options: dict, kill_at: int) -> Result:
     """A run that is killed in an iteration and goes on; its losses are those of both parts."""
-    killed = lab.run("ours", saved_each_time(options), kill_at=kill_at)
+    return resumed_after(lab, options, lab.run("ours", saved_each_time(options), kill_at=kill_at), kill_at)
+
+
+def resumed_after(lab, options: dict, killed: Result, kill_at: int) -> Result:
     assert killed.code == -9
     assert [i for i, _ in killed.losses] == list(range(1, kill_at))
     resumed = lab.run("ours", options, "--auto_resume", folder=killed.folder)
@@ -381,6 +393,16 @@ def test_resumed_run_equals_an_unbroken_one(lab, kind, kill_at):
     options = lab.options(kind)
     resumed = killed_and_resumed(lab, options, kill_at)
     assert_like_unbroken(lab.unbroken("ours", options), resumed, kind)
+
+
+@needs_fork
+def test_killed_between_checkpoint_and_validation(lab):
+    """The validation is made up for; what it draws in BasicSR's pipeline is drawn once."""
+    options = lab.options("swinir")
+    killed = lab.run("ours", saved_each_time(options), kill_in_validation=2 * VAL_FREQ)
+    resumed = resumed_after(lab, options, killed, 2 * VAL_FREQ + 1)
+    assert_like_unbroken(lab.unbroken("ours", options), resumed, "swinir")
+    assert "had not been done yet" in resumed.log
 
 
 def without_chance(lab, name: str) -> dict:
@@ -425,18 +447,6 @@ def test_states_go_from_basicsr_to_us_and_back(lab, square):
     assert results[0].losses == results[1].losses
     assert results[1].losses[0][0] == 6
     assert "Resuming training from epoch: 1, iter: 5." in results[1].log
-
-
-@needs_fork
-def test_augmentation_of_basicsr_states_does_not_begin_again(lab):
-    """BasicSR's state does not say where its generators stood: they are seeded anew, not as at the beginning."""
-    options = lab.options("msrresnet")
-    theirs = lab.unbroken("basicsr", options)
-    options["path"]["resume_state"] = str(theirs.folder / "experiments/msrresnet/training_states/5.state")
-    first, second = (lab.run("ours", {**options, "name": name}) for name in "ab")
-    assert first.losses == second.losses
-    assert first.losses[0][0] == 6
-    assert first.losses != theirs.losses[5:]
 
 
 # --- loader workers ------------------------------------------------------------------------------------------------
@@ -702,6 +712,48 @@ def test_state_and_resumed_model(tmp_path):
     assert other.best_metric_results == {}  # of a metric that is not evaluated any more
 
 
+@pytest.mark.parametrize("rng", [None, ["of", "two processes"]])
+def test_states_without_usable_generators(tmp_path, rng):
+    """BasicSR's do not say where they stood: they are seeded from the iteration, not left at the run's beginning."""
+    options = tiny_options(tmp_path)
+    model = build_adopted(options)
+    train_a_little(model, 2)
+    found = []
+    for iteration in (1, 1, 2):
+        model.save(0, iteration)
+        state = torch.load(tmp_path / "training_states" / f"{iteration}.state", weights_only=True)
+        state = {k: state[k] for k in ("epoch", "iter", "optimizers", "schedulers")}
+        resumed = build_adopted(options, state)
+        set_seed(len(found))
+        resumed.resume_training({**state, "rng": rng} if rng else state)
+        found.append((random.random(), np.random.rand(), torch.rand(()).item()))
+    assert found[0] == found[1]
+    assert all(a != b for a, b in zip(found[1], found[2], strict=True))
+
+
+def test_frozen_weights_stay_frozen(tmp_path):
+    """As EDVR and the recurrent video models, which freeze weights in iteration 1 for a number of iterations."""
+
+    @register(MODEL_REGISTRY)
+    class FreezingModel(SRModel):
+        def optimize_parameters(self, current_iter):
+            if current_iter in (1, 4):
+                self.net_g.conv.requires_grad_(current_iter == 4)
+            super().optimize_parameters(current_iter)
+
+    options = {**tiny_options(tmp_path), "model_type": "FreezingModel"}
+    model = build_adopted(options)
+    train_a_little(model, 2)
+    model.save(0, 2)
+    train_a_little(model, 4, first=3)
+    state = torch.load(tmp_path / "training_states" / "2.state", weights_only=True)
+    resumed = build_adopted(options, state)
+    resumed.resume_training(state)
+    assert [p.requires_grad for p in resumed.net_g.parameters()] == [False, False, True, True]
+    train_a_little(resumed, 4, first=3)
+    assert_same(resumed.net_g.state_dict(), model.net_g.state_dict())
+
+
 def test_states_that_do_not_fit(tmp_path):
     model = build_adopted(tiny_options(tmp_path))
     train_a_little(model, 1)
@@ -803,8 +855,6 @@ def test_class_in_front_keeps_what_is_behind(tmp_path):
     assert type(model).__name__ == "TheirModel"
     assert isinstance(model, TheirModel)
 
-    from semiisp_plugin.models.adopted import AdoptedModel, _in_front_of
-
     for name, registered in MODEL_REGISTRY:
         if registered.__module__.startswith("basicsr."):
             order = _in_front_of(registered).__mro__
@@ -837,6 +887,13 @@ def test_validation_draws_nothing(tmp_path):
         return count
 
     assert [draws(i) for i in (1, 2, 3, 4)] == [0, 2, 0, 2]
+    model.opt["rank"] = 1
+    assert draws(6) == 0  # one process validates
+    model.opt["rank"] = 0
+    video = _in_front_of(MODEL_REGISTRY.get("VideoBaseModel"))
+    video = video.__new__(video)
+    video.opt = model.opt
+    assert (model._validations_after(6), video._validations_after(6)) == (2, 0)  # those read the data set themselves
     image = torch.rand(1, 3, 8, 8)
     batch = {"lq": image, "gt": image, "lq_path": ["a.png"]}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image
 
 from semiisp_plugin.data.align import align
 from semiisp_plugin.data.image_io import IMAGE_EXTENSIONS, read_image
@@ -66,6 +66,8 @@ def read_own(pair: Pair, *, min_alignment: float, short_side: int | None) -> Pai
 
 def colour_profile(path: str) -> str:
     """Description of an image's embedded colour profile; empty if it has none that can be read."""
+    from PIL import ImageCms
+
     try:
         with Image.open(path) as image:
             data = image.info.get("icc_profile")

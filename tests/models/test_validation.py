@@ -1,0 +1,176 @@
+"""Validation: each image once, in batches of one size, shared among processes; metrics, tables, best networks."""
+
+import csv
+import logging
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from semiisp_plugin.data.image_io import read_image, to_uint8, write_image
+from semiisp_plugin.models.validation import ValidationStopped, groups_of_one_size, result_names, together, validate
+from semiisp_plugin.options import Source, complete
+from semiisp_plugin.toolbox import ARCH_REGISTRY, build_model, calculate_psnr
+from semiisp_plugin.training.loaders import build_val_loaders
+
+SIZES = [(40, 48), (40, 48), (40, 48), (48, 40), (40, 48), (40, 48)]
+
+
+class Brighter(nn.Module):
+    """Adds a constant, and counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.tensor(0.1))
+        self.batches: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(x))
+        return x + self.shift
+
+
+@pytest.fixture(autouse=True)
+def _network(monkeypatch):
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, "Brighter", Brighter)
+    yield
+    logging.getLogger("basicsr").handlers.clear()
+
+
+@pytest.fixture
+def make(option_files, workspace):
+    """A model and the loader of a validation set of images of two sizes."""
+    rng = np.random.default_rng(0)
+    for i, (height, width) in enumerate(SIZES):
+        image = rng.uniform(0.1, 0.7, (height, width, 3))
+        noisy = image + rng.normal(0, 0.01 * (i + 1), image.shape)
+        for kind, picture in (("lq", image), ("gt", noisy)):
+            write_image(workspace / "val" / kind / f"{i}.png", to_uint8(picture.clip(0, 1)))
+
+    def build(rank: int = 0, world_size: int = 1, logger=None, **val_set):
+        options = option_files.base("run", "SupervisedModel", 4)
+        options["network_g"] = {"type": "Brighter"}
+        options["datasets"]["val"].update(dataroot_lq="val/lq", dataroot_gt="val/gt", **val_set)
+        options["val"]["metrics"] = {"psnr": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": False}}
+        options["logger"].update(logger or {})
+        opt = complete(options, Source("test"), root_path=".", is_train=True)
+        opt.update(dist=False, rank=rank, world_size=world_size)
+        for key in ("models", "training_states"):
+            Path(opt["path"][key]).mkdir(parents=True, exist_ok=True)
+        return build_model(opt), build_val_loaders(opt)[0]
+
+    return build
+
+
+def expected() -> list[float]:
+    values = []
+    for i in range(len(SIZES)):
+        lq, gt = (read_image(f"val/{kind}/{i}.png") for kind in ("lq", "gt"))
+        result = (torch.from_numpy(lq).float() / 255 + 0.1).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
+        values.append(float(calculate_psnr(result, gt, crop_border=0)))
+    return values
+
+
+@pytest.mark.parametrize(("batch", "workers"), [(1, 0), (2, 0), (4, 2)])
+def test_metrics_do_not_depend_on_batches_and_workers(make, batch, workers):
+    model, loader = make(batch_size_per_gpu=batch, num_worker_per_gpu=workers)
+    seen = []
+
+    class Writer:
+        def add_image(self, name, grid, iteration):
+            seen.append((name, tuple(grid.shape), iteration))
+
+        def add_scalar(self, *_):
+            pass
+
+    counted = []
+
+    def progress(name, total):
+        counted.append((name, total))
+        return nullcontext(lambda: counted.append(1))
+
+    model.validation_progress = progress
+    model.validation(loader, 2, Writer(), save_img=True)
+    assert model.metric_results["psnr"] == pytest.approx(np.mean(expected()), rel=1e-9)
+    # The first image is not run once more for TensorBoard.
+    assert model.net_g.batches == {1: [1] * 6, 2: [2, 1, 1, 2], 4: [3, 1, 2]}[batch]
+    assert seen == [("validation/test_input_output_target", (3, 40, 48 * 3), 2)]
+    assert counted == [("test", 6)] + [1] * 6
+    pictures = sorted(Path("experiments/run/visualization").glob("*/*.png"))
+    assert [p.name for p in pictures] == [f"{i}_2.png" for i in range(6)]
+    assert [read_image(p).shape[:2] for p in pictures] == SIZES
+    assert not hasattr(model, "lq")
+
+
+def test_each_process_takes_a_part(make, monkeypatch):
+    for rank in (0, 1, 2):
+        model, loader = make(rank, 3)
+        assert [int(item["key"][0]) for item in loader] == [rank, rank + 3]
+    model, loader = make(1, 3)
+    model.opt["dist"] = True
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda *_: None)
+    others = {}
+
+    def gather(parts, mine):
+        others["mine"] = mine
+        parts[:] = [[(0, "0", {"psnr": 10.0}), (3, "3", {"psnr": 20.0})], mine, [(2, "2", {"psnr": 3.0})]]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    model.validation(loader, 2, None)
+    assert [(number, name) for number, name, _ in others["mine"]] == [(1, "1"), (4, "4")]
+    whole = [10.0, 20.0, 3.0, *(row["psnr"] for _, _, row in others["mine"])]
+    assert whole[3:] == pytest.approx([expected()[1], expected()[4]])
+    assert model.metric_results["psnr"] == pytest.approx(np.mean(whole))
+
+
+def test_best_networks_are_kept(make):
+    model, loader = make(logger={"keep_best": "psnr", "safetensors": True})
+    best = Path("experiments/run/models/net_g_best.pth")
+    for iteration, shift in ((2, 0.1), (4, 0.01), (6, 0.05)):
+        with torch.no_grad():
+            model.net_g.shift.fill_(shift)
+        model.validation(loader, iteration, None)
+        kept = torch.load(best, weights_only=True)["params"]["shift"].item()
+        assert kept == pytest.approx(min(shift, 0.1 if iteration == 2 else 0.01))
+    assert model.best_metric_results["test"]["psnr"]["iter"] == 4
+    assert best.with_suffix(".safetensors").exists()
+
+
+def test_validation_can_be_broken_off(make):
+    model, loader = make()
+    model.stop_asked = lambda: len(model.net_g.batches) == 2
+    with pytest.raises(ValidationStopped):
+        model.validation(loader, 2, None)
+    assert len(model.net_g.batches) == 2
+    assert not hasattr(model, "best_metric_results")
+
+
+def test_table_of_a_test(make, workspace):
+    model, loader = make()
+    model.opt.update(is_train=False)
+    model.opt["path"]["results_root"] = str(workspace / "results")
+    validate(model, loader, "run", None, save_img=False)
+    with open(workspace / "results" / "metrics_test.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["image", "psnr"]
+    assert [row[0] for row in rows[1:]] == [str(i) for i in range(6)]
+    assert [float(row[1]) for row in rows[1:]] == pytest.approx(expected(), rel=1e-5)
+
+
+def test_groups_and_names():
+    items = [{"lq": torch.zeros(1, 3, h, w), "lq_path": [f"{i}"]} for i, (h, w) in enumerate(SIZES)]
+    groups = list(groups_of_one_size(items, 2))
+    assert [[item["lq_path"][0] for item in group] for group in groups] == [["0", "1"], ["2"], ["3"], ["4", "5"]]
+    assert together(groups[0])["lq"].shape == (2, 3, *SIZES[0])
+    assert together(groups[0])["lq_path"] == ["0", "1"]
+    assert list(groups_of_one_size(DataLoader([]), 2)) == []
+
+    class Foreign:  # a data set that does not list its pairs
+        pass
+
+    name = result_names(Foreign())
+    names = [name({"lq_path": [path], "key": [key]}) for path, key in (("a/x.png", "a/x"), ("b/x.png", "b/x"))]
+    assert names == ["x", "b__x"]

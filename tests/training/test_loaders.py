@@ -1,0 +1,35 @@
+"""Loaders of training and validation."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from semiisp_plugin.training.loaders import Loader, seed_worker
+
+
+class Resized(Dataset):
+    """Uses OpenCV's threads, in whatever process it is read."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        cv2.resize(np.zeros((2000, 2000, 3), np.uint8), (3000, 3000), interpolation=cv2.INTER_CUBIC)
+        return index
+
+
+@pytest.fixture
+def opencv_threads():
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    yield
+    cv2.setNumThreads(before)
+
+
+def test_forked_workers_do_not_wait_for_the_threads_of_opencv(opencv_threads):
+    Resized()[0]  # starts them
+    loader = Loader(Resized(), num_workers=2, worker_init_fn=seed_worker, timeout=60)
+    assert torch.cat(list(loader)).tolist() == [0, 1, 2, 3]
+    assert cv2.getNumThreads() == 2  # of the training process
