@@ -136,26 +136,26 @@ def make_batch(args: argparse.Namespace, number: int) -> dict[str, Any]:
     }
 
 
-def time_step(model: Any, batch: dict[str, Any], iteration: int) -> float:
-    """Seconds of one step."""
+def time_step(model: Any, batch: dict[str, Any], iteration: int) -> tuple[float, float]:
+    """Seconds of one step: on the clock, and of the processor (of all threads)."""
     batch = {**batch, "lq": batch["lq"].clone(), "gt": batch["gt"].clone()}
     on_gpu = model.device.type == "cuda"
     if on_gpu:
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     model.update_learning_rate(iteration)
     model.feed_data(batch)
     model.optimize_parameters(iteration)
     if on_gpu:
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - used
 
 
-def measure_steps(network: dict[str, Any], args: argparse.Namespace) -> dict[str, list[float]]:
+def measure_steps(network: dict[str, Any], args: argparse.Namespace) -> dict[str, list[tuple[float, float]]]:
     """Seconds of every step, by system; entries of one place belong to the same batch."""
     with tempfile.TemporaryDirectory() as root:
         models = {system: make_model(system, network, args, root) for system in args.systems}
-    times: dict[str, list[float]] = {system: [] for system in models}
+    times: dict[str, list[tuple[float, float]]] = {system: [] for system in models}
     for number in range(args.repeats + WARM_UP):
         batch = make_batch(args, number)
         # Each system comes first, second, ... equally often, and after each other one.
@@ -178,14 +178,21 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return first, median(values), third
 
 
-def step_rows(name: str, times: dict[str, list[float]]) -> list[dict[str, str]]:
+def ratio_text(times: Sequence[tuple[float, float]], reference: Sequence[tuple[float, float]], column: int) -> str:
+    """``median (first to third quartile)`` of the ratios of pairs; column 0 is the clock, 1 the processor."""
+    low, middle, high = quartiles([a[column] / b[column] for a, b in zip(times, reference, strict=True)])
+    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
+
+
+def step_rows(name: str, times: dict[str, list[tuple[float, float]]], on_gpu: bool) -> list[dict[str, str]]:
     rows = []
     for system, seconds in times.items():
-        row = {"network": name, "step": system, "median ms": f"{1000 * median(seconds):.2f}"}
-        for reference in (BASICSR, "supervised"):
+        row = {"network": name, "step": system, "ms": f"{1000 * median(s for s, _ in seconds):.2f}"}
+        for reference, title in ((BASICSR, "SRModel"), ("supervised", "supervised")):
             if reference in times and system != reference:
-                low, middle, high = quartiles([a / b for a, b in zip(seconds, times[reference], strict=True)])
-                row[f"ratio to {reference}"] = f"{middle:.3f} ({low:.3f} to {high:.3f})"
+                row[f"to {title}, clock"] = ratio_text(seconds, times[reference], 0)
+                if not on_gpu:
+                    row[f"to {title}, processor"] = ratio_text(seconds, times[reference], 1)
         rows.append(row)
     return rows
 
@@ -193,8 +200,9 @@ def step_rows(name: str, times: dict[str, list[float]]) -> list[dict[str, str]]:
 def run_step(args: argparse.Namespace) -> None:
     print(f"batches of {args.batch} ({args.real} real), {args.size}x{args.size} pixels, {args.repeats} steps each")
     print("ratios are medians (first to third quartile) over steps on the same batch\n")
+    on_gpu = args.num_gpu != "0" and torch.cuda.is_available()
     for name in args.networks:
-        print(text_table(step_rows(name, measure_steps(NETWORKS[name], args))), flush=True)
+        print(text_table(step_rows(name, measure_steps(NETWORKS[name], args), on_gpu)), flush=True)
 
 
 # --- startup -------------------------------------------------------------------------------------------------
@@ -312,9 +320,7 @@ def run_startup(args: argparse.Namespace) -> None:
             seconds = [m[column] for m in measured]
             row[f"{title} s"] = f"{median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
             if name == system:
-                pairs = zip(measured, times[reference], strict=True)
-                low, middle, high = quartiles([ours[column] / theirs[column] for ours, theirs in pairs])
-                row[f"ratio, {title}"] = f"{middle:.3f} ({low:.3f} to {high:.3f})"
+                row[f"ratio, {title}"] = ratio_text(measured, times[reference], column)
         rows.append(row)
     print(f"{args.repeats} starts each, in turn; {'one core' if core is not None else 'all cores'}")
     print("median (least to most); ratio: median (first to third quartile)\n")

@@ -9,7 +9,8 @@ import torch
 from torch.utils import data
 
 from semiisp_plugin.options import OptionError, Source, check_options
-from semiisp_plugin.options.accepted_keys import accepted_keys, needed_keys
+from semiisp_plugin.options.accepted_keys import accepted_keys
+from semiisp_plugin.options.needed_keys import needed_keys
 from semiisp_plugin.options.parts import COPIED_KEYS, SET_BY_PROGRAM
 from semiisp_plugin.options.sections import names_in, reads_kwargs, wrong_value
 from semiisp_plugin.toolbox import DATASET_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY, SRModel

@@ -6,6 +6,7 @@ import re
 from copy import deepcopy
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from semiisp_plugin.options import structures
@@ -15,7 +16,6 @@ from semiisp_plugin.options.yaml_text import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "options").glob("*.yml"))
-jsonschema = pytest.importorskip("jsonschema")
 
 
 def schema_of(path: Path) -> str:

@@ -156,18 +156,21 @@ class SemiSupervisedModel(PseudoInputsModel):
         loss = semi_supervised_loss(losses, weights)
         pseudo = self.is_pseudo.to(self.device, non_blocking=True)
         counts = batch_counts(weights, pseudo)
+        share = share_of_pseudo = 1.0  # of this process in the means over all, times the number of processes
         if self.opt.get("dist"):
             # The parallel wrapper averages the gradients of processes that may have kept different numbers of samples;
-            # eq. 13 is the mean over all samples kept, each with its weight.
+            # eq. 13 is the mean over all samples kept, each with its weight. So are the logged means.
+            mine = self.opt["world_size"] * counts[:2]
             torch.distributed.all_reduce(counts)
-            loss = loss * (self.opt["world_size"] * weights.sum() / counts[0])
+            share, share_of_pseudo = mine / torch.where(counts[:2] > 0, counts[:2], 1)
+            loss = loss * share
         self.step(loss)
 
         of_pseudo = torch.where(pseudo, weights, 0)
         self.record(
-            **{name: semi_supervised_loss(value.detach(), weights) for name, value in parts.items()},
+            **{name: semi_supervised_loss(value.detach(), weights) * share for name, value in parts.items()},
             l_sup=mean_real,
-            l_pseudo=semi_supervised_loss(detached, of_pseudo),
+            l_pseudo=semi_supervised_loss(detached, of_pseudo) * share_of_pseudo,
             pseudo__kept_ratio=kept_ratio,
             pseudo__reference=reference,
             **({} if self.filter.beta is None else {"pseudo__threshold": threshold}),

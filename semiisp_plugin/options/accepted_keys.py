@@ -15,22 +15,18 @@ from __future__ import annotations
 import ast
 import builtins
 import inspect
-import sys
-import textwrap
 import types
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-Path = tuple[str, ...]
+from semiisp_plugin.options.class_source import COPIES, Path, is_foreign, is_self, is_super, parameters_of, parsed
+
 Paths = frozenset[Path]
 _NONE: Paths = frozenset()
 _ROOT: Paths = frozenset({()})
 
-# What is in these packages reads no options; calls of theirs with a section are harmless.
-_FOREIGN = {"torch", "torchvision", "numpy", "cv2", "PIL", "tqdm", "scipy", "skimage"}
-_COPIES = {"deepcopy", "copy", "dict", "OrderedDict", "MappingProxyType"}
 _MAX_DEPTH = 4
 
 
@@ -75,22 +71,6 @@ def accepted_keys(cls: type) -> Accepted:
     return accepted
 
 
-def _parsed(thing: Any) -> ast.AST | None:
-    try:
-        return ast.parse(textwrap.dedent(inspect.getsource(thing))).body[0]
-    except (OSError, TypeError, SyntaxError, IndexError):
-        return None
-
-
-def _is_foreign(thing: Any) -> bool:
-    root = str(getattr(thing, "__module__", "") or "").split(".")[0]
-    return root in _FOREIGN or root in sys.stdlib_module_names or root == "builtins"
-
-
-def _parameters(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, skip: int) -> list[str]:
-    return [a.arg for a in (*function.args.posonlyargs, *function.args.args)][skip:]
-
-
 class _ClassReader:
     """Reads a class and its bases until nothing new is found: attributes and parameters may hold options."""
 
@@ -104,9 +84,9 @@ class _ClassReader:
         self.methods: list[tuple[dict[str, Any], ast.FunctionDef | ast.AsyncFunctionDef]] = []
         self.unreadable = False
         for base in cls.__mro__:
-            if _is_foreign(base):
+            if is_foreign(base):
                 continue
-            tree = _parsed(base)
+            tree = parsed(base)
             if not isinstance(tree, ast.ClassDef):
                 self.unreadable = True
                 continue
@@ -120,7 +100,7 @@ class _ClassReader:
     def read(self, options: Paths) -> None:
         """Read everything, the constructor's first argument being the section ``options``."""
         first = next((node for _, node in self.methods if node.name == "__init__"), None)
-        parameters = _parameters(first, 1) if first else []
+        parameters = parameters_of(first, 1) if first else []
         if self.unreadable or not parameters:
             self.accepted.open |= options
         if parameters:
@@ -129,7 +109,7 @@ class _ClassReader:
             before = (dict(self.attributes), dict(self.returns), dict(self.bound))
             for scope, node in self.methods:
                 skip = 0 if any(isinstance(d, ast.Name) and d.id == "staticmethod" for d in node.decorator_list) else 1
-                names = [*_parameters(node, skip), *(a.arg for a in node.args.kwonlyargs)]
+                names = [*parameters_of(node, skip), *(a.arg for a in node.args.kwonlyargs)]
                 env = {name: self.bound[node.name, name] for name in names if self.bound[node.name, name]}
                 self.returns[node.name] |= _FunctionReader(self.accepted, scope, env, self.depth, self.seen, self).run(
                     node.body
@@ -143,7 +123,7 @@ class _ClassReader:
         for _, node in self.methods:
             if node.name != method:
                 continue
-            names = _parameters(node, 1)
+            names = parameters_of(node, 1)
             known = {*names, *(a.arg for a in node.args.kwonlyargs)}
             if isinstance(position, int) and position < len(names):
                 self.bound[method, names[position]] |= options
@@ -196,7 +176,7 @@ class _FunctionReader:
             self.loop(node.target, node.iter)
             self.children(node, skip=(node.target, node.iter))
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            inner = {k: v for k, v in self.env.items() if k not in _parameters(node, 0)}
+            inner = {k: v for k, v in self.env.items() if k not in parameters_of(node, 0)}
             reader = _FunctionReader(self.accepted, self.scope, inner, self.depth, self.seen, self.owner)
             reader.constants = dict(self.constants)
             reader.run(node.body)
@@ -230,7 +210,7 @@ class _FunctionReader:
             if value:
                 self.env[target.id] = self.env.get(target.id, _NONE) | value
         elif isinstance(target, ast.Attribute) and value:
-            if _is_self(target.value) and self.owner is not None:
+            if is_self(target.value) and self.owner is not None:
                 self.owner.attributes[target.attr] |= value
             else:
                 self.accepted.open |= value
@@ -249,7 +229,7 @@ class _FunctionReader:
         if isinstance(node, ast.Name):
             return self.env.get(node.id, _NONE)
         if isinstance(node, ast.Attribute):
-            if _is_self(node.value) and self.owner is not None:
+            if is_self(node.value) and self.owner is not None:
                 return self.owner.attributes[node.attr] | (
                     self.owner.returns[node.attr] if node.attr in self.owner.names else _NONE
                 )
@@ -352,7 +332,7 @@ class _FunctionReader:
                 spread |= found
             else:
                 arguments.append((keyword.arg, found))
-        if name in _COPIES:
+        if name in COPIES:
             return _NONE.union(spread, *[found for _, found in arguments])
         handed = [(position, found) for position, found in arguments if found]
         for section in _NONE.union(spread, *[found for _, found in handed]):
@@ -360,13 +340,13 @@ class _FunctionReader:
         self.accepted.open |= spread
         returned = _NONE
         if isinstance(function, ast.Attribute) and self.owner is not None:
-            own = _is_self(function.value) or _is_super(function.value)
+            own = is_self(function.value) or is_super(function.value)
             if own and function.attr in self.owner.names:
                 for position, found in handed:
                     if not self.owner.bind(function.attr, node, position, found):
                         self.accepted.open |= found
                 return self.owner.returns[function.attr]
-            if own and handed and _is_super(function.value):
+            if own and handed and is_super(function.value):
                 return _NONE  # a base in torch or the standard library
         if handed:
             target = self.resolve(function)
@@ -411,7 +391,7 @@ class _FunctionReader:
             target = target.__func__
         if isinstance(target, types.FunctionType):
             target = inspect.unwrap(target)
-        if target is not None and _is_foreign(target):
+        if target is not None and is_foreign(target):
             return
         mark = (target, position, sections)
         if self.depth >= _MAX_DEPTH or not isinstance(target, (types.FunctionType, type)):
@@ -426,8 +406,8 @@ class _FunctionReader:
             else:
                 self.accepted.open |= sections
             return
-        tree = _parsed(target)
-        names = _parameters(tree, 0) if isinstance(tree, (ast.FunctionDef, ast.AsyncFunctionDef)) else []
+        tree = parsed(target)
+        names = parameters_of(tree, 0) if isinstance(tree, (ast.FunctionDef, ast.AsyncFunctionDef)) else []
         if isinstance(tree, (ast.FunctionDef, ast.AsyncFunctionDef)):
             known = {*names, *(a.arg for a in tree.args.kwonlyargs)}
             name = names[position] if isinstance(position, int) and position < len(names) else position
@@ -439,14 +419,6 @@ class _FunctionReader:
         self.accepted.open |= sections
 
 
-def _is_self(node: ast.expr) -> bool:
-    return isinstance(node, ast.Name) and node.id == "self"
-
-
-def _is_super(node: ast.expr) -> bool:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "super"
-
-
 def _texts(node: ast.expr | None) -> set[str]:
     """The texts in a display such as ``('a', 'b')``, if it holds nothing else; or one text."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -455,214 +427,3 @@ def _texts(node: ast.expr | None) -> set[str]:
         texts = [e.value for e in node.elts if isinstance(e, ast.Constant) and isinstance(e.value, str)]
         return set(texts) if texts and len(texts) == len(node.elts) else set()
     return set()
-
-
-# --- keys without which a constructor fails --------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=512)
-def needed_keys(cls: type, is_train: bool) -> frozenset[Path]:
-    """Keys without which the constructor raises a `KeyError`: read without a default and without a condition.
-
-    Args:
-        cls: As for `accepted_keys`.
-        is_train: What ``self.is_train`` and ``opt['is_train']`` are.
-    """
-    return frozenset(_NeedReader(cls, is_train).read())
-
-
-class _NeedReader:
-    """Follows the constructor from statement to statement, as far as nothing depends on a condition."""
-
-    def __init__(self, cls: type, is_train: bool) -> None:
-        self.is_train = is_train
-        self.needed: set[Path] = set()
-        self.given: set[Path] = set()
-        self.attributes: dict[str, Path] = {}
-        self.running: list[ast.AST] = []
-        self.chains: dict[str, list[ast.FunctionDef]] = defaultdict(list)
-        for base in cls.__mro__:
-            tree = None if _is_foreign(base) else _parsed(base)
-            for node in tree.body if isinstance(tree, ast.ClassDef) else ():
-                if isinstance(node, ast.FunctionDef):
-                    self.chains[node.name].append(node)
-
-    def read(self) -> set[Path]:
-        if not self.chains["__init__"]:
-            return set()
-        constructor = self.chains["__init__"][0]
-        parameters = _parameters(constructor, 1)
-        if parameters:
-            self.function(constructor, {parameters[0]: ()})
-        return self.needed
-
-    def function(self, node: ast.FunctionDef, env: dict[str, Path]) -> None:
-        if node not in self.running:
-            self.running.append(node)
-            self.block(node.body, env, node)
-            self.running.pop()
-
-    def block(self, body: list[ast.stmt], env: dict[str, Path], owner: ast.FunctionDef) -> bool:
-        """Whether the statements after the block are reached in any case."""
-        for statement in body:
-            if isinstance(statement, (ast.Assign, ast.AnnAssign)):
-                value = self.value(statement.value, env, owner) if statement.value is not None else None
-                for target in statement.targets if isinstance(statement, ast.Assign) else [statement.target]:
-                    self.assign(target, value, env, owner)
-            elif isinstance(statement, (ast.Expr, ast.AugAssign)):
-                self.value(statement.value, env, owner)
-            elif isinstance(statement, (ast.With, ast.AsyncWith)):
-                for item in statement.items:
-                    self.value(item.context_expr, env, owner)
-                if not self.block(statement.body, env, owner):
-                    return False
-            elif isinstance(statement, ast.Assert):
-                self.value(statement.test, env, owner)
-            elif isinstance(statement, ast.If):
-                self.value(statement.test, env, owner)
-                known = self.truth(statement.test, env)
-                if known is not None:
-                    if not self.block(statement.body if known else statement.orelse, env, owner):
-                        return False
-                elif self.uncertain(statement, env):
-                    return False
-            elif isinstance(statement, (ast.For, ast.While, ast.Try)):
-                if isinstance(statement, ast.For):
-                    self.value(statement.iter, env, owner)
-                if self.uncertain(statement, env):
-                    return False
-            elif isinstance(statement, (ast.Return, ast.Raise)):
-                if isinstance(statement, ast.Return) and statement.value is not None:
-                    self.value(statement.value, env, owner)
-                return False
-        return True
-
-    def uncertain(self, statement: ast.stmt, env: dict[str, Path]) -> bool:
-        """Forget what a statement that may not be run could change; whether it may leave the function."""
-        leaves = False
-        for node in ast.walk(statement):
-            leaves |= isinstance(node, ast.Return)  # what raises is an error in any case
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                env.pop(node.id, None)
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and _is_self(node.value):
-                self.attributes.pop(node.attr, None)
-            if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
-                base = self.plain(node.value, env)
-                if base is not None and isinstance(node.slice, ast.Constant):
-                    self.given.add((*base, str(node.slice.value)))
-        return leaves
-
-    def truth(self, test: ast.expr, env: dict[str, Path]) -> bool | None:
-        if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-            inner = self.truth(test.operand, env)
-            return None if inner is None else not inner
-        is_flag = isinstance(test, ast.Attribute) and _is_self(test.value) and test.attr == "is_train"
-        return self.is_train if is_flag or self.plain(test, env) == ("is_train",) else None
-
-    def plain(self, node: ast.expr, env: dict[str, Path]) -> Path | None:
-        """The section or value that an expression stands for, without noting anything."""
-        if isinstance(node, ast.Name):
-            return env.get(node.id)
-        if isinstance(node, ast.Attribute) and _is_self(node.value):
-            return self.attributes.get(node.attr)
-        if (
-            isinstance(node, ast.Subscript)
-            and isinstance(node.slice, ast.Constant)
-            and isinstance(node.slice.value, str)
-        ):
-            base = self.plain(node.value, env)
-            return None if base is None else (*base, node.slice.value)
-        return None
-
-    def assign(self, target: ast.expr, value: Path | None, env: dict[str, Path], owner: ast.FunctionDef) -> None:
-        if isinstance(target, (ast.Tuple, ast.List)):
-            for part in target.elts:
-                self.assign(part, None, env, owner)
-        elif isinstance(target, ast.Name):
-            env.pop(target.id, None)
-            if value is not None:
-                env[target.id] = value
-        elif isinstance(target, ast.Attribute) and _is_self(target.value):
-            self.attributes.pop(target.attr, None)
-            if value is not None:
-                self.attributes[target.attr] = value
-        elif isinstance(target, ast.Subscript):
-            self.value(target.value, env, owner)
-            written = self.plain(target, env)
-            if written is not None:
-                self.given.add(written)
-
-    def need(self, path: Path) -> None:
-        if not any(path[:n] in self.given for n in range(1, len(path) + 1)):
-            self.needed.add(path)
-
-    def value(self, node: ast.expr, env: dict[str, Path], owner: ast.FunctionDef) -> Path | None:
-        """Note what evaluating the expression reads in any case; what of the options it is."""
-        if isinstance(node, (ast.Name, ast.Attribute)):
-            if isinstance(node, ast.Attribute) and not isinstance(node.value, ast.Name):
-                self.value(node.value, env, owner)
-            return self.plain(node, env)
-        if isinstance(node, ast.Subscript):
-            self.value(node.value, env, owner)
-            found = self.plain(node, env)
-            if found is not None:
-                self.need(found)
-            else:
-                self.value(node.slice, env, owner)
-            return found
-        if isinstance(node, ast.BoolOp):
-            self.value(node.values[0], env, owner)
-            return None
-        if isinstance(node, ast.IfExp):
-            self.value(node.test, env, owner)
-            return None
-        if isinstance(node, ast.Call):
-            return self.call(node, env, owner)
-        if isinstance(node, (ast.Lambda, ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp)):
-            if not isinstance(node, ast.Lambda):
-                self.value(node.generators[0].iter, env, owner)
-            return None
-        if isinstance(node, ast.Compare):
-            self.value(node.left, env, owner)
-            self.value(node.comparators[0], env, owner)
-            return None
-        for child in _expressions(node):
-            self.value(child, env, owner)
-        return None
-
-    def call(self, node: ast.Call, env: dict[str, Path], owner: ast.FunctionDef) -> Path | None:
-        function = node.func
-        positional = [self.value(a, env, owner) for a in node.args]
-        named = {k.arg: self.value(k.value, env, owner) for k in node.keywords}
-        if isinstance(function, ast.Name):
-            return positional[0] if function.id in _COPIES and len(positional) == 1 else None
-        if not isinstance(function, ast.Attribute):
-            self.value(function, env, owner)
-            return None
-        if _is_self(function.value) or _is_super(function.value):
-            chain = self.chains.get(function.attr, [])
-            if _is_super(function.value):
-                chain = chain[chain.index(owner) + 1 :] if owner in chain else []
-            if chain:
-                names = _parameters(chain[0], 1)
-                inner = {n: p for n, p in zip(names, positional, strict=False) if p is not None}
-                inner.update({n: p for n, p in named.items() if n in names and p is not None})
-                self.function(chain[0], inner)
-            return None
-        section = self.value(function.value, env, owner)
-        if section is None or not node.args or not isinstance(node.args[0], ast.Constant):
-            return None
-        key = str(node.args[0].value)
-        if function.attr == "setdefault":
-            self.given.add((*section, key))
-        elif function.attr == "pop" and len(node.args) == 1:
-            self.need((*section, key))
-        return None
-
-
-def _expressions(node: ast.AST) -> Iterator[ast.expr]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.expr):
-            yield child
-        elif not isinstance(child, (ast.expr_context, ast.operator, ast.unaryop, ast.cmpop, ast.boolop)):
-            yield from _expressions(child)

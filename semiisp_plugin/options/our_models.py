@@ -81,7 +81,7 @@ def _check_dataset(section: Any, phase: str, source: Source, *, is_train: bool) 
     check_section(section, structure, source, here)
     if phase.split("_")[0] != "train":
         for key in _OF_TRAINING:
-            if section.get(key) is not None:
+            if section.get(key) not in (None, False):
                 source.fail((*here, key), "only training uses this; leave it out here.")
 
 

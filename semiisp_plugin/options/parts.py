@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from semiisp_plugin.options.accepted_keys import Accepted, accepted_keys, needed_keys
+from semiisp_plugin.options.accepted_keys import Accepted, accepted_keys
 from semiisp_plugin.options.basicsr_structures import (
     DatasetKeys,
     LoaderKeys,
@@ -18,6 +18,7 @@ from semiisp_plugin.options.basicsr_structures import (
     SchedulerKeys,
 )
 from semiisp_plugin.options.messages import kind_of, nearest
+from semiisp_plugin.options.needed_keys import needed_keys
 from semiisp_plugin.options.sections import check_call, check_section, missing, names_in, reads_kwargs, registered
 from semiisp_plugin.options.source import Keys, Source
 

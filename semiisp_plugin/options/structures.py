@@ -55,10 +55,10 @@ class Loader(msgspec.Struct, kw_only=True):
     ] = None
     pin_memory: Annotated[bool, doc("Load into page-locked memory, from which copies to a GPU are faster.")] = False
     persistent_workers: Annotated[bool, doc("Keep the reading processes from epoch to epoch.")] = True
-    prefetch_factor: Annotated[Positive | None, doc("Batches that each reading process prepares ahead (2).")] = None
+    prefetch_factor: Annotated[Positive, doc("Batches that each reading process prepares ahead.")] = 2
     stall_warning: Annotated[
-        NotNegative | None, doc("Warn when a batch is waited for longer than this, in seconds (60); 0: never.")
-    ] = None
+        NotNegative, doc("Warn when a batch is waited for longer than this, in seconds; 0: never.")
+    ] = 60
 
 
 class Dataset(Loader, forbid_unknown_fields=True, kw_only=True):

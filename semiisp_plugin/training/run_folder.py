@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import yaml
 
+from semiisp_plugin.options import OptionError
 from semiisp_plugin.toolbox import (
     dict2str,
     get_env_info,
@@ -37,9 +38,21 @@ def start_logging(
         resumed_at: The iteration a resumed run goes on from; None for a new run.
         option_file: Copied into the folder; without it the options are written out.
         quiet: Show only warnings on the terminal.
+
+    Raises:
+        OptionError: Weights & Biases is asked for and not installed.
     """
     paths = opt["path"]
     use_tb = bool(opt["logger"].get("use_tb_logger")) and "debug" not in opt["name"]
+    use_wandb = use_tb and bool((opt["logger"].get("wandb") or {}).get("project"))
+    if use_wandb:
+        try:
+            import wandb  # noqa: F401 - before anything is set aside; BasicSR imports it below
+        except ImportError as error:
+            message = (
+                f"logger:wandb: Weights & Biases cannot be imported ({error}); pip install wandb, or leave it out."
+            )
+            raise OptionError(message) from error
     tb_folder = os.path.join(opt["root_path"], "tb_logger", opt["name"])
     if opt["rank"] == 0:
         if resumed_at is None:
@@ -57,8 +70,7 @@ def start_logging(
     logger = open_log(os.path.join(paths["log"], f"train_{opt['name']}_{get_time_str()}.log"), quiet)
     logger.info(get_env_info())
     logger.info(dict2str(opt))
-    wandb = opt["logger"].get("wandb")
-    if use_tb and wandb and wandb.get("project"):
+    if use_wandb:  # before TensorBoard's writer, which it follows
         init_wandb_logger(opt)
     if not use_tb or opt["rank"] != 0:
         return logger, None
