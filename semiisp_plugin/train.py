@@ -48,22 +48,24 @@ def train_pipeline(root_path: str, argv: Sequence[str] | None = None) -> Any:
 
 def run_from_arguments(args: argparse.Namespace, root_path: str) -> Any:
     """`train_pipeline` for parsed arguments."""
-    opt = options_module.load_options(
-        args.opt, root_path=root_path, is_train=True, overrides=args.force_yml, debug=args.debug
-    )
+    values, source = options_module.read_options(args.opt, args.force_yml)
+    resolved = options_module.dump_options(values)
+    opt = options_module.complete(values, source, root_path=root_path, is_train=True, debug=args.debug)
     init_distributed(opt, args.launcher)
     if args.dry_run:
         from semiisp_plugin.training.dry_run import dry_run
 
         dry_run(Run(opt, args.auto_resume))
         return None
-    return train(opt, option_file=args.opt, auto_resume=args.auto_resume, progress=sys.stderr.isatty())
+    shown = sys.stderr.isatty()
+    return train(opt, option_file=args.opt, option_text=resolved, auto_resume=args.auto_resume, progress=shown)
 
 
 def train(
     opt: dict[str, Any],
     *,
     option_file: str | None = None,
+    option_text: str | None = None,
     auto_resume: bool = False,
     progress: bool = False,
     quiet: bool = False,
@@ -74,7 +76,8 @@ def train(
 
     Args:
         opt: Options; ``dist``, ``rank`` and ``world_size`` are filled in for one process when absent.
-        option_file: Copied into the run's folder.
+        option_file: Copied into the run's folder; without it ``opt`` is written there.
+        option_text: Its content with all that it extends and with what the command line changed.
         auto_resume: Go on from the run's latest state.
         progress: Show a progress bar on the terminal.
         quiet: Show only warnings on the terminal; the log file gets everything.
@@ -90,7 +93,8 @@ def train(
     if "dist" not in opt:
         init_distributed(opt, "none")
     run = Run(opt, auto_resume)
-    logger, tb_logger = start_logging(opt, run.start_iter if run.state else None, option_file, quiet)
+    resumed_at = run.start_iter if run.state else None
+    logger, tb_logger = start_logging(opt, resumed_at, option_file, option_text, quiet)
     for record in run.held.buffer:
         logger.handle(record)
     for line in run.found:
@@ -149,9 +153,9 @@ class _Loop:
                 self._iterate()
             spent = datetime.timedelta(seconds=int(time.monotonic() - start))
             self.logger.info(f"End of training. Time consumed: {spent}. Saving the latest model.")
-            self.model.save(epoch=-1, current_iter=-1)
             if self.ours:
                 self.model.write_records()
+            self.model.save(epoch=-1, current_iter=-1)
             if self.validates:
                 self._validate()
         if self.tb_logger:
@@ -258,9 +262,9 @@ class _Loop:
             "data": self.data.state_dict(self.iteration),
             "validated": not self._validation_is_due(),
         }
-        self.model.save(self.epoch, self.iteration)
-        if self.ours:
+        if self.ours:  # before the state, of which the records of all processes are a part
             self.model.write_records()
+        self.model.save(self.epoch, self.iteration)
         self.saved_at = self.iteration
 
     def _save_and_stop(self, signal_number: int) -> None:

@@ -242,7 +242,10 @@ def test_a_file_of_basicsr():
             lambda o: o["datasets"]["train"]["io_backend"].update(path="x"),
             "io_backend:path: HardDiskBackend has no such",
         ),
-        (lambda o: o["train"]["optim_g"].update(type="AdamW"), "optim_g:type: BasicSR's models take no 'AdamW'"),
+        (
+            lambda o: o["train"]["optim_g"].update(type="AdmaW"),
+            "optim_g:type: torch.optim has no 'AdmaW'",
+        ),
         (lambda o: o["train"]["optim_g"].update(momentum=0.9), "optim_g:momentum: Adam has no such option"),
         (lambda o: o["train"]["optim_g"].update(lr="abc"), "optim_g:lr: "),
         (lambda o: o["train"]["scheduler"].update(type="CosineAnnealing"), "no scheduler 'CosineAnnealing'"),

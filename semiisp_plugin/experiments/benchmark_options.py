@@ -10,8 +10,9 @@ import msgspec
 
 from semiisp_plugin import options as options_module
 from semiisp_plugin.experiments.phases import PhaseSettings
-from semiisp_plugin.options import OptionError, Source, apply_overrides, check_section, load_yaml, nearest
+from semiisp_plugin.options import OptionError, Source, check_section, nearest, read_options
 from semiisp_plugin.simulation.look import LOOKS
+from semiisp_plugin.toolbox import ARCH_REGISTRY
 
 Kind = Literal["f_isp", "supervised", "pseudo_only", "mean_teacher", "semi"]
 Group = Literal["f_isp", "baseline", "method", "ablation", "source", "ratio", "beta", "help"]
@@ -336,8 +337,7 @@ def load_benchmark_options(path: str | os.PathLike[str], overrides: Sequence[str
     Raises:
         OptionError: The first thing found wrong, with file, line and key.
     """
-    values, source = load_yaml(path)
-    apply_overrides(values, overrides)
+    values, source = read_options(path, overrides)
     return complete_benchmark_options(values, source)
 
 
@@ -419,7 +419,7 @@ def check_settings(values: dict[str, Any], source: Source, keys: Sequence[str]) 
     network = values.get("network")
     if network is not None:
         where = (*keys, "network")
-        arch = options_module.registered(network, options_module.ARCH_REGISTRY, "network", source, where)
+        arch = options_module.registered(network, ARCH_REGISTRY, "network", source, where)
         options_module.check_call(network, arch, source, where)
 
 

@@ -211,6 +211,10 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         self.keys = data.get("key")
         if self.is_train:
             self.statistics.keep()
+            if self.micro_batch == 0:
+                # Not at the end of a step: with the gradients, the C library would give back the memory of the whole
+                # step to the system, and fetch it page by page in the next one.
+                self.optimizer_g.zero_grad(set_to_none=True)
 
     def predict(self, net: nn.Module, x: Tensor) -> Tensor:
         """The network's output for ``x`` in float32, computed in the precision of ``train:precision``.
@@ -285,7 +289,6 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
             if not usable and not self._drop_update:
                 self._skip(loss, norm)
         self._drop_update = False
-        self.optimizer_g.zero_grad(set_to_none=True)
         self.record(grad_norm=norm)
 
     def _overflow_is_expected(self) -> bool:

@@ -7,8 +7,6 @@ that take a dictionary, BasicSR's and other people's, against the keys that thei
 
 from __future__ import annotations
 
-from typing import Any
-
 from semiisp_plugin.options.command_line import add_arguments
 from semiisp_plugin.options.complete import complete, load_options, resolve_gpus
 from semiisp_plugin.options.messages import OptionError, nearest
@@ -45,12 +43,3 @@ __all__ = [
     "registered",
     "resolve_gpus",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """``ARCH_REGISTRY`` is looked up when it is asked for: the toolbox takes seconds to import."""
-    if name == "ARCH_REGISTRY":
-        from semiisp_plugin.toolbox import ARCH_REGISTRY
-
-        return ARCH_REGISTRY
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

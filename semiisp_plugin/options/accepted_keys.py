@@ -7,7 +7,7 @@ each key that stands there as a constant is one it accepts.
 
 Where the source does not tell, every key is accepted: it cannot be read (compiled, or typed into a console), keys are
 computed (``opt[f'{x}_opt']``, ``opt[name]``), or a section is handed on as a whole to something that is not followed
-(``build(**opt)``, ``json.dump(opt)``, a method of another object). That is decided section by section.
+(``build(**opt)``, a method of another object). That is decided section by section.
 """
 
 from __future__ import annotations

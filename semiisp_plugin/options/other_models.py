@@ -122,7 +122,7 @@ def _check_training(options: dict[str, Any], model: Any, accepted: Accepted, eve
         if value is None:
             continue
         if str(key).startswith("optim_") and basicsr and model.get_optimizer is BaseModel.get_optimizer:
-            check_optimiser(value, ("Adam",), source, here)
+            check_optimiser(value, None, source, here)
         elif key == "scheduler" and basicsr and model.setup_schedulers is BaseModel.setup_schedulers:
             check_scheduler(value, False, source, here)
         elif "build_loss" in read:

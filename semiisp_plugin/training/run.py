@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from semiisp_plugin.data.auto_settings import resolve_auto
+from semiisp_plugin.losses.pseudo_filter import held_out_settings
 from semiisp_plugin.models.adopted import build_adopted
 from semiisp_plugin.options import OUR_DATASETS, OUR_MODELS
 from semiisp_plugin.toolbox import build_dataset, build_model, get_root_logger
@@ -57,6 +58,8 @@ class Run:
             self.model = build_model(opt) if self.ours else build_adopted(opt, self.state)
             if hasattr(self.model, "n_pairs"):
                 self.model.n_pairs = self.data.n_pairs
+            if "held_out" in opt["datasets"]["train"]:
+                self.model.use_held_out(self._dataset.held_out_batches())
             if self.state:
                 self.model.resume_training(self.state)
                 self._compare_data()
@@ -64,11 +67,10 @@ class Run:
     def _build_data(self) -> MixedData | BasicSRData:
         opt, logger = self.opt, get_root_logger()
         settings = opt["datasets"]["train"]
-        section = opt["train"].get("filter") or {}
-        if self.ours and section.get("reference") == "held_out":
-            settings["held_out"] = int((section.get("held_out") or {}).get("count", 8))
-            settings["held_out_seed"] = opt["manual_seed"]
-        dataset = build_dataset(settings)
+        held_out = held_out_settings(opt["train"].get("filter")) if self.ours else None
+        if held_out:
+            settings["held_out"], settings["held_out_seed"] = held_out.count, opt["manual_seed"]
+        self._dataset = dataset = build_dataset(settings)
         gpus = gpus_of_this_process(opt)
         if gpus > 1:
             logger.warning(

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import yaml
 
+from semiisp_plugin import options as options_module
 from semiisp_plugin.options import OptionError
 from semiisp_plugin.toolbox import (
     dict2str,
@@ -29,7 +30,11 @@ from semiisp_plugin.toolbox import (
 
 
 def start_logging(
-    opt: dict[str, Any], resumed_at: int | None, option_file: str | None, quiet: bool = False
+    opt: dict[str, Any],
+    resumed_at: int | None,
+    option_file: str | None,
+    option_text: str | None = None,
+    quiet: bool = False,
 ) -> tuple[logging.Logger, Any]:
     """Make the run's folders (an older run of the name is set aside), its log file and TensorBoard writer.
 
@@ -37,6 +42,7 @@ def start_logging(
         opt: Complete options.
         resumed_at: The iteration a resumed run goes on from; None for a new run.
         option_file: Copied into the folder; without it the options are written out.
+        option_text: What to write if it says more than the file: what it extends, what the command line changed.
         quiet: Show only warnings on the terminal.
 
     Raises:
@@ -63,8 +69,7 @@ def start_logging(
             os.makedirs(paths[key], exist_ok=True)
         copy = Path(paths["experiments_root"]) / (Path(option_file).name if option_file else "options.yml")
         head = f"# {time.asctime()}\n# {shlex.join(sys.argv)}\n"
-        text = Path(option_file).read_text(encoding="utf-8") if option_file else yaml.safe_dump(_plain(opt))
-        copy.write_text(head + text, encoding="utf-8")
+        copy.write_text(head + _options_text(opt, option_file, option_text), encoding="utf-8")
     if opt["dist"]:
         torch.distributed.barrier()
     logger = open_log(os.path.join(paths["log"], f"train_{opt['name']}_{get_time_str()}.log"), quiet)
@@ -78,6 +83,17 @@ def start_logging(
 
     # What a killed run wrote after its last checkpoint is written anew, and the old is not to be shown beside it.
     return logger, SummaryWriter(tb_folder, purge_step=None if resumed_at is None else resumed_at + 1)
+
+
+def _options_text(opt: dict[str, Any], option_file: str | None, option_text: str | None) -> str:
+    """The file as it is, with its comments, where it says all; else what it comes to."""
+    if option_file is None:
+        return option_text or yaml.safe_dump(_plain(opt))
+    text = Path(option_file).read_text(encoding="utf-8")
+    if option_text is None:
+        return text
+    says_all = yaml.load(text, Loader=options_module.Loader) == yaml.load(option_text, Loader=options_module.Loader)
+    return text if says_all else option_text
 
 
 def archive(folder: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from semiisp_plugin.cli import main
-from semiisp_plugin.options import OptionError, Source, complete
+from semiisp_plugin.options import OptionError, Source, complete, load_yaml, read_options
 from semiisp_plugin.training.run_folder import start_logging
 
 
@@ -42,6 +42,22 @@ def test_weights_and_biases_is_missing(opt, monkeypatch, workspace):
     with pytest.raises(OptionError, match=r"logger:wandb: .*pip install wandb"):
         start_logging(opt, None, None)
     assert not Path("experiments").exists()
+
+
+def test_copy_of_the_options_says_all(option_files, workspace):
+    """With comments where it can be the file itself; else what the file, its parents and the command line come to."""
+    path = Path(option_files.isp(total=1))
+    path.write_text("# my notes\n" + path.read_text())
+    assert main(["train", "-opt", str(path)]) == 0
+    copy = Path("experiments/isp/isp.yml").read_text()
+    assert "# my notes" in copy
+    Path("child.yml").write_text("extends: isp.yml\nname: child\n")
+    assert main(["train", "-opt", "child.yml", "--force_yml", "train:optim_g:lr=5e-4"]) == 0
+    written = Path("experiments/child/child.yml")
+    resolved, _ = load_yaml(written)
+    expected, _ = read_options("child.yml", ["train:optim_g:lr=5e-4"])
+    assert resolved == expected
+    assert resolved["train"]["optim_g"]["lr"] == 5e-4
 
 
 def test_tensorboard_after_a_resume_shows_each_iteration_once(option_files):
