@@ -317,8 +317,8 @@ def run_startup(args: argparse.Namespace) -> None:
     for name, measured in times.items():
         row = {"command": name}
         for column, title in enumerate(("clock", "processor")):
-            seconds = [m[column] for m in measured]
-            row[f"{title} s"] = f"{median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
+            of_one = [m[column] for m in measured]
+            row[f"{title} s"] = f"{median(of_one):.2f} ({min(of_one):.2f} to {max(of_one):.2f})"
             if name == system:
                 row[f"ratio, {title}"] = ratio_text(measured, times[reference], column)
         rows.append(row)

@@ -13,7 +13,7 @@ import datetime
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from semiisp_plugin import options as options_module
 from semiisp_plugin.models.validation import ValidationStopped
 from semiisp_plugin.toolbox import MessageLogger
 from semiisp_plugin.training.distributed import init_distributed
-from semiisp_plugin.training.interrupt import Interrupt, Interrupted
+from semiisp_plugin.training.interrupt import Interrupt, Interrupted, StopWaiting
 from semiisp_plugin.training.progress import TrainingProgress
 from semiisp_plugin.training.run import Run
 from semiisp_plugin.training.run_folder import start_logging
@@ -167,6 +167,8 @@ class _Loop:
             for iteration in range(self.start_iter + 1, self.total + 1):
                 self._train_on(batches, iteration)
                 self._after_iteration()
+        except StopWaiting:
+            self._save_and_stop(self.interrupt.received or 0)
         except torch.OutOfMemoryError as error:
             raise RuntimeError(
                 f"The GPU's memory is full in iteration {self.iteration + 1:,d}. Lower batch_size_per_gpu (or "
@@ -176,11 +178,15 @@ class _Loop:
 
     def _train_on(self, batches: Iterator[tuple[int, Any]], iteration: int) -> None:
         begin = time.perf_counter()
-        self.model.update_learning_rate(iteration, warmup_iter=self.opt["train"].get("warmup_iter") or -1)
         for part in range(self.accumulate):
             before = time.perf_counter()
-            self.epoch, batch = next(batches)
+            # Between two iterations nothing is half done. Several processes have to stop at the same place.
+            with self.interrupt.waiting() if part == 0 and not self.opt["dist"] else nullcontext():
+                epoch, batch = next(batches)
             self.waited += time.perf_counter() - before
+            if part == 0:
+                self.epoch = epoch
+                self.model.update_learning_rate(iteration, warmup_iter=self.opt["train"].get("warmup_iter") or -1)
             if self.ours:
                 with self.model.accumulating(part):
                     self.model.feed_data(batch)

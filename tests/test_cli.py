@@ -358,6 +358,36 @@ def test_interrupt_saves_whole_iterations(option_files, monkeypatch):
     assert compare(unbroken, torch.load("experiments/isp/models/net_g_latest.pth", weights_only=True)) > 5
 
 
+def test_told_to_stop_while_waiting_for_data(option_files, monkeypatch, capsys):
+    """A loader that hangs does not keep a run from saving; the resumed run equals an unbroken one."""
+    import signal
+    import time
+
+    from semiisp_plugin.training.loaders import MixedData
+
+    path = edit(option_files.isp(total=4), lambda o: o["logger"].update(save_checkpoint_freq=100))
+    assert main(["train", "-opt", path]) == 0
+    unbroken = torch.load("experiments/isp/models/net_g_latest.pth", weights_only=True)
+    shutil.rmtree("experiments")
+    batches = MixedData.batches
+
+    def hang(self):
+        for number, batch in enumerate(batches(self)):
+            if number == 2:
+                signal.raise_signal(signal.SIGTERM)
+                time.sleep(60)
+            yield batch
+
+    monkeypatch.setattr(MixedData, "batches", hang)
+    began = time.monotonic()
+    assert main(["train", "-opt", path]) == 143
+    assert time.monotonic() - began < 30
+    assert "interrupted: SIGTERM after iteration 2, which is saved" in capsys.readouterr().err
+    monkeypatch.setattr(MixedData, "batches", batches)
+    assert main(["train", "-opt", path, "--auto_resume"]) == 0
+    assert compare(unbroken, torch.load("experiments/isp/models/net_g_latest.pth", weights_only=True)) > 5
+
+
 def test_results_of_equal_names_in_two_folders(pseudo_pairs, tiny_data):
     for kind in ("input", "target"):
         for folder in ("a", "b"):

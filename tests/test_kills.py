@@ -51,7 +51,8 @@ for line in sys.stdin:
         log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1), os.dup2(log, 2)
         if number != "0":
-            timer = threading.Timer(float(seconds), os.kill, (os.getpid(), int(number)))
+            os.setsid()  # a group of its own; the signal goes to all of it, loader workers included
+            timer = threading.Timer(float(seconds), os.killpg, (os.getpid(), int(number)))
             timer.daemon = True
             waiting.append((int(batches), timer))
         os._exit(cli.main(arguments))
@@ -168,7 +169,7 @@ def test_ten_kills_at_random_moments(write, runs, unbroken, folder):
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
 def test_signals_save_first(write, runs, unbroken, folder, by):
-    path = write(by.name)
+    path = write(by.name, num_worker_per_gpu=2)
     assert runs.run(f"train -opt {path}", by, batches=12) == 128 + by
     states = [int(p.stem) for p in (folder / "experiments" / by.name / "training_states").glob("*.state")]
     log = (folder / "log.txt").read_text()

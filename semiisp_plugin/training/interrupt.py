@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -26,6 +28,10 @@ class Interrupted(KeyboardInterrupt):
         self.iteration = iteration
 
 
+class StopWaiting(BaseException):
+    """Raised where the loop waits for data, when the run is told to stop: what it waits for may never come."""
+
+
 class Interrupt:
     """Notices SIGINT and SIGTERM, for the training loop to ask between two iterations; a second one stops at once.
 
@@ -39,6 +45,7 @@ class Interrupt:
     def __init__(self) -> None:
         self.received: int | None = None
         self._before: dict[int, Any] = {}
+        self._waiting = False
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
@@ -58,6 +65,21 @@ class Interrupt:
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = number
+        if self._waiting:
+            raise StopWaiting
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around what may take for ever and leaves nothing half done: a signal ends it.
+
+        Raises:
+            StopWaiting: A signal came.
+        """
+        self._waiting = True
+        try:
+            yield
+        finally:
+            self._waiting = False
 
     def in_any_process(self, opt: dict[str, Any], device: torch.device) -> int | None:
         """The signal that this process or another one has received; the same answer in all of them."""

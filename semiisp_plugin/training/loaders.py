@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import random
+import signal
+import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import cv2
@@ -21,6 +25,7 @@ from semiisp_plugin.toolbox import build_dataset
 from semiisp_plugin.training.stall import StallWatch, WatchedDataset
 
 STALL_WARNING = 60  # seconds without a batch
+_LAST_READ = 5  # seconds that a worker gets at the end
 
 
 def set_seed(seed: int) -> None:
@@ -31,7 +36,10 @@ def set_seed(seed: int) -> None:
 
 
 def seed_worker(worker_id: int) -> None:
-    """Seed numpy and random of a loader worker from torch, whose own seed changes with every epoch."""
+    """Prepare a loader worker: seeds of numpy and random from torch's, one thread, signals."""
+    # Ctrl+C and job schedulers signal the workers, too. The training process decides: it may still want a batch.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     if cv2.getNumThreads() != 1:  # not forked, see `Loader`; the workers are the parallelism
         cv2.setNumThreads(1)
     seed = torch.initial_seed() % 2**32
@@ -40,21 +48,37 @@ def seed_worker(worker_id: int) -> None:
 
 
 class Loader(DataLoader[Any]):
-    """torch's loader, whose workers do not wait for OpenCV's threads.
+    """torch's loader, whose workers neither wait for OpenCV's threads nor outlive the training process.
 
     A forked worker believes that the threads are there which the training process has started, and waits for them for
     ever (BasicSR#398, #582: training that hangs). They are stopped while the workers are forked.
     """
 
     def __iter__(self) -> Any:
-        threads = cv2.getNumThreads()
-        if self.num_workers and threads != 1:
-            cv2.setNumThreads(1)
-        try:
+        if not self.num_workers:
             return super().__iter__()
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        try:
+            iterator = super().__iter__()
         finally:
-            if self.num_workers and threads != 1:
-                cv2.setNumThreads(threads)
+            cv2.setNumThreads(threads)
+        _workers.update(getattr(iterator, "_workers", ()))
+        return iterator
+
+
+_workers: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+@atexit.register
+def _kill_stuck_workers() -> None:
+    """End workers that hang in a read: Python would wait for them, and they do not hear SIGTERM (`seed_worker`)."""
+    for worker in list(_workers):
+        # RuntimeError: of torch, which notices that a worker was killed. The others: it is not this process's, or over.
+        with suppress(RuntimeError, AssertionError, ValueError):
+            worker.join(_LAST_READ)
+            if worker.is_alive():
+                worker.kill()
 
 
 class MixedData:
