@@ -269,7 +269,7 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
                 self._skip(loss)
                 self._drop_update = True
             return
-        parameters = [p for net in self.trained_networks() for p in net.parameters()]
+        parameters = [p for group in self.optimizer_g.param_groups for p in group["params"]]
         self.scaler.unscale_(self.optimizer_g)
         norm = gradient_norm(parameters)
         # With fp16 a gradient that is not finite is no accident: the scaler skips the step and lowers its scale.
