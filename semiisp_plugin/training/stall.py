@@ -289,11 +289,14 @@ class StallWatch:
         self._wait: _Wait | None = None
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
+        self._opened = False
 
     def __enter__(self) -> StallWatch:
+        self._opened = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._opened = False
         self.stop()
         if error is not None:
             self._name_the_dead(error)
@@ -308,13 +311,17 @@ class StallWatch:
         else:
             with self.waiting():
                 iterator = iter(loader)
-        while True:
-            with self.waiting():
-                try:
-                    batch = next(iterator)
-                except StopIteration:
-                    return
-            yield batch
+        try:
+            while True:
+                with self.waiting():
+                    try:
+                        batch = next(iterator)
+                    except StopIteration:
+                        return
+                yield batch
+        finally:
+            if not self._opened:  # nobody else would end the thread
+                self.stop()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
