@@ -16,7 +16,7 @@ from semiisp_plugin.toolbox import build_model, dict2str, get_env_info, get_time
 from semiisp_plugin.training.distributed import init_distributed
 from semiisp_plugin.training.loaders import build_val_loaders, set_seed
 from semiisp_plugin.training.progress import TrainingProgress
-from semiisp_plugin.training.run_folder import archive, held_log, open_log
+from semiisp_plugin.training.run_folder import archive, held_log, open_log, replay
 
 __test__ = False  # pytest: this module holds no tests
 
@@ -58,7 +58,7 @@ def test(opt: dict[str, Any], *, progress: bool = False) -> dict[str, dict[str, 
     torch.backends.cudnn.benchmark = True
     with held_log() as held:
         loaders = build_val_loaders(opt)
-        ours = opt["model_type"] in options_module.OUR_MODELS
+        ours = options_module.is_our_model(opt["model_type"])
         model = build_model(opt) if ours else build_adopted(opt, None)
     if opt["rank"] == 0:
         archive(opt["path"]["results_root"])
@@ -66,8 +66,7 @@ def test(opt: dict[str, Any], *, progress: bool = False) -> dict[str, dict[str, 
     logger = open_log(os.path.join(opt["path"]["log"], f"test_{opt['name']}_{get_time_str()}.log"))
     logger.info(get_env_info())
     logger.info(dict2str(opt))
-    for record in held.buffer:
-        logger.handle(record)
+    replay(held, logger)
     results = {}
     with TrainingProgress(0, 0, opt["name"], progress and opt["rank"] == 0, logger) as bar:
         for loader in loaders:

@@ -25,7 +25,7 @@ from semiisp_plugin.training.distributed import init_distributed
 from semiisp_plugin.training.interrupt import Interrupt, Interrupted, StopWaiting
 from semiisp_plugin.training.progress import TrainingProgress
 from semiisp_plugin.training.run import Run
-from semiisp_plugin.training.run_folder import start_logging
+from semiisp_plugin.training.run_folder import replay, start_logging
 
 OnLog = Callable[[int, Mapping[str, float]], None]
 OnValidation = Callable[[int, Mapping[str, Mapping[str, float]]], None]
@@ -95,8 +95,7 @@ def train(
     run = Run(opt, auto_resume)
     resumed_at = run.start_iter if run.state else None
     logger, tb_logger = start_logging(opt, resumed_at, option_file, option_text, quiet)
-    for record in run.held.buffer:
-        logger.handle(record)
+    replay(run.held, logger)
     for line in run.found:
         logger.info(line)
     if run.state:

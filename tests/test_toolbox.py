@@ -17,8 +17,16 @@ from semiisp_plugin import toolbox
 from semiisp_plugin.toolbox import Registry, register
 
 ROOT = Path(semiisp_plugin.__file__).parent
-REGISTRIES = ("ARCH_REGISTRY", "DATASET_REGISTRY", "LOSS_REGISTRY", "METRIC_REGISTRY", "MODEL_REGISTRY")
+REGISTRIES = (
+    "ARCH_REGISTRY",
+    "DATASET_REGISTRY",
+    "FILTER_REGISTRY",
+    "LOSS_REGISTRY",
+    "METRIC_REGISTRY",
+    "MODEL_REGISTRY",
+)
 OURS = {
+    "FILTER_REGISTRY": {"threshold", "quantile", "soft"},
     "ARCH_REGISTRY": {"PQDynamicISP", "Retinexformer", "SepLUT"},
     "DATASET_REGISTRY": {"PairedRestorationDataset", "SemiSupervisedDataset"},
     "LOSS_REGISTRY": {"PooledL1Loss", "SSIMLoss", "VGGPerceptualLoss"},

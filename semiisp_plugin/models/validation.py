@@ -139,10 +139,11 @@ def validate(
     rows.sort(key=lambda row: row[0])
     if not metrics:
         return
-    model._initialize_best_metric_results(name)
     model.metric_results = {m: sum(row[m] for _, _, row in rows) / len(rows) for m in metrics}
-    for metric, value in model.metric_results.items():
-        model._update_best_metric_result(name, metric, value, current_iter)
+    if opt["is_train"]:
+        model._initialize_best_metric_results(name)
+        for metric, value in model.metric_results.items():
+            model._update_best_metric_result(name, metric, value, current_iter)
     model._log_validation_metric_values(current_iter, name, tb_logger)
     if not opt["is_train"] and opt.get("rank", 0) == 0:
         _write_table(Path(opt["path"]["results_root"]) / f"metrics_{name}.csv", rows, list(metrics))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from semiisp_plugin.options.command_line import add_arguments
 from semiisp_plugin.options.complete import complete, load_options, resolve_gpus
 from semiisp_plugin.options.messages import OptionError, nearest
-from semiisp_plugin.options.parts import OUR_DATASETS, OUR_MODELS
+from semiisp_plugin.options.parts import OUR_DATASETS, OUR_MODELS, is_our_dataset, is_our_model
 from semiisp_plugin.options.pseudo import complete_pseudo_options, load_pseudo_options
 from semiisp_plugin.options.reading import apply_overrides, dump_options, load_yaml, read_options
 from semiisp_plugin.options.sections import check_call, check_section, registered
@@ -35,6 +35,8 @@ __all__ = [
     "complete",
     "complete_pseudo_options",
     "dump_options",
+    "is_our_dataset",
+    "is_our_model",
     "load_options",
     "load_pseudo_options",
     "load_yaml",

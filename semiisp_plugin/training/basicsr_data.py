@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset, Sampler
 
-from semiisp_plugin.options import OUR_MODELS, OptionError
+from semiisp_plugin.options import OptionError, is_our_model
 from semiisp_plugin.random_state import draw_as_a_loader, seeded
 from semiisp_plugin.toolbox import EnlargedSampler
 from semiisp_plugin.training.loaders import STALL_WARNING, Loader, gpus_of_this_process, loader_arguments
@@ -146,7 +146,7 @@ class BasicSRData:
         seed, world_size, rank = opt["manual_seed"], opt["world_size"], opt["rank"]
         ratio = settings.get("dataset_enlarge_ratio") or 1
         self.n_pairs = len(dataset)
-        ours = opt["model_type"] in OUR_MODELS
+        ours = is_our_model(opt["model_type"])
         own_seeds = ours or arguments["num_workers"] > 0
         seeded_order = ours or bool(settings.get("seeded_order"))
         if seeded_order:

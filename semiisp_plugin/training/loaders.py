@@ -138,10 +138,6 @@ class MixedData:
         """Passes over each source after so many iterations."""
         return self.sampler.passes(iteration * self._accumulate)
 
-    def coverage(self, iteration: int) -> dict[str, float]:
-        """Share of each source's samples seen by then."""
-        return self.sampler.coverage(iteration * self._accumulate)
-
     def state_dict(self, iteration: int) -> dict[str, Any]:
         """What the order of the samples depends on, and where it stands."""
         return self.sampler.state_dict(iteration * self._accumulate)
@@ -206,7 +202,7 @@ def build_val_loaders(opt: dict[str, Any]) -> list[Loader]:
     Models of ours share the images among the processes and put those of one size into batches
     (``batch_size_per_gpu``); BasicSR's validate in one process, image by image.
     """
-    ours = opt["model_type"] in options_module.OUR_MODELS
+    ours = options_module.is_our_model(opt["model_type"])
     loaders = []
     for phase, settings in opt["datasets"].items():
         if phase == "train":

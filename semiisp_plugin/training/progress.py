@@ -27,6 +27,7 @@ _MEMORY = 60.0
 """Seconds after which an iteration counts for 1/e in the speed."""
 
 _MOST_VALUES = 4
+_SPEED_WIDTH = 28
 KEPT_RATIO = "pseudo/kept_ratio"
 
 
@@ -204,7 +205,7 @@ class TrainingProgress:
         began = self._clock()
         bars, task = self._bars, None
         if bars is not None:
-            task = bars.add_task(name, total=total, text="")
+            task = bars.add_task(name, total=total, speed="", text="")
         done = 0
 
         def advance() -> None:
@@ -212,8 +213,7 @@ class TrainingProgress:
             done += 1
             now = self._clock()
             if bars is not None and task is not None and (now >= self._next_drawing or done == total):
-                text = speed_text((now - began) / done, "img")
-                bars.update(task, completed=done, text=text)
+                bars.update(task, completed=done, speed=speed_text((now - began) / done, "img"))
                 self._draw(now)
 
         try:
@@ -235,21 +235,24 @@ class TrainingProgress:
         if not console.is_terminal or console.is_dumb_terminal:
             return
 
-        def text(template: str) -> TextColumn:
-            return TextColumn(template, markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+        def text(template: str, **column: Any) -> TextColumn:
+            return TextColumn(template, markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", **column))
 
+        # What a narrow terminal has no room for is cut off the values at the end.
         self._bars = Progress(
-            text("{task.description}"),
-            BarColumn(bar_width=20),
-            text("{task.completed:.0f}/{task.total:.0f}"),
-            text("{task.fields[text]}"),
+            text("{task.description}", max_width=16),
+            BarColumn(bar_width=20 if console.width >= 100 else 8),
+            text("{task.completed:.0f}/{task.total:.0f}", min_width=2 * len(str(self.total)) + 1),
+            text("{task.fields[speed]}", min_width=_SPEED_WIDTH),
+            text("{task.fields[text]}", ratio=1),
+            expand=True,
             console=console,
             # Drawn between two iterations, not by a thread: workers may be forked at any time, and locks with them.
             auto_refresh=False,
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._task = self._bars.add_task(self.name, total=self.total, completed=self.done, text="")
+        self._task = self._bars.add_task(self.name, total=self.total, completed=self.done, speed="", text="")
         self._take_streams(console)
         self._bars.start()
 
@@ -258,8 +261,8 @@ class TrainingProgress:
             return
         one = self.speed.seconds_per_iteration
         left = "-:--:--" if one is None else duration((self.total - self.done) * one)
-        text = f"{speed_text(one)}  {duration(now - self._began)}<{left}  {self._values}".rstrip()
-        self._bars.update(self._task, completed=self.done, text=text)
+        speed = f"{speed_text(one)}  {duration(now - self._began)}<{left}"
+        self._bars.update(self._task, completed=self.done, speed=speed, text=self._values)
         self._bars.refresh()
         self._next_drawing = now + _INTERVAL
 

@@ -9,7 +9,7 @@ import torch
 from semiisp_plugin.data.auto_settings import resolve_auto
 from semiisp_plugin.losses.pseudo_filter import held_out_settings
 from semiisp_plugin.models.adopted import build_adopted
-from semiisp_plugin.options import OUR_DATASETS, OUR_MODELS
+from semiisp_plugin.options import is_our_dataset, is_our_model
 from semiisp_plugin.toolbox import build_dataset, build_model, get_root_logger
 from semiisp_plugin.training.basicsr_data import BasicSRData
 from semiisp_plugin.training.loaders import (
@@ -44,7 +44,7 @@ class Run:
     def __init__(self, opt: dict[str, Any], auto_resume: bool = False) -> None:
         self.opt = opt
         opt["auto_resume"] = auto_resume
-        self.ours = opt["model_type"] in OUR_MODELS
+        self.ours = is_our_model(opt["model_type"])
         set_seed(opt["manual_seed"] + opt["rank"])
         choose_algorithms(bool(opt.get("deterministic")))
         self.state, self.found = find_resume_state(opt, auto_resume)
@@ -76,7 +76,7 @@ class Run:
             logger.warning(
                 f"No launcher, {gpus} GPUs: the batch is {gpus} times that of the option file, split over them."
             )
-        if settings["type"] not in OUR_DATASETS:
+        if not is_our_dataset(settings["type"]):
             data: MixedData | BasicSRData = BasicSRData(dataset, settings, opt, self.start_iter)
         else:
             if opt["train"].get("noise") == "estimated":

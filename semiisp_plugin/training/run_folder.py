@@ -133,6 +133,13 @@ def held_log() -> Iterator[MemoryHandler]:
         raise
 
 
+def replay(held: MemoryHandler, logger: logging.Logger) -> None:
+    """Log what was held back; of other processes than the first, errors alone."""
+    for record in held.buffer:
+        if logger.isEnabledFor(record.levelno):
+            logger.handle(record)
+
+
 def open_log(log_file: str, quiet: bool = False) -> logging.Logger:
     """BasicSR's logger on a new file; a run before it in the same process keeps its own file."""
     logger = logging.getLogger("basicsr")
