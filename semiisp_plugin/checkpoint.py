@@ -28,7 +28,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*.pth"))[:8] if path.parent.is_dir() else []
+        kind = path.suffix or ".pth"
+        near = sorted(p.name for p in path.parent.glob(f"*{kind}"))[:8] if path.parent.is_dir() else []
         hint = f" In {path.parent} there are: {', '.join(near)}." if near else ""
         raise CheckpointError(f"There is no checkpoint {path}.{hint} Train that phase first, or correct the path.")
     try:
@@ -176,33 +177,41 @@ def saved_iterations(states: str | os.PathLike[str]) -> list[int]:
 
 
 def prune(
-    models: str | os.PathLike[str], states: str | os.PathLike[str], keep_last: int, keep: Iterable[int] = ()
+    models: str | os.PathLike[str], states: str | os.PathLike[str], stems: Iterable[str], keep_last: int, newest: int
 ) -> list[int]:
     """Delete all but the newest checkpoints of a run: states first, so that a state always has its networks.
 
-    ``latest``, ``best`` and files of other names stay.
+    States later than the one just saved are not counted and stay: they are damaged, or of another way that the run had
+    gone from an earlier state. ``latest``, ``best`` and files of other names stay.
 
     Args:
-        models: The run's folder of networks, ``<name>_<iter>.pth`` and ``.safetensors``.
+        models: The run's folder of networks, ``<stem>_<iter>.pth`` and ``.safetensors``.
         states: Its folder of training states, ``<iter>.state``.
+        stems: Names of the run's networks, such as ``net_g``.
         keep_last: How many stay, at least 1.
-        keep: Iterations that stay besides.
+        newest: The iteration that was saved last.
 
     Returns:
         The iterations that were deleted.
     """
-    saved = saved_iterations(states)
-    stays = {*saved[-max(1, keep_last) :], *keep}
-    newest = saved[-1] if saved else -1
+    saved = [i for i in saved_iterations(states) if i <= newest]
+    stays = set(saved[-max(1, keep_last) :])
     gone = [i for i in saved if i not in stays]
     for iteration in gone:
         (Path(states) / f"{iteration}.state").unlink(missing_ok=True)
+    pattern = re.compile(rf"(?:{'|'.join(re.escape(stem) for stem in stems)})_(\d+)\.(?:pth|safetensors)")
     for path in Path(models).iterdir():
-        match = re.fullmatch(r".+_(\d+)\.(?:pth|safetensors)", path.name)
-        # Networks without a state are what an earlier, interrupted deletion left, or a save that is under way.
+        match = pattern.fullmatch(path.name)
+        # Networks without a state are what an earlier, interrupted deletion left.
         if match and int(match[1]) < newest and int(match[1]) not in stays:
             path.unlink(missing_ok=True)
     return gone
+
+
+def remove_unfinished(folder: str | os.PathLike[str]) -> None:
+    """Delete what a killed process had not finished writing."""
+    for path in Path(folder).glob("*.partial"):
+        path.unlink(missing_ok=True)
 
 
 def newest_whole_state(

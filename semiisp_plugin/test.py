@@ -63,6 +63,8 @@ def test(opt: dict[str, Any], *, progress: bool = False) -> dict[str, dict[str, 
     if opt["rank"] == 0:
         archive(opt["path"]["results_root"])
         os.makedirs(opt["path"]["visualization"], exist_ok=True)
+    if opt["dist"]:  # the others write into the new folder
+        torch.distributed.barrier()
     logger = open_log(os.path.join(opt["path"]["log"], f"test_{opt['name']}_{get_time_str()}.log"))
     logger.info(get_env_info())
     logger.info(dict2str(opt))

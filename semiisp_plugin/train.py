@@ -14,17 +14,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from semiisp_plugin import options as options_module
 from semiisp_plugin.models.validation import ValidationStopped
+from semiisp_plugin.random_state import capture_rng, restore_rng
 from semiisp_plugin.toolbox import MessageLogger
 from semiisp_plugin.training.distributed import init_distributed
 from semiisp_plugin.training.interrupt import Interrupt, Interrupted, StopWaiting
 from semiisp_plugin.training.progress import TrainingProgress
-from semiisp_plugin.training.run import Run
+from semiisp_plugin.training.run import Run, algorithms
 from semiisp_plugin.training.run_folder import replay, start_logging
 
 OnLog = Callable[[int, Mapping[str, float]], None]
@@ -100,7 +101,10 @@ def train(
         logger.info(line)
     if run.state:
         logger.info(f"Resuming from iteration {run.start_iter}.")
-    _Loop(run, logger, tb_logger, progress and opt["rank"] == 0, on_log, on_validation).run_to_the_end()
+    loop = _Loop(run, logger, tb_logger, progress and opt["rank"] == 0, on_log, on_validation)
+    loop.how_to_go_on = " Go on with --auto_resume." if option_file else ""
+    with algorithms(bool(opt.get("deterministic"))):
+        loop.run_to_the_end()
     return run.model
 
 
@@ -129,8 +133,10 @@ class _Loop:
         self.message_logger.max_iters = self.total + 1  # it subtracts 1 more than is left
         self.bar = TrainingProgress(self.total, self.start_iter, self.opt["name"], progress, logger)
         self.interrupt = Interrupt()
-        self.iteration, self.epoch = self.start_iter, 0
-        self.saved_at: int | None = None
+        self.iteration, self.epoch = self.start_iter, int(run.state["epoch"]) if run.state else 0
+        self.saved_at = self.start_iter if run.goes_on_in_its_folder else None
+        self.how_to_go_on = ""
+        self._before_waiting: dict[str, Any] = {}
         self.waited = self.spent = 0.0  # seconds since the last log line
         self.logged_at = self.start_iter
 
@@ -155,6 +161,7 @@ class _Loop:
             if self.ours:
                 self.model.write_records()
             self.model.save(epoch=-1, current_iter=-1)
+            self.model.prune_checkpoints(self.iteration)
             if self.validates:
                 self._validate()
         if self.tb_logger:
@@ -167,7 +174,9 @@ class _Loop:
                 self._train_on(batches, iteration)
                 self._after_iteration()
         except StopWaiting:
-            self._save_and_stop(self.interrupt.received or 0)
+            if self._before_waiting:
+                restore_rng(self._before_waiting)
+            self._save_and_stop(self.interrupt.received)
         except torch.OutOfMemoryError as error:
             raise RuntimeError(
                 f"The GPU's memory is full in iteration {self.iteration + 1:,d}. Lower batch_size_per_gpu (or "
@@ -179,6 +188,8 @@ class _Loop:
         begin = time.perf_counter()
         for part in range(self.accumulate):
             before = time.perf_counter()
+            if not self.ours:  # whose data sets draw from the global generators: a batch may be half drawn
+                self._before_waiting = capture_rng()
             # Between two iterations nothing is half done. Several processes have to stop at the same place.
             with self.interrupt.waiting() if part == 0 and not self.opt["dist"] else nullcontext():
                 epoch, batch = next(batches)
@@ -239,7 +250,7 @@ class _Loop:
     # --- validation and checkpoints --------------------------------------------------------------------------
 
     def _validation_is_due(self) -> bool:
-        return self.validates and self.iteration % self.opt["val"]["val_freq"] == 0
+        return self.validates and self.iteration > 0 and self.iteration % self.opt["val"]["val_freq"] == 0
 
     def _validation_is_owed(self) -> bool:
         """Whether the run was killed between a checkpoint and the validation of the same iteration."""
@@ -252,7 +263,7 @@ class _Loop:
                 with self._bar_of(loader):
                     self.model.validation(loader, self.iteration, self.tb_logger, bool(self.opt["val"]["save_img"]))
         except ValidationStopped:
-            self._save_and_stop(self.interrupt.received or 0)
+            self._save_and_stop(self.interrupt.received)
         if self.on_validation:
             self.on_validation(self.iteration, getattr(self.model, "latest_metrics", {}))
         if self.saved_at == self.iteration:  # the best metrics and the random state are others now
@@ -272,11 +283,14 @@ class _Loop:
         self.model.save(self.epoch, self.iteration)
         self.saved_at = self.iteration
 
-    def _save_and_stop(self, signal_number: int) -> None:
+    def _save_and_stop(self, signal_number: int | None) -> NoReturn:
+        assert signal_number is not None  # nothing else stops a run here
         interrupted = Interrupted(signal_number, self.iteration)
         if self.saved_at != self.iteration:
             self._save()
-        self.logger.warning(f"{interrupted}. Go on with --auto_resume.")
+        if self.opt["dist"]:  # a process that ends early takes the others with it
+            torch.distributed.barrier()
+        self.logger.warning(f"{interrupted}.{self.how_to_go_on}")
         raise interrupted
 
 

@@ -14,6 +14,7 @@ from semiisp_plugin.checkpoint import (
     load_weights,
     newest_whole_state,
     prune,
+    remove_unfinished,
     save_atomically,
     save_safetensors,
 )
@@ -204,18 +205,32 @@ def saved(folder, *iterations, names=("net_g",), files=True):
 
 
 def test_old_checkpoints_are_deleted(tmp_path):
-    models, states = saved(tmp_path, 5, 10, 100, 20, names=("net_g", "f_isp"))
-    stay = ["net_g_latest.pth", "net_g_best.pth", "mine.pth", "net_g_150.pth", "net_g_5.safetensors"]
-    for name in (*stay, "net_g_3.pth"):
+    models, states = saved(tmp_path, 5, 10, 20, 100, names=("net_g", "f_isp"))
+    stay = ["net_g_latest.pth", "net_g_best.pth", "mine_3.pth", "net_g_150.pth"]
+    for name in (*stay, "net_g_3.pth", "net_g_5.safetensors"):
         (models / name).write_bytes(b"x")
-    assert prune(models, states, keep_last=2, keep=[5]) == [10]
-    assert sorted(p.name for p in states.iterdir()) == ["100.state", "20.state", "5.state"]
-    # 150 is of a save that is under way; 3 is what an interrupted deletion left.
-    assert sorted(p.name for p in models.iterdir()) == sorted(
-        [f"{n}_{i}.pth" for n in ("net_g", "f_isp") for i in (5, 20, 100)] + stay
-    )
-    assert prune(models, states, keep_last=1) == [5, 20]
-    assert prune(models, states, keep_last=1) == []
+    stems = ["net_g", "f_isp"]
+
+    def left() -> tuple[list[str], list[str]]:
+        return sorted(p.name for p in states.iterdir()), sorted(p.name for p in models.iterdir())
+
+    def expected(*iterations: int) -> tuple[list[str], list[str]]:
+        networks = [f"{n}_{i}.pth" for n in stems for i in iterations]
+        return sorted(f"{i}.state" for i in iterations), sorted([*networks, *stay])
+
+    # 100 is later than what was saved last: of another way that the run had gone, or damaged. It does not count.
+    assert prune(models, states, stems, keep_last=2, newest=20) == [5]
+    assert left() == expected(10, 20, 100)
+    assert prune(models, states, stems, keep_last=1, newest=100) == [10, 20]
+    assert left() == expected(100)
+    assert prune(models, states, stems, keep_last=1, newest=100) == []
+
+
+def test_what_was_not_finished_is_removed(tmp_path):
+    for name in ("5.state.partial", "5.state"):
+        (tmp_path / name).write_bytes(b"x")
+    remove_unfinished(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["5.state"]
 
 
 @pytest.mark.parametrize("files", [True, False])

@@ -286,7 +286,7 @@ def _do(kind: str, seed: int, settings: Mapping[str, Any], needs: Mapping[str, s
 def source_fingerprint() -> str:
     """Hash of the Python files that results depend on: results of one fingerprint are of one code."""
     root = Path(__file__).resolve().parents[1]
-    parts = ("archs", "data", "isp", "losses", "metrics", "models", "pseudo", "simulation")
+    parts = ("archs", "data", "isp", "losses", "metrics", "models", "pseudo", "simulation", "training")
     files = [path for part in parts for path in (root / part).rglob("*.py")]
     files += [root / "train.py", *(root / "experiments" / f"{name}.py" for name in ("benchmark_data", "phases"))]
     digest = hashlib.sha256()

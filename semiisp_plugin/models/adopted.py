@@ -262,10 +262,6 @@ class AdoptedModel(CheckpointedModel):
             # Of BasicSR's own pipeline, or of another number of processes: where these generators would stand is not
             # known. Not at the run's beginning, whose augmentation would come again.
             reseed(self.opt["manual_seed"], int(resume_state["iter"]), self.opt.get("rank", 0))
-        metrics = set((self.opt.get("val") or {}).get("metrics") or {})
-        if hasattr(self, "best_metric_results"):  # those of metrics that are evaluated still
-            best = self.best_metric_results
-            self.best_metric_results = {name: record for name, record in best.items() if set(record) == metrics}
 
 
 def build_adopted(opt: dict[str, Any], resume_state: Mapping[str, Any] | None = None) -> Any:

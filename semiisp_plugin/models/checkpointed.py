@@ -73,7 +73,7 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
         self.save_networks(current_iter)
         if current_iter != -1:
             self.save_training_state(epoch, current_iter)
-            self.prune_checkpoints()
+            self.prune_checkpoints(current_iter)
 
     def save_networks(self, label: int | str) -> None:
         """All networks; ``label`` is the iteration, -1 or `BEST`."""
@@ -143,15 +143,15 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
         return [f"net_g_{current_iter}.pth"]
 
     @master_only  # type: ignore[untyped-decorator]  # BasicSR is untyped
-    def prune_checkpoints(self) -> None:
-        """Delete older checkpoints, if ``logger:keep_last`` says so."""
+    def prune_checkpoints(self, current_iter: int) -> None:
+        """Delete checkpoints older than that of ``current_iter``, if ``logger:keep_last`` says so."""
         keep_last = self.opt["logger"].get("keep_last")
-        if keep_last:
-            gone = prune(self.opt["path"]["models"], self.opt["path"]["training_states"], int(keep_last))
-            if gone:
-                get_root_logger().info(
-                    f"Deleted the checkpoints of iterations {', '.join(map(str, gone))} (keep_last)."
-                )
+        if not keep_last:
+            return
+        paths, stems = self.opt["path"], {name.rsplit("_", 1)[0] for name in self.files_of(current_iter)}
+        gone = prune(paths["models"], paths["training_states"], stems, int(keep_last), current_iter)
+        if gone:
+            get_root_logger().info(f"Deleted the checkpoints of iterations {', '.join(map(str, gone))} (keep_last).")
 
     def keep_best(self, dataset_name: str, current_iter: int | str) -> None:
         """Save the networks as ``best`` if this validation was the best (``logger:keep_best``: the metric's name)."""
@@ -183,14 +183,39 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
                 f"start from another phase's network, give path:pretrain_network_g instead of resume_state."
             )
         self.resume_networks(iteration)
+        chosen = [[_without_weights(group) for group in o.param_groups] for o in self.optimizers]
         super().resume_training(resume_state)
+        self._keep_to_options(chosen)
         self._resume_rng(resume_state.get("rng"), iteration)
-        if resume_state.get("best_metric_results"):
-            self.best_metric_results = resume_state["best_metric_results"]
+        metrics = set((self.opt.get("val") or {}).get("metrics") or {})
+        best: Mapping[str, Any] = resume_state.get("best_metric_results") or {}
+        # Of a data set whose metrics have changed, the old ones would lack a record.
+        known = {name: record for name, record in best.items() if set(record) == metrics}
+        if known:
+            self.best_metric_results = known
         self.loop_state = dict(resume_state.get("loop") or {})
         if resume_state.get("step"):
             self.load_step_state(resume_state["step"])
         self.load_extra_state(resume_state.get("extra", {}))
+
+    def _keep_to_options(self, chosen: list[list[dict[str, Any]]]) -> None:
+        """Let the option file's values count where they were changed since; a state brings those it was saved with."""
+        for i, (optimizer, groups) in enumerate(zip(self.optimizers, chosen, strict=True)):
+            for group, wanted in zip(optimizer.param_groups, groups, strict=True):
+                if wanted.keys() - group.keys():
+                    raise CheckpointError(
+                        f"{self.opt['path'].get('resume_state')} is of another optimiser than "
+                        f"{type(optimizer).__name__} (train:optim_*:type). Restore the former one; or, to start from "
+                        f"the weights alone, give path:pretrain_network_g instead of resume_state."
+                    )
+                for key in [k for k, v in wanted.items() if k != "lr" and group[k] != v]:
+                    name = "lr" if key == "initial_lr" else key
+                    get_root_logger().warning(f"Resuming with {name} {wanted[key]}; it was {group[key]}.")
+                    if key == "initial_lr" and group[key]:
+                        group["lr"] *= wanted[key] / group[key]
+                    group[key] = wanted[key]
+            if i < len(self.schedulers):
+                self.schedulers[i].base_lrs = [g["initial_lr"] for g in optimizer.param_groups]
 
     def _resume_rng(self, rng: Any, iteration: int) -> None:
         world_size, rank = self.opt.get("world_size", 1), self.opt.get("rank", 0)
@@ -207,3 +232,7 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
         self.load_network(self.net_g, path)
         if hasattr(self, "net_g_ema"):
             self.load_network(self.net_g_ema, path, param_key="params_ema")
+
+
+def _without_weights(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in group.items() if k != "params"}

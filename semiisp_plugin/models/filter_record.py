@@ -299,9 +299,10 @@ class FilterRecord:
         self._rejected = deque(state["rejected"].tolist(), self._rejected.maxlen)
         self._losses.clear()
         self._table = _PerKey()
-        if self.rank == 0:  # what was added up must not be added up again
+        if self.rank == 0 and len(state["sizes"]):  # what was added up must not be added up again
             ends = np.cumsum(state["sizes"].numpy())[:-1]
             parts = (np.split(state[name].numpy(), ends) for name in ("losses", "groups"))
             self._losses.extend(zip(*parts, strict=True))
+        if self.rank == 0:
             self._table.add(state["photographs"])
         self._warned = {name: bool(state["warned"][name]) for name in self._warned}

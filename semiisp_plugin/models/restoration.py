@@ -267,7 +267,6 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
             # Looked at now, while the batch's keys are known; a bad part spoils the update of all.
             if not self._of_all_processes(finite):
                 self._skip(loss)
-                self._drop_update = True
             return
         parameters = [p for group in self.optimizer_g.param_groups for p in group["params"]]
         self.scaler.unscale_(self.optimizer_g)
@@ -286,7 +285,7 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         else:
             if self.scaler.is_enabled():
                 self.scaler.update()
-            if not usable and not self._drop_update:
+            if not usable:
                 self._skip(loss, norm)
         self._drop_update = False
         self.record(grad_norm=norm)
@@ -305,6 +304,9 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
     def _skip(self, loss: Tensor, norm: Tensor | None = None) -> None:
         """Undo what a bad batch has done to running statistics, and name its images, of all processes."""
         self.statistics.put_back()
+        if self._drop_update:  # because of an earlier batch of this iteration, which was named
+            return
+        self._drop_update = True
         loss = loss.detach()
         keys = [str(k) for k in self.keys or ()]
         bad = [] if self._sample_losses is None else (~torch.isfinite(self._sample_losses)).tolist()

@@ -171,9 +171,7 @@ class SemiSupervisedModel(PseudoInputsModel):
             **{name: semi_supervised_loss(value.detach(), weights) * share for name, value in parts.items()},
             l_sup=mean_real,
             # Of a batch that keeps none there is no such mean; `get_current_log` leaves it out.
-            l_pseudo=torch.where(
-                counts[1] > 0, semi_supervised_loss(detached, of_pseudo) * share_of_pseudo, torch.nan
-            ),
+            l_pseudo=torch.where(counts[1] > 0, semi_supervised_loss(detached, of_pseudo) * share_of_pseudo, torch.nan),
             pseudo__kept_ratio=kept_ratio,
             pseudo__reference=reference,
             **({} if self.filter.beta is None else {"pseudo__threshold": threshold}),

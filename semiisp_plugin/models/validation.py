@@ -108,6 +108,11 @@ def validate(
     position = 0
     with (progress or _silent)(name, len(numbers)) as advance:
         for group in groups_of_one_size(loader, batch_size):
+            if metrics and "gt" not in group[0]:
+                raise ValueError(
+                    f"The data set '{name}' has no targets, which val:metrics needs: give it dataroot_gt, or leave "
+                    f"val:metrics out."
+                )
             batch = together(group)
             model.feed_data(batch)
             model.test()

@@ -6,7 +6,7 @@ the source of the class, of its bases, and of the functions and classes it hands
 each key that stands there as a constant is one it accepts.
 
 Where the source does not tell, every key is accepted: it cannot be read (compiled, or typed into a console), keys are
-computed (``opt[f'{x}_opt']``, ``opt[name]``), or a section is handed on as a whole to something that is not followed
+computed (``opt[f'{x}_opt']``; a ``name`` that is handed to a function as a text is known there), or a section is handed on as a whole to something that is not followed
 (``build(**opt)``, a method of another object). That is decided section by section.
 """
 
@@ -64,74 +64,126 @@ class Accepted:
 
 
 @lru_cache(maxsize=256)
-def accepted_keys(cls: type) -> Accepted:
-    """What a class reads from the options that its constructor gets as the first argument."""
+def accepted_keys(cls: type, apart_from: type | None = None) -> Accepted:
+    """What a class reads from the options that its constructor gets as the first argument.
+
+    Args:
+        cls: The class.
+        apart_from: A base of it, whose own bodies, and those of its bases, are followed but not listed.
+    """
     accepted = Accepted()
-    _ClassReader(cls, accepted, 0, set()).read(_ROOT)
+    _ClassReader(cls, accepted, 0, set(), apart_from).read(_ROOT)
     return accepted
 
 
 class _ClassReader:
     """Reads a class and its bases until nothing new is found: attributes and parameters may hold options."""
 
-    def __init__(self, cls: type, accepted: Accepted, depth: int, seen: set[Any]) -> None:
+    def __init__(
+        self, cls: type, accepted: Accepted, depth: int, seen: set[Any], apart_from: type | None = None
+    ) -> None:
         self.accepted = accepted
+        self.collecting = False
         self.depth = depth
         self.seen = seen
         self.attributes: dict[str, Paths] = defaultdict(lambda: _NONE)
         self.returns: dict[str, Paths] = defaultdict(lambda: _NONE)
         self.bound: dict[tuple[str, str], Paths] = defaultdict(lambda: _NONE)
+        # Texts that methods are called with, and parameters that get something else, too.
+        self.texts: dict[tuple[str, str], frozenset[str]] = defaultdict(frozenset)
+        self.untold: set[tuple[str, str]] = set()
         self.methods: list[tuple[dict[str, Any], ast.FunctionDef | ast.AsyncFunctionDef]] = []
+        self.listed: set[ast.AST] = set()
         self.unreadable = False
         for base in cls.__mro__:
             if is_foreign(base):
                 continue
+            listed = apart_from is None or not issubclass(apart_from, base)
             tree = parsed(base)
             if not isinstance(tree, ast.ClassDef):
-                self.unreadable = True
+                self.unreadable |= listed
                 continue
             module = inspect.getmodule(base)
             scope = vars(module) if module is not None else {}
             for node in tree.body:
                 if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                     self.methods.append((scope, node))
+                    if listed:
+                        self.listed.add(node)
         self.names = {node.name for _, node in self.methods}
 
-    def read(self, options: Paths) -> None:
-        """Read everything, the constructor's first argument being the section ``options``."""
+    def read(self, options: Paths, texts: dict[str | int, frozenset[str]] | None = None) -> None:
+        """Read everything, the constructor's first argument being the section ``options``.
+
+        Args:
+            options: The section.
+            texts: What else the constructor is called with, by position or name, where that is a text.
+        """
         first = next((node for _, node in self.methods if node.name == "__init__"), None)
         parameters = parameters_of(first, 1) if first else []
         if self.unreadable or not parameters:
             self.accepted.open |= options
         if parameters:
             self.bound["__init__", parameters[0]] = options
+        for position, values in (texts or {}).items():
+            self.bind("__init__", position, _NONE, values)
+        # What is bound is collected first: which key a parameter stands for may be said further down.
+        listed, self.accepted, self.collecting = self.accepted, Accepted(), True
         while True:
-            before = (dict(self.attributes), dict(self.returns), dict(self.bound))
-            for scope, node in self.methods:
-                skip = 0 if any(isinstance(d, ast.Name) and d.id == "staticmethod" for d in node.decorator_list) else 1
-                names = [*parameters_of(node, skip), *(a.arg for a in node.args.kwonlyargs)]
-                env = {name: self.bound[node.name, name] for name in names if self.bound[node.name, name]}
-                self.returns[node.name] |= _FunctionReader(self.accepted, scope, env, self.depth, self.seen, self).run(
-                    node.body
-                )
-            if before == (dict(self.attributes), dict(self.returns), dict(self.bound)):
-                return
+            before = self.state()
+            self.all_methods(Accepted())
+            if before == self.state():
+                break
+        self.accepted, self.collecting = listed, False
+        self.all_methods(listed)
 
-    def bind(self, method: str, call: ast.Call, position: int | str, options: Paths) -> bool:
-        """Note that a method gets a section as an argument; False where the parameter is not found."""
+    def state(self) -> tuple[Any, ...]:
+        return (
+            {k: v for k, v in self.attributes.items() if v},
+            {k: v for k, v in self.returns.items() if v},
+            {k: v for k, v in self.bound.items() if v},
+            {k: v for k, v in self.texts.items() if v},
+            set(self.untold),
+        )
+
+    def all_methods(self, accepted: Accepted) -> None:
+        for scope, node in self.methods:
+            names = [*parameters_of(node, _own_parameters(node)), *(a.arg for a in node.args.kwonlyargs)]
+            env = {name: self.bound[node.name, name] for name in names if self.bound[node.name, name]}
+            into = accepted if node in self.listed else Accepted()
+            reader = _FunctionReader(into, scope, env, self.depth, self.seen, self)
+            told = {name: set(self.texts[node.name, name]) for name in names if (node.name, name) not in self.untold}
+            reader.constants = {name: texts for name, texts in told.items() if texts}
+            self.returns[node.name] |= reader.run(node.body)
+
+    def bind(self, method: str, position: int | str, options: Paths, texts: frozenset[str]) -> bool:
+        """Note what a method gets as an argument, a section or a text; False where the parameter is not found."""
         found = False
         for _, node in self.methods:
             if node.name != method:
                 continue
-            names = parameters_of(node, 1)
-            known = {*names, *(a.arg for a in node.args.kwonlyargs)}
-            if isinstance(position, int) and position < len(names):
-                self.bound[method, names[position]] |= options
-                found = True
-            elif isinstance(position, str) and position in known:
-                self.bound[method, position] |= options
-                found = True
+            name = _parameter(node, position, _own_parameters(node))
+            if name is None:
+                continue
+            found = True
+            self.bound[method, name] |= options
+            self.texts[method, name] |= texts
+            if not texts:
+                self.untold.add((method, name))
         return found
+
+
+def _own_parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """How many parameters of a method are filled in: `self`, unless it is static."""
+    return 0 if any(isinstance(d, ast.Name) and d.id == "staticmethod" for d in node.decorator_list) else 1
+
+
+def _parameter(node: ast.FunctionDef | ast.AsyncFunctionDef, position: int | str, skip: int) -> str | None:
+    """The parameter that an argument is for."""
+    names = parameters_of(node, skip)
+    if isinstance(position, int):
+        return names[position] if position < len(names) else None
+    return position if position in {*names, *(a.arg for a in node.args.kwonlyargs)} else None
 
 
 class _FunctionReader:
@@ -150,6 +202,7 @@ class _FunctionReader:
         self.scope = scope
         self.env = dict(env)
         self.constants: dict[str, set[str]] = {}
+        self.computed: set[str] = set()  # names that get something besides texts
         self.depth = depth
         self.seen = seen
         self.owner = owner
@@ -159,10 +212,10 @@ class _FunctionReader:
         """Read the statements; what the function returns of the options."""
         statements = list(body)
         while True:
-            before = (dict(self.env), {k: set(v) for k, v in self.constants.items()}, self.returned)
+            before = (dict(self.env), {k: set(v) for k, v in self.constants.items()}, set(self.computed), self.returned)
             for statement in statements:
                 self.statement(statement)
-            if before == (self.env, self.constants, self.returned):
+            if before == (self.env, self.constants, self.computed, self.returned):
                 return self.returned
 
     # --- statements ----------------------------------------------------------------------------------------------
@@ -171,14 +224,14 @@ class _FunctionReader:
         if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
             value = self.paths(node.value) if node.value is not None else _NONE
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                self.assign(target, value, node.value)
+                self.assign(target, value, None if isinstance(node, ast.AugAssign) else node.value)
         elif isinstance(node, (ast.For, ast.AsyncFor)):
             self.loop(node.target, node.iter)
             self.children(node, skip=(node.target, node.iter))
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             inner = {k: v for k, v in self.env.items() if k not in parameters_of(node, 0)}
             reader = _FunctionReader(self.accepted, self.scope, inner, self.depth, self.seen, self.owner)
-            reader.constants = dict(self.constants)
+            reader.constants, reader.computed = dict(self.constants), set(self.computed)
             reader.run(node.body)
         elif isinstance(node, ast.Return):
             if node.value is not None:
@@ -207,6 +260,8 @@ class _FunctionReader:
             texts = _texts(source)
             if texts:
                 self.constants.setdefault(target.id, set()).update(texts)
+            else:
+                self.computed.add(target.id)
             if value:
                 self.env[target.id] = self.env.get(target.id, _NONE) | value
         elif isinstance(target, ast.Attribute) and value:
@@ -301,7 +356,7 @@ class _FunctionReader:
             if not isinstance(key.value, str):
                 return _NONE  # an element of a list
             names = {key.value}
-        elif isinstance(key, ast.Name) and key.id in self.constants:
+        elif isinstance(key, ast.Name) and key.id in self.constants and key.id not in self.computed:
             names = self.constants[key.id]
         elif isinstance(key, ast.Slice):
             return _NONE
@@ -324,37 +379,45 @@ class _FunctionReader:
             if sections:
                 return self.method_of_section(sections, function.attr, node)
         name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", None)
-        arguments: list[tuple[int | str, Paths]] = [(i, self.paths(a)) for i, a in enumerate(node.args)]
+        arguments: list[tuple[int | str, ast.expr, Paths]] = [(i, a, self.paths(a)) for i, a in enumerate(node.args)]
         spread = _NONE
         for keyword in node.keywords:
             found = self.paths(keyword.value)
             if keyword.arg is None:
                 spread |= found
             else:
-                arguments.append((keyword.arg, found))
+                arguments.append((keyword.arg, keyword.value, found))
         if name in COPIES:
-            return _NONE.union(spread, *[found for _, found in arguments])
-        handed = [(position, found) for position, found in arguments if found]
+            return _NONE.union(spread, *[found for _, _, found in arguments])
+        handed = [(position, found) for position, _, found in arguments if found]
         for section in _NONE.union(spread, *[found for _, found in handed]):
             self.accepted.handed[section].add(str(name))
         self.accepted.open |= spread
-        returned = _NONE
         if isinstance(function, ast.Attribute) and self.owner is not None:
             own = is_self(function.value) or is_super(function.value)
             if own and function.attr in self.owner.names:
-                for position, found in handed:
-                    if not self.owner.bind(function.attr, node, position, found):
+                for position, value, found in arguments:
+                    if not self.owner.bind(function.attr, position, found, self.texts_of(value)):
                         self.accepted.open |= found
                 return self.owner.returns[function.attr]
             if own and handed and is_super(function.value):
                 return _NONE  # a base in torch or the standard library
         if handed:
+            texts = {position: self.texts_of(value) for position, value, _ in arguments}
             target = self.resolve(function)
             for position, found in handed:
-                self.follow(target, position, found)
+                self.follow(target, position, found, {k: v for k, v in texts.items() if v})
         elif not isinstance(function, ast.Name):
             self.paths(function)
-        return returned
+        return _NONE
+
+    def texts_of(self, node: ast.expr) -> frozenset[str]:
+        """The texts that an argument may be; none where it may be something else."""
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            return frozenset({node.value})
+        if isinstance(node, ast.Name) and node.id not in self.computed:
+            return frozenset(self.constants.get(node.id, ()))
+        return frozenset()
 
     def method_of_section(self, sections: Paths, name: str, node: ast.Call) -> Paths:
         for argument in (*node.args[1:], *(k.value for k in node.keywords)):
@@ -385,15 +448,19 @@ class _FunctionReader:
                 return inspect.getattr_static(owner, function.attr, None)
         return None
 
-    def follow(self, target: Any, position: int | str, sections: Paths) -> None:
-        """A section is an argument of a call."""
+    def follow(
+        self, target: Any, position: int | str, sections: Paths, texts: dict[int | str, frozenset[str]]
+    ) -> None:
+        """A section is an argument of a call, whose arguments that are texts are ``texts``."""
+        if self.owner is not None and self.owner.collecting:
+            return
         if isinstance(target, staticmethod):
             target = target.__func__
         if isinstance(target, types.FunctionType):
             target = inspect.unwrap(target)
         if target is not None and is_foreign(target):
             return
-        mark = (target, position, sections)
+        mark = (target, position, sections, frozenset(texts.items()))
         if self.depth >= _MAX_DEPTH or not isinstance(target, (types.FunctionType, type)):
             self.accepted.open |= sections
             return
@@ -402,19 +469,20 @@ class _FunctionReader:
         self.seen.add(mark)
         if isinstance(target, type):
             if position == 0:
-                _ClassReader(target, self.accepted, self.depth + 1, self.seen).read(sections)
+                _ClassReader(target, self.accepted, self.depth + 1, self.seen).read(sections, texts)
             else:
                 self.accepted.open |= sections
             return
         tree = parsed(target)
-        names = parameters_of(tree, 0) if isinstance(tree, (ast.FunctionDef, ast.AsyncFunctionDef)) else []
         if isinstance(tree, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            known = {*names, *(a.arg for a in tree.args.kwonlyargs)}
-            name = names[position] if isinstance(position, int) and position < len(names) else position
-            if isinstance(name, str) and name in known:
-                env = {name: sections}
-                scope = target.__globals__
-                _FunctionReader(self.accepted, scope, env, self.depth + 1, self.seen, None).run(tree.body)
+            name = _parameter(tree, position, 0)
+            if name is not None:
+                reader = _FunctionReader(
+                    self.accepted, target.__globals__, {name: sections}, self.depth + 1, self.seen, None
+                )
+                told = {_parameter(tree, at, 0): set(values) for at, values in texts.items()}
+                reader.constants = {key: values for key, values in told.items() if key is not None}
+                reader.run(tree.body)
                 return
         self.accepted.open |= sections
 

@@ -16,48 +16,103 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import msgspec
 
-from semiisp_plugin.options.messages import kind_of, nearest
+from semiisp_plugin.options.messages import as_yaml, choices, kind_of, nearest, short
 from semiisp_plugin.options.source import Source
 
 if TYPE_CHECKING:
+    from semiisp_plugin.options.accepted_keys import Accepted
     from semiisp_plugin.toolbox import Registry
 
 
 # --- structures ----------------------------------------------------------------------------------------------------
 
 
-def check_section(value: Any, expected: type[msgspec.Struct], source: Source, keys: Sequence[str] = ()) -> None:
+def check_section(
+    value: Any,
+    expected: type[msgspec.Struct],
+    source: Source,
+    keys: Sequence[str] = (),
+    own: Accepted | None = None,
+    below: tuple[str, ...] = (),
+) -> None:
     """Check one section against its structure: unknown keys first (with the nearest known one), then types.
 
-    Whole numbers written as ``1e5`` or ``!!float 5e3`` become integers, in place, where integers are wanted.
+    In place, whole numbers written as ``1e5`` or ``!!float 5e3`` become integers where integers are wanted, and keys of
+    a structure that forbids unknown ones are removed where they are ``~``, which their type does not allow, and have a
+    default.
 
     Args:
         value: The section.
         expected: Its structure; unknown keys are errors where it forbids them.
         source: For the message.
         keys: Where the section stands.
+        own: What is accepted besides.
+        below: The section's place in ``own``.
 
     Raises:
         OptionError: With file, line, key and fix.
     """
-    _check_keys(value, expected, source, tuple(keys))
+    known = _check_keys(value, expected, source, tuple(keys), own, below)
     try:
-        msgspec.convert(value, expected, strict=True)
+        msgspec.convert(known, expected, strict=True)
     except msgspec.ValidationError as error:
         message, _, where = str(error).partition(" - at `$")
         found = tuple(k for k in re.split(r"\.|\[\.\.\.\]|\[\d+\]", where.rstrip("`")) if k)
-        source.fail((*keys, *found), _plain_words(message))
+        hint: Any = expected
+        for key in found:
+            hint, known = _type_of(hint, key), known.get(key) if isinstance(known, dict) else None
+        listed = "[" in where
+        source.fail((*keys, *found), _plain_words(message, hint, None if listed else known))
 
 
-def _plain_words(message: str) -> str:
-    """msgspec's message with YAML's words for its types."""
+def _type_of(kind: Any, key: str) -> Any:
+    """The type of a key of a structure, a dictionary, or what may be one."""
+    for choice in _choices(kind):
+        if isinstance(choice, type) and issubclass(choice, msgspec.Struct):
+            fields = {f.encode_name: f.type for f in msgspec.structs.fields(choice)}
+            if key in fields:
+                return fields[key]
+    return None
+
+
+_WORDS = {
+    "object": "a section",
+    "array": "a list",
+    "null": "nothing",
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "|": "or",
+}
+
+
+def _plain_words(message: str, hint: Any = None, value: Any = None) -> str:
+    """msgspec's message with YAML's words for its types.
+
+    Args:
+        message: The message.
+        hint: The type that was wanted, if known.
+        value: What was found, if known.
+    """
     if "matching regex" in message:
-        return "a name of a folder, without slashes and not empty."
-    words = {"object": "section", "array": "list", "null": "nothing", "str": "text", "|": "or"}
-    message = re.sub(
-        r"`[^`]*`", lambda m: "`" + " ".join(words.get(w, w) for w in m[0].strip("`").split()) + "`", message
-    )
-    return f"{message[0].lower()}{message[1:]}."
+        return (
+            "expected a name of a folder, without slashes, control characters or blanks at its ends, and not empty or "
+            "of dots alone."
+        )
+    if message.startswith("Invalid enum value"):
+        listed = [c for part in _choices(hint) if typing.get_origin(part) is Literal for c in typing.get_args(part)]
+        written = short(message.removeprefix("Invalid enum value").strip().strip("'"))
+        others = [{bool: "true or false", int: "a whole number"}[c] for c in _choices(hint) if c in (bool, int)]
+        end = nearest(written, [str(c) for c in listed])
+        return f"'{written}' is none of the choices{end} Choose {', '.join([*others, choices(listed)])}."
+    got_number = message.endswith(("got `int`", "got `float`"))
+    if value is not None and re.search(r", got `\w+`$", message):
+        written = f"the text '{short(value)}'" if isinstance(value, str) else kind_of(value)
+        message = f"{message.rpartition(', got ')[0]}, got {written}"
+    text_wanted = got_number and "str" in re.sub(r", got.*", "", message)
+    message = re.sub(r"`([^`]*)`", lambda m: " ".join(_WORDS.get(w, w) for w in m[1].split()), message)
+    return f"{message[0].lower()}{message[1:]}{'; put it in quotes' if text_wanted else ''}."
 
 
 def _choices(expected: Any) -> list[Any]:
@@ -70,29 +125,60 @@ def _choices(expected: Any) -> list[Any]:
     return [expected]
 
 
-def _check_keys(value: Any, expected: type[msgspec.Struct], source: Source, keys: tuple[str, ...]) -> None:
+def whole(value: Any, hint: Any) -> Any:
+    """The value, with integers in the place of numbers such as 1e5 where the type wants integers."""
+    kinds = _choices(hint)
+    if isinstance(value, float) and value.is_integer() and int in kinds and float not in kinds:
+        return int(value)
+    if isinstance(value, list):
+        for kind in kinds:
+            parts = [p for p in typing.get_args(kind) if p is not Ellipsis]
+            lists = (list, tuple, collections.abc.Sequence)
+            if typing.get_origin(kind) in lists and parts and all(int in _choices(p) for p in parts):
+                return [whole(item, parts[0]) for item in value]
+    return value
+
+
+def _check_keys(
+    value: Any,
+    expected: type[msgspec.Struct],
+    source: Source,
+    keys: tuple[str, ...],
+    own: Accepted | None = None,
+    below: tuple[str, ...] = (),
+) -> Any:
+    """Check the keys of a section; what of it the structure knows."""
     if not isinstance(value, dict):
         source.fail(keys, f"expected a section, not {kind_of(value)}.")
+    strict = expected.__struct_config__.forbid_unknown_fields
+    more = own.of(below) if own is not None else set()
+    everything = own is not None and own.accepts_all(below)
     fields = {f.encode_name: f for f in msgspec.structs.fields(expected)}
-    for key, item in value.items():
+    known: dict[str, Any] = {}
+    for key, item in list(value.items()):
+        here = (*keys, str(key))
         if key not in fields:
-            if expected.__struct_config__.forbid_unknown_fields:
-                source.fail((*keys, str(key)), f"unknown key{nearest(key, fields)} Known: {', '.join(fields)}.")
+            if strict and key not in more and not everything:
+                names = [*fields, *sorted(more - set(fields))]
+                source.fail(here, f"unknown key{nearest(key, names)} Known: {', '.join(names)}.")
             continue
-        choices = _choices(fields[key].type)
-        if isinstance(item, float) and item.is_integer() and int in choices and float not in choices:
-            value[key] = int(item)
-        structures = [c for c in choices if isinstance(c, type) and issubclass(c, msgspec.Struct)]
-        word = isinstance(item, str) and any(typing.get_origin(choice) is Literal for choice in choices)
+        kinds = _choices(fields[key].type)
+        if item is None and strict and not fields[key].required and type(None) not in kinds and Any not in kinds:
+            del value[key]  # "nothing": the default
+            continue
+        known[key] = value[key] = whole(item, fields[key].type)
+        structures = [c for c in kinds if isinstance(c, type) and issubclass(c, msgspec.Struct)]
+        word = isinstance(item, str) and any(typing.get_origin(choice) is Literal for choice in kinds)
         if structures and item is not None and not word:
-            _check_keys(item, structures[0], source, (*keys, str(key)))
-        if any(typing.get_origin(c) is dict and typing.get_origin(typing.get_args(c)[1]) is dict for c in choices):
+            known[key] = _check_keys(item, structures[0], source, here, own, (*below, str(key)))
+        if any(typing.get_origin(c) is dict and typing.get_origin(typing.get_args(c)[1]) is dict for c in kinds):
             for name, part in item.items() if isinstance(item, dict) else ():
                 if not isinstance(part, dict):
-                    source.fail((*keys, str(key), str(name)), f"expected a section, not {kind_of(part)}.")
+                    source.fail((*here, str(name)), f"expected a section, not {kind_of(part)}.")
     for name, field in fields.items():
         if field.required and name not in value:
-            missing(value, name, source, keys, f"the key '{name}' is missing.", fields)
+            missing(value, name, source, keys, f"the key '{name}' is missing.", {*fields, *more})
+    return known
 
 
 def missing(

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset, Sampler
 from semiisp_plugin.options import OptionError, is_our_model
 from semiisp_plugin.random_state import draw_as_a_loader, seeded
 from semiisp_plugin.toolbox import EnlargedSampler
-from semiisp_plugin.training.loaders import STALL_WARNING, Loader, gpus_of_this_process, loader_arguments
+from semiisp_plugin.training.loaders import STALL_WARNING, Loader, differences, gpus_of_this_process, loader_arguments
 from semiisp_plugin.training.stall import StallWatch, WatchedDataset
 
 
@@ -208,9 +208,4 @@ class BasicSRData:
 
     def changes_since(self, state: dict[str, Any]) -> str | None:
         """How a state's samples differ from those of this run, in words; None if they do not."""
-        changed = [
-            f"{name.replace('_', ' ')} was {state.get(name)}, is {self._identity.get(name)}"
-            for name in sorted(self._identity.keys() | (state.keys() - {"start_batch"}))
-            if state.get(name) != self._identity.get(name)
-        ]
-        return f"The order of the training samples is another: {'; '.join(changed)}." if changed else None
+        return differences(state, {**self._identity, "start_batch": self.sampler.start_batch})

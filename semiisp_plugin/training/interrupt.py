@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -27,16 +28,20 @@ class Interrupted(KeyboardInterrupt):
         self.signal = signal_number
         self.iteration = iteration
 
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[int, int]]:
+        return Interrupted, (self.signal, self.iteration)  # exceptions are put together again from their message
+
 
 class StopWaiting(BaseException):
     """Raised where the loop waits for data, when the run is told to stop: what it waits for may never come."""
 
 
 class Interrupt:
-    """Notices SIGINT and SIGTERM, for the training loop to ask between two iterations; a second one stops at once.
+    """Notices SIGINT and SIGTERM, for the training loop to ask between two iterations.
 
-    Job schedulers send SIGTERM some time before they kill. Signals can be handled in the main thread only; elsewhere
-    they stop the process without saving.
+    A second Ctrl+C, a second later, stops at once. Not a second SIGTERM: torchrun repeats to its processes what they
+    have got themselves, and schedulers end what lasts with SIGKILL. Signals can be handled in the main thread only;
+    elsewhere they stop the process without saving.
 
     Attributes:
         received: The signal's number, or None.
@@ -45,28 +50,31 @@ class Interrupt:
     def __init__(self) -> None:
         self.received: int | None = None
         self._before: dict[int, Any] = {}
+        self._since = 0.0
         self._waiting = False
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
             for name in SIGNALS:
                 number = getattr(signal, name)
-                self._before[number] = signal.signal(number, self._note)
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as of nohup
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was not Python's
         self._before.clear()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self.received is None:
+            self.received, self._since = number, time.monotonic()
+            if self._waiting:
+                raise StopWaiting
+        elif number == signal.SIGINT and time.monotonic() - self._since > 1:
             raise KeyboardInterrupt
-        self.received = number
-        if self._waiting:
-            raise StopWaiting
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -77,6 +85,8 @@ class Interrupt:
         """
         self._waiting = True
         try:
+            if self.received is not None:
+                raise StopWaiting
             yield
         finally:
             self._waiting = False

@@ -7,7 +7,7 @@ import logging
 import random
 import signal
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -106,6 +106,7 @@ class MixedData:
             per_batch = (int(settings["batch_size_per_gpu"]) * gpus, 0)
         self._accumulate = int(opt["train"].get("accumulate") or 1)
         self._total = int(opt["train"]["total_iter"]) * self._accumulate
+        self._start = start_iter * self._accumulate
         self.sampler = MixedBatchSampler(
             self.n_pairs,
             n_pseudo,
@@ -115,7 +116,7 @@ class MixedData:
             rank=opt["rank"],
             world_size=opt["world_size"],
             # A run that is resumed with a lower total_iter has nothing left to do.
-            start_batch=min(start_iter * self._accumulate, self._total),
+            start_batch=min(self._start, self._total),
         )
         arguments = loader_arguments(opt, settings, gpus)
         watched = WatchedDataset(dataset, arguments["num_workers"])
@@ -144,11 +145,17 @@ class MixedData:
 
     def changes_since(self, state: dict[str, Any]) -> str | None:
         """How a state's order of samples differs from this one's, in words; None if it does not."""
-        try:
-            MixedBatchSampler.load_state_dict(self.sampler, {**state, "start_batch": self.sampler.start_batch})
-        except ValueError as error:
-            return str(error)
-        return None
+        return differences(state, {**self.sampler.state_dict(), "start_batch": self._start})
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """What the order of the training samples depends on and has changed since a state was saved; None if nothing."""
+    changed = [
+        f"{name.replace('_', ' ')} was {before.get(name)}, is {now.get(name)}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    return f"The order of the training samples is another: {'; '.join(changed)}." if changed else None
 
 
 def gpus_of_this_process(opt: dict[str, Any]) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +38,7 @@ class Run:
         state: The training state that the run goes on from, or None.
         found: What was found to resume, in sentences.
         start_iter: Iterations done before.
+        goes_on_in_its_folder: Whether ``state`` is of the folder that this run writes to.
         data: What batches come from.
         val_loaders: One a validation set.
         model: On its device, resumed.
@@ -46,12 +50,13 @@ class Run:
         opt["auto_resume"] = auto_resume
         self.ours = is_our_model(opt["model_type"])
         set_seed(opt["manual_seed"] + opt["rank"])
-        choose_algorithms(bool(opt.get("deterministic")))
         self.state, self.found = find_resume_state(opt, auto_resume)
         if opt["rank"] == 0:
             for line in self.found:
                 print(line, flush=True)
         self.start_iter = int(self.state["iter"]) if self.state else 0
+        state_file, states = Path(opt["path"].get("resume_state") or ""), Path(opt["path"]["training_states"])
+        self.goes_on_in_its_folder = self.state is not None and state_file.resolve().parent == states.resolve()
         with held_log() as self.held:
             self.data = self._build_data()
             self.val_loaders = build_val_loaders(opt)
@@ -95,8 +100,15 @@ class Run:
             get_root_logger().warning(f"The resumed run is not what an unbroken one would be. {changes}")
 
 
-def choose_algorithms(deterministic: bool) -> None:
+@contextmanager
+def algorithms(deterministic: bool) -> Iterator[None]:
     """As BasicSR the fastest of cuDNN's; or those of torch that give the same result each time."""
+    before = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before[0]
+        torch.use_deterministic_algorithms(before[1], warn_only=torch.is_deterministic_algorithms_warn_only_enabled())

@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from semiisp_plugin import options as options_module
+from semiisp_plugin.checkpoint import remove_unfinished
 from semiisp_plugin.options import OptionError
 from semiisp_plugin.toolbox import (
     dict2str,
@@ -67,6 +68,7 @@ def start_logging(
                 archive(tb_folder)
         for key in ("models", "training_states", "visualization"):
             os.makedirs(paths[key], exist_ok=True)
+            remove_unfinished(paths[key])
         copy = Path(paths["experiments_root"]) / (Path(option_file).name if option_file else "options.yml")
         head = f"# {time.asctime()}\n# {shlex.join(sys.argv)}\n"
         copy.write_text(head + _options_text(opt, option_file, option_text), encoding="utf-8")
