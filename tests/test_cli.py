@@ -331,6 +331,88 @@ def test_state_of_another_phase(pseudo_pairs, capsys):
     fails(capsys, ["train", "-opt", path], state, "ISPModel", "pretrain_network_g")
 
 
+def resumed_at_2(path: str, capsys, *more: str) -> tuple[int, str]:
+    """Go on from iteration 2 of a run of 4 with other options; the exit status and what was logged."""
+    for state in Path("experiments").glob("*/training_states/[34].state"):
+        state.unlink()
+    capsys.readouterr()
+    status = main(["train", "-opt", path, "--auto_resume", "--force_yml", *more])
+    return status, capsys.readouterr().err
+
+
+def test_options_changed_since_the_state(option_files, capsys):
+    path = option_files.isp(total=4)
+    assert main(["train", "-opt", path]) == 0
+    status, log = resumed_at_2(path, capsys, "train:optim_g:lr=1e-5", "train:optim_g:weight_decay=0.3")
+    assert status == 0
+    assert "Resuming with lr 1e-05; it was 0.001." in log
+    assert "Resuming with weight_decay 0.3; it was" in log
+    cosine = 0.001 + 0.999 * 0.5  # of iteration 3, the third of 4
+    assert re.search(rf"iter:\s+3, lr:\({1e-5 * cosine:.3e}", log)
+    status, log = resumed_at_2(path, capsys, "train:optim_g={type: SGD, lr: 0.1, momentum: 0.9}")
+    assert status == 1
+    assert "2.state is of another optimiser than SGD (train:optim_*:type)" in log
+    status, log = resumed_at_2(path, capsys, "val:metrics:ssim=~", "datasets:train:batch_size_per_gpu=3")
+    assert status == 0
+    assert "The order of the training samples is another: real per batch of all ranks was 2, is 3." in log
+    status, log = resumed_at_2(path, capsys, "train:accumulate=2")
+    assert status == 0
+    assert "start batch was 2, is 4" in log
+
+
+def test_damaged_newer_state_does_not_cost_the_new_one(option_files, capsys):
+    path = edit(option_files.isp(total=4), lambda o: o["logger"].update(keep_last=1))
+    assert main(["train", "-opt", path, "--force_yml", "logger:keep_last=4"]) == 0
+    states = Path("experiments/isp/training_states")
+    shutil.copy(states / "4.state", states / "9.state")
+    (states / "9.state").write_bytes((states / "9.state").read_bytes()[:-40])
+    capsys.readouterr()
+    assert main(["train", "-opt", path, "--auto_resume", "--force_yml", "train:total_iter=6"]) == 0
+    assert "auto_resume: passed over:" in capsys.readouterr().out
+    assert sorted(p.name for p in states.iterdir()) == ["6.state", "9.state"]
+
+
+def test_told_to_stop_in_the_middle_of_basicsr_s_data(option_files, tiny_data, monkeypatch):
+    """BasicSR's data sets draw from the global generators; what was half drawn is drawn again."""
+    import signal
+
+    from basicsr.data.paired_image_dataset import PairedImageDataset
+
+    folder = str(tiny_data / "test" / "target")
+    dataset = {"name": "d", "type": "PairedImageDataset", "dataroot_gt": folder, "dataroot_lq": folder}
+    dataset["io_backend"] = {"type": "disk"}
+    options = option_files.base("plain", "SRModel", 6)
+    loader = {"gt_size": 32, "use_hflip": True, "use_rot": True, "num_worker_per_gpu": 0, "batch_size_per_gpu": 2}
+    options["datasets"] = {"train": {**dataset, **loader, "dataset_enlarge_ratio": 2}}
+    options["network_g"] = {"type": "SRVGGNetCompact", "num_feat": 4, "num_conv": 1, "upscale": 1}
+    options["train"] = {
+        "optim_g": {"type": "Adam", "lr": 1e-3},
+        "scheduler": {"type": "MultiStepLR", "milestones": [4], "gamma": 0.5},
+        "total_iter": 6,
+        "pixel_opt": {"type": "L1Loss"},
+    }
+    del options["val"]
+    options["logger"].update(save_checkpoint_freq=100, use_tb_logger=False)
+    path = option_files.write("plain", options)
+    assert main(["train", "-opt", path]) == 0
+    unbroken = torch.load("experiments/plain/models/net_g_latest.pth", weights_only=True)
+    shutil.rmtree("experiments")
+    read, calls = PairedImageDataset.__getitem__, []
+
+    def stopped(self, index):
+        calls.append(index)
+        item = read(self, index)
+        if len(calls) == 7:  # the first of the fourth batch
+            signal.raise_signal(signal.SIGTERM)
+        return item
+
+    monkeypatch.setattr(PairedImageDataset, "__getitem__", stopped)
+    assert main(["train", "-opt", path]) == 143
+    assert [p.name for p in Path("experiments/plain/training_states").iterdir()] == ["3.state"]
+    assert main(["train", "-opt", path, "--auto_resume"]) == 0
+    assert compare(unbroken, torch.load("experiments/plain/models/net_g_latest.pth", weights_only=True)) > 5
+
+
 def test_interrupt_saves_whole_iterations(option_files, monkeypatch):
     """Ctrl+C in the second iteration: it is finished and saved, and the resumed run equals an unbroken one."""
     import signal

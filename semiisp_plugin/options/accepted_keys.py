@@ -52,6 +52,12 @@ class Accepted:
         """The keys read from a section."""
         return set(self.keys.get(section, ()))
 
+    def without(self, names: Iterable[str]) -> Accepted:
+        """The same without some keys of the section that the class gets."""
+        rest = self | Accepted()
+        rest.keys[()] -= set(names)
+        return rest
+
     def __or__(self, other: Accepted) -> Accepted:
         both = Accepted()
         for part in (self, other):

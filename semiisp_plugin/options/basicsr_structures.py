@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from semiisp_plugin.options.structures import Auto, Count, DistParams, Loader, Logger, Name, NotNegative, doc
+from semiisp_plugin.options.structures import Auto, Count, DistParams, Loader, Logger, Name, NotNegative, Seed, doc
 
 Number = int | float
 
@@ -53,7 +53,9 @@ class OptimiserKeys(msgspec.Struct, kw_only=True):
     betas: Annotated[
         tuple[NotNegative, NotNegative] | None, doc("Decays of the running means of the gradient and its square.")
     ] = None
-    eps: Annotated[NotNegative | None, doc("Added to the denominator.")] = None
+    eps: Annotated[
+        NotNegative | list[NotNegative | None] | None, doc("Added to the denominator; two of `Adafactor`.")
+    ] = None
     momentum: Annotated[NotNegative | None, doc("Of SGD and the like.")] = None
 
 
@@ -147,7 +149,7 @@ class BasicSROptions(msgspec.Struct, kw_only=True):
     extends: Annotated[str | list[str] | None, doc("Option file, or files, that this one changes.")] = None
     scale: Annotated[int | None, doc("How much larger outputs are than inputs.")] = None
     num_gpu: Annotated[int | Auto | None, doc("GPUs; 0 for the CPU, `auto` for all there are.")] = None
-    manual_seed: Annotated[int | None, doc("Seed of everything random.")] = None
+    manual_seed: Annotated[Seed | None, doc("Seed of everything random.")] = None
     deterministic: Annotated[bool, doc("Same numbers in every run, at some cost in speed.")] = False
     path: Annotated[PathKeys | None, doc("Weights to start from.")] = None
     train: Annotated[TrainKeys | None, doc("Training.")] = None

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from semiisp_plugin.options.parts import is_our_dataset
 from semiisp_plugin.options.reading import read_options
 from semiisp_plugin.options.source import Source
 from semiisp_plugin.options.whole_file import check_options
@@ -61,8 +62,9 @@ def complete(
         for key in ("dataroot_gt", "dataroot_lq", "meta_info_file"):
             if dataset.get(key) is not None:
                 dataset[key] = os.path.expanduser(dataset[key])
-        if dataset["type"] == "OnlineSemiSupervisedDataset" and dataset.get("pseudo"):
-            dataset["pseudo"]["build"] = os.path.expanduser(dataset["pseudo"]["build"])
+        pseudo = dataset.get("pseudo")
+        if is_our_dataset(dataset["type"]) and isinstance(pseudo, dict) and pseudo.get("build"):
+            pseudo["build"] = os.path.expanduser(pseudo["build"])
     paths = options["path"]
     for key, value in paths.items():
         if isinstance(value, str):

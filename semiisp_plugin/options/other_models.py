@@ -11,24 +11,26 @@ from typing import Any
 import msgspec
 
 from semiisp_plugin.options.accepted_keys import Accepted, accepted_keys
-from semiisp_plugin.options.basicsr_structures import OF_THE_LOOP, BasicSROptions, LoaderKeys
+from semiisp_plugin.options.basicsr_structures import OF_THE_LOOP, BasicSROptions
 from semiisp_plugin.options.messages import nearest
 from semiisp_plugin.options.parts import (
-    OUR_DATASETS,
     check_dataset,
+    check_keep_best,
     check_loss,
     check_metric,
     check_needed,
     check_network,
     check_optimiser,
+    check_our_dataset,
     check_read_keys,
     check_scheduler,
     expect_section,
+    is_our_dataset,
     model_class,
 )
 from semiisp_plugin.options.sections import check_section, missing
 from semiisp_plugin.options.source import Source
-from semiisp_plugin.options.structures import Dataset, Logger, OnlineDataset
+from semiisp_plugin.options.structures import Logger
 
 _OURS_ALONE = ("accumulate", "precision", "compile", "channels_last", "nonfinite_limit", "grad_clip", "filter", "noise")
 
@@ -61,26 +63,15 @@ def check_other_file(options: dict[str, Any], source: Source, *, is_train: bool)
     for phase, dataset in options["datasets"].items():
         here = ("datasets", phase)
         expect_section(dataset, source, here)
-        if dataset.get("type") in OUR_DATASETS:
-            structure = OnlineDataset if dataset["type"] == "OnlineSemiSupervisedDataset" else Dataset
-            extra = {f.encode_name for f in msgspec.structs.fields(LoaderKeys)}
-            extra -= {f.encode_name for f in msgspec.structs.fields(structure)}
-            for part, of in (
-                ({k: v for k, v in dataset.items() if k not in extra}, structure),
-                ({k: v for k, v in dataset.items() if k in extra}, LoaderKeys),
-            ):
-                check_section(part, of, source, here)
-                dataset.update(part)  # whole numbers are integers now
+        if is_our_dataset(dataset.get("type")):
+            check_our_dataset(dataset, source, here, is_train=is_train, loader=True)
         else:
             check_dataset(dataset, source, here, is_train=is_train, model=None if everything else accepted)
     metrics = (options.get("val") or {}).get("metrics") or {}
     for metric, value in metrics.items():
         check_metric(value, source, ("val", "metrics", metric))
-    best = (options.get("logger") or {}).get("keep_best")
-    if is_train and best is not None and best not in metrics:
-        known_metrics = f"those are: {', '.join(metrics)}" if metrics else "there are none"
-        source.fail(("logger", "keep_best"), f"'{best}' is no metric of val:metrics; {known_metrics}.")
     if is_train:
+        check_keep_best(options, source)
         _check_training(options, model, accepted, everything, source)
     elif not [p for p in options["datasets"] if p != "train"]:
         source.fail(("datasets",), "there is no data set to test: add a section such as 'test_1'.")
@@ -122,7 +113,7 @@ def _check_training(options: dict[str, Any], model: Any, accepted: Accepted, eve
         if value is None:
             continue
         if str(key).startswith("optim_") and basicsr and model.get_optimizer is BaseModel.get_optimizer:
-            check_optimiser(value, None, source, here)
+            check_optimiser(value, source, here)
         elif key == "scheduler" and basicsr and model.setup_schedulers is BaseModel.setup_schedulers:
             check_scheduler(value, False, source, here)
         elif "build_loss" in read:

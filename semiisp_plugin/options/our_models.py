@@ -9,19 +9,27 @@ from typing import Any
 import msgspec
 
 from semiisp_plugin.options.parts import (
-    OUR_DATASETS,
     WITH_PSEUDO,
     check_dataset,
+    check_keep_best,
     check_loss,
     check_metric,
+    check_needed,
     check_network,
     check_optimiser,
+    check_our_dataset,
+    check_own,
     check_scheduler,
     expect_section,
+    is_our_dataset,
+    model_class,
+    our_dataset,
+    our_model,
+    own_keys,
 )
 from semiisp_plugin.options.sections import check_call, check_section, missing, registered_name
 from semiisp_plugin.options.source import Keys, Source
-from semiisp_plugin.options.structures import Dataset, Filter, OnlineDataset, Options
+from semiisp_plugin.options.structures import Filter, Logger, Options, Paths, Train, Val
 
 _SEMI_SUPERVISED = ("SemiSupervisedModel", "MeanTeacherModel")
 _KEYS_OF_SOME_MODELS = {
@@ -45,13 +53,25 @@ _OF_TRAINING = (
 _LOSSES = ("pixel_opt", "perceptual_opt", "ssim_opt")
 
 
+_SECTIONS: dict[str, type[msgspec.Struct]] = {"train": Train, "val": Val, "path": Paths, "logger": Logger}
+
+
 def check_our_file(options: dict[str, Any], source: Source, *, is_train: bool) -> None:
-    """Check the options of one of our models.
+    """Check the options of one of our models, or of one derived from it.
 
     Raises:
         OptionError: The first thing found wrong.
     """
-    check_section(options, Options, source)
+    cls, ours = model_class(options, source), our_model(options["model_type"])
+    assert ours is not None
+    own = own_keys(cls, ours)
+    check_section(options, Options, source, (), own)
+    check_own(options, Options, own, cls, source, ())
+    for key, structure in _SECTIONS.items():
+        if options.get(key) is not None:
+            check_own(options[key], structure, own, cls, source, (key,), (key,))
+    if cls is not ours:
+        check_needed(options, cls, is_train, source, (), own)
     for key in ("network_g", "network_global"):
         if options.get(key) is not None:
             check_network(options[key], source, (key,))
@@ -60,25 +80,21 @@ def check_our_file(options: dict[str, Any], source: Source, *, is_train: bool) -
     metrics = (options.get("val") or {}).get("metrics") or {}
     for name, metric in metrics.items():
         check_metric(metric, source, ("val", "metrics", name))
-    best = (options.get("logger") or {}).get("keep_best")
-    if is_train and best is not None and best not in metrics:
-        known = f"those are: {', '.join(metrics)}" if metrics else "there are none"
-        source.fail(("logger", "keep_best"), f"'{best}' is no metric of val:metrics; {known}.")
     if is_train:
-        _check_training(options, source)
+        check_keep_best(options, source)
+        _check_training(options, ours.__name__, source)
     else:
         _check_testing(options, source)
 
 
 def _check_dataset(section: Any, phase: str, source: Source, *, is_train: bool) -> None:
     here = ("datasets", phase)
-    if section.get("type") not in OUR_DATASETS:
+    if not is_our_dataset(section.get("type")):
         check_dataset(section, source, here, is_train=is_train)
         if section.get("seeded_order") is not None:
             source.fail((*here, "seeded_order"), "our models always order data by manual_seed; leave it out.")
         return
-    structure = OnlineDataset if section["type"] == "OnlineSemiSupervisedDataset" else Dataset
-    check_section(section, structure, source, here)
+    check_our_dataset(section, source, here, is_train=is_train)
     if phase.split("_")[0] != "train":
         for key in _OF_TRAINING:
             if section.get(key) not in (None, False):
@@ -95,27 +111,27 @@ def _check_testing(options: dict[str, Any], source: Source) -> None:
         source.fail(("datasets",), "there is no data set to test: add a section such as 'test_1'.")
 
 
-def _check_training(options: dict[str, Any], source: Source) -> None:
+def _check_training(options: dict[str, Any], ours: str, source: Source) -> None:
     train = options.get("train")
     if train is None:
         source.fail((), "the section 'train' is missing.")
     if "train" not in options["datasets"]:
         missing(options["datasets"], "train", source, ("datasets",), "the section 'train' is missing.")
     model = options["model_type"]
-    _check_training_data(options["datasets"]["train"], model, source)
+    _check_training_data(options["datasets"]["train"], model, ours, source)
     for key, models in _KEYS_OF_SOME_MODELS.items():
-        if train.get(key) is not None and model not in models:
+        if train.get(key) is not None and ours not in models:
             only = f"{' and '.join(models)} {'has' if len(models) == 1 else 'have'}"
             source.fail(("train", key), f"only {only} this; {model} would ignore it.")
-    if options.get("network_global") and model != "ISPModel":
+    if options.get("network_global") and ours != "ISPModel":
         source.fail(("network_global",), f"only ISPModel has this; {model} would ignore it.")
-    if model == "MeanTeacherModel" and not train.get("ema_decay"):
+    if ours == "MeanTeacherModel" and not train.get("ema_decay"):
         source.fail(
             ("train", "ema_decay"), "the teacher is the average of the student's weights; give a decay such as 0.999."
         )
-    if model == "SemiSupervisedModel":
+    if ours == "SemiSupervisedModel":
         if train.get("filter") is None:
-            source.fail(("train",), "SemiSupervisedModel needs the section 'filter' with 'beta' (Table 6: 1.0 or 1.2).")
+            source.fail(("train",), f"{model} needs the section 'filter' with 'beta' (Table 6: 1.0 or 1.2).")
         check_filter(train["filter"], source, ("train", "filter"))
     losses = [k for k in _LOSSES if train.get(k)]
     if not losses:
@@ -128,24 +144,26 @@ def _check_training(options: dict[str, Any], source: Source) -> None:
             source.fail(("train", key, "type"), "this loss cannot be taken per sample (it has no 'reduction').")
     if train.get("scheduler") is not None:
         check_scheduler(train["scheduler"], True, source, ("train", "scheduler"))
-    check_optimiser(train["optim_g"], None, source, ("train", "optim_g"))
+    check_optimiser(train["optim_g"], source, ("train", "optim_g"))
     if options.get("val") and options["val"].get("val_freq") is None:
         source.fail(("val",), "training needs 'val_freq', in iterations (or leave out the section 'val').")
 
 
-def _check_training_data(dataset: dict[str, Any], model: str, source: Source) -> None:
+def _check_training_data(dataset: dict[str, Any], model: str, ours: str, source: Source) -> None:
     here = ("datasets", "train")
-    semi, kind = model in _SEMI_SUPERVISED, dataset.get("type")
-    if semi and kind not in WITH_PSEUDO:
+    semi, kind = ours in _SEMI_SUPERVISED, dataset.get("type")
+    base = our_dataset(kind)
+    with_pseudo = base is not None and base.__name__ in WITH_PSEUDO
+    if semi and not with_pseudo:
         known = f"a {WITH_PSEUDO[0]} or an {WITH_PSEUDO[1]}"
         source.fail((*here, "type"), f"{model} trains on {known}.")
-    if kind not in OUR_DATASETS:
+    if base is None:
         if dataset.get("batch_size_per_gpu") is None:
             source.fail(here, f"{kind} needs 'batch_size_per_gpu' for training.")
         return
     if dataset.get("gt_size") is None:
         source.fail(here, "training needs 'gt_size', a side or [height, width] in pixels.")
-    if (kind in WITH_PSEUDO) != semi:
+    if with_pseudo != semi:
         source.fail((*here, "type"), f"{model} does not train on a {kind}.")
     counts = ("real_per_batch", "pseudo_per_batch")
     for key in (*counts, "pseudo") if semi else ("batch_size_per_gpu",):
@@ -177,6 +195,7 @@ def check_filter(section: Any, source: Source, keys: Keys) -> None:
     Raises:
         OptionError: The first thing found wrong.
     """
+    from semiisp_plugin.losses.pseudo_filter import filter_options
     from semiisp_plugin.toolbox import FILTER_REGISTRY
 
     expect_section(section, source, keys)
@@ -184,11 +203,18 @@ def check_filter(section: Any, source: Source, keys: Keys) -> None:
     function = registered_name(section.get("type", "threshold"), FILTER_REGISTRY, "filter", source, (*keys, "type"))
     common = {f.encode_name for f in msgspec.structs.fields(Filter)}
     own = {k: v for k, v in section.items() if k not in common}
-    given = tuple(inspect.signature(function).parameters)[:2]
-    automatic = own.get("beta") == "auto" and "beta" in inspect.signature(function).parameters
+    parameters = inspect.signature(function).parameters
+    options = filter_options(function)
+    for name in list(parameters)[2:]:
+        if name not in options and name != "reference":
+            written = str(parameters[name]).partition(":")[0].partition("=")[0]
+            message = f"the parameter {written} of {function.__name__} is not keyword-only, as a filter's options are"
+            source.fail((*keys, "type"), f"{message}; write `*` before it." if "*" not in written else f"{message}.")
+    automatic = own.get("beta") == "auto" and "beta" in options
     # Its own value stands in for `auto` here: the paper's for few pairs.
     numbers = {**own, "beta": 1.0} if automatic else own
-    check_call(numbers, function, source, keys, (*given, "reference"))
+    check_call(numbers, function, source, keys, tuple(n for n in parameters if n not in options))
+    section.update({k: v for k, v in numbers.items() if not (automatic and k == "beta")})
     reference = section.get("reference", "batch")
     if "momentum" in section and reference != "running":
         source.fail((*keys, "momentum"), f"it is of reference: running; with {reference} it would be ignored.")
@@ -202,7 +228,9 @@ def _try_filter(function: Any, own: dict[str, Any], source: Source, keys: Keys) 
     import torch
 
     try:
-        function(torch.ones(2), torch.tensor([False, True]), reference=1.0, **own)
-    except (ValueError, TypeError) as error:
+        function(torch.ones(2), torch.tensor([False, True]), reference=torch.tensor(1.0), **own)
+    except Exception as error:  # whatever a function of somebody else's raises
         named = [k for k in re.findall(r"`(\w+)`", str(error)) if k in own]
-        source.fail((*keys, *named[:1]), str(error))
+        ours = function.__module__.split(".")[0] == __name__.split(".")[0]
+        begin = "" if ours else f"the filter '{function.__name__}' cannot be called with these options: "
+        source.fail((*keys, *named[:1]), f"{begin}{str(error) or type(error).__name__}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,10 +18,11 @@ from semiisp_plugin.options.basicsr_structures import (
     OptimiserKeys,
     SchedulerKeys,
 )
-from semiisp_plugin.options.messages import kind_of, nearest
+from semiisp_plugin.options.messages import kind_of, nearest, short
 from semiisp_plugin.options.needed_keys import needed_keys
 from semiisp_plugin.options.sections import check_call, check_section, missing, names_in, reads_kwargs, registered
 from semiisp_plugin.options.source import Keys, Source
+from semiisp_plugin.options.structures import Dataset, OnlineDataset
 
 OUR_MODELS = ("ISPModel", "SemiSupervisedModel", "SupervisedModel", "MeanTeacherModel")
 WITH_PSEUDO = ("SemiSupervisedDataset", "OnlineSemiSupervisedDataset")
@@ -45,6 +47,39 @@ def is_our_dataset(type_: Any) -> bool:
     from semiisp_plugin.toolbox import DATASET_REGISTRY
 
     return not names_of_classes(type_, DATASET_REGISTRY).isdisjoint(OUR_DATASETS)
+
+
+def our_base(name: Any, registry: Any, ours: Sequence[str]) -> type | None:
+    """The nearest of our classes that a registered class is, or is derived from; None if there is none.
+
+    Args:
+        name: Name of the registered class.
+        registry: Where it is looked up.
+        ours: Names of our classes.
+    """
+    classes = getattr(names_in(registry).get(name) if isinstance(name, str) else None, "__mro__", ())
+    return next((c for c in classes if c.__name__ in ours), None)
+
+
+def our_model(model_type: Any) -> type | None:
+    """Which of our models a registered model is, or is derived from."""
+    from semiisp_plugin.toolbox import MODEL_REGISTRY
+
+    return our_base(model_type, MODEL_REGISTRY, OUR_MODELS)
+
+
+def our_dataset(type_: Any) -> type | None:
+    """Which of our data sets a registered data set is, or is derived from."""
+    from semiisp_plugin.toolbox import DATASET_REGISTRY
+
+    return our_base(type_, DATASET_REGISTRY, OUR_DATASETS)
+
+
+def own_keys(cls: Any, ours: type) -> Accepted:
+    """What a class derived from one of ours reads besides, in its own body and in those of bases that are its own."""
+    if cls is ours or not isinstance(cls, type):
+        return Accepted()
+    return accepted_keys(cls, ours).without(SET_BY_PROGRAM)
 
 
 # In files that BasicSR and others ship, and copied from there, though the classes they are written for do not read
@@ -116,10 +151,26 @@ def _listed(names: set[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def check_needed(options: dict[str, Any], cls: type, is_train: bool, source: Source, keys: Keys = ()) -> None:
-    """Check that what a class's constructor reads without a default is there; what the program sets is."""
+def check_needed(
+    options: dict[str, Any],
+    cls: type,
+    is_train: bool,
+    source: Source,
+    keys: Keys = (),
+    among: Accepted | None = None,
+) -> None:
+    """Check that what a class's constructor reads without a default is there; what the program sets is.
+
+    Args:
+        options: The section that the constructor gets.
+        cls: The class.
+        is_train: As for `needed_keys`.
+        source: For the message.
+        keys: Where the section stands.
+        among: Only these are looked at.
+    """
     for path in sorted(needed_keys(cls, is_train), key=lambda p: (len(p), p)):
-        if path[0] in DEFAULTED:
+        if path[0] in DEFAULTED or (among is not None and path[-1] not in among.of(path[:-1])):
             continue
         section: Any = options
         for depth, key in enumerate(path):
@@ -158,30 +209,31 @@ def check_loss(section: Any, source: Source, keys: Keys) -> Any:
     return loss
 
 
-def check_optimiser(section: Any, names: Sequence[str] | None, source: Source, keys: Keys) -> None:
-    """A section such as ``train: optim_g``.
-
-    Args:
-        section: The section.
-        names: The classes of torch.optim that the model takes; None for all.
-        source: For the message.
-        keys: Where the section stands.
-    """
+def check_optimiser(section: Any, source: Source, keys: Keys) -> None:
+    """A section such as ``train: optim_g``."""
     import torch
 
     expect_section(section, source, keys)
     if "type" not in section:
-        such = "AdamW" if names is None else names[0]
-        missing(section, "type", source, keys, f"the key 'type' is missing, such as {such}.")
+        missing(section, "type", source, keys, "the key 'type' is missing, such as AdamW.")
     kind = section["type"]
-    every = [n for n in dir(torch.optim) if inspect.isclass(getattr(torch.optim, n)) and n != "Optimizer"]
-    known = every if names is None else list(names)
+    known = [n for n in dir(torch.optim) if inspect.isclass(getattr(torch.optim, n)) and n != "Optimizer"]
     if kind not in known:
-        where = "torch.optim has" if names is None else "BasicSR's models take"
-        more = "" if names is None else f" Known: {', '.join(known)}."
-        source.fail((*keys, "type"), f"{where} no '{kind}'{nearest(str(kind), known)}{more}")
-    check_call(section, getattr(torch.optim, kind), source, keys, ("params",))
+        source.fail((*keys, "type"), f"torch.optim has no '{short(kind)}'{nearest(str(kind), known)}")
+    if kind == "LBFGS":
+        source.fail((*keys, "type"), "LBFGS evaluates the loss anew in each step (it needs a closure); take another.")
+    optimiser = getattr(torch.optim, kind)
+    check_call(section, optimiser, source, keys, ("params",))
     check_section(section, OptimiserKeys, source, keys)
+    for key in ("lr", "weight_decay"):
+        if isinstance(section.get(key), float) and not math.isfinite(section[key]):
+            source.fail((*keys, key), f"expected a finite number, got {section[key]}.")
+    if isinstance(section.get("eps"), list) and not isinstance(_default(optimiser, "eps"), (list, tuple)):
+        source.fail((*keys, "eps"), f"{kind} takes one number, not a list.")
+
+
+def _default(target: Callable[..., Any], name: str) -> Any:
+    return inspect.signature(target).parameters[name].default
 
 
 def _cosine_annealing(total_iter: int = 0, eta_min_ratio: float = 1e-3) -> None:
@@ -192,25 +244,56 @@ def _constant() -> None:
     """As `_cosine_annealing`."""
 
 
-def check_scheduler(section: Any, ours: bool, source: Source, keys: Keys) -> None:
-    """The section ``train: scheduler``; ``ours``: for our models, which have two more."""
+def schedulers(ours: bool) -> dict[str, Callable[..., Any]]:
+    """Schedules and what takes their options; ``ours``: of our models, which have two more."""
     from semiisp_plugin.toolbox import lr_schedulers
 
-    kinds: dict[str, Callable[..., Any]] = {
+    return {
+        **({"CosineAnnealing": _cosine_annealing, "Constant": _constant} if ours else {}),
         "MultiStepLR": lr_schedulers.MultiStepRestartLR,
         "MultiStepRestartLR": lr_schedulers.MultiStepRestartLR,
         "CosineAnnealingRestartLR": lr_schedulers.CosineAnnealingRestartLR,
     }
-    if ours:
-        kinds = {"CosineAnnealing": _cosine_annealing, "Constant": _constant, **kinds}
+
+
+def check_scheduler(section: Any, ours: bool, source: Source, keys: Keys) -> None:
+    """The section ``train: scheduler``; ``ours`` as in `schedulers`."""
+    kinds = schedulers(ours)
     expect_section(section, source, keys)
     if "type" not in section:
         missing(section, "type", source, keys, f"the key 'type' is missing. Known: {', '.join(kinds)}.")
     kind = section["type"]
-    if kind not in kinds:
-        source.fail((*keys, "type"), f"no scheduler '{kind}'{nearest(str(kind), kinds)} Known: {', '.join(kinds)}.")
-    check_call(section, kinds[kind], source, keys, ("optimizer", "last_epoch"))
+    if not isinstance(kind, str) or kind not in kinds:
+        message = f"no scheduler '{short(kind)}'{nearest(str(kind), kinds)} Known: {', '.join(kinds)}."
+        source.fail((*keys, "type"), message)
+    check_call(section, kinds[kind], source, keys, ("optimizer", "last_epoch"), kind)
     check_section(section, SchedulerKeys, source, keys)
+
+
+def check_keep_best(options: dict[str, Any], source: Source) -> None:
+    """``logger: keep_best`` names one of ``val: metrics``."""
+    best = (options.get("logger") or {}).get("keep_best")
+    metrics = (options.get("val") or {}).get("metrics") or {}
+    if best is not None and best not in metrics:
+        known = f"those are: {', '.join(metrics)}" if metrics else "there are none"
+        end = nearest(best, metrics).replace("; did", ". Did").rstrip(".")
+        source.fail(("logger", "keep_best"), f"'{short(best)}' is no metric of val:metrics; {known}{end or '.'}")
+
+
+def check_phases(options: dict[str, Any], source: Source) -> None:
+    """The names of the data sets' sections, and the keys in them that the program sets."""
+    for name, dataset in options["datasets"].items():
+        here = ("datasets", str(name))
+        if name != "train" and not str(name).startswith(("val", "test")):
+            known = "the sections are called train, val... and test..., such as val_1."
+            source.fail(here, f"no data set has this name{nearest(name, ('train', 'val', 'test'))} {known.capitalize()}")
+        if not isinstance(dataset, dict):
+            continue
+        if "phase" in dataset:
+            source.fail((*here, "phase"), "the program takes it from the section's name; leave it out.")
+        top = options.get("scale")
+        if dataset.get("scale") is not None and dataset["scale"] != (1 if top is None else top):
+            source.fail((*here, "scale"), "the program takes it from `scale` at the top of the file; leave it out here.")
 
 
 def check_metric(section: Any, source: Source, keys: Keys) -> None:
@@ -220,10 +303,72 @@ def check_metric(section: Any, source: Source, keys: Keys) -> None:
     function = registered(section, METRIC_REGISTRY, "metric", source, keys)
     # BasicSR hands 'better' on, to a function that swallows or knows it.
     parameters = inspect.signature(function).parameters
+    if section.get("better") is not None and not (
+        "better" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    ):
+        message = f"BasicSR hands this key on to {function.__name__}, which does not take it; give the function **kwargs."
+        source.fail((*keys, "better"), message)
     swallows = any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and not reads_kwargs(function)
     call = {k: v for k, v in section.items() if k != "better"} if swallows else section
     check_call(call, function, source, keys, ("img", "img2"))
     check_section(section, MetricKeys, source, keys)
+
+
+def check_our_dataset(
+    section: dict[str, Any], source: Source, keys: Keys, *, is_train: bool, loader: bool = False
+) -> None:
+    """A data set of ours, or derived from one of ours.
+
+    Args:
+        section: The section, of such a type.
+        source: For the message.
+        keys: Where it stands.
+        is_train: For training or for testing.
+        loader: Whether the keys of BasicSR's loader are accepted too.
+    """
+    from semiisp_plugin.toolbox import DATASET_REGISTRY
+
+    cls, ours = names_in(DATASET_REGISTRY)[section["type"]], our_dataset(section["type"])
+    assert ours is not None
+    structure = OnlineDataset if ours.__name__ == "OnlineSemiSupervisedDataset" else Dataset
+    own = own_keys(cls, ours)
+    extra = {f.encode_name for f in msgspec.structs.fields(LoaderKeys)} if loader else set()
+    extra -= {f.encode_name for f in msgspec.structs.fields(structure)}
+    for part, of, more in (
+        ({k: v for k, v in section.items() if k not in extra}, structure, own),
+        ({k: v for k, v in section.items() if k in extra}, LoaderKeys, None),
+    ):
+        given = set(part)
+        check_section(part, of, source, keys, more)
+        section.update(part)  # whole numbers are integers now
+        for key in given - set(part):
+            del section[key]
+    check_own(section, structure, own, cls, source, keys)
+    if cls is not ours:
+        check_needed(section, cls, is_train, source, keys, own)
+
+
+def check_own(
+    section: dict[str, Any],
+    structure: type[msgspec.Struct],
+    own: Accepted,
+    cls: type,
+    source: Source,
+    keys: Keys,
+    below: Keys = (),
+) -> None:
+    """Check the sections that a class derived from one of ours reads besides."""
+    known = {f.encode_name for f in msgspec.structs.fields(structure)}
+    for key, value in section.items():
+        here, inside = (*keys, str(key)), (*below, str(key))
+        if key in known or not isinstance(value, dict):
+            continue
+        if "build_network" in own.handed.get(inside, ()):
+            check_network(value, source, here)
+        elif "build_loss" in own.handed.get(inside, ()):
+            check_loss(value, source, here)
+        elif own.of(inside) - {"type"}:
+            check_read_keys(value, {"type"}, cls.__name__, source, here, own, inside)
 
 
 def check_dataset(section: Any, source: Source, keys: Keys, *, is_train: bool, model: Accepted | None = None) -> None:
@@ -251,7 +396,7 @@ def check_dataset(section: Any, source: Source, keys: Keys, *, is_train: bool, m
             missing(backend, "type", source, here, f"the key 'type' is missing: {', '.join(sorted(kinds))}.")
         kind = backend["type"]
         if kind not in kinds:
-            message = f"no such backend '{kind}'{nearest(str(kind), kinds)} Known: {', '.join(sorted(kinds))}."
+            message = f"no such backend '{short(kind)}'{nearest(str(kind), kinds)} Known: {', '.join(sorted(kinds))}."
             source.fail((*keys, "io_backend", "type"), message)
         check_call(backend, kinds[kind], source, (*keys, "io_backend"), ("db_paths", "client_keys"))
 
@@ -263,5 +408,5 @@ def model_class(options: dict[str, Any], source: Source) -> Any:
     name, found = options["model_type"], names_in(MODEL_REGISTRY)
     if not isinstance(name, str) or name not in found:
         known = f"Registered: {', '.join(sorted(found))}."
-        source.fail(("model_type",), f"no model '{name}'{nearest(str(name), found)} {known}")
+        source.fail(("model_type",), f"no model '{short(name)}'{nearest(str(name), found)} {known}")
     return found[name]

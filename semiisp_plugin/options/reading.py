@@ -22,6 +22,8 @@ from semiisp_plugin.options.source import Keys, Source
 from semiisp_plugin.options.yaml_text import dump, parse
 
 Places = dict[Keys, str]
+# What a section is that has no `type`.
+_UNSAID: dict[Keys, str] = {("train", "filter"): "threshold"}
 
 
 def read_options(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> tuple[dict[str, Any], Source]:
@@ -70,8 +72,12 @@ def _load(path: str, chain: tuple[str, ...], asked_at: str | None) -> tuple[dict
     parents = values.pop("extends")
     where = places.pop(("extends",))
     parents = [parents] if isinstance(parents, str) else parents
-    if not isinstance(parents, list) or not parents or not all(isinstance(p, str) and p for p in parents):
+    if not isinstance(parents, list) or not parents:
         raise OptionError(f"{where}: extends: give a file, or a list of files, not {kind_of(parents)}.")
+    for number, parent in enumerate(parents, 1):
+        if not isinstance(parent, str) or not parent:
+            what = "an empty text" if parent == "" else kind_of(parent)
+            raise OptionError(f"{where}: extends: give a file, or a list of files; entry {number} is {what}.")
     options: dict[str, Any] = {}
     known: Places = {}
     for parent in parents:
@@ -91,7 +97,12 @@ def _text(path: str, begin: str, chain: tuple[str, ...]) -> str:
         near = difflib.get_close_matches(Path(path).name, [p.name for p in others], 1)
         hint = f"; did you mean {folder / near[0]}?" if near else "."
         raise OptionError(f"{begin}{'there' if begin else 'There'} is no option file {path}{hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise OptionError(
+            f"{begin}{'the' if begin else 'The'} option file {path} cannot be read: byte {error.start + 1} is not of a "
+            f"text in UTF-8; save it as UTF-8."
+        ) from None
+    except OSError as error:
         raise OptionError(f"{begin}{'the' if begin else 'The'} option file {path} cannot be read: {error}.") from None
 
 
@@ -100,7 +111,7 @@ def _merge(into: dict[str, Any], into_places: Places, new: dict[str, Any], new_p
     for key, value in new.items():
         here = (*keys, str(key))
         old = into.get(key)
-        if isinstance(old, dict) and isinstance(value, dict) and not _other_type(old, value):
+        if isinstance(old, dict) and isinstance(value, dict) and not _other_type(old, value, here):
             into_places[here] = new_places[here]
             _merge(old, into_places, value, new_places, here)
             continue
@@ -113,14 +124,15 @@ def _merge(into: dict[str, Any], into_places: Places, new: dict[str, Any], new_p
         into_places.update({k: place for k, place in new_places.items() if k[: len(here)] == here})
 
 
-def _other_type(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    return "type" in old and "type" in new and old["type"] != new["type"]
+def _other_type(old: dict[str, Any], new: dict[str, Any], keys: Keys) -> bool:
+    before = old.get("type", _UNSAID.get(keys))
+    return before is not None and "type" in new and before != new["type"]
 
 
 def apply_overrides(options: dict[str, Any], overrides: Sequence[str], source: Source | None = None) -> None:
     """Apply ``--force_yml`` entries such as ``train:optim_g:lr=1e-4`` in place; values are read as YAML.
 
-    A key may be new, a section may not.
+    A key may be new, a section may not. ``section=~`` takes the section away.
 
     Args:
         options: The options to change.
@@ -146,9 +158,13 @@ def apply_overrides(options: dict[str, Any], overrides: Sequence[str], source: S
                 raise OptionError(f"--force_yml {entry}: {where} is {kind_of(section[key])}, not a section.")
             section = section[key]
         try:
-            section[last], _ = parse(text, "value")
+            value, _ = parse(text, "value")
         except OptionError as error:
             problem = str(error).partition(": ")[2].removeprefix("not valid YAML: ").rstrip(".")
             raise OptionError(f"--force_yml {entry}: the value is not valid YAML: {problem}.") from None
+        if value is None and isinstance(section.get(last), dict):
+            del section[last]  # as in a file that extends another
+        else:
+            section[last] = value
         if source is not None:
             source.overridden((*parents, last))

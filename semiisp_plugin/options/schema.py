@@ -16,12 +16,11 @@ import msgspec
 
 from semiisp_plugin.options import basicsr_structures as basicsr
 from semiisp_plugin.options import structures
-from semiisp_plugin.options.parts import OUR_DATASETS, OUR_MODELS
+from semiisp_plugin.options.parts import OUR_DATASETS, OUR_MODELS, schedulers
 from semiisp_plugin.options.sections import names_in, reads_kwargs, type_hints
 
 _DRAFT = "http://json-schema.org/draft-07/schema#"
 _OPTIMISERS = ("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")
-_SCHEDULERS = ("CosineAnnealing", "Constant", "MultiStepLR", "MultiStepRestartLR", "CosineAnnealingRestartLR")
 _ONLINE = "OnlineSemiSupervisedDataset"
 _STRUCTURES: tuple[type[msgspec.Struct], ...] = (
     structures.Options,
@@ -61,7 +60,7 @@ def option_schema() -> Schema:
     definitions["Loss"] = _called(LOSS_REGISTRY, definitions.pop("LossKeys")["properties"], ())
     definitions["Metric"] = _called(METRIC_REGISTRY, definitions.pop("MetricKeys")["properties"], ("img", "img2"))
     definitions["Optimiser"] = _suggesting(definitions.pop("OptimiserKeys"), _OPTIMISERS)
-    definitions["Scheduler"] = _suggesting(definitions.pop("SchedulerKeys"), _SCHEDULERS)
+    definitions["Scheduler"] = _suggesting(definitions.pop("SchedulerKeys"), schedulers(ours=True))
     definitions["Filter"] = _suggesting(definitions["Filter"], known["filters"])
     for name, function in sorted(_own(names_in(FILTER_REGISTRY)).items()):
         for key, schema in _parameters(function, (*list(inspect.signature(function).parameters)[:2], "reference")):

@@ -204,9 +204,16 @@ def missing(
 
 
 def check_call(
-    section: Any, target: Callable[..., Any], source: Source, keys: Sequence[str], given: Sequence[str] = ()
+    section: Any,
+    target: Callable[..., Any],
+    source: Source,
+    keys: Sequence[str],
+    given: Sequence[str] = (),
+    title: str | None = None,
 ) -> None:
     """Check the keys of a section against the parameters of what will be called with them, and evident types.
+
+    Whole numbers written as ``1e5`` become integers, in place, where integers are wanted.
 
     Args:
         section: Keys and values; ``type`` is ignored.
@@ -215,6 +222,7 @@ def check_call(
         source: For the message.
         keys: Where the section stands.
         given: Parameters that the caller fills in itself.
+        title: What the target is called in messages; its own name by default.
 
     Raises:
         OptionError: A key is unknown or missing, or a value is evidently of the wrong type.
@@ -223,23 +231,24 @@ def check_call(
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):
         return  # of a compiled extension
+    title = title or target.__name__
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and reads_kwargs(target)
     fixed = {n: p for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     names = [n for n in fixed if n not in ("self", *given)]
     for key in section:
         if key != "type" and key not in names and not takes_all:
-            source.fail(
-                (*keys, str(key)),
-                f"{target.__name__} has no such option{nearest(key, names)} Known: {', '.join(names)}.",
-            )
+            known = f"Known: {', '.join(names)}." if names else "It takes none."
+            source.fail((*keys, str(key)), f"{title} has no such option{nearest(key, names)} {known}")
     hints = type_hints(target)
     for name in names:
         parameter = parameters[name]
         if name not in section:
             if parameter.default is parameter.empty:
-                source.fail(keys, f"{target.__name__} needs the key '{name}'.")
+                source.fail(keys, f"{title} needs the key '{name}'.")
             continue
-        problem = wrong_value(section[name], parameter.default, hints.get(name))
+        hint = hints.get(name)
+        section[name] = whole(section[name], type(parameter.default) if hint is None else hint)
+        problem = wrong_value(section[name], parameter.default, hint)
         if name.startswith("num_") and name not in hints and isinstance(section[name], (str, dict)):
             problem = f"expected a number, not {kind_of(section[name])}."
         if problem:
@@ -301,23 +310,18 @@ def wrong_value(value: Any, default: Any = inspect.Parameter.empty, hint: Any = 
         try:
             msgspec.convert(value, hint, strict=True)
         except msgspec.ValidationError as error:
-            return _plain_words(str(error).partition(" - at ")[0])
+            message, where, _ = str(error).partition(" - at ")
+            return _plain_words(message, hint, None if where else value)
         return None
     number, flag = isinstance(default, (int, float)) and not isinstance(default, bool), isinstance(default, bool)
     if isinstance(value, str) and (number or flag or isinstance(default, (list, tuple))):
         wanted = "a number" if number else "a truth value" if flag else "a list"
-        return f"expected {wanted}, such as {_as_yaml(default)}, not the text '{value}'."
+        return f"expected {wanted}, such as {as_yaml(default)}, not the text '{short(value)}'."
     if isinstance(value, dict) and (number or flag):
-        return f"expected a value such as {_as_yaml(default)}, not a section."
+        return f"expected a value such as {as_yaml(default)}, not a section."
     if isinstance(value, list) and flag:
         return "expected true or false, not a list."
     return None
-
-
-def _as_yaml(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_as_yaml, value))}]"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 # --- registries ----------------------------------------------------------------------------------------------------
@@ -348,7 +352,7 @@ def registered_name(name: Any, registry: Registry, kind: str, source: Source, ke
 
         source.fail(
             keys,
-            f"no {kind} '{name}' is registered{nearest(str(name), found)} Registered: "
+            f"no {kind} '{short(name)}' is registered{nearest(str(name), found)} Registered: "
             f"{', '.join(sorted(found))} (BasicSR imported from {basicsr_location()}).",
         )
     return found[name]

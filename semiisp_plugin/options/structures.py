@@ -14,7 +14,12 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 # Becomes a folder below experiments/, results/ and tb_logger/.
-Name = Annotated[str, msgspec.Meta(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")]
+_IN_NAMES = r"[^/\\\x00-\x1f\x7f]"
+Name = Annotated[
+    str, msgspec.Meta(pattern=rf"^(?!\s)(?!.*\s$){_IN_NAMES}*[^/\\.\s\x00-\x1f\x7f]{_IN_NAMES}*$")
+]
+Seed = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Sides = Positive | Annotated[list[Positive], msgspec.Meta(min_length=2, max_length=2)]
 Auto = Literal["auto"]
 
 
@@ -74,7 +79,7 @@ class Dataset(Loader, forbid_unknown_fields=True, kw_only=True):
         str | None, doc("Text file that selects pairs: each line begins with the name of a target.")
     ] = None
     gt_size: Annotated[
-        int | list[int] | None, doc("Side of the training crop, or [height, width], pixels; training needs it.")
+        Sides | None, doc("Side of the training crop, or [height, width], pixels; training needs it.")
     ] = None
     use_hflip: Annotated[bool, doc("Random left-right flips.")] = False
     use_rot: Annotated[bool, doc("Random upside-down flips and transpositions.")] = False
@@ -88,8 +93,7 @@ class Dataset(Loader, forbid_unknown_fields=True, kw_only=True):
         ),
     ] = None
     pseudo_per_batch: Annotated[Positive | Auto | None, doc("Pseudo samples a batch, for each GPU; or `auto`.")] = None
-    phase: Annotated[str | None, doc("Set by the program.")] = None
-    scale: Annotated[int, doc("Set by the program.")] = 1
+    scale: Annotated[Literal[1], doc("As at the top of the file, from where the program takes it.")] = 1
 
 
 class OnlinePseudoData(Strict):
@@ -259,7 +263,7 @@ class Options(Strict):
     ] = None
     scale: Annotated[Literal[1], doc("Our models do not change the size of images.")] = 1
     num_gpu: Annotated[int | Auto, doc("GPUs; 0 for the CPU, `auto` for all there are.")] = "auto"
-    manual_seed: Annotated[int, doc("Seed of everything random.")] = 0
+    manual_seed: Annotated[Seed, doc("Seed of everything random.")] = 0
     deterministic: Annotated[bool, doc("Same numbers in every run, at some cost in speed.")] = False
     network_global: Annotated[dict[str, Any] | None, doc("The network of global parameters; `ISPModel` alone.")] = None
     path: Annotated[Paths | None, doc("Weights to start from.")] = None
@@ -288,7 +292,7 @@ class PseudoOptions(Strict):
             "afresh at each visit (ours; see `OnlineSemiSupervisedDataset`)."
         ),
     ] = "stored"
-    manual_seed: Annotated[int, doc("Of the random parameter sets.")] = 0
+    manual_seed: Annotated[Seed, doc("Of the random parameter sets.")] = 0
     max_photographs: Annotated[
         Positive | None, doc("Use only the first so many, in the order of their names; ~ for all.")
     ] = None

@@ -9,7 +9,7 @@ import msgspec
 from semiisp_plugin.options.basicsr_structures import BasicSROptions
 from semiisp_plugin.options.other_models import check_other_file
 from semiisp_plugin.options.our_models import check_our_file
-from semiisp_plugin.options.parts import OUR_MODELS, expect_section, model_class
+from semiisp_plugin.options.parts import check_phases, expect_section, is_our_model, model_class
 from semiisp_plugin.options.sections import missing
 from semiisp_plugin.options.source import Source
 from semiisp_plugin.options.structures import Options
@@ -43,7 +43,8 @@ def check_options(options: dict[str, Any], source: Source, *, is_train: bool) ->
         if needed or options.get(key) is not None:
             expect_section(options.get(key), source, (key,))
     model_class(options, source)
-    if options["model_type"] in OUR_MODELS:
+    check_phases(options, source)
+    if is_our_model(options["model_type"]):
         check_our_file(options, source, is_train=is_train)
     else:
         check_other_file(options, source, is_train=is_train)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from semiisp_plugin.options.messages import OptionError, kind_of
+from semiisp_plugin.options.messages import OptionError, kind_of, short
 from semiisp_plugin.options.source import Keys
 
 _CORE = "tag:yaml.org,2002:"
@@ -79,7 +79,10 @@ def parse(text: str, name: str) -> tuple[Any, dict[Keys, int]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name
-        raise OptionError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}.") from None
+        problem = str(getattr(error, "problem", None) or error)
+        if "'\\t'" in problem:
+            problem = "there is a tab; indent with spaces"
+        raise OptionError(f"{where}: not valid YAML: {problem}.") from None
     except RecursionError:
         raise OptionError(f"{name}: not valid YAML: sections are nested too deeply.") from None
     finally:
@@ -125,7 +128,7 @@ class _Builder:
             return self._loader.construct_object(node)
         except (ValueError, KeyError, IndexError):
             tag = node.tag.replace(_CORE, "!!")
-            self.fail(node, keys, f"{node.value!r} is no value of the tag {tag}.")
+            self.fail(node, keys, f"{short(node.value)!r} is no value of the tag {tag}.")
 
     def _mapping(self, node: yaml.MappingNode, keys: Keys) -> dict[Any, Any]:
         result: dict[Any, Any] = {}
@@ -169,7 +172,10 @@ class _Builder:
 
     def _key(self, node: yaml.Node, keys: Keys) -> tuple[Any, Keys]:
         key = self.value(node, keys) if isinstance(node, yaml.ScalarNode) else None
-        if isinstance(key, bool) or not isinstance(key, (str, int)):
-            written = f"'{node.value}'" if isinstance(node, yaml.ScalarNode) else "this"
-            self.fail(node, keys, f"{written} is no name of a key: it is read as {kind_of(key)}; put it in quotes.")
-        return key, (*keys, str(key))
+        if isinstance(key, str):
+            return key, (*keys, key)
+        written = f"'{short(node.value)}'" if isinstance(node, yaml.ScalarNode) else "this"
+        comma = "; a decimal number has a point, not a comma" if type(key) is int else ""
+        self.fail(
+            node, keys, f"{written} is no name of a key: it is read as {kind_of(key)}; put it in quotes{comma}."
+        )

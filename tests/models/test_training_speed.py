@@ -162,6 +162,26 @@ def test_bad_part_spoils_the_update_of_all(make_model):
     assert not torch.equal(weights(model), before)
 
 
+def test_statistics_survive_several_bad_parts(make_model, monkeypatch):
+    class Normed(PlainNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(self.conv(x))
+
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, "Normed", Normed)
+    model = make_model(network="Normed", accumulate=3)
+    parts = [batch(seed) for seed in range(3)]
+    for part in (0, 2):
+        parts[part]["lq"][0] = float("nan")
+    step(model, 1, *parts)
+    assert model.guard.skipped == [1]
+    assert torch.isfinite(model.net_g.norm.running_mean).all()
+    assert int(model.net_g.norm.num_batches_tracked) == 1  # of the one part that was fine
+
+
 def test_channels_last(make_model):
     model, plain = make_model(channels_last=True), make_model()
     for one in (model, plain):
