@@ -22,7 +22,10 @@ def check(path: str) -> str | None:
         if "photographs" in values and "model_type" not in values:
             complete_pseudo_options(values, source)
         else:
-            check_options(values, source, is_train="train" in values)
+            # A file to test with may have kept its section `train`; without data it is not for training.
+            datasets = values.get("datasets")
+            is_train = "train" in values and (not isinstance(datasets, dict) or "train" in datasets)
+            check_options(values, source, is_train=is_train)
     except OptionError as error:
         return str(error)
     return None

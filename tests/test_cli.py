@@ -284,7 +284,7 @@ def test_misspelt_keys_name_line_and_nearest(option_files, capsys):
         (lambda o: o["train"]["optim_g"].update(lr="abc"), ("train:optim_g:lr", "expected a number")),
         (lambda o: o["network_g"].update(grid=3), ("network_g:grid", "expected")),
         (lambda o: o["val"]["metrics"]["psnr"].update(type="psnrr"), ("val:metrics:psnr:type", "metric")),
-        (lambda o: o["train"].update(total_iter="many"), ("train:total_iter", "int")),
+        (lambda o: o["train"].update(total_iter="many"), ("train:total_iter", "whole number")),
         (lambda o: o["train"].pop("pixel_opt"), ("train", "no loss")),
         (lambda o: o.update(num_gpu=99), ("num_gpu", "99", "auto")),
     ],

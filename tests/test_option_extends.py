@@ -66,6 +66,18 @@ def test_another_type_takes_nothing_over(write):
     assert untyped["network_g"] == {"type": "SepLUT", "thumbnail": 32, "dropout": 0.1}
 
 
+def test_another_filter_takes_nothing_over(write):
+    write("train:\n  filter: {beta: 1.0, warmup_iter: 5}\nother: {beta: 1}\n", "b.yml")
+    child = "extends: b.yml\ntrain: {filter: {type: quantile, keep: 0.75}}\nother: {type: quantile}\n"
+    options, _ = load_yaml(write(child, "c.yml"))
+    assert options["train"]["filter"] == {"type": "quantile", "keep": 0.75}
+    assert options["other"] == {"beta": 1, "type": "quantile"}
+    same, _ = load_yaml(write("extends: b.yml\ntrain: {filter: {type: threshold}}\n", "same.yml"))
+    assert same["train"]["filter"] == {"beta": 1.0, "warmup_iter": 5, "type": "threshold"}
+    again, _ = load_yaml(write("extends: c.yml\ntrain: {filter: {keep: 0.5}}\n", "again.yml"))
+    assert again["train"]["filter"] == {"type": "quantile", "keep": 0.5}
+
+
 def test_nothing_takes_a_section_away_and_sets_a_key_to_nothing(write):
     write("val: {val_freq: 5}\npath: {state: a.state}\nseed: 3\n", "b.yml")
     options, source = load_yaml(write("extends: b.yml\nval: ~\npath: {state: ~}\nseed: ~\nnew: ~\n", "c.yml"))
@@ -106,8 +118,9 @@ def test_nested_lists_and_paths_relative_to_the_file(write):
             {"c.yml": "extends: x/b.yml\n", "x/b.yml": "a: 1\nextends: a.yml\n", "x/a.yml": "extends: ../c.yml\n"},
             r"^x/a\.yml:1: extends: files extend each other in a circle: c\.yml -> x/b\.yml -> x/a\.yml -> c\.yml\.$",
         ),
-        ({"c.yml": "extends: 3\n"}, r"^c\.yml:1: extends: give a file, or a list of files, not the int 3"),
-        ({"c.yml": "extends: []\n"}, r"^c\.yml:1: extends: give a file"),
+        ({"c.yml": "extends: 3\n"}, r"^c\.yml:1: extends: give a file, or a list of files, not the whole number 3"),
+        ({"c.yml": "extends: []\n"}, r"^c\.yml:1: extends: give a file, or a list of files, not an empty list\.$"),
+        ({"c.yml": "extends: [a, 3]\n"}, r"^c\.yml:1: extends: give a file.*; entry 2 is the whole number 3\.$"),
         ({"c.yml": "extends: ~\n"}, r"^c\.yml:1: extends: give a file, or a list of files, not empty"),
         ({"c.yml": "extends: [b.yml, {a: 1}]\n"}, r"^c\.yml:1: extends: give a file"),
         ({"c.yml": "extends: b.yml\n", "b.yml": "- 1\n"}, r"^b\.yml: an option file is a mapping"),
@@ -154,7 +167,7 @@ def test_checked_as_one_file_with_errors_where_the_keys_stand(option_files):
     ):
         with pytest.raises(OptionError, match=message):
             load(text)
-    with pytest.raises(OptionError, match=r"^--force_yml train:accumulate: expected `int` >= 1"):
+    with pytest.raises(OptionError, match=r"^--force_yml train:accumulate: expected a whole number >= 1"):
         load("extends: semi.yml\ntrain: {accumulate: 2}\n", ["train:accumulate=0"])
     assert parent.endswith("semi.yml")
 

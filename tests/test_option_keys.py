@@ -251,7 +251,7 @@ def test_a_file_of_basicsr():
         (lambda o: o["train"]["scheduler"].update(type="CosineAnnealing"), "no scheduler 'CosineAnnealing'"),
         (
             lambda o: o["train"]["scheduler"].pop("milestones"),
-            "scheduler: MultiStepRestartLR needs the key 'milestones'",
+            "scheduler: MultiStepLR needs the key 'milestones'",
         ),
         (
             lambda o: o["train"]["pixel_opt"].update(loss_wight=1),

@@ -69,6 +69,8 @@ def test_committed_option_files_are_valid(validators, path):
         (lambda o: o["train"]["optim_g"].update(lr="fast"), "train:optim_g:lr: "),
         (lambda o: o["train"]["pixel_opt"].update(loss_wight=1), "train:pixel_opt: "),
         (lambda o: o["train"]["filter"].update(beta="atuo"), "train:filter:beta: "),
+        (lambda o: o["train"].update(filter={"bta": 1}), "train:filter: "),
+        (lambda o: o["train"].update(filter={"type": "quantile", "kep": 1}), "train:filter: "),
         (lambda o: o["datasets"]["train"].update(use_hflp=True), "datasets:train: "),
         (lambda o: o["datasets"]["train"]["pseudo"].update(dataroot="x"), "datasets:train:pseudo: "),
         (lambda o: o["datasets"]["train"]["io_backend"].update(type="dsk"), "datasets:train:io_backend:type: "),
@@ -146,7 +148,7 @@ def test_tables():
     with pytest.raises(KeyError, match="nonsense"):
         with_tables("<!-- keys: nonsense --><!-- end -->")
     rows = key_table(structures.Dataset)
-    assert "| `gt_size` | whole number, list of whole numbers | `~` |" in rows
+    assert "| `gt_size` | whole number ≥ 1, list of two whole numbers ≥ 1 | `~` |" in rows
     assert "| `name` | text |  |" in rows
     assert "| `real_per_batch` | whole number ≥ 1, `auto` | `~` |" in rows
 

@@ -5,8 +5,10 @@ there: ``opt['gt_size']``, ``train_opt.get('ema_decay')``, ``'mean' in opt``. Th
 the source of the class, of its bases, and of the functions and classes it hands options to is read (never run), and
 each key that stands there as a constant is one it accepts.
 
+A key that is handed to a function or method as a text (``self.value('gt_size', 64)``) is known there.
+
 Where the source does not tell, every key is accepted: it cannot be read (compiled, or typed into a console), keys are
-computed (``opt[f'{x}_opt']``; a ``name`` that is handed to a function as a text is known there), or a section is handed on as a whole to something that is not followed
+computed (``opt[f'{x}_opt']``, ``opt[name]``), or a section is handed on as a whole to something that is not followed
 (``build(**opt)``, a method of another object). That is decided section by section.
 """
 
@@ -454,9 +456,7 @@ class _FunctionReader:
                 return inspect.getattr_static(owner, function.attr, None)
         return None
 
-    def follow(
-        self, target: Any, position: int | str, sections: Paths, texts: dict[int | str, frozenset[str]]
-    ) -> None:
+    def follow(self, target: Any, position: int | str, sections: Paths, texts: dict[int | str, frozenset[str]]) -> None:
         """A section is an argument of a call, whose arguments that are texts are ``texts``."""
         if self.owner is not None and self.owner.collecting:
             return

@@ -195,7 +195,6 @@ def check_filter(section: Any, source: Source, keys: Keys) -> None:
     Raises:
         OptionError: The first thing found wrong.
     """
-    from semiisp_plugin.losses.pseudo_filter import filter_options
     from semiisp_plugin.toolbox import FILTER_REGISTRY
 
     expect_section(section, source, keys)
@@ -204,12 +203,14 @@ def check_filter(section: Any, source: Source, keys: Keys) -> None:
     common = {f.encode_name for f in msgspec.structs.fields(Filter)}
     own = {k: v for k, v in section.items() if k not in common}
     parameters = inspect.signature(function).parameters
-    options = filter_options(function)
-    for name in list(parameters)[2:]:
-        if name not in options and name != "reference":
-            written = str(parameters[name]).partition(":")[0].partition("=")[0]
-            message = f"the parameter {written} of {function.__name__} is not keyword-only, as a filter's options are"
-            source.fail((*keys, "type"), f"{message}; write `*` before it." if "*" not in written else f"{message}.")
+    # As the training sees it, `semiisp_plugin.losses.pseudo_filter.filter_options`.
+    options = [n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY and n != "reference"]
+    swallows = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for key in own:
+        if key not in options and (swallows or key in list(parameters)[2:]):
+            name = function.__name__
+            fix = "name it there, after a `*`" if key not in parameters else "write `*` before it there"
+            source.fail((*keys, key), f"a filter's options are its keyword-only parameters, which {name} lacks: {fix}.")
     automatic = own.get("beta") == "auto" and "beta" in options
     # Its own value stands in for `auto` here: the paper's for few pairs.
     numbers = {**own, "beta": 1.0} if automatic else own
@@ -233,4 +234,5 @@ def _try_filter(function: Any, own: dict[str, Any], source: Source, keys: Keys) 
         named = [k for k in re.findall(r"`(\w+)`", str(error)) if k in own]
         ours = function.__module__.split(".")[0] == __name__.split(".")[0]
         begin = "" if ours else f"the filter '{function.__name__}' cannot be called with these options: "
-        source.fail((*keys, *named[:1]), f"{begin}{str(error) or type(error).__name__}")
+        problem = str(error) or type(error).__name__
+        source.fail((*keys, *named[:1]), f"{begin}{problem}{'' if problem.endswith('.') else '.'}")

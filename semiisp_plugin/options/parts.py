@@ -228,12 +228,6 @@ def check_optimiser(section: Any, source: Source, keys: Keys) -> None:
     for key in ("lr", "weight_decay"):
         if isinstance(section.get(key), float) and not math.isfinite(section[key]):
             source.fail((*keys, key), f"expected a finite number, got {section[key]}.")
-    if isinstance(section.get("eps"), list) and not isinstance(_default(optimiser, "eps"), (list, tuple)):
-        source.fail((*keys, "eps"), f"{kind} takes one number, not a list.")
-
-
-def _default(target: Callable[..., Any], name: str) -> Any:
-    return inspect.signature(target).parameters[name].default
 
 
 def _cosine_annealing(total_iter: int = 0, eta_min_ratio: float = 1e-3) -> None:
@@ -285,15 +279,15 @@ def check_phases(options: dict[str, Any], source: Source) -> None:
     for name, dataset in options["datasets"].items():
         here = ("datasets", str(name))
         if name != "train" and not str(name).startswith(("val", "test")):
-            known = "the sections are called train, val... and test..., such as val_1."
-            source.fail(here, f"no data set has this name{nearest(name, ('train', 'val', 'test'))} {known.capitalize()}")
+            meant = nearest(name, ("train", "val", "test"))
+            source.fail(here, f"no section of this name is used{meant} There are train, val... and test...: val_1.")
         if not isinstance(dataset, dict):
             continue
         if "phase" in dataset:
             source.fail((*here, "phase"), "the program takes it from the section's name; leave it out.")
         top = options.get("scale")
         if dataset.get("scale") is not None and dataset["scale"] != (1 if top is None else top):
-            source.fail((*here, "scale"), "the program takes it from `scale` at the top of the file; leave it out here.")
+            source.fail((*here, "scale"), "the program takes it from the top of the file; leave it out here.")
 
 
 def check_metric(section: Any, source: Source, keys: Keys) -> None:
@@ -306,8 +300,10 @@ def check_metric(section: Any, source: Source, keys: Keys) -> None:
     if section.get("better") is not None and not (
         "better" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     ):
-        message = f"BasicSR hands this key on to {function.__name__}, which does not take it; give the function **kwargs."
-        source.fail((*keys, "better"), message)
+        name = function.__name__
+        source.fail(
+            (*keys, "better"), f"{name} is called with this key, too, and refuses it; give the function **kwargs."
+        )
     swallows = any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and not reads_kwargs(function)
     call = {k: v for k, v in section.items() if k != "better"} if swallows else section
     check_call(call, function, source, keys, ("img", "img2"))

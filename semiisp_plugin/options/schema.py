@@ -53,7 +53,6 @@ def option_schema() -> Schema:
         for name, registry in (
             ("data sets", DATASET_REGISTRY),
             ("models", MODEL_REGISTRY),
-            ("filters", FILTER_REGISTRY),
         )
     }
     definitions["Network"] = _called(ARCH_REGISTRY, {}, ())
@@ -61,12 +60,7 @@ def option_schema() -> Schema:
     definitions["Metric"] = _called(METRIC_REGISTRY, definitions.pop("MetricKeys")["properties"], ("img", "img2"))
     definitions["Optimiser"] = _suggesting(definitions.pop("OptimiserKeys"), _OPTIMISERS)
     definitions["Scheduler"] = _suggesting(definitions.pop("SchedulerKeys"), schedulers(ours=True))
-    definitions["Filter"] = _suggesting(definitions["Filter"], known["filters"])
-    for name, function in sorted(_own(names_in(FILTER_REGISTRY)).items()):
-        for key, schema in _parameters(function, (*list(inspect.signature(function).parameters)[:2], "reference")):
-            more = [{"const": "auto"}] if key == "beta" else []
-            own = definitions["Filter"]["properties"].setdefault(key, {"anyOf": [schema, *more]})
-            own["description"] = ", ".join(filter(None, [own.get("description"), f"of `{name}`"]))
+    definitions["Filter"] = _filters(definitions["Filter"], _own(names_in(FILTER_REGISTRY)))
     definitions["DataSet"] = _by_type(
         known["data sets"],
         {name: {"$ref": f"#/definitions/{'OnlineDataset' if name == _ONLINE else 'Dataset'}"} for name in OUR_DATASETS},
@@ -100,6 +94,24 @@ def option_schema() -> Schema:
         "else": {"$ref": "#/definitions/BasicSROptions"},
         "definitions": dict(sorted(definitions.items())),
     }
+
+
+def _filters(common: Schema, functions: dict[str, Callable[..., Any]]) -> Schema:
+    """The section ``train: filter``: without a ``type`` it is a ``threshold``; of types not listed any key may be."""
+    schema = _suggesting(common, sorted(functions))
+    cases = []
+    for name, function in sorted(functions.items()):
+        options: dict[str, Schema] = {}
+        for key, kind in _parameters(function, (*list(inspect.signature(function).parameters)[:2], "reference")):
+            options[key] = {"anyOf": [kind, *([{"const": "auto"}] if key == "beta" else [])]}
+            own = schema["properties"].setdefault(key, {})
+            own["description"] = ", ".join(filter(None, [own.get("description"), f"of `{name}`"]))
+        properties = {**dict.fromkeys(common["properties"], True), **options}
+        condition: Schema = {"properties": {"type": {"const": name}}}
+        if name != "threshold":
+            condition["required"] = ["type"]
+        cases.append({"if": condition, "then": {"properties": properties, "additionalProperties": False}})
+    return {**schema, "allOf": cases}
 
 
 def pseudo_schema() -> Schema:

@@ -18,6 +18,7 @@ import msgspec
 
 from semiisp_plugin.options.messages import as_yaml, choices, kind_of, nearest, short
 from semiisp_plugin.options.source import Source
+from semiisp_plugin.options.structures import Dataset, Filter, Strict
 
 if TYPE_CHECKING:
     from semiisp_plugin.options.accepted_keys import Accepted
@@ -38,7 +39,7 @@ def check_section(
     """Check one section against its structure: unknown keys first (with the nearest known one), then types.
 
     In place, whole numbers written as ``1e5`` or ``!!float 5e3`` become integers where integers are wanted, and keys of
-    a structure that forbids unknown ones are removed where they are ``~``, which their type does not allow, and have a
+    our own structures are removed where they are ``~``, which their type does not allow, and have a
     default.
 
     Args:
@@ -127,7 +128,7 @@ def _choices(expected: Any) -> list[Any]:
 
 def whole(value: Any, hint: Any) -> Any:
     """The value, with integers in the place of numbers such as 1e5 where the type wants integers."""
-    kinds = _choices(hint)
+    kinds = [type(typing.get_args(k)[0]) if typing.get_origin(k) is Literal else k for k in _choices(hint)]
     if isinstance(value, float) and value.is_integer() and int in kinds and float not in kinds:
         return int(value)
     if isinstance(value, list):
@@ -150,7 +151,7 @@ def _check_keys(
     """Check the keys of a section; what of it the structure knows."""
     if not isinstance(value, dict):
         source.fail(keys, f"expected a section, not {kind_of(value)}.")
-    strict = expected.__struct_config__.forbid_unknown_fields
+    strict, defaults = expected.__struct_config__.forbid_unknown_fields, issubclass(expected, (Strict, Filter, Dataset))
     more = own.of(below) if own is not None else set()
     everything = own is not None and own.accepts_all(below)
     fields = {f.encode_name: f for f in msgspec.structs.fields(expected)}
@@ -163,7 +164,7 @@ def _check_keys(
                 source.fail(here, f"unknown key{nearest(key, names)} Known: {', '.join(names)}.")
             continue
         kinds = _choices(fields[key].type)
-        if item is None and strict and not fields[key].required and type(None) not in kinds and Any not in kinds:
+        if item is None and defaults and not fields[key].required and type(None) not in kinds and Any not in kinds:
             del value[key]  # "nothing": the default
             continue
         known[key] = value[key] = whole(item, fields[key].type)

@@ -15,9 +15,7 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 # Becomes a folder below experiments/, results/ and tb_logger/.
 _IN_NAMES = r"[^/\\\x00-\x1f\x7f]"
-Name = Annotated[
-    str, msgspec.Meta(pattern=rf"^(?!\s)(?!.*\s$){_IN_NAMES}*[^/\\.\s\x00-\x1f\x7f]{_IN_NAMES}*$")
-]
+Name = Annotated[str, msgspec.Meta(pattern=rf"^(?!\s)(?!.*\s$){_IN_NAMES}*[^/\\.\s\x00-\x1f\x7f]{_IN_NAMES}*$")]
 Seed = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Sides = Positive | Annotated[list[Positive], msgspec.Meta(min_length=2, max_length=2)]
 Auto = Literal["auto"]

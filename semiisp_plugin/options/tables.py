@@ -11,6 +11,7 @@ import msgspec
 
 from semiisp_plugin.options import basicsr_structures as basicsr
 from semiisp_plugin.options import structures
+from semiisp_plugin.options.messages import as_yaml
 
 TABLES: dict[str, type[msgspec.Struct]] = {
     "file": structures.Options,
@@ -49,7 +50,7 @@ def key_table(structure: type[msgspec.Struct]) -> str:
     """A Markdown table of a structure's keys: type, default, description."""
     rows = ["| key | value | default | |", "|---|---|---|---|"]
     for field in msgspec.structs.fields(structure):
-        default = "" if field.required else f"`{_yaml(field.default)}`"
+        default = "" if field.required else f"`{as_yaml(field.default)}`"
         rows.append(f"| `{field.encode_name}` | {_kind(field.type)} | {default} | {_description(field.type)} |")
     return "\n".join(rows)
 
@@ -65,21 +66,18 @@ def _kind(kind: Any) -> str:
     if origin is Annotated:
         metas = [m for m in arguments[1:] if isinstance(m, msgspec.Meta)]
         bounds = [f"≥ {m.ge:g}" for m in metas if m.ge is not None]
-        bounds += [f"≤ {m.le:g}" for m in metas if m.le is not None]
+        bounds += ["< 2^63" if m.le == 2**63 - 1 else f"≤ {m.le:g}" for m in metas if m.le is not None]
+        if any(m.min_length == m.max_length == 2 for m in metas):
+            return _kind(arguments[0]).replace("list of", "list of two")
         bounds += [f"< {m.lt:g}" for m in metas if m.lt is not None]
         return " ".join([_kind(arguments[0]), *bounds])
     if origin in (typing.Union, types.UnionType):
         return ", ".join(dict.fromkeys(_kind(a) for a in arguments if a is not type(None)))
     if origin is Literal:
-        return ", ".join(f"`{_yaml(a)}`" for a in arguments)
+        return ", ".join(f"`{as_yaml(a)}`" for a in arguments)
     if origin is list:
-        return f"list of {_kind(arguments[0])}s"
+        noun, blank, bound = _kind(arguments[0]).partition(" ≥")
+        return f"list of {noun}s{blank}{bound}"
     if origin is dict or (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
         return "section"
     return {int: "whole number", float: "number", bool: "`true`, `false`", str: "text"}.get(kind, str(kind))
-
-
-def _yaml(value: Any) -> str:
-    if value is None:
-        return "~"
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -79,7 +79,7 @@ def parse(text: str, name: str) -> tuple[Any, dict[Keys, int]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name
-        problem = str(getattr(error, "problem", None) or error)
+        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
         if "'\\t'" in problem:
             problem = "there is a tab; indent with spaces"
         raise OptionError(f"{where}: not valid YAML: {problem}.") from None
@@ -171,11 +171,11 @@ class _Builder:
                 self.fail(node, (*keys, "<<"), "give an alias (*name) of a section, or a list of them.")
 
     def _key(self, node: yaml.Node, keys: Keys) -> tuple[Any, Keys]:
-        key = self.value(node, keys) if isinstance(node, yaml.ScalarNode) else None
+        if not isinstance(node, yaml.ScalarNode):
+            self.fail(node, keys, "a list or section is no name of a key.")
+        key = self.value(node, keys)
         if isinstance(key, str):
             return key, (*keys, key)
-        written = f"'{short(node.value)}'" if isinstance(node, yaml.ScalarNode) else "this"
-        comma = "; a decimal number has a point, not a comma" if type(key) is int else ""
-        self.fail(
-            node, keys, f"{written} is no name of a key: it is read as {kind_of(key)}; put it in quotes{comma}."
-        )
+        comma = "; if it is part of a decimal number, write that with a point" if type(key) is int else ""
+        read = f"it is read as {kind_of(key)}; put it in quotes{comma}."
+        self.fail(node, keys, f"'{short(node.value)}' is no name of a key: {read}")
