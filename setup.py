@@ -40,7 +40,17 @@ DEMO = ["scikit-learn>=1.3"]
 FAST = ["numba>=0.60"]
 # Reads camera RAW files (`basicsr prepare`).
 RAW = ["rawpy>=0.21"]
-TEST = [*DEMO, *FAST, *RAW, "pytest>=8", "hypothesis>=6.100", "jsonschema>=4.20", "ruff>=0.9", "mypy>=1.13", "types-PyYAML"]
+TEST = [
+    *DEMO,
+    *FAST,
+    *RAW,
+    "pytest>=8",
+    "hypothesis>=6.100",
+    "jsonschema>=4.20",
+    "ruff>=0.9",
+    "mypy>=1.13",
+    "types-PyYAML",
+]
 
 setup(
     name="semiisp_plugin",
