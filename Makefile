@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 UNFINISHED := $(VENV)/.unfinished
 UV_PIP := VIRTUAL_ENV=$(VENV) $(BIN)/uv pip
+# Processes that share the tests, a file at a time.
+JOBS ?= 2
 # Interpreters tried in this order. A name on PATH may be a shim that fails, so each is run, not just looked up.
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python3.12 python3.11 python3.10)
 SUITABLE := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
@@ -25,8 +27,8 @@ help:  ## list the targets
 demo: $(STAMP)  ## semi-supervised training at toy size, end to end; options: make demo ARGS="..."
 	$(BIN)/basicsr demo $(ARGS)
 
-test: lint  ## static checks, then the test suite; options for pytest: make test ARGS="..."
-	$(BIN)/python -m pytest $(ARGS)
+test: lint  ## static checks, then the test suite; options for pytest: make test ARGS="..."; JOBS=4 processes
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## ruff, formatting and types; changes nothing
 	$(BIN)/ruff check

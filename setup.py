@@ -45,6 +45,7 @@ TEST = [
     *FAST,
     *RAW,
     "pytest>=8",
+    "pytest-xdist>=3.5",
     "hypothesis>=6.100",
     "jsonschema>=4.20",
     "ruff>=0.9",

@@ -147,6 +147,7 @@ class _Loop:
             stack.enter_context(self.bar)
             stack.enter_context(self.interrupt)
             stack.enter_context(self.data.watch)
+            stack.callback(self.data.loader.close)
             if self.ours:
                 self.model.validation_progress = self.bar.validation
                 if not self.opt["dist"]:  # otherwise all processes have to stop at the same place
@@ -169,6 +170,12 @@ class _Loop:
 
     def _iterate(self) -> None:
         batches = self.data.batches()
+        try:
+            self._iterate_over(batches)
+        finally:
+            batches.close()
+
+    def _iterate_over(self, batches: Iterator[tuple[int, Any]]) -> None:
         try:
             for iteration in range(self.start_iter + 1, self.total + 1):
                 self._train_on(batches, iteration)

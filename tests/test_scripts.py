@@ -188,7 +188,7 @@ def test_pseudo_errors(create, f_isp, tiny_data, capsys):
     main = create.main
     assert "arguments: the key 'f_isp' is missing" in fails(capsys, main, ["--photographs", photographs, "--out", "o"])
     full = ["--photographs", photographs, "--f_isp", f_isp, "--out", "o", "--num_gpu", "0"]
-    assert "png_compression: expected `int` <= 9" in fails(capsys, main, [*full, "--png_compression", "12"])
+    assert "png_compression: expected a whole number <= 9" in fails(capsys, main, [*full, "--png_compression", "12"])
     assert "There is no folder 'nowhere'" in fails(capsys, main, [*full, "--photographs", "nowhere"])
     assert "no checkpoint" in fails(capsys, main, [*full, "--f_isp", "missing.pth"])
     assert "no option file" in fails(capsys, main, ["-opt", "missing.yml"])

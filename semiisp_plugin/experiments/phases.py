@@ -142,7 +142,7 @@ def _options(
 ) -> dict[str, Any]:
     total = training["total_iter"]
     sets = {
-        key: _dataset("PairedRestorationDataset", data, name=key, cache_images=s.cache_images)
+        f"val_{key}": _dataset("PairedRestorationDataset", data, name=key, cache_images=s.cache_images)
         for key, data in evaluation.items()
     }
     return {

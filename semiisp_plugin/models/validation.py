@@ -9,8 +9,8 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class ValidationStopped(Exception):  # noqa: N818 - no error: somebody asked for
     """A validation was broken off because the run is to stop."""
 
 
-def groups_of_one_size(loader: Any, batch_size: int) -> Iterator[list[dict[str, Any]]]:
+def groups_of_one_size(loader: Any, batch_size: int) -> Generator[list[dict[str, Any]], None, None]:
     """Neighbouring images of a loader that can share a batch: of one size, at most ``batch_size`` of them."""
     group: list[dict[str, Any]] = []
     for item in loader:
@@ -106,8 +106,11 @@ def validate(
     name_of = result_names(dataset)
     rows: list[tuple[int, str, dict[str, float]]] = []
     position = 0
-    with (progress or _silent)(name, len(numbers)) as advance:
-        for group in groups_of_one_size(loader, batch_size):
+    with (
+        (progress or _silent)(name, len(numbers)) as advance,
+        closing(groups_of_one_size(loader, batch_size)) as groups,  # ends loader workers, whatever happens
+    ):
+        for group in groups:
             if metrics and "gt" not in group[0]:
                 raise ValueError(
                     f"The data set '{name}' has no targets, which val:metrics needs: give it dataroot_gt, or leave "

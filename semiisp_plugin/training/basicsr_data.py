@@ -12,7 +12,7 @@ sample is read:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset, Sampler
@@ -185,7 +185,7 @@ class BasicSRData:
             f"passes over the images in all: {passes:.3g}."
         )
 
-    def batches(self) -> Iterator[tuple[int, Any]]:
+    def batches(self) -> Generator[tuple[int, Any], None, None]:
         """``(epoch, batch)`` to the end of the run."""
         batches = self.watch.batches(self.loader)
         first = self.sampler.start_batch

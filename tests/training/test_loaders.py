@@ -1,5 +1,7 @@
 """Loaders of training and validation."""
 
+import time
+
 import cv2
 import numpy as np
 import pytest
@@ -33,3 +35,18 @@ def test_forked_workers_do_not_wait_for_the_threads_of_opencv(opencv_threads):
     loader = Loader(Resized(), num_workers=2, worker_init_fn=seed_worker, timeout=60)
     assert torch.cat(list(loader)).tolist() == [0, 1, 2, 3]
     assert cv2.getNumThreads() == 2  # of the training process
+
+
+def test_workers_end_at_once():
+    """Also those of a loader in a circle of references, which the garbage collector would leave waiting for a word."""
+    loader = Loader(Resized(), num_workers=2, persistent_workers=True, worker_init_fn=seed_worker)
+    circle = [loader]
+    circle.append(circle)
+    next(iter(loader))
+    workers = list(loader._iterator._workers)
+    assert all(worker.is_alive() for worker in workers)
+    began = time.monotonic()
+    loader.close()
+    assert time.monotonic() - began < 4
+    assert not any(worker.is_alive() for worker in workers)
+    loader.close()
