@@ -197,7 +197,7 @@ class FilterRecord:
         """Say it once when a batch loses all its pseudo samples, and once when most batches do."""
         if self._rejected[-1] and not self._warned["once"]:
             self._warned["once"] = True
-            get_root_logger().warning(
+            get_root_logger().info(  # no alarm: with few pseudo samples a batch it happens
                 f"The filter kept none of a batch's pseudo samples, for the first time, in batch {self.batches}: the "
                 f"step learns from the real pairs alone. Where that is rare it does no harm. {_ADVICE}"
             )

@@ -277,7 +277,8 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         if usable and not self._drop_update:
             clip = self.opt["train"].get("grad_clip")
             if clip:
-                nn.utils.clip_grad_norm_(parameters, float(clip))
+                for net in self.trained_networks():  # each as if it were trained alone
+                    nn.utils.clip_grad_norm_(net.parameters(), float(clip))
             self.scaler.step(self.optimizer_g)
             self.scaler.update()
             if self.ema_decay > 0:

@@ -19,6 +19,7 @@ def warnings(monkeypatch) -> list[str]:
     said: list[str] = []
     logger = logging.getLogger("of this test")
     monkeypatch.setattr(logger, "warning", said.append)
+    monkeypatch.setattr(logger, "info", said.append)
     monkeypatch.setattr(module, "get_root_logger", lambda: logger)
     return said
 

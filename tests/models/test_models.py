@@ -352,14 +352,20 @@ def test_banks_hold_the_sets_of_the_last_training_samples(make_isp_model):
         torch.testing.assert_close(bank.sets, torch.stack(sets[-3:]), rtol=0, atol=1e-6)
 
 
-def test_both_isps_learn_as_if_alone(make_isp_model):
+@pytest.mark.parametrize("clip", [None, 1e-3])
+def test_both_isps_learn_as_if_alone(make_isp_model, clip):
     model = make_isp_model()
+    model.opt["train"]["grad_clip"] = clip
     batch = {"lq": torch.rand(2, 3, 32, 40), "gt": torch.rand(2, 3, 32, 40)}
     expected = []
     for net in (model.net_g, model.net_global):
         loss = (net(batch["lq"]) - batch["gt"]).square().mean()
         parameters = list(net.parameters())
         gradients = torch.autograd.grad(loss, parameters)
+        if clip:
+            norm = torch.cat([g.flatten() for g in gradients]).norm()
+            assert norm > clip
+            gradients = [g * clip / norm for g in gradients]
         expected += [p.detach() - 1e-3 * g for p, g in zip(parameters, gradients, strict=True)]
     model.feed_data(batch)
     model.optimize_parameters(1)
