@@ -144,6 +144,8 @@ class _Loop:
         """Train, validate, save."""
         start = time.monotonic()
         with ExitStack() as stack:
+            if self.tb_logger:
+                stack.callback(self.tb_logger.close)
             stack.enter_context(self.bar)
             stack.enter_context(self.interrupt)
             stack.enter_context(self.data.watch)
@@ -165,8 +167,6 @@ class _Loop:
             self.model.prune_checkpoints(self.iteration)
             if self.validates:
                 self._validate()
-        if self.tb_logger:
-            self.tb_logger.close()
 
     def _iterate(self) -> None:
         batches = self.data.batches()
@@ -287,6 +287,8 @@ class _Loop:
         }
         if self.ours:  # before the state, of which the records of all processes are a part
             self.model.write_records()
+        if self.tb_logger:  # what a killed run has not written by now, the resumed one does not write again
+            self.tb_logger.flush()
         self.model.save(self.epoch, self.iteration)
         self.saved_at = self.iteration
 

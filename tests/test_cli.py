@@ -465,6 +465,7 @@ def test_told_to_stop_while_waiting_for_data(option_files, monkeypatch, capsys):
     assert main(["train", "-opt", path]) == 143
     assert time.monotonic() - began < 30
     assert "interrupted: SIGTERM after iteration 2, which is saved" in capsys.readouterr().err
+    assert [e.step for e in events("isp").Scalars("losses/l_pix_local")] == [1, 2]
     monkeypatch.setattr(MixedData, "batches", batches)
     assert main(["train", "-opt", path, "--auto_resume"]) == 0
     assert compare(unbroken, torch.load("experiments/isp/models/net_g_latest.pth", weights_only=True)) > 5
