@@ -165,10 +165,6 @@ class MixedBatchSampler(Sampler[list[SampleIndex]]):
             for name, size, count in zip(SOURCES, self.sizes, self.per_batch, strict=True)
         }
 
-    def coverage(self, batch: int) -> dict[str, float]:
-        """Share of each source's samples, 0 to 1, seen at least once after ``batch`` batches of all ranks."""
-        return {name: min(1.0, passes) for name, passes in self.passes(batch).items()}
-
     def state_dict(self, next_batch: int | None = None) -> dict[str, Any]:
         """What resuming needs.
 

@@ -29,24 +29,14 @@ WITH_PSEUDO = ("SemiSupervisedDataset", "OnlineSemiSupervisedDataset")
 OUR_DATASETS = ("PairedRestorationDataset", *WITH_PSEUDO)
 
 
-def names_of_classes(name: Any, registry: Any) -> set[str]:
-    """Names of the registered class and of its bases: a class that somebody derives from ours is used as ours is."""
-    registered_class = dict(iter(registry)).get(name)
-    return {c.__name__ for c in getattr(registered_class, "__mro__", ())}
-
-
 def is_our_model(model_type: Any) -> bool:
-    """Whether a model is one of the plugin's, or derived from one."""
-    from semiisp_plugin.toolbox import MODEL_REGISTRY
-
-    return not names_of_classes(model_type, MODEL_REGISTRY).isdisjoint(OUR_MODELS)
+    """Whether a model is one of the plugin's, or derived from one: what somebody derives is used as ours is."""
+    return our_model(model_type) is not None
 
 
 def is_our_dataset(type_: Any) -> bool:
     """Whether a data set is one of the plugin's, or derived from one."""
-    from semiisp_plugin.toolbox import DATASET_REGISTRY
-
-    return not names_of_classes(type_, DATASET_REGISTRY).isdisjoint(OUR_DATASETS)
+    return our_dataset(type_) is not None
 
 
 def our_base(name: Any, registry: Any, ours: Sequence[str]) -> type | None:

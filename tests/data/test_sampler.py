@@ -161,10 +161,9 @@ def test_state_holds_plain_integers():
     assert {type(value) for value in sampler.state_dict(np.int64(3)).values()} == {int}
 
 
-def test_passes_and_coverage():
+def test_passes():
     sampler = MixedBatchSampler(10, 40, 2, 3, seed=0, num_batches=100, world_size=2, rank=1)
     assert sampler.passes(5) == {"real": 2.0, "pseudo": 0.75}
-    assert sampler.coverage(5) == {"real": 1.0, "pseudo": 0.75}
     seen = {
         s.index
         for rank in (0, 1)
