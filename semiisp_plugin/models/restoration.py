@@ -157,7 +157,7 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
     def setup_schedulers(self) -> None:
         """``CosineAnnealing`` with a floor relative to the peak, ``Constant``, or one of BasicSR's."""
         train = self.opt["train"]
-        settings = dict(train.get("scheduler") or {"type": "Constant"})  # checked in options.py
+        settings = dict(train.get("scheduler") or {"type": "Constant"})  # checked with the options
         kind = settings.pop("type")
         for optimiser in self.optimizers:
             if kind == "CosineAnnealing":

@@ -101,7 +101,7 @@ def validate(
     """
     dataset, opt = loader.dataset, model.opt
     name, metrics = dataset.opt["name"], opt["val"].get("metrics") or {}
-    numbers = getattr(loader.sampler, "indices", None) or range(len(dataset))
+    numbers = getattr(loader.sampler, "indices", range(len(dataset)))
     batch_size = int(dataset.opt.get("batch_size_per_gpu") or 1)
     name_of = result_names(dataset)
     rows: list[tuple[int, str, dict[str, float]]] = []
