@@ -61,6 +61,22 @@ def random_crop(rng: np.random.Generator, images: Sequence[np.ndarray], size: tu
     return [image[top : top + size[0], left : left + size[1]] for image in images]
 
 
+def random_ratio_size(
+    rng: np.random.Generator, shape: Sequence[int], crop_ratio: tuple[float, float]
+) -> tuple[int, int]:
+    """Height and width of a crop, each a share of the image's drawn uniformly from ``crop_ratio``, rounded down.
+
+    The random ratio crop of Image-Adaptive-3DLUT and SepLUT, which draw from 0.6 to 1.
+
+    Args:
+        rng: Source of randomness; two numbers are drawn.
+        shape: (H, W, ...) of the image.
+        crop_ratio: Least and largest share, in (0, 1].
+    """
+    height, width = (max(1, int(side * share)) for side, share in zip(shape, rng.uniform(*crop_ratio, 2), strict=False))
+    return height, width
+
+
 def augment(
     rng: np.random.Generator,
     images: Sequence[np.ndarray],

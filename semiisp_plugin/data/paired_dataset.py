@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from semiisp_plugin.data.augment import augment
+from semiisp_plugin.data.augment import augment, random_ratio_size
 from semiisp_plugin.data.image_io import to_tensor
 from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair, select_pairs
 from semiisp_plugin.data.sampler import SampleIndex
@@ -41,6 +41,9 @@ class PairedRestorationDataset(Dataset[dict[str, Any]]):
             * ``phase``: ``train`` turns augmentation on.
             * ``gt_size``: side of the training crop, or ``[height, width]``; none by default. Images that do not hold
               the crop are turned or enlarged (`semiisp_plugin.data.augment.fit_to_crop`).
+            * ``crop_ratio``: in place of ``gt_size``, shares ``[least, largest]`` of the image's height and width,
+              drawn for each sample and side (`semiisp_plugin.data.augment.random_ratio_size`). Samples have sizes of
+              their own, so that a batch is one sample.
             * ``use_hflip``: random left-right flips.
             * ``use_rot``: random upside-down flips and transpositions, as in BasicSR.
             * ``cache_images``: keep decoded images in memory (8 or 16 bits a value). Each DataLoader worker keeps its
@@ -63,6 +66,9 @@ class PairedRestorationDataset(Dataset[dict[str, Any]]):
         if opt.get("scale") not in (None, 1):
             raise ValueError(f"{name}: scale is {opt['scale']}; inputs and targets have one size here, so leave it 1.")
         self.size = _crop_size(opt.get("gt_size"), name)
+        self.crop_ratio = _crop_ratio(opt.get("crop_ratio"), name)
+        if self.size is not None and self.crop_ratio is not None:
+            raise ValueError(f"{name}: gt_size and crop_ratio both say how large the crop is; leave one of them out.")
         self.training = opt.get("phase") == "train"
         self.hflip = bool(opt.get("use_hflip", False))
         self.rot = bool(opt.get("use_rot", False))
@@ -125,7 +131,10 @@ class PairedRestorationDataset(Dataset[dict[str, Any]]):
         if not self.training or seed is None:
             return images
         rng = np.random.default_rng((self.seed, seed))
-        return augment(rng, images, size=self.size, hflip=self.hflip, rot=self.rot)
+        size = self.size
+        if self.crop_ratio is not None:
+            size = random_ratio_size(rng, images[0].shape, self.crop_ratio)
+        return augment(rng, images, size=size, hflip=self.hflip, rot=self.rot)
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Decoded input and target, from the cache if they are there."""
@@ -178,3 +187,20 @@ def _crop_size(value: object, name: str) -> tuple[int, int] | None:
     ):
         raise ValueError(f"{name}: gt_size is {value!r}; it must be a positive integer or [height, width].")
     return sides[0], sides[1]
+
+
+def _crop_ratio(value: object, name: str) -> tuple[float, float] | None:
+    """(least, largest) share from a list of two."""
+    if value is None:
+        return None
+    if (
+        not isinstance(value, Sequence)
+        or len(value) != 2
+        or any(isinstance(share, bool) or not isinstance(share, (int, float)) for share in value)
+        or not 0 < value[0] <= value[1] <= 1
+    ):
+        raise ValueError(
+            f"{name}: crop_ratio is {value!r}; give the least and the largest share of a side, above 0 and at most 1, "
+            "such as [0.6, 1.0]."
+        )
+    return float(value[0]), float(value[1])

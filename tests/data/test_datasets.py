@@ -468,3 +468,34 @@ def test_random_crop_is_uniform_and_refuses_small_images():
     assert ((counts - 500) ** 2 / 500).sum() < 30  # chi-squared, 5 degrees of freedom, p about 1e-5
     with pytest.raises(ValueError, match=r"4x5\) is smaller than the crop \(5x5"):
         random_crop(np.random.default_rng(0), [image], (5, 5))
+
+
+def test_random_ratio_crops_are_shares_of_the_image(tmp_path):
+    """As in SepLUT's `RandomRatioCrop`: both sides drawn on their own, uniform shares, rounded down."""
+    roots = write_folders(tmp_path, {"a": picture(1, 40, 60)})
+    dataset = PairedRestorationDataset({**roots, "phase": "train", "crop_ratio": [0.6, 1.0], "use_hflip": True})
+    items = [dataset[SampleIndex(0, 0, seed)] for seed in range(400)]
+    shapes = np.array([item["lq"].shape[1:] for item in items])
+    assert shapes.min(0).tolist() == [24, 36]
+    assert shapes.max(0).tolist() in ([39, 59], [40, 60])
+    # A uniform share of [0.6, 1] has the mean 0.8, less half a pixel for rounding down.
+    assert np.abs(shapes.mean(0) - [0.8 * 40 - 0.5, 0.8 * 60 - 0.5]).max() < 0.8
+    assert abs(np.corrcoef(shapes.T)[0, 1]) < 0.15  # standard error 0.05
+    for item in items[:20]:
+        torch.testing.assert_close(item["gt"], 1 - item["lq"])  # the same window of both
+    again = dataset[SampleIndex(0, 0, 7)]
+    assert torch.equal(again["lq"], items[7]["lq"])
+    assert dataset[0]["lq"].shape == (3, 40, 60)  # as it is in validation
+
+
+@pytest.mark.parametrize("ratio", [[0.6], [0.0, 1.0], [0.9, 0.6], [0.6, 1.1], 0.6, ["a", 1], [True, 1]])
+def test_a_crop_ratio_that_is_none(tmp_path, ratio):
+    roots = write_folders(tmp_path, {"a": picture(1)})
+    with pytest.raises(ValueError, match=r"crop_ratio is .* such as \[0.6, 1.0\]"):
+        PairedRestorationDataset({**roots, "phase": "train", "crop_ratio": ratio})
+
+
+def test_a_crop_has_one_size(tmp_path):
+    roots = write_folders(tmp_path, {"a": picture(1)})
+    with pytest.raises(ValueError, match="gt_size and crop_ratio"):
+        PairedRestorationDataset({**roots, "phase": "train", "crop_ratio": [0.6, 1.0], "gt_size": 8})
