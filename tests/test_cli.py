@@ -142,6 +142,11 @@ def test_resumed_run_equals_an_unbroken_one(pseudo_pairs, phase, more, capsys):
         a = torch.load(file, weights_only=True)
         b = torch.load(run / "models" / file.name, weights_only=True)
         compared += compare(a, b)
+        if "net_" in file.name:  # the file says what it is the weights of
+            section = yaml.safe_load(Path(arguments[2]).read_text(encoding="utf-8"))[
+                file.stem.replace("net_", "network_")[:-7]
+            ]
+            assert a["network"] == section
     assert compared > 20
 
 

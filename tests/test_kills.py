@@ -133,8 +133,11 @@ def unbroken(runs, write, folder) -> Path:
 
 
 def equal(a: dict, b: dict) -> bool:
-    return a.keys() == b.keys() and all(
-        a[part].keys() == b[part].keys() and all(torch.equal(a[part][k], b[part][k]) for k in a[part]) for part in a
+    """Of two checkpoints: every weight to the last bit, and what the networks were built from."""
+    weights = a.keys() - {"network"}
+    return a == b | {k: a[k] for k in weights} and all(
+        a[part].keys() == b[part].keys() and all(torch.equal(a[part][k], b[part][k]) for k in a[part])
+        for part in weights
     )
 
 

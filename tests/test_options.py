@@ -288,6 +288,22 @@ def test_nearest():
         (lambda o: o["datasets"]["train"].pop("gt_size"), "datasets:train: training needs 'gt_size'"),
         (lambda o: o["datasets"]["train"].pop("batch_size_per_gpu"), "needs 'batch_size_per_gpu'"),
         (
+            lambda o: o["datasets"]["train"].update(crop_ratio=[0.6, 1.0]),
+            "train:crop_ratio: gt_size says already how large the crop is",
+        ),
+        (
+            lambda o: o["datasets"]["train"].update(crop_ratio=[0.6, 1.0], gt_size=None),
+            "train:crop_ratio: every crop has a size of its own, which fits into batches of 1 only",
+        ),
+        (
+            lambda o: o["datasets"]["train"].update(crop_ratio=[0.6, 1.2], gt_size=None, batch_size_per_gpu=1),
+            "train:crop_ratio: give the least and the largest share",
+        ),
+        (
+            lambda o: o["datasets"]["train"].update(crop_ratio=0.6, gt_size=None, batch_size_per_gpu=1),
+            "train:crop_ratio: expected a list",
+        ),
+        (
             lambda o: o["datasets"]["train"].update(type="SemiSupervisedDataset"),
             "ISPModel does not train on a SemiSupervisedDataset",
         ),

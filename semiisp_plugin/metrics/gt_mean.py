@@ -2,91 +2,105 @@
 
 The low-light literature often reports these in brackets or, less openly, alone. The protocol looks at the ground
 truth, so its numbers are higher and are not comparable with plain ones: report both. The prediction is multiplied by
-``mean(grey(GT)) / mean(grey(prediction))`` and clipped before the metric; three publications take three different
-means:
+``mean(grey(GT)) / mean(grey(prediction))`` before the metric. Three publications do it in three ways, and each is
+followed here in all that their programs do between the network's output and the metric:
 
-================= ==================================================== ===============================================
-variant           prediction                                           ground truth
-================= ==================================================== ===============================================
-``gray_rgb``      luma .299 R + .587 G + .114 B                        the same (as HVI-CIDNet; the plugin's default)
-``retinexformer`` .114 R + .587 G + .299 B: OpenCV's BGR2GRAY on RGB   the same
-``llflow``        (R + G + B) / 3                                      .114 R + .587 G + .299 B
-================= ==================================================== ===============================================
+================= ================================= ============================ ======================================
+variant           factor: prediction                factor: ground truth         then
+================= ================================= ============================ ======================================
+``gray_rgb``      of 8 bits, luma .299 R + .587 G   the same                     clipped; PSNR and SSIM of that
+(HVI-CIDNet;      + .114 B rounded to 8 bits                                     (not rounded) and 8 bits
+the default)      (OpenCV's)
+``retinexformer`` clipped floats, .114 R + .587 G   the same                     clipped; PSNR of floats,
+                  + .299 B (OpenCV's BGR2GRAY on                                 SSIM rounded to 8 bits
+                  RGB)
+``llflow``        floats as the network gave them,  .114 R + .587 G + .299 B     clipped, cut down (not rounded)
+                  (R + G + B) / 3                                                to 8 bits
+================= ================================= ============================ ======================================
 
-Here all start from images in [0, 255], usually 8-bit, and the scaled prediction is not rounded again. The original
-programs differ in that too. Retinexformer scales before it rounds to 8 bits: 0.01 dB in PSNR, measured on simulated
-predictions of 28 to 30 dB. LLFlow takes its mean before it clips and truncates (not rounds) afterwards: up to 0.3 dB.
+The plugin's validation hands the network's floats to these functions. Of images that are 8-bit already (BasicSR's own
+validation, folders of results) ``gray_rgb`` is the same; the others begin with what the rounding left. SSIM is
+BasicSR's in all three; the first two use the same one.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import cv2
 import numpy as np
 import numpy.typing as npt
 
+from semiisp_plugin.metrics._declared import takes_floats
+from semiisp_plugin.metrics._images import Image, as_pair, check_choice, cropped, to_8_bits
 from semiisp_plugin.toolbox import METRIC_REGISTRY, calculate_psnr, calculate_ssim, register
 
 VARIANTS = ("gray_rgb", "retinexformer", "llflow")
 
-_LUMA = np.array([0.299, 0.587, 0.114])
-_SWAPPED_LUMA = _LUMA[::-1]
-_CHANNEL_MEAN = np.full(3, 1 / 3)
+_OWNER = "GT-mean metric"
+_SWAPPED_LUMA_BGR = np.array([0.299, 0.587, 0.114])
 _SSIM_WINDOW = 11
-# variant -> weights of R, G, B for the prediction, for the ground truth
-_WEIGHTS = {
-    "gray_rgb": (_LUMA, _LUMA),
-    "retinexformer": (_SWAPPED_LUMA, _SWAPPED_LUMA),
-    "llflow": (_CHANNEL_MEAN, _SWAPPED_LUMA),
-}
+# Values that 8 bits have exactly come out of float32 with errors of up to 1.5e-5; cutting down must not lose a level.
+_FLOAT32_ERROR = 2e-5
 
 
-def _as_hwc(image: npt.NDArray[np.generic], name: str, input_order: str) -> npt.NDArray[np.generic]:
-    if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
-        raise ValueError(f"`{name}` is {image.dtype}; GT-mean metrics take uint8 images, or float ones in [0, 255].")
-    if image.ndim == 2:
-        image = image[..., None] if input_order == "HWC" else image[None]
-    if input_order == "CHW":
-        image = image.transpose(1, 2, 0)
-    if image.ndim != 3 or image.shape[2] not in (1, 3):
-        raise ValueError(
-            f"`{name}` must have 1 or 3 channels; it is {image.shape} (height, width, channels) read with "
-            f"input_order='{input_order}'."
-        )
-    return image
+class _Scaled(NamedTuple):
+    """What a protocol hands to the metrics: ``(H, W, C)``, B, G, R, in [0, 255]."""
+
+    scale: float
+    psnr: tuple[Image, Image]
+    ssim: tuple[Image, Image]
 
 
-def _prepare(
-    img: npt.NDArray[np.generic],
-    img2: npt.NDArray[np.generic],
-    input_order: str,
-    variant: str,
-    channel_order: str,
-) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]:
+def _prepare(img: Image, img2: Image, input_order: str, variant: str, channel_order: str) -> tuple[Image, Image]:
     """Check the options and give both images as HWC with B, G, R (BasicSR's order) or one channel."""
-    for key, value, known in (
-        ("input_order", input_order, ("HWC", "CHW")),
-        ("variant", variant, VARIANTS),
-        ("channel_order", channel_order, ("bgr", "rgb")),
-    ):
-        if value not in known:
-            raise ValueError(f"GT-mean metric: unknown `{key}: {value}`; choose one of {', '.join(known)}.")
-    if img.shape != img2.shape:
-        raise ValueError(f"The prediction {img.shape} and the ground truth {img2.shape} differ in shape.")
-    pred, target = _as_hwc(img, "img", input_order), _as_hwc(img2, "img2", input_order)
+    check_choice("variant", variant, VARIANTS, _OWNER)
+    check_choice("channel_order", channel_order, ("bgr", "rgb"), _OWNER)
+    pred, target = as_pair(img, img2, input_order, _OWNER)
     if channel_order == "rgb":
         pred, target = pred[..., ::-1], target[..., ::-1]
     return pred, target
 
 
-def _mean_grey(image_bgr: npt.NDArray[np.generic], weights_rgb: npt.NDArray[np.float64]) -> float:
-    means = image_bgr.mean(axis=(0, 1), dtype=np.float64)
-    return float(means[0] if len(means) == 1 else means @ weights_rgb[::-1])
+def _mean(image: Image, weights: npt.NDArray[np.float64] | None = None) -> float:
+    """Mean of the weighted channels, or of all values."""
+    means = image.mean(axis=(0, 1), dtype=np.float64)
+    return float(means.mean() if weights is None or len(means) == 1 else means @ weights)
 
 
-def _scale(pred: npt.NDArray[np.generic], target: npt.NDArray[np.generic], variant: str) -> float:
-    pred_weights, target_weights = _WEIGHTS[variant]
-    pred_mean = _mean_grey(pred, pred_weights)
+def _mean_8_bit_luma(image: npt.NDArray[np.uint8]) -> float:
+    if image.shape[2] == 1:
+        return _mean(image)
+    return float(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGR2GRAY).mean(dtype=np.float64))
+
+
+def _ratio(target: float, pred: float) -> float:
     # No factor brightens a black image.
-    return _mean_grey(target, target_weights) / pred_mean if pred_mean > 0 else 1.0
+    return target / pred if pred > 0 else 1.0
+
+
+def _gray_rgb(pred: Image, target: Image) -> _Scaled:
+    x, y = to_8_bits(pred), to_8_bits(target)
+    scale = _ratio(_mean_8_bit_luma(y), _mean_8_bit_luma(x))
+    pair = (np.clip(x * scale, 0, 255), y.astype(np.float64))
+    return _Scaled(scale, pair, pair)
+
+
+def _retinexformer(pred: Image, target: Image) -> _Scaled:
+    x, y = (np.clip(image.astype(np.float64), 0, 255) for image in (pred, target))
+    scale = _ratio(_mean(y, _SWAPPED_LUMA_BGR), _mean(x, _SWAPPED_LUMA_BGR))
+    x = np.clip(x * scale, 0, 255)
+    return _Scaled(scale, (x, y), (x.round(), y.round()))
+
+
+def _llflow(pred: Image, target: Image) -> _Scaled:
+    y = to_8_bits(target).astype(np.float64)
+    scale = _ratio(_mean(y, _SWAPPED_LUMA_BGR), _mean(pred))
+    x = np.floor(np.clip(pred.astype(np.float64) * scale, 0, 255) + _FLOAT32_ERROR)
+    return _Scaled(scale, (x, y), (x, y))
+
+
+_PROTOCOLS = {"gray_rgb": _gray_rgb, "retinexformer": _retinexformer, "llflow": _llflow}
 
 
 def gt_mean_scale(
@@ -100,9 +114,9 @@ def gt_mean_scale(
     """Factor that brings the prediction's mean grey to the ground truth's.
 
     Args:
-        img: Prediction, ``(H, W, 3)`` or ``(H, W)``, uint8, or float in [0, 255].
+        img: Prediction, ``(H, W, 3)`` or ``(H, W)``, uint8, or float where [0, 255] is black to white.
         img2: Ground truth, likewise.
-        variant: One of ``VARIANTS``; see this module's docstring. All agree on grey images.
+        variant: One of ``VARIANTS``; see this module's docstring. All agree on grey images of 8 bits.
         input_order: ``HWC`` or ``CHW``.
         channel_order: ``bgr``, what BasicSR's ``tensor2img`` gives, or ``rgb``.
 
@@ -112,32 +126,11 @@ def gt_mean_scale(
     Raises:
         ValueError: Unknown option, different shapes, a data type other than uint8 and float.
     """
-    return _scale(*_prepare(img, img2, input_order, variant, channel_order), variant)
-
-
-def _scaled_pair(
-    img: npt.NDArray[np.generic],
-    img2: npt.NDArray[np.generic],
-    crop_border: int,
-    input_order: str,
-    variant: str,
-    channel_order: str,
-    smallest: int,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The brightness-corrected prediction and the ground truth, float64 HWC BGR in [0, 255]."""
-    pred, target = _prepare(img, img2, input_order, variant, channel_order)
-    height, width = pred.shape[:2]
-    # BasicSR would return NaN with a warning only.
-    if crop_border < 0 or min(height, width) - 2 * crop_border < smallest:
-        raise ValueError(
-            f"GT-mean metric: `crop_border: {crop_border}` leaves less than the {smallest} pixels a side that the "
-            f"metric needs of a {height}x{width} image (height x width)."
-        )
-    scaled = np.clip(pred.astype(np.float64) * _scale(pred, target, variant), 0, 255)
-    return scaled, target.astype(np.float64)
+    return _PROTOCOLS[variant](*_prepare(img, img2, input_order, variant, channel_order)).scale
 
 
 @register(METRIC_REGISTRY)
+@takes_floats(clamped=False)
 def calculate_psnr_gt_mean(
     img: npt.NDArray[np.generic],
     img2: npt.NDArray[np.generic],
@@ -151,7 +144,7 @@ def calculate_psnr_gt_mean(
     """PSNR of the brightness-corrected prediction, in dB.
 
     Args:
-        img: Prediction, ``(H, W, 3)`` or ``(H, W)``, uint8, or float in [0, 255].
+        img: Prediction, ``(H, W, 3)`` or ``(H, W)``, uint8, or float where [0, 255] is black to white.
         img2: Ground truth, likewise.
         crop_border: Pixels left out at each edge in the metric. The brightness factor is taken from whole images.
         input_order: ``HWC`` or ``CHW``.
@@ -166,11 +159,14 @@ def calculate_psnr_gt_mean(
     Raises:
         ValueError: Unknown option, different shapes, a data type other than uint8 and float, an image too small.
     """
-    scaled, target = _scaled_pair(img, img2, crop_border, input_order, variant, channel_order, smallest=1)
-    return float(calculate_psnr(scaled, target, crop_border=crop_border, test_y_channel=test_y_channel))
+    pred, target = _prepare(img, img2, input_order, variant, channel_order)
+    cropped((pred, target), crop_border, 1, _OWNER)  # before any work
+    scaled, truth = cropped(_PROTOCOLS[variant](pred, target).psnr, crop_border, 1, _OWNER)
+    return float(calculate_psnr(scaled, truth, crop_border=0, test_y_channel=test_y_channel))
 
 
 @register(METRIC_REGISTRY)
+@takes_floats(clamped=False)
 def calculate_ssim_gt_mean(
     img: npt.NDArray[np.generic],
     img2: npt.NDArray[np.generic],
@@ -188,5 +184,7 @@ def calculate_ssim_gt_mean(
     Returns:
         SSIM in [-1, 1].
     """
-    scaled, target = _scaled_pair(img, img2, crop_border, input_order, variant, channel_order, smallest=_SSIM_WINDOW)
-    return float(calculate_ssim(scaled, target, crop_border=crop_border, test_y_channel=test_y_channel))
+    pred, target = _prepare(img, img2, input_order, variant, channel_order)
+    cropped((pred, target), crop_border, _SSIM_WINDOW, _OWNER)
+    scaled, truth = cropped(_PROTOCOLS[variant](pred, target).ssim, crop_border, _SSIM_WINDOW, _OWNER)
+    return float(calculate_ssim(scaled, truth, crop_border=0, test_y_channel=test_y_channel))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,8 +31,9 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
 
     Files in the run's folder:
 
-    * ``models/net_g_<iter>.pth``: ``{params, params_ema}``, BasicSR's layout; ``latest`` at the end of the run,
-      ``best`` of the best validation (``logger:keep_best``);
+    * ``models/net_g_<iter>.pth``: ``{params, params_ema}``, BasicSR's layout, and ``network``, the section of the
+      option file that the network was built from, so that the file is enough to run it; ``latest`` at the end of the
+      run, ``best`` of the best validation (``logger:keep_best``);
     * ``models/net_g_<iter>.safetensors`` (``logger:safetensors``): the bare weights that validation uses, the average
       where there is one;
     * ``training_states/<iter>.state``: what training needs to go on, written last: a state always has its networks.
@@ -91,10 +93,12 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
             key: {k.removeprefix("module."): v.cpu() for k, v in self.get_bare_model(n).state_dict().items()}
             for n, key in zip(nets, keys, strict=True)
         }
-        path = self.checkpoint_path(f"net_{net_label.removeprefix('net_')}", current_iter)
-        save_atomically(state, path)
+        name = net_label.removeprefix("net_")
+        path = self.checkpoint_path(f"net_{name}", current_iter)
+        network = self.opt.get(f"network_{name}")  # adopted models may have networks without a section
+        save_atomically({**state, "network": network} if network else state, path)
         if self.opt["logger"].get("safetensors"):
-            about = {"param_key": keys[-1], "network": type(self.get_bare_model(nets[-1])).__name__}
+            about = {"param_key": keys[-1], "network": json.dumps(network)}
             save_safetensors(state[keys[-1]], Path(path).with_suffix(".safetensors"), about)
 
     def checkpoint_path(self, stem: str, label: int | str) -> str:

@@ -81,7 +81,7 @@ class ISPModel(RestorationModel):
             output = self.predict(wrapped, self.lq)
             hook.remove()
             losses, parts = self.sample_losses(output)
-            total = total + losses.mean()
+            total = total + self.penalised(losses).mean()
             logs.update({f"{name}_{label}": value.mean() for name, value in parts.items()})
             for z in captured:
                 self.banks[label].append(self.of_all_processes(net.spec.squash(z.float())))

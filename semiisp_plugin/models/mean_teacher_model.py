@@ -50,7 +50,8 @@ class MeanTeacherModel(PseudoInputsModel):
         unlabelled = self.is_pseudo.to(self.device)
         supervised, consistency = mean_over(losses, ~unlabelled), mean_over(losses, unlabelled)
         weight = self.mean_teacher.weight * sigmoid_rampup(current_iter, self.mean_teacher.rampup_iter)
-        self.step(supervised + weight * consistency)
+        trained = self.penalised(losses)
+        self.step(mean_over(trained, ~unlabelled) + weight * mean_over(trained, unlabelled))
         self.record(
             **{name: value.mean() for name, value in parts.items()},
             l_sup=supervised,

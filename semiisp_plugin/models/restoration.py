@@ -21,7 +21,10 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from semiisp_plugin.losses.per_sample import full_precision, per_sample
+from semiisp_plugin.metrics import prepare_metric
+from semiisp_plugin.models.activity_penalty import ActivityPenalty
 from semiisp_plugin.models.checkpointed import CheckpointedModel
+from semiisp_plugin.models.schedules import schedule_factor
 from semiisp_plugin.models.step_guard import Statistics, StepGuard, gradient_norm
 from semiisp_plugin.models.validation import Progress, validate
 from semiisp_plugin.toolbox import SRModel, build_loss, build_network, get_root_logger, lr_schedulers
@@ -29,16 +32,6 @@ from semiisp_plugin.toolbox import SRModel, build_loss, build_network, get_root_
 LOSS_KEYS = {"pixel_opt": "l_pix", "perceptual_opt": "l_percep", "ssim_opt": "l_ssim"}
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _GRID_IMAGES = 4
-
-
-def cosine_with_floor(total_iter: int, eta_min_ratio: float) -> Callable[[int], float]:
-    """Factor on the learning rate: a half cosine from 1 to ``eta_min_ratio`` over ``total_iter`` (Tables 5 and 6)."""
-
-    def factor(step: int) -> float:
-        t = min(step, total_iter) / total_iter
-        return eta_min_ratio + (1 - eta_min_ratio) * 0.5 * (1 + math.cos(math.pi * t))
-
-    return factor
 
 
 @contextmanager
@@ -71,6 +64,8 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         self.compiled = bool(self.is_train and train.get("compile"))
         self.channels_last = bool(train.get("channels_last"))
         self.amp_dtype = PRECISIONS[train.get("precision") or "fp32"]
+        for settings in ((self.opt.get("val") or {}).get("metrics") or {}).values():
+            prepare_metric(settings)  # what is missing is better found out now than at the first validation
         self.build_networks()
         if self.is_train:
             self.init_training_settings()
@@ -129,8 +124,24 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
             if train.get(key):
                 with naming(f"train:{key}"):
                     self.losses[name] = build_loss({**train[key], "reduction": "none"}).to(self.device)
+        self.activity_penalty = self.build_activity_penalty()
         self.setup_optimizers()
         self.setup_schedulers()
+
+    def build_activity_penalty(self) -> ActivityPenalty | None:
+        """The penalty of ``train:activity_penalty`` on the networks that are trained."""
+        settings = self.opt["train"].get("activity_penalty")
+        if settings is None:
+            return None
+        networks = self.trained_networks()
+        if any(isinstance(net, nn.DataParallel) for net in networks):
+            raise ValueError(
+                "train:activity_penalty: does not go with several GPUs in one process, each of which runs a copy of "
+                "the network; start a process for each GPU (torchrun and --launcher pytorch)."
+            )
+        keys = ("network_g", "network_global")[: len(networks)]
+        bare = [self.get_bare_model(net) for net in networks]
+        return ActivityPenalty(bare, settings["module"], float(settings.get("weight", 1e-4)), keys)
 
     def copy_of(self, net: nn.Module) -> nn.Module:
         """An uncompiled copy of a network, for averages: in evaluation mode, without gradients."""
@@ -155,27 +166,25 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         self.optimizers.append(self.optimizer_g)
 
     def setup_schedulers(self) -> None:
-        """``CosineAnnealing`` with a floor relative to the peak, ``Constant``, or one of BasicSR's."""
+        """A schedule of ours (`semiisp_plugin.models.schedules`), or one of BasicSR's."""
         train = self.opt["train"]
         settings = dict(train.get("scheduler") or {"type": "Constant"})  # checked with the options
-        kind = settings.pop("type")
+        kind = settings["type"]
+        of_basicsr = {k: v for k, v in settings.items() if k != "type"}
         for optimiser in self.optimizers:
-            if kind == "CosineAnnealing":
-                factor = cosine_with_floor(
-                    int(settings.get("total_iter", train["total_iter"])), float(settings.get("eta_min_ratio", 1e-3))
-                )
-                self.schedulers.append(torch.optim.lr_scheduler.LambdaLR(optimiser, factor))
-            elif kind == "Constant":
-                self.schedulers.append(torch.optim.lr_scheduler.LambdaLR(optimiser, _constant))
+            peaks = [float(group["lr"]) for group in optimiser.param_groups]
+            made = (schedule_factor(settings, train["total_iter"], peak) for peak in peaks)
+            factors = [factor for factor in made if factor is not None]
+            scheduler: Any
+            if factors:
+                scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, factors)
             elif kind in ("MultiStepLR", "MultiStepRestartLR"):
-                self.schedulers.append(lr_schedulers.MultiStepRestartLR(optimiser, **settings))
+                scheduler = lr_schedulers.MultiStepRestartLR(optimiser, **of_basicsr)
             elif kind == "CosineAnnealingRestartLR":
-                self.schedulers.append(lr_schedulers.CosineAnnealingRestartLR(optimiser, **settings))
+                scheduler = lr_schedulers.CosineAnnealingRestartLR(optimiser, **of_basicsr)
             else:
-                raise ValueError(
-                    f"train:scheduler:type: '{kind}' is unknown; CosineAnnealing, Constant, MultiStepLR, "
-                    f"MultiStepRestartLR or CosineAnnealingRestartLR."
-                )
+                raise ValueError(f"train:scheduler:type: '{kind}' is unknown.")
+            self.schedulers.append(scheduler)
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
         """BasicSR's schedule and linear warm-up; an iteration begins."""
@@ -211,6 +220,8 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         self.keys = data.get("key")
         if self.is_train:
             self.statistics.keep()
+            if self.activity_penalty is not None:
+                self.activity_penalty.clear()
             if self.micro_batch == 0:
                 # Not at the end of a step: with the gradients, the C library would give back the memory of the whole
                 # step to the system, and fetch it page by page in the next one.
@@ -254,6 +265,24 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         losses = torch.stack(tuple(parts.values())).sum(0)
         self._sample_losses = losses.detach()
         return losses, parts
+
+    def penalised(self, losses: Tensor) -> Tensor:
+        """The loss of each sample and its ``train:activity_penalty``, if there is one; logged as ``l_penalty``.
+
+        Called after the forward pass and with the losses that the step is made of. What a filter looks at, and what is
+        logged as the losses, is without it: it measures the network and not how well a sample is learned.
+
+        Args:
+            losses: ``(N,)``.
+
+        Returns:
+            ``(N,)``.
+        """
+        if self.activity_penalty is None:
+            return losses
+        penalty = self.activity_penalty.take(len(losses))
+        self.record(l_penalty=penalty.mean())
+        return losses + penalty
 
     def step(self, loss: Tensor) -> None:
         """Backward, clip, update, EMA; nothing but a warning where the loss or the gradient is not finite.
@@ -422,7 +451,3 @@ def _finite_mean(values: Tensor) -> Tensor:
     """Mean of the values that are finite; NaN if none is."""
     finite = torch.isfinite(values)
     return torch.where(finite, values, 0).sum() / finite.sum()
-
-
-def _constant(step: int) -> float:
-    return 1.0

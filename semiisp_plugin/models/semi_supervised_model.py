@@ -153,7 +153,7 @@ class SemiSupervisedModel(PseudoInputsModel):
         in_warmup = self.filter.in_warmup
         weights, threshold, kept_ratio, reference = self.filter(detached, self.is_pseudo, reference=mean_real)
         zero_dropped_gradient(self.output, weights)
-        loss = semi_supervised_loss(losses, weights)
+        loss = semi_supervised_loss(self.penalised(losses), weights)
         pseudo = self.is_pseudo.to(self.device, non_blocking=True)
         counts = batch_counts(weights, pseudo)
         share = share_of_pseudo = 1.0  # of this process in the means over all, times the number of processes

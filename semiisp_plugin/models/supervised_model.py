@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from semiisp_plugin.data.photometric import photometric_jitter
+from semiisp_plugin.models.mixup import draw_mixing, mix
 from semiisp_plugin.models.restoration import RestorationModel
 from semiisp_plugin.toolbox import MODEL_REGISTRY, register
 
@@ -14,7 +15,8 @@ class SupervisedModel(RestorationModel):
     """Supervised training on the pairs alone: fine-tuning after semi-supervised learning (Sec. 3.3), or from scratch.
 
     ``train:photometric_jitter`` (a baseline of ours) multiplies brightness and saturation of the inputs by factors of
-    up to 1 +- that value.
+    up to 1 +- that value. ``train:mixup`` (Retinexformer's recipe) then mixes the pairs of each batch with one another,
+    see `semiisp_plugin.models.mixup`.
     """
 
     def optimize_parameters(self, current_iter: int) -> None:
@@ -26,10 +28,22 @@ class SupervisedModel(RestorationModel):
                 self.opt["manual_seed"], number, self.device, stream=self.opt.get("rank", 0)
             )
             self.lq = photometric_jitter(self.lq, float(strength), generator)
+        self.mix_pairs(current_iter)
         self.output = self.predict(self.net_g, self.lq)
         losses, parts = self.sample_losses(self.output)
-        self.step(losses.mean())
-        self.record(**{name: value.mean() for name, value in parts.items()}, l_total=losses.mean())
+        total = self.penalised(losses).mean()
+        self.step(total)
+        self.record(**{name: value.mean() for name, value in parts.items()}, l_total=total)
+
+    def mix_pairs(self, current_iter: int) -> None:
+        """Mix inputs and targets of the batch, as ``train:mixup`` says."""
+        settings = self.opt["train"].get("mixup")
+        if settings is None:
+            return
+        number, process = self.draw_number(current_iter), self.opt.get("rank", 0)
+        mixing = draw_mixing(len(self.lq), self.opt["manual_seed"], number, process, **settings)
+        if mixing is not None:
+            self.lq, self.gt = mix(self.lq, mixing), mix(self.gt, mixing)
 
 
 def iteration_generator(seed: int, iteration: int, device: torch.device, stream: int = 0) -> torch.Generator:

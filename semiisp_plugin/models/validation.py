@@ -14,10 +14,13 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from semiisp_plugin.data.files import write_atomically
+from semiisp_plugin.metrics import images_for
 from semiisp_plugin.toolbox import calculate_metric, imwrite, tensor2img
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
@@ -125,15 +128,11 @@ def validate(
                 tb_logger.add_image(f"validation/{name}_input_output_target", grid, current_iter)
             outputs = model.output.detach().cpu()
             for i, item in enumerate(group):
-                result = tensor2img([outputs[i : i + 1]])
-                values = {"img": result}
-                if "gt" in item:
-                    values["img2"] = tensor2img([item["gt"]])
                 image_name = name_of(item)
                 if save_img:
-                    imwrite(result, _image_path(opt, name, image_name, current_iter))
-                row = {metric: float(calculate_metric(values, settings)) for metric, settings in metrics.items()}
-                rows.append((numbers[position], image_name, row))
+                    imwrite(_8_bits(outputs[i]), _image_path(opt, name, image_name, current_iter))
+                if metrics:
+                    rows.append((numbers[position], image_name, measure(outputs[i], item["gt"][0], metrics)))
                 position += 1
                 advance()
             if stop_asked is not None and stop_asked():
@@ -155,6 +154,47 @@ def validate(
     model._log_validation_metric_values(current_iter, name, tb_logger)
     if not opt["is_train"] and opt.get("rank", 0) == 0:
         _write_table(Path(opt["path"]["results_root"]) / f"metrics_{name}.csv", rows, list(metrics))
+
+
+def measure(output: Tensor, target: Tensor, metrics: Mapping[str, dict[str, Any]]) -> dict[str, float]:
+    """All metrics of one image.
+
+    Args:
+        output: ``(3, H, W)``, RGB, as the network gave it.
+        target: ``(3, H, W)`` in [0, 1].
+        metrics: The section ``val: metrics``. Each gets the images it asks for: of 8 bits, as BasicSR hands them over,
+            or floats (`semiisp_plugin.metrics.takes_floats`).
+    """
+    made: dict[str, dict[str, Any]] = {}
+    values = {}
+    for name, settings in metrics.items():
+        kind = images_for(settings)
+        if kind not in made:
+            made[kind] = {"img": _CONVERSIONS[kind](output), "img2": _CONVERSIONS[kind](target)}
+        values[name] = float(calculate_metric(made[kind], settings))
+    return values
+
+
+def _8_bits(image: Tensor) -> npt.NDArray[np.uint8]:
+    result: npt.NDArray[np.uint8] = tensor2img(image.clone())  # it clamps in place
+    return result
+
+
+def _unclamped(image: Tensor) -> npt.NDArray[np.float64]:
+    """As BasicSR's ``tensor2img``, B, G, R in the last axis, without clamp and rounding."""
+    bgr: npt.NDArray[np.float64] = image.detach().cpu().double().numpy()[::-1].transpose(1, 2, 0) * 255
+    return bgr
+
+
+def _clamped(image: Tensor) -> npt.NDArray[np.float64]:
+    return np.clip(_unclamped(image), 0, 255)
+
+
+_CONVERSIONS: dict[str, Callable[[Tensor], npt.NDArray[Any]]] = {
+    "8 bit": _8_bits,
+    "float": _clamped,
+    "unclamped float": _unclamped,
+}
 
 
 def _image_path(opt: Mapping[str, Any], dataset: str, image: str, current_iter: int | str) -> str:

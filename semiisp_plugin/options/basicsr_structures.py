@@ -66,11 +66,19 @@ class SchedulerKeys(msgspec.Struct, kw_only=True):
     milestones: Annotated[list[Number] | None, doc("`MultiStepLR`: iterations at which the rate falls.")] = None
     gamma: Annotated[Number | None, doc("`MultiStepLR`: what the rate is multiplied with.")] = None
     restarts: Annotated[list[Number] | None, doc("`MultiStepLR`: iterations of the restarts.")] = None
-    periods: Annotated[list[Number] | None, doc("`CosineAnnealingRestartLR`: lengths of the periods.")] = None
+    periods: Annotated[list[Number] | None, doc("`CosineAnnealingRestart...`: iterations of each period.")] = None
     restart_weights: Annotated[list[Number] | None, doc("What each restart begins with, as a share.")] = None
-    eta_min: Annotated[Number | None, doc("`CosineAnnealingRestartLR`: the least rate.")] = None
+    eta_min: Annotated[
+        Number | None,
+        doc("The least rate: `CosineAnnealing`, `CosineAnnealingRestartLR`, `TrueCosineAnnealingLR`."),
+    ] = None
+    eta_mins: Annotated[
+        list[Number] | None, doc("`CosineAnnealingRestartCyclicLR`: the rate that each period ends with.")
+    ] = None
     eta_min_ratio: Annotated[Number | None, doc("`CosineAnnealing`: the least rate, as a share of the first.")] = None
-    total_iter: Annotated[int | None, doc("`CosineAnnealing`: its length; default: that of the training.")] = None
+    total_iter: Annotated[int | None, doc("`CosineAnnealing`: where it ends; default: with the training.")] = None
+    start_iter: Annotated[int | None, doc("`CosineAnnealing`: where it begins, such as after the warm-up.")] = None
+    T_max: Annotated[int | None, doc("`TrueCosineAnnealingLR`: iterations to the least rate.")] = None
 
 
 class LossKeys(msgspec.Struct, kw_only=True):

@@ -23,11 +23,11 @@ from semiisp_plugin.options.parts import (
     check_optimiser,
     check_our_dataset,
     check_read_keys,
-    check_scheduler,
     expect_section,
     is_our_dataset,
     model_class,
 )
+from semiisp_plugin.options.schedules import check_scheduler
 from semiisp_plugin.options.sections import check_section, missing
 from semiisp_plugin.options.source import Source
 from semiisp_plugin.options.structures import Logger
@@ -115,7 +115,7 @@ def _check_training(options: dict[str, Any], model: Any, accepted: Accepted, eve
         if str(key).startswith("optim_") and basicsr and model.get_optimizer is BaseModel.get_optimizer:
             check_optimiser(value, source, here)
         elif key == "scheduler" and basicsr and model.setup_schedulers is BaseModel.setup_schedulers:
-            check_scheduler(value, False, source, here)
+            check_scheduler(value, False, train, source, here)
         elif "build_loss" in read:
             check_loss(value, source, here)
         elif isinstance(value, dict) and not everything and not accepted.accepts_all(here) and accepted.of(here):

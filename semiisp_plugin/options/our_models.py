@@ -19,7 +19,6 @@ from semiisp_plugin.options.parts import (
     check_optimiser,
     check_our_dataset,
     check_own,
-    check_scheduler,
     expect_section,
     is_our_dataset,
     model_class,
@@ -27,6 +26,7 @@ from semiisp_plugin.options.parts import (
     our_model,
     own_keys,
 )
+from semiisp_plugin.options.schedules import check_scheduler
 from semiisp_plugin.options.sections import check_call, check_section, missing, registered_name
 from semiisp_plugin.options.source import Keys, Source
 from semiisp_plugin.options.structures import Filter, Logger, Options, Paths, Train, Val
@@ -38,9 +38,11 @@ _KEYS_OF_SOME_MODELS = {
     "bank_size": ("ISPModel",),
     "mean_teacher": ("MeanTeacherModel",),
     "photometric_jitter": ("SupervisedModel", "ISPModel"),
+    "mixup": ("SupervisedModel",),
 }
 _OF_TRAINING = (
     "gt_size",
+    "crop_ratio",
     "use_hflip",
     "use_rot",
     "pseudo",
@@ -123,6 +125,10 @@ def _check_training(options: dict[str, Any], ours: str, source: Source) -> None:
         if train.get(key) is not None and ours not in models:
             only = f"{' and '.join(models)} {'has' if len(models) == 1 else 'have'}"
             source.fail(("train", key), f"only {only} this; {model} would ignore it.")
+    if train.get("mixup") is not None and options["datasets"]["train"].get("batch_size_per_gpu") == 1:
+        source.fail(
+            ("train", "mixup"), "a batch of 1 (datasets:train:batch_size_per_gpu) has nothing to be mixed with."
+        )
     if options.get("network_global") and ours != "ISPModel":
         source.fail(("network_global",), f"only ISPModel has this; {model} would ignore it.")
     if ours == "MeanTeacherModel" and not train.get("ema_decay"):
@@ -143,7 +149,7 @@ def _check_training(options: dict[str, Any], ours: str, source: Source) -> None:
         if "reduction" not in inspect.signature(loss).parameters:
             source.fail(("train", key, "type"), "this loss cannot be taken per sample (it has no 'reduction').")
     if train.get("scheduler") is not None:
-        check_scheduler(train["scheduler"], True, source, ("train", "scheduler"))
+        check_scheduler(train["scheduler"], True, train, source, ("train", "scheduler"))
     check_optimiser(train["optim_g"], source, ("train", "optim_g"))
     if options.get("val") and options["val"].get("val_freq") is None:
         source.fail(("val",), "training needs 'val_freq', in iterations (or leave out the section 'val').")
@@ -161,7 +167,9 @@ def _check_training_data(dataset: dict[str, Any], model: str, ours: str, source:
         if dataset.get("batch_size_per_gpu") is None:
             source.fail(here, f"{kind} needs 'batch_size_per_gpu' for training.")
         return
-    if dataset.get("gt_size") is None:
+    if dataset.get("crop_ratio") is not None:
+        _check_crop_ratio(dataset, semi, source)
+    elif dataset.get("gt_size") is None:
         source.fail(here, "training needs 'gt_size', a side or [height, width] in pixels.")
     if with_pseudo != semi:
         source.fail((*here, "type"), f"{model} does not train on a {kind}.")
@@ -184,6 +192,23 @@ def _check_training_data(dataset: dict[str, Any], model: str, ours: str, source:
         source.fail((*here, "batch_size_per_gpu"), message)
     if total is not None and total < 2:
         source.fail((*here, "batch_size_per_gpu"), "a batch of 1 cannot hold real and pseudo samples.")
+
+
+def _check_crop_ratio(dataset: dict[str, Any], semi: bool, source: Source) -> None:
+    """Crops of sizes of their own do not stack into a batch."""
+    here = ("datasets", "train")
+    if dataset.get("gt_size") is not None:
+        source.fail((*here, "crop_ratio"), "gt_size says already how large the crop is; leave one of them out.")
+    least, largest = dataset["crop_ratio"]
+    if not 0 < least <= largest <= 1:
+        message = "give the least and the largest share of a side, above 0 and at most 1, such as [0.6, 1.0]."
+        source.fail((*here, "crop_ratio"), message)
+    if semi or dataset.get("batch_size_per_gpu") != 1:
+        message = (
+            "every crop has a size of its own, which fits into batches of 1 only: set batch_size_per_gpu: 1 (and "
+            "train:accumulate for steps on several), or take gt_size."
+        )
+        source.fail((*here, "crop_ratio"), message)
 
 
 def check_filter(section: Any, source: Source, keys: Keys) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +16,6 @@ from semiisp_plugin.options.basicsr_structures import (
     LossKeys,
     MetricKeys,
     OptimiserKeys,
-    SchedulerKeys,
 )
 from semiisp_plugin.options.messages import kind_of, nearest, short
 from semiisp_plugin.options.needed_keys import needed_keys
@@ -218,40 +217,6 @@ def check_optimiser(section: Any, source: Source, keys: Keys) -> None:
     for key in ("lr", "weight_decay"):
         if isinstance(section.get(key), float) and not math.isfinite(section[key]):
             source.fail((*keys, key), f"expected a finite number, got {section[key]}.")
-
-
-def _cosine_annealing(total_iter: int = 0, eta_min_ratio: float = 1e-3) -> None:
-    """The options of the schedule of that name, for `check_call`."""
-
-
-def _constant() -> None:
-    """As `_cosine_annealing`."""
-
-
-def schedulers(ours: bool) -> dict[str, Callable[..., Any]]:
-    """Schedules and what takes their options; ``ours``: of our models, which have two more."""
-    from semiisp_plugin.toolbox import lr_schedulers
-
-    return {
-        **({"CosineAnnealing": _cosine_annealing, "Constant": _constant} if ours else {}),
-        "MultiStepLR": lr_schedulers.MultiStepRestartLR,
-        "MultiStepRestartLR": lr_schedulers.MultiStepRestartLR,
-        "CosineAnnealingRestartLR": lr_schedulers.CosineAnnealingRestartLR,
-    }
-
-
-def check_scheduler(section: Any, ours: bool, source: Source, keys: Keys) -> None:
-    """The section ``train: scheduler``; ``ours`` as in `schedulers`."""
-    kinds = schedulers(ours)
-    expect_section(section, source, keys)
-    if "type" not in section:
-        missing(section, "type", source, keys, f"the key 'type' is missing. Known: {', '.join(kinds)}.")
-    kind = section["type"]
-    if not isinstance(kind, str) or kind not in kinds:
-        message = f"no scheduler '{short(kind)}'{nearest(str(kind), kinds)} Known: {', '.join(kinds)}."
-        source.fail((*keys, "type"), message)
-    check_call(section, kinds[kind], source, keys, ("optimizer", "last_epoch"), kind)
-    check_section(section, SchedulerKeys, source, keys)
 
 
 def check_keep_best(options: dict[str, Any], source: Source) -> None:

@@ -16,10 +16,11 @@ import msgspec
 
 from semiisp_plugin.options import basicsr_structures as basicsr
 from semiisp_plugin.options import structures
-from semiisp_plugin.options.parts import OUR_DATASETS, OUR_MODELS, schedulers
+from semiisp_plugin.options.parts import OUR_DATASETS, OUR_MODELS
+from semiisp_plugin.options.schedules import schedulers
 from semiisp_plugin.options.sections import names_in, reads_kwargs, type_hints
 
-_DRAFT = "http://json-schema.org/draft-07/schema#"
+DRAFT = "http://json-schema.org/draft-07/schema#"
 _OPTIMISERS = ("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")
 _ONLINE = "OnlineSemiSupervisedDataset"
 _STRUCTURES: tuple[type[msgspec.Struct], ...] = (
@@ -47,7 +48,7 @@ def option_schema() -> Schema:
         MODEL_REGISTRY,
     )
 
-    definitions = _definitions(_STRUCTURES)
+    definitions = definitions_of(_STRUCTURES)
     known = {
         name: sorted(_own(names_in(registry)))
         for name, registry in (
@@ -86,7 +87,7 @@ def option_schema() -> Schema:
         metrics = {"type": ["object", "null"], "additionalProperties": {"$ref": "#/definitions/Metric"}}
         _replace(definitions[name]["properties"], "metrics", metrics)
     return {
-        "$schema": _DRAFT,
+        "$schema": DRAFT,
         "title": "Option file of basicsr train and basicsr test",
         "type": "object",
         "if": {"properties": {"model_type": {"enum": list(OUR_MODELS)}}, "required": ["model_type"]},
@@ -116,8 +117,8 @@ def _filters(common: Schema, functions: dict[str, Callable[..., Any]]) -> Schema
 
 def pseudo_schema() -> Schema:
     """Of the files of ``basicsr pseudo``."""
-    whole = _definitions((structures.PseudoOptions,)).pop("PseudoOptions")
-    return {"$schema": _DRAFT, **whole, "title": "Option file of basicsr pseudo"}
+    whole = definitions_of((structures.PseudoOptions,)).pop("PseudoOptions")
+    return {"$schema": DRAFT, **whole, "title": "Option file of basicsr pseudo"}
 
 
 def as_text(schema: Schema) -> str:
@@ -125,7 +126,7 @@ def as_text(schema: Schema) -> str:
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 
-def _definitions(types: Iterable[type[msgspec.Struct]]) -> dict[str, Schema]:
+def definitions_of(types: Iterable[type[msgspec.Struct]]) -> dict[str, Schema]:
     _, components = msgspec.json.schema_components(types, ref_template="#/definitions/{name}")
     definitions: dict[str, Schema] = {}
     for name, schema in components.items():

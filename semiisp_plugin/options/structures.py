@@ -79,6 +79,13 @@ class Dataset(Loader, forbid_unknown_fields=True, kw_only=True):
     gt_size: Annotated[
         Sides | None, doc("Side of the training crop, or [height, width], pixels; training needs it.")
     ] = None
+    crop_ratio: Annotated[
+        Annotated[list[float], msgspec.Meta(min_length=2, max_length=2)] | None,
+        doc(
+            "In place of `gt_size`: least and largest share of the image's height and width, drawn for each sample; "
+            "for batches of 1."
+        ),
+    ] = None
     use_hflip: Annotated[bool, doc("Random left-right flips.")] = False
     use_rot: Annotated[bool, doc("Random upside-down flips and transpositions.")] = False
     cache_images: Annotated[bool, doc("Keep decoded images in memory, each reading process its own.")] = False
@@ -156,6 +163,23 @@ class MeanTeacher(Strict):
     jitter: Annotated[Share, doc("Strength of the photometric jitter of what the student sees.")] = 0.2
 
 
+class Mixup(Strict):
+    """Mixing of the samples of a batch (Zhang et al., ICLR 2018), as Retinexformer is trained."""
+
+    beta: Annotated[
+        Annotated[float, msgspec.Meta(gt=0)],
+        doc("Both parameters of the Beta distribution of the share; Retinexformer's: 1.2."),
+    ] = 1.2
+    use_identity: Annotated[bool, doc("Leave every other batch, by chance, as it is.")] = True
+
+
+class ActivityPenalty(Strict):
+    """The mean square of what a part of the network gives, kept small (SepLUT's sparsity term)."""
+
+    module: Annotated[str, doc("Name of the part, as in PyTorch: `lut3d_generator.weights_generator` of SepLUT.")]
+    weight: Annotated[NotNegative, doc("Factor of the penalty; SepLUT's: 1e-4.")] = 1e-4
+
+
 class Train(Strict):
     """Training of our models."""
 
@@ -163,7 +187,10 @@ class Train(Strict):
     optim_g: Annotated[dict[str, Any], doc("Optimiser: `type`, any class of `torch.optim`, and its arguments.")]
     scheduler: Annotated[
         dict[str, Any] | None,
-        doc("Schedule of the learning rate: `CosineAnnealing`, `Constant`, or one of BasicSR's. None: constant."),
+        doc(
+            "Schedule of the learning rate: `CosineAnnealing`, `TrueCosineAnnealingLR`, "
+            "`CosineAnnealingRestartCyclicLR`, `Constant`, or one of BasicSR's. None: constant."
+        ),
     ] = None
     warmup_iter: Annotated[int, doc("Iterations in which the learning rate rises linearly; -1: none.")] = -1
     ema_decay: Annotated[Share, doc("Decay of the average of the weights, which is validated and saved; 0: none.")] = (
@@ -194,6 +221,12 @@ class Train(Strict):
     mean_teacher: Annotated[MeanTeacher | None, doc("`MeanTeacherModel` alone.")] = None
     photometric_jitter: Annotated[
         Share | None, doc("Strength of the jitter of the inputs; `SupervisedModel` and `ISPModel`.")
+    ] = None
+    mixup: Annotated[
+        Mixup | None, doc("Mix each batch's pairs with one another; `SupervisedModel` alone, batches of 2 and more.")
+    ] = None
+    activity_penalty: Annotated[
+        ActivityPenalty | None, doc("A loss on what a part of the network gives; not seen by the filter.")
     ] = None
 
 

@@ -23,6 +23,8 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "held_out": structures.HeldOut,
     "noise": structures.Noise,
     "mean_teacher": structures.MeanTeacher,
+    "mixup": structures.Mixup,
+    "activity_penalty": structures.ActivityPenalty,
     "val": structures.Val,
     "logger": structures.Logger,
     "path": structures.Paths,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from skimage import img_as_ubyte
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import semiisp_plugin.metrics  # noqa: F401 - registers
@@ -26,19 +27,48 @@ def rgb_pair(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.rint(255 * image).astype(np.uint8) for image in (pred, target))
 
 
-def opencv_grey(image_rgb: np.ndarray, variant: str, *, is_target: bool) -> float:
-    """Mean grey as the publications' programs compute it, on float RGB arrays."""
-    image = image_rgb.astype(np.float32)
-    if variant == "gray_rgb":
-        return float(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean(dtype=np.float64))
-    if variant == "retinexformer" or is_target:
-        return float(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).mean(dtype=np.float64))
-    return float(image.mean(dtype=np.float64))
+def grey_of(image_rgb: np.ndarray, conversion: int) -> float:
+    return float(cv2.cvtColor(np.ascontiguousarray(image_rgb), conversion).mean(dtype=np.float64))
+
+
+def cidnet(output: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+    """Its measuring program reads saved images of 8 bits and never leaves [0, 255].
+
+    All three take a network's output, float RGB where [0, 1] is black to white, and an 8-bit target; they give what
+    PSNR compares, what SSIM compares, both in [0, 255], and the factor.
+    """
+    saved = np.rint(np.clip(output, 0, 1) * 255).astype(np.uint8)
+    factor = grey_of(target, cv2.COLOR_RGB2GRAY) / grey_of(saved, cv2.COLOR_RGB2GRAY)
+    scaled = np.clip(saved * factor, 0, 255)
+    return scaled, target.astype(float), scaled, target.astype(float), factor
+
+
+def retinexformer(output: np.ndarray, target: np.ndarray):
+    restored, truth = np.clip(output, 0, 1).astype(np.float32), (target / 255).astype(np.float32)
+    factor = grey_of(truth, cv2.COLOR_BGR2GRAY) / grey_of(restored, cv2.COLOR_BGR2GRAY)
+    restored = np.clip(restored * factor, 0, 1)
+    return restored * 255, truth * 255, img_as_ubyte(restored), target, factor
+
+
+def llflow(output: np.ndarray, target: np.ndarray):
+    factor = grey_of(target.astype(np.float32), cv2.COLOR_BGR2GRAY) / 255 / float(output.mean(dtype=np.float64))
+    restored = (np.clip(output * factor, 0, 1) * 255).astype(np.uint8)
+    return restored, target, restored, target, factor
+
+
+PROTOCOLS = {"gray_rgb": cidnet, "retinexformer": retinexformer, "llflow": llflow}
 
 
 def expected_pair(pred: np.ndarray, target: np.ndarray, variant: str) -> tuple[np.ndarray, np.ndarray, float]:
-    scale = opencv_grey(target, variant, is_target=True) / opencv_grey(pred, variant, is_target=False)
-    return np.clip(pred * scale, 0, 255), target.astype(np.float64), scale
+    x, y, _, _, factor = PROTOCOLS[variant](pred / 255, target)
+    return x.astype(float), y.astype(float), factor
+
+
+def network_output(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Float RGB of a network, values below 0 and above 1 included, and the 8-bit target."""
+    pred, target = rgb_pair(seed)
+    rng = np.random.default_rng(seed)
+    return 1.3 * pred / 255 + rng.normal(0, 0.15, pred.shape), target
 
 
 def skimage_ssim(x: np.ndarray, y: np.ndarray) -> float:
@@ -48,16 +78,39 @@ def skimage_ssim(x: np.ndarray, y: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+def test_of_a_networks_floats_it_is_what_the_publications_programs_compute(variant):
+    output, target = network_output()
+    assert output.min() < -0.1
+    assert output.max() > 1.1
+    x, y, x8, y8, factor = PROTOCOLS[variant](output, target)
+    floats, truth = (255 * output)[..., ::-1], target[..., ::-1].astype(float)
+    assert gt_mean_scale(floats, truth, variant) == pytest.approx(factor, rel=1e-6)
+    psnr = calculate_psnr_gt_mean(floats, truth, variant=variant)
+    assert psnr == pytest.approx(peak_signal_noise_ratio(y.astype(float), x.astype(float), data_range=255), abs=1e-5)
+    ssim = calculate_ssim_gt_mean(floats, truth, variant=variant)
+    assert ssim == pytest.approx(skimage_ssim(x8.astype(float), y8.astype(float)), abs=1e-6)
+
+
+def test_float32_of_the_8_bit_grid_is_not_cut_down_a_level():
+    levels = np.arange(256, dtype=np.uint8).repeat(12).reshape(-1, 12)[..., None].repeat(3, axis=2)
+    floats = (levels / 255).astype(np.float32).astype(np.float64) * 255
+    for variant in VARIANTS:
+        assert calculate_psnr_gt_mean(floats, levels, variant=variant) > 100
+    assert calculate_psnr_gt_mean(floats, levels, variant="llflow") == np.inf
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_matches_opencv_and_scikit_image(variant):
+    """Of 8-bit images."""
     pred, target = rgb_pair()
-    scaled, truth, scale = expected_pair(pred, target, variant)
-    assert scale > 1.5
+    x, y, x8, y8, factor = PROTOCOLS[variant](pred / 255, target)
+    assert factor > 1.5
     pred_bgr, target_bgr = pred[..., ::-1], target[..., ::-1]
-    assert gt_mean_scale(pred_bgr, target_bgr, variant) == pytest.approx(scale, rel=1e-6)
+    assert gt_mean_scale(pred_bgr, target_bgr, variant) == pytest.approx(factor, rel=1e-6)
     psnr = calculate_psnr_gt_mean(pred_bgr, target_bgr, variant=variant)
-    assert psnr == pytest.approx(peak_signal_noise_ratio(truth, scaled, data_range=255), abs=1e-5)
+    assert psnr == pytest.approx(peak_signal_noise_ratio(y.astype(float), x.astype(float), data_range=255), abs=1e-5)
     ssim = calculate_ssim_gt_mean(pred_bgr, target_bgr, variant=variant)
-    assert ssim == pytest.approx(skimage_ssim(scaled, truth), abs=1e-6)
+    assert ssim == pytest.approx(skimage_ssim(x8.astype(float), y8.astype(float)), abs=1e-6)
 
 
 def test_variants_differ_and_the_default_is_the_true_grey():
@@ -85,8 +138,10 @@ def test_a_wrong_exposure_is_forgiven(variant):
     psnr = calculate_psnr_gt_mean(pred, target, variant=variant)
     if variant == "llflow":
         assert psnr < 40
-    else:
+    elif variant == "retinexformer":
         assert psnr > 200
+    else:  # the prediction is rounded to 8 bits first
+        assert 48 < psnr < 55
     assert calculate_metric({"img": pred, "img2": target}, {"type": "calculate_psnr", "crop_border": 0}) < 15
 
 

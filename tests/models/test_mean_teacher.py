@@ -282,8 +282,8 @@ def test_resumed_run_equals_an_unbroken_one(options, option_files, capsys):
     assert main(["train", "-opt", path, "--auto_resume"]) == 0
     assert "Resuming from iteration 3" in capsys.readouterr().err
     a, b = (torch.load(folder / "models/net_g_latest.pth", weights_only=True) for folder in (unbroken, run))
-    assert a.keys() == b.keys() == {"params", "params_ema"}
-    for key in a:
+    assert a.keys() == b.keys() == {"params", "params_ema", "network"}
+    for key in ("params", "params_ema"):
         for name, value in a[key].items():
             assert torch.equal(value, b[key][name]), f"{key} {name}"
     assert any(not torch.equal(value, a["params_ema"][name]) for name, value in a["params"].items())

@@ -12,9 +12,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from semiisp_plugin.data.image_io import read_image, to_uint8, write_image
+from semiisp_plugin.metrics import prepared_by, takes_floats
 from semiisp_plugin.models.validation import ValidationStopped, groups_of_one_size, result_names, together, validate
 from semiisp_plugin.options import Source, complete
-from semiisp_plugin.toolbox import ARCH_REGISTRY, build_model, calculate_psnr
+from semiisp_plugin.toolbox import ARCH_REGISTRY, METRIC_REGISTRY, build_model, calculate_psnr
 from semiisp_plugin.training.loaders import build_val_loaders
 
 SIZES = [(40, 48), (40, 48), (40, 48), (48, 40), (40, 48), (40, 48)]
@@ -174,3 +175,79 @@ def test_groups_and_names():
     name = result_names(Foreign())
     names = [name({"lq_path": [path], "key": [key]}) for path, key in (("a/x.png", "a/x"), ("b/x.png", "b/x"))]
     assert names == ["x", "b__x"]
+
+
+# --- which images a metric gets --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Metrics that keep what they are given: by name."""
+    given: dict[str, list] = {}
+
+    def metric(name):
+        def function(img, img2, better=None):
+            given.setdefault(name, []).append((img, img2))
+            return 1.0
+
+        function.__name__ = name
+        return function
+
+    for name, declare in (
+        ("eight_bits", lambda f: f),
+        ("floats", takes_floats()),
+        ("unclamped", takes_floats(clamped=False)),
+    ):
+        monkeypatch.setitem(METRIC_REGISTRY._obj_map, name, declare(metric(name)))
+    return given
+
+
+def test_metrics_get_the_images_they_ask_for(make, seen):
+    model, loader = make()
+    model.opt["val"]["metrics"] = {n: {"type": n} for n in ("eight_bits", "floats", "unclamped")}
+    model.net_g.shift.data.fill_(0.45)
+    validate(model, loader, 2, None, False)
+    assert {name: len(pairs) for name, pairs in seen.items()} == dict.fromkeys(seen, len(SIZES))
+    for i in range(len(SIZES)):
+        lq, gt = (read_image(f"val/{kind}/{i}.png")[..., ::-1] / np.float64(255) for kind in ("lq", "gt"))
+        output = (lq.astype(np.float32) + np.float32(0.45)).astype(np.float64) * 255
+        assert output.max() > 255
+        (img8, gt8), (img, truth), (raw, raw_truth) = (seen[n][i] for n in ("eight_bits", "floats", "unclamped"))
+        assert img8.dtype == np.uint8
+        assert img.dtype == raw.dtype == np.float64
+        np.testing.assert_allclose(raw, output, atol=1e-4)
+        np.testing.assert_array_equal(img, raw.clip(0, 255))
+        np.testing.assert_array_equal(img8, img.round())
+        np.testing.assert_array_equal(gt8, (gt * 255).round())
+        np.testing.assert_allclose(truth, gt * 255, atol=1e-4)
+        np.testing.assert_array_equal(raw_truth, truth)
+
+
+def test_psnr_of_floats_is_that_of_the_networks_output(make):
+    model, loader = make()
+    model.opt["val"]["metrics"] = {
+        "f": {"type": "calculate_psnr_float"},
+        "g": {"type": "calculate_psnr", "crop_border": 0},
+    }
+    model.net_g.shift.data.fill_(0.1003)
+    validate(model, loader, 2, None, False)
+    expected = []
+    for i in range(len(SIZES)):
+        lq, gt = (read_image(f"val/{kind}/{i}.png") / 255 for kind in ("lq", "gt"))
+        expected.append(-10 * np.log10(np.mean(((lq + 0.1003).clip(0, 1) - gt) ** 2)))
+    assert model.metric_results["f"] == pytest.approx(np.mean(expected), abs=1e-4)
+    assert abs(model.metric_results["g"] - model.metric_results["f"]) > 1e-3
+
+
+def test_what_a_metric_lacks_is_found_before_training(make, monkeypatch):
+    def lacking(**options):
+        raise RuntimeError(f"no weights for {options}")
+
+    def metric(img, img2, size=1, better=None):
+        return 1.0
+
+    monkeypatch.setitem(METRIC_REGISTRY._obj_map, "metric", prepared_by(lacking)(metric))
+    model, _ = make()
+    model.opt["val"]["metrics"] = {"m": {"type": "metric", "size": 3, "better": "lower"}}
+    with pytest.raises(RuntimeError, match=r"no weights for {'size': 3}"):
+        type(model)(model.opt)

@@ -1,0 +1,39 @@
+"""The smooth L1 loss, with which LLFormer is trained."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semiisp_plugin.losses.per_sample import check_image_pair, check_reduction, full_precision, reduce_samples
+from semiisp_plugin.toolbox import LOSS_REGISTRY, register
+
+
+@register(LOSS_REGISTRY)
+class SmoothL1Loss(nn.Module):
+    """``d^2 / (2 beta)`` for differences ``d`` of less than ``beta``, ``|d| - beta / 2`` beyond, as torch's.
+
+    With the default ``beta`` and images in [0, 1] it is half the squared error throughout.
+
+    Args:
+        loss_weight: Factor on the whole loss.
+        beta: Where the square becomes a line; 0 is L1.
+        reduction: ``none`` gives one value a sample, ``(N,)``; ``mean`` and ``sum`` are over the samples.
+
+    Raises:
+        ValueError: Unknown reduction, or a negative ``beta``.
+    """
+
+    def __init__(self, loss_weight: float = 1.0, beta: float = 1.0, reduction: str = "mean") -> None:
+        super().__init__()
+        if not beta >= 0:
+            raise ValueError(f"SmoothL1Loss: `beta` must be 0 or more; got {beta}.")
+        self.loss_weight = loss_weight
+        self.beta = float(beta)
+        self.reduction = check_reduction(reduction, "SmoothL1Loss")
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Compare ``(N, C, H, W)`` images; returns a scalar, or ``(N,)`` for ``reduction: none``."""
+        check_image_pair(pred, target, "SmoothL1Loss")
+        values = F.smooth_l1_loss(full_precision(pred), full_precision(target), reduction="none", beta=self.beta)
+        return self.loss_weight * reduce_samples(values.flatten(1).mean(dim=1), self.reduction)

@@ -1,0 +1,134 @@
+"""Schedules of the learning rate, as pure functions of the step.
+
+Each function here gives another one: of the number of scheduler steps taken so far (0 in the first iteration, t - 1 in
+iteration t), the factor on the peak learning rate. A run that goes on from a checkpoint therefore needs to know its
+step alone. What the options mean is checked with the option file, see `semiisp_plugin.options.schedules`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+Factor = Callable[[int], float]
+
+DEFAULT_ETA_MIN_RATIO = 1e-3  # Tables 5 and 6
+
+
+def constant() -> Factor:
+    """The peak throughout."""
+    return lambda step: 1.0
+
+
+def cosine_with_floor(total_iter: int, eta_min_ratio: float, start_iter: int = 0) -> Factor:
+    """Half a cosine from 1 down to a floor, where it stays (Tables 5 and 6).
+
+    Args:
+        total_iter: Step at which the floor is reached.
+        eta_min_ratio: The floor.
+        start_iter: Step at which the cosine begins; 1 until then. With a warm-up of so many iterations it is the
+            schedule "linear warm-up, then cosine over what is left".
+    """
+    length = total_iter - start_iter
+
+    def factor(step: int) -> float:
+        t = min(max(step - start_iter, 0), length) / length
+        return eta_min_ratio + (1 - eta_min_ratio) * 0.5 * (1 + math.cos(math.pi * t))
+
+    return factor
+
+
+def true_cosine(t_max: int, eta_min: float, peak: float) -> Factor:
+    """torch's ``CosineAnnealingLR``, which NAFNet's repository calls ``TrueCosineAnnealingLR``.
+
+    Beyond ``t_max`` the rate rises again, as torch's does. This is the closed form: torch's own goes from each rate to
+    the next one, so that a warm-up would change all that comes after it.
+
+    Args:
+        t_max: Steps from the peak to the floor.
+        eta_min: The floor, a learning rate.
+        peak: The learning rate at step 0.
+    """
+    floor = eta_min / peak
+    return lambda step: floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * step / t_max))
+
+
+def cosine_restart_cyclic(
+    periods: Sequence[int], restart_weights: Sequence[float], eta_mins: Sequence[float], peak: float
+) -> Factor:
+    """Half cosines one after the other, each with a floor of its own: Restormer's and Retinexformer's.
+
+    In period i the rate is ``eta_i + w_i / 2 (peak - eta_i) (1 + cos(pi t))``, ``t`` from 0 to 1; a step at which two
+    periods meet belongs to the first. Where a floor lies above the peak the rate rises: so does Retinexformer's in its
+    first period, from 2e-4 to 3e-4.
+
+    Args:
+        periods: Steps of each period. After the last one the rate stays.
+        restart_weights: One a period.
+        eta_mins: One a period, learning rates.
+        peak: The learning rate at step 0.
+    """
+    ends = list(accumulate(periods))
+
+    def factor(step: int) -> float:
+        step = min(step, ends[-1])
+        i = next(i for i, end in enumerate(ends) if step <= end)
+        t = (step - (ends[i] - periods[i])) / periods[i]
+        return (eta_mins[i] + restart_weights[i] * 0.5 * (peak - eta_mins[i]) * (1 + math.cos(math.pi * t))) / peak
+
+    return factor
+
+
+def _from_cosine(settings: Mapping[str, Any], total_iter: int, peak: float) -> Factor:
+    if settings.get("eta_min") is None:
+        floor = float(settings.get("eta_min_ratio", DEFAULT_ETA_MIN_RATIO))
+    else:
+        floor = float(settings["eta_min"]) / _above_zero(peak)
+    return cosine_with_floor(int(settings.get("total_iter", total_iter)), floor, int(settings.get("start_iter", 0)))
+
+
+def _from_true_cosine(settings: Mapping[str, Any], total_iter: int, peak: float) -> Factor:
+    return true_cosine(int(settings["T_max"]), float(settings.get("eta_min", 0)), _above_zero(peak))
+
+
+def _from_cyclic(settings: Mapping[str, Any], total_iter: int, peak: float) -> Factor:
+    periods = [int(p) for p in settings["periods"]]
+    weights = [float(w) for w in settings.get("restart_weights") or [1] * len(periods)]
+    floors = [float(e) for e in settings.get("eta_mins") or [0] * len(periods)]
+    return cosine_restart_cyclic(periods, weights, floors, _above_zero(peak))
+
+
+def _above_zero(peak: float) -> float:
+    if not peak > 0:
+        raise ValueError(
+            f"train:optim_g:lr: is {peak:g}; the schedule's floor is a learning rate, so give one above 0."
+        )
+    return peak
+
+
+_OURS: dict[str, Callable[[Mapping[str, Any], int, float], Factor]] = {
+    "Constant": lambda settings, total_iter, peak: constant(),
+    "CosineAnnealing": _from_cosine,
+    "TrueCosineAnnealingLR": _from_true_cosine,
+    "CosineAnnealingRestartCyclicLR": _from_cyclic,
+}
+
+
+def schedule_factor(settings: Mapping[str, Any], total_iter: int, peak: float) -> Factor | None:
+    """The schedule that the section ``train: scheduler`` describes.
+
+    Args:
+        settings: The section, checked.
+        total_iter: Iterations of the training.
+        peak: The optimiser's learning rate.
+
+    Returns:
+        Its factor; None if ``type`` is none of ours.
+
+    Raises:
+        ValueError: The peak is 0 and the schedule's floor a learning rate.
+    """
+    make = _OURS.get(settings["type"])
+    return None if make is None else make(settings, total_iter, peak)

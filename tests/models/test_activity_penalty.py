@@ -1,0 +1,259 @@
+"""The penalty on a part's outputs: its value, its gradient, and whom it leaves alone."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from semiisp_plugin.models.activity_penalty import ActivityPenalty
+from semiisp_plugin.options import OptionError, Source, complete
+from semiisp_plugin.toolbox import ARCH_REGISTRY, build_model
+
+WEIGHTS = "lut3d_generator.weights_generator"  # of SepLUT
+RATE = 0.1
+
+
+class Scaled(nn.Module):
+    """out = gain(mean of the image) * image: a part of it, ``gain``, gives (N, 2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Linear(3, 2)
+        self.pair = nn.Identity()
+        self.unused = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.pair((x, x))
+        return x * self.gain(x.mean((2, 3))).mean(1).view(-1, 1, 1, 1)
+
+
+@pytest.fixture(autouse=True)
+def _setup(monkeypatch):
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, "Scaled", Scaled)
+    torch.manual_seed(0)
+    yield
+    logging.getLogger("basicsr").handlers.clear()
+
+
+def built(options: dict):
+    done = complete(options, Source("o.yml"), root_path=".", is_train=True)
+    return build_model(done | {"dist": False, "rank": 0})
+
+
+@pytest.fixture
+def make(option_files):
+    def make(kind: str = "SupervisedModel", module: str | None = "gain", weight: float = 0.3, **train):
+        options = option_files.base("m", kind, 10)
+        options["network_g"] = {"type": "Scaled"}
+        options["train"] = {
+            "total_iter": 10,
+            "optim_g": {"type": "SGD", "lr": RATE},
+            "pixel_opt": {"type": "MSELoss"},
+            **train,
+        }
+        if module is not None:
+            options["train"]["activity_penalty"] = {"module": module, "weight": weight}
+        if kind in ("SemiSupervisedModel", "MeanTeacherModel"):
+            del options["datasets"]["train"]["batch_size_per_gpu"]
+            options["datasets"]["train"].update(
+                type="SemiSupervisedDataset",
+                real_per_batch=2,
+                pseudo_per_batch=2,
+                pseudo={"dataroot_gt": "gt.lmdb", "dataroot_lq": "lq.lmdb", "io_backend": {"type": "lmdb"}},
+            )
+        torch.manual_seed(1)
+        return built(options)
+
+    return make
+
+
+def batch(n_real: int = 4) -> dict:
+    generator = torch.Generator().manual_seed(5)
+    lq, gt = (torch.rand(4, 3, 6, 5, generator=generator) for _ in range(2))
+    return {"lq": lq, "gt": gt, "is_pseudo": torch.arange(4) >= n_real, "key": list("abcd")}
+
+
+def by_hand(weights: torch.Tensor, data: dict, penalty: float) -> tuple[dict, torch.Tensor, torch.Tensor]:
+    """A step on the weighted mean of squared errors and penalties; new weights, the errors, the penalties."""
+    torch.manual_seed(1)
+    net = Scaled()
+    gains = net.gain(data["lq"].mean((2, 3)))
+    errors = (data["lq"] * gains.mean(1).view(-1, 1, 1, 1) - data["gt"]).square().mean((1, 2, 3))
+    squares = penalty * (gains**2).mean(1)
+    ((errors + squares) * weights).sum().div(weights.sum()).backward()
+    stepped = {n: p.detach() - RATE * p.grad for n, p in net.gain.named_parameters()}
+    return stepped, errors.detach(), squares.detach()
+
+
+def test_step_of_supervised_learning(make):
+    model, data = make(), batch()
+    model.feed_data(data)
+    model.optimize_parameters(1)
+    expected, errors, squares = by_hand(torch.ones(4), data, 0.3)
+    for name, value in model.net_g.gain.named_parameters():
+        torch.testing.assert_close(value.detach(), expected[name])
+    log = model.get_current_log()
+    assert log["l_pix"] == pytest.approx(errors.mean().item(), rel=1e-5)
+    assert log["l_penalty"] == pytest.approx(squares.mean().item(), rel=1e-5)
+    assert log["l_total"] == pytest.approx((errors + squares).mean().item(), rel=1e-5)
+
+
+def test_filter_does_not_see_it_and_dropped_samples_do_not_pay(make):
+    model, data = make("SemiSupervisedModel", filter={"beta": 1.0}, weight=50.0), batch(2)
+    data["gt"][3] += 5  # dropped
+    data["gt"][2] = model.net_g(data["lq"][2:3]).detach()  # kept, with a penalty far above the real samples' loss
+    model.feed_data(data)
+    model.optimize_parameters(1)
+    expected, errors, squares = by_hand(torch.tensor([1.0, 1.0, 1.0, 0.0]), data, 50.0)
+    assert squares[2] > errors[:2].mean()
+    for name, value in model.net_g.gain.named_parameters():
+        torch.testing.assert_close(value.detach(), expected[name])
+    log = model.get_current_log()
+    assert log["pseudo/kept_ratio"] == 0.5
+    assert log["l_sup"] == pytest.approx(errors[:2].mean().item(), rel=1e-5)
+    assert log["l_penalty"] == pytest.approx(squares.mean().item(), rel=1e-5)
+
+
+def test_without_it_nothing_changes(make):
+    """Weight 0 and none at all, to the last bit, of the models that have a step of their own."""
+    for kind, more in (
+        ("SupervisedModel", {}),
+        ("SemiSupervisedModel", {"filter": {"beta": 1.0}}),
+        ("MeanTeacherModel", {"ema_decay": 0.9}),
+    ):
+        results = []
+        for module in ("gain", None):
+            model = make(kind, module, weight=0.0, **more)
+            model.feed_data(batch(2))
+            model.optimize_parameters(1)
+            results.append((model.net_g.gain.weight.detach(), "l_penalty" in model.get_current_log()))
+        assert torch.equal(results[0][0], results[1][0]), kind
+        assert [logged for _, logged in results] == [True, False]
+
+
+def test_mean_teacher_weights_it_like_the_losses(make):
+    model, data = make("MeanTeacherModel", ema_decay=0.9, mean_teacher={"weight": 0.0}), batch(2)
+    model.feed_data(data)
+    model.optimize_parameters(1)
+    expected, *_ = by_hand(torch.tensor([1.0, 1.0, 0.0, 0.0]), data, 0.3)
+    for name, value in model.net_g.gain.named_parameters():
+        torch.testing.assert_close(value.detach(), expected[name])
+
+
+def test_of_f_isp_both_networks_pay(option_files):
+    def start(weight):
+        options = yaml.safe_load(Path(option_files.isp()).read_text(encoding="utf-8"))
+        options["train"].update(
+            activity_penalty={"module": "encoder", "weight": weight}, optim_g={"type": "SGD", "lr": 1}
+        )
+        torch.manual_seed(1)
+        model = built(options)
+        model.feed_data({**batch(), "lq": torch.rand(2, 3, 32, 32), "gt": torch.rand(2, 3, 32, 32)})
+        model.optimize_parameters(1)
+        return model
+
+    with_it, without = start(1.0), start(0.0)
+    assert with_it.get_current_log()["l_penalty"] > 0
+    for a, b in zip(with_it.trained_networks(), without.trained_networks(), strict=True):
+        assert any(not torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_seplut_has_the_module_of_its_sparsity_term(option_files):
+    """SepLUT's own loss: mean squared error + 1e-4 mean(weights^2)."""
+    options = option_files.base("m", "SupervisedModel", 10)
+    options["train"]["activity_penalty"] = {"module": WEIGHTS}
+    options["network_g"]["dropout"] = 0.0
+    model = built(options)
+    data = {**batch(), "lq": torch.rand(4, 3, 32, 32), "gt": torch.rand(4, 3, 32, 32)}
+    with torch.no_grad():
+        expected = 1e-4 * model.net_g.predict_tables(data["lq"]).weights.square().mean()
+    model.feed_data(data)
+    model.optimize_parameters(1)
+    assert model.get_current_log()["l_penalty"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_validation_leaves_nothing_behind(make):
+    model, data = make(), batch()
+    model.feed_data({"lq": data["lq"][:1]})
+    model.test()
+    with torch.no_grad():
+        model.net_g(data["lq"])
+    assert model.activity_penalty._outputs == []
+    model.net_g(data["lq"])  # of a step that was broken off
+    model.feed_data(data)
+    assert model.activity_penalty._outputs == []
+
+
+def test_a_module_that_runs_twice_counts_twice():
+    layer = nn.Linear(3, 2)
+    penalty = ActivityPenalty([nn.ModuleDict({"a": layer})], "a", 2.0, ["network_g"])
+    x = torch.rand(4, 3)
+    first, second = layer(x), layer(x.square()).bfloat16()
+    penalty._outputs[1] = second
+    torch.testing.assert_close(penalty.take(4), 2 * (first.square().mean(1) + second.float().square().mean(1)))
+    assert penalty._outputs == []
+
+
+def test_compiled_network(make):
+    """The graph is captured with the hook in it, in training mode and without."""
+    model, plain = make(), make()
+    model.net_g.compile(backend="eager")
+    for iteration in (1, 2):
+        for m in (model, plain):
+            m.feed_data(batch())
+            m.optimize_parameters(iteration)
+            if m is model:
+                m.net_g.eval()(batch()["lq"])
+                m.net_g.train()
+        torch.testing.assert_close(model.net_g.gain.weight, plain.net_g.gain.weight)
+        assert model.get_current_log()["l_penalty"] == pytest.approx(plain.get_current_log()["l_penalty"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (
+            "gian",
+            r"activity_penalty:module: network_g \(Scaled\) has no module 'gian'; did you mean 'gain'\? It has: gain, ",
+        ),
+        ("", "has no module ''"),
+    ],
+)
+def test_unknown_module(make, module, message):
+    with pytest.raises(ValueError, match=message):
+        make(module=module)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("unused", "'unused' did not run in the network's forward pass"),
+        ("pair", r"'pair' gives tuple; it has to be a tensor of 4 samples"),
+    ],
+)
+def test_module_that_gives_nothing_to_penalise(make, module, message):
+    model = make(module=module)
+    model.feed_data(batch())
+    with pytest.raises(ValueError, match=message):
+        model.optimize_parameters(1)
+
+
+def test_options(make):
+    with pytest.raises(OptionError, match="activity_penalty:weight: expected a number >= 0"):
+        make(weight=-1.0)
+    with pytest.raises(OptionError, match="activity_penalty: the key 'module' is missing"):
+        make(module=None, activity_penalty={"weight": 1e-4})
+    with pytest.raises(OptionError, match="unknown key; did you mean 'module'"):
+        make(module=None, activity_penalty={"modul": "gain"})
+
+
+def test_several_gpus_in_one_process_are_refused(make):
+    model = make()
+    model.net_g = nn.DataParallel(model.net_g)
+    with pytest.raises(ValueError, match="several GPUs in one process"):
+        model.build_activity_penalty()
