@@ -16,11 +16,11 @@ LAYERS = (
     ("toolbox",),
     ("options", "checkpoint", "random_state", "archs", "data", "losses", "metrics"),
     ("report",),
-    ("pseudo", "simulation"),
+    ("pseudo", "simulation", "denoising"),
     ("models",),
     ("training",),
     ("train",),
-    ("test",),
+    ("test", "enhance"),
     ("experiments",),
     ("cli",),
 )
@@ -141,7 +141,7 @@ def test_isp_is_mathematics_alone():
 
 
 def test_what_need_not_be_installed_is_imported_when_called():
-    optional = [i for i in IMPORTS if i.imported.split(".")[0] in ("cupy", "cupyx", "rawpy")]
+    optional = [i for i in IMPORTS if i.imported.split(".")[0] in ("cupy", "cupyx", "rawpy", "lpips")]
     assert optional
     assert all(i.when_called for i in optional)
     # By name, through `isp.compiled`.

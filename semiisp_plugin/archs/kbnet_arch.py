@@ -1,0 +1,335 @@
+"""KBNet: kernel basis network for image restoration (Zhang et al., arXiv 2303.02881), the small variant KBNet_s.
+
+The method's paper cleans the noisy inputs of LOL with it before the first phase (Sec. A.3): a denoiser, not a target
+model. It is a U-shaped convolutional network like NAFNet, whose block mixes three views of its input: the channel
+attention s, a fixed convolution, and the kernel basis attention, which filters each pixel by a kernel of its own. The
+kernels are mixtures of a bank of K = 32 learned ones, by coefficients a that are read from the image:
+
+    x      = norm(input)
+    a      = gamma_a * 1x1(gate(grouped 3x3(x))) + 1x1(x)                K coefficients a pixel
+    u      = depth-wise 3x3(1x1(x))
+    v(p)   = sum_k a_k(p) (W_k * u + b_k)(p)                             W_k: 3x3, in groups of 4 channels
+    y      = input + beta * 1x1((gamma_1 v + u) * conv(x) * s(mean(x)))
+    output = y + gamma * 1x1(gate(1x1(norm(y))))
+
+The names and shapes of the parameters are those of the public repository (github.com/zhangyi-3/KBNet, MIT), so that its
+weights load; the code is ours. Its files are ``{"model": ...}``: load them with ``param_key_g: model`` (training and
+testing) or ``param_key: model`` (denoising). The weights for real noise, ``sensenoise_s.pth``, belong to
+``lightweight: true, ffn_scale: 1.5``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from semiisp_plugin.toolbox import ARCH_REGISTRY, register
+
+__all__ = ["KBNet_s"]
+
+_N_BASES = 32
+_GROUP = 4  # channels that a kernel mixes
+_SIDE = 3  # of a kernel, pixels
+_TAPS = _GROUP * _SIDE**2
+# Values of the pixels' own kernels that are held at a time. On a CPU they should stay in its cache (measured with 16 to
+# 1024 channels); a GPU wants much work at once.
+_CPU_VALUES, _GPU_VALUES = 2**20, 2**26
+
+
+class _ChannelNorm(nn.Module):
+    """Layer norm over the channels of each pixel, (N, C, H, W) -> (N, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, eps=1e-6)
+        return pixels.permute(0, 3, 1, 2)
+
+
+class _Gate(nn.Module):
+    """(N, 2 C, H, W) -> (N, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=1)
+        return first * second
+
+
+# --- kernel basis attention -----------------------------------------------------------------------------------------
+# features (N, C, H, W), coefficients (N, K, H, W), kernels (K, C * 4 * 9), biases (K, C)
+
+
+def _tiles(features: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of parts whose kernels together are not too many values."""
+    batch, channels, height, width = features.shape
+    values = _CPU_VALUES if features.device.type == "cpu" else _GPU_VALUES
+    pixels = max(16, values // (batch * channels * _TAPS))
+    columns = min(width, pixels)
+    rows = max(1, pixels // columns)
+    for top in range(0, height, rows):
+        for left in range(0, width, columns):
+            yield slice(top, min(top + rows, height)), slice(left, min(left + columns, width))
+
+
+def _around(part: tuple[slice, slice]) -> tuple[slice, slice]:
+    """A part with the pixels around it, in an image padded by one pixel."""
+    rows, columns = part
+    return slice(rows.start, rows.stop + 2), slice(columns.start, columns.stop + 2)
+
+
+def _neighbours(padded: Tensor) -> Tensor:
+    """(N, C, h + 2, w + 2) -> the 3x3 neighbourhoods, (N, groups, 1, 36, h w)."""
+    batch, channels = padded.shape[:2]
+    return F.unfold(padded, _SIDE).view(batch, channels // _GROUP, 1, _TAPS, -1)
+
+
+def _pixel_kernels(coefficients: Tensor, kernels: Tensor, channels: int) -> Tensor:
+    """(N, K, h w) -> the pixels' own kernels, (N, groups, 4, 36, h w)."""
+    return (kernels.t() @ coefficients).view(len(coefficients), channels // _GROUP, _GROUP, _TAPS, -1)
+
+
+def _filter(features: Tensor, coefficients: Tensor, kernels: Tensor, biases: Tensor) -> Tensor:
+    channels = features.shape[1]
+    padded = F.pad(features, (1, 1, 1, 1))
+    out = torch.empty_like(features, memory_format=torch.contiguous_format)
+    for part in _tiles(features):
+        weights = coefficients[(..., *part)].flatten(2)
+        own = _pixel_kernels(weights, kernels, channels)
+        filtered = own.mul_(_neighbours(padded[(..., *_around(part))])).sum(3).flatten(1, 2)
+        target = out[(..., *part)]
+        target.copy_((filtered + biases.t() @ weights).view_as(target))
+    return out
+
+
+class _KernelBasis(torch.autograd.Function):
+    """`_filter` with a backward pass that makes the pixels' kernels again.
+
+    Left to autograd they would be kept: 36 values for each channel and pixel, and 9 of the neighbourhoods.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, coefficients: Tensor, kernels: Tensor, biases: Tensor) -> Tensor:
+        ctx.save_for_backward(features, coefficients, kernels, biases)
+        return _filter(features, coefficients, kernels, biases)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        features, coefficients, kernels, biases = ctx.saved_tensors
+        batch, channels = features.shape[:2]
+        wide = torch.promote_types(features.dtype, torch.float32)
+        padded = F.pad(features, (1, 1, 1, 1))
+        grad_padded = torch.zeros_like(padded, memory_format=torch.contiguous_format)
+        grad_coefficients = torch.empty_like(coefficients, memory_format=torch.contiguous_format)
+        grad_kernels = torch.zeros_like(kernels, dtype=wide)
+        grad_biases = torch.zeros_like(biases, dtype=wide)
+        for part in _tiles(features):
+            around = _around(part)
+            weights = coefficients[(..., *part)].flatten(2)
+            above = grad[(..., *part)].flatten(2)
+            by_output = above.view(batch, channels // _GROUP, _GROUP, 1, -1)
+            own = _pixel_kernels(weights, kernels, channels)
+            grad_neighbours = own.mul_(by_output).sum(2).flatten(1, 2)
+            sides = (around[0].stop - around[0].start, around[1].stop - around[1].start)
+            grad_padded[(..., *around)] += F.fold(grad_neighbours, sides, _SIDE)
+            grad_own = torch.mul(by_output, _neighbours(padded[(..., *around)]), out=own).flatten(1, 3)
+            target = grad_coefficients[(..., *part)]
+            target.copy_((kernels @ grad_own + biases @ above).view_as(target))
+            # One image after the other: the products of all at once would be as large as the kernels themselves.
+            for image in range(batch):
+                grad_kernels.addmm_(weights[image].to(wide), grad_own[image].t().to(wide))
+                grad_biases.addmm_(weights[image].to(wide), above[image].t().to(wide))
+        inner = grad_padded[..., 1:-1, 1:-1]
+        return inner, grad_coefficients, grad_kernels.to(kernels.dtype), grad_biases.to(biases.dtype)
+
+
+def _filter_in_one(features: Tensor, coefficients: Tensor, kernels: Tensor, biases: Tensor) -> Tensor:
+    """`_filter` as one convolution with all kernels, and their mixture: the form for compilers and ONNX."""
+    batch, channels, height, width = features.shape
+    groups = channels // _GROUP
+    bank = kernels.view(_N_BASES, groups, _GROUP, _GROUP, _SIDE, _SIDE).transpose(0, 1).flatten(0, 2)
+    every = F.conv2d(features, bank, padding=1, groups=groups).view(batch, groups, _N_BASES, _GROUP, height, width)
+    filtered = (every * coefficients.view(batch, 1, _N_BASES, 1, height, width)).sum(2)
+    shift = F.conv2d(coefficients, biases.t()[..., None, None])
+    return filtered.view(batch, channels, height, width) + shift
+
+
+class _Block(nn.Module):
+    """The multi-axis feature fusion block, (N, C, H, W) -> (N, C, H, W)."""
+
+    def __init__(self, channels: int, ffn_scale: float, lightweight: bool) -> None:
+        super().__init__()
+        wide = int(ffn_scale * channels)
+        few = min(channels, 32)
+        self.w = nn.Parameter(torch.empty(1, _N_BASES, channels * _TAPS))
+        self.b = nn.Parameter(torch.empty(1, _N_BASES, channels))
+        nn.init.kaiming_uniform_(self.w, a=math.sqrt(5))
+        bound = 1 / math.sqrt(_N_BASES * channels * _TAPS)
+        nn.init.uniform_(self.b, -bound, bound)
+        self.norm1 = _ChannelNorm(channels)
+        self.norm2 = _ChannelNorm(channels)
+        self.sca = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels, 1))
+        if lightweight:
+            fixed = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        else:
+            fixed = nn.Conv2d(channels, channels, 5, padding=2, groups=channels // _GROUP)
+        self.conv11 = nn.Sequential(nn.Conv2d(channels, channels, 1), fixed)
+        self.conv1 = nn.Conv2d(channels, channels, 1)
+        self.conv21 = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.conv2 = nn.Sequential(
+            nn.Conv2d(channels, few, 3, padding=1, groups=few), _Gate(), nn.Conv2d(few // 2, _N_BASES, 1)
+        )
+        self.conv211 = nn.Conv2d(channels, _N_BASES, 1)
+        self.conv3 = nn.Conv2d(channels, channels, 1)
+        self.conv4 = nn.Conv2d(channels, wide, 1)
+        self.conv5 = nn.Conv2d(wide // 2, channels, 1)
+        self.ga1 = nn.Parameter(torch.full((1, channels, 1, 1), 1e-2))
+        self.attgamma = nn.Parameter(torch.full((1, _N_BASES, 1, 1), 1e-2))
+        self.sg = _Gate()
+        self.beta = nn.Parameter(torch.full((1, channels, 1, 1), 1e-2))
+        self.gamma = nn.Parameter(torch.full((1, channels, 1, 1), 1e-2))
+
+    def _filter_adaptively(self, features: Tensor, coefficients: Tensor) -> Tensor:
+        dtype = features.dtype
+        arguments = (features, coefficients.to(dtype), self.w[0].to(dtype), self.b[0].to(dtype))
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return _filter_in_one(*arguments)
+        if not torch.is_grad_enabled():
+            return _filter(*arguments)
+        out: Tensor = _KernelBasis.apply(*arguments)  # type: ignore[no-untyped-call]  # torch's
+        return out
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.norm1(image)
+        coefficients = self.conv2(x) * self.attgamma + self.conv211(x)
+        features = self.conv21(self.conv1(x))
+        mixed = self._filter_adaptively(features, coefficients) * self.ga1 + features
+        y = image + self.conv3(mixed * self.conv11(x) * self.sca(x)) * self.beta
+        out: Tensor = y + self.conv5(self.sg(self.conv4(self.norm2(y)))) * self.gamma
+        return out
+
+
+@register(ARCH_REGISTRY)
+class KBNet_s(nn.Module):  # noqa: N801 - the public name, by which option files call it
+    """Kernel basis network, small variant, for image restoration.
+
+    Input (N, img_channel, H, W) in [0, 1] of any size; output of the same size, float32 at least, not clamped. The
+    network needs sides that are multiples of ``2 ** levels``, a level for each number of ``enc_blk_nums``: the image is
+    padded by zeros at the right and the bottom and the output cropped, as in the public code. The channel attention
+    takes the mean over the whole (padded) image; the public test for SenseNoise runs the network on tiles of 1,024
+    pixels with 64 more around.
+
+    The published weights for SenseNoise belong to ``lightweight=True, ffn_scale=1.5`` and the other defaults. Training
+    without ``torch.compile`` needs the less memory: compiled, all 32 filtered versions of a feature are made at once.
+
+    Args:
+        img_channel: Colours of input and output.
+        width: Channels at full resolution, a multiple of 4; doubled at each level below.
+        middle_blk_num: Blocks at the lowest resolution.
+        enc_blk_nums: Blocks at each level of the encoder, full resolution first.
+        dec_blk_nums: Blocks at each level of the decoder, full resolution last; as many numbers as ``enc_blk_nums``.
+        lightweight: The fixed convolution is depth-wise 3x3; otherwise 5x5 in groups of 4 channels.
+        ffn_scale: Channels within the feed-forward part, relative to those of the block.
+
+    Raises:
+        ValueError: An option is outside what is said above.
+    """
+
+    def __init__(
+        self,
+        img_channel: int = 3,
+        width: int = 64,
+        middle_blk_num: int = 12,
+        enc_blk_nums: Sequence[int] = (2, 2, 4, 8),
+        dec_blk_nums: Sequence[int] = (2, 2, 2, 2),
+        lightweight: bool = False,
+        ffn_scale: float = 2,
+    ) -> None:
+        super().__init__()
+        if img_channel < 1:
+            raise ValueError(f"KBNet_s: img_channel is {img_channel}; use 1 or more.")
+        if width < _GROUP or width % _GROUP:
+            raise ValueError(
+                f"KBNet_s: width is {width}; use a multiple of {_GROUP}: its kernels mix {_GROUP} channels."
+            )
+        if width > 32 and width % 32:
+            raise ValueError(f"KBNet_s: width is {width}; above 32 use a multiple of 32, the groups of its attention.")
+        if middle_blk_num < 0:
+            raise ValueError(f"KBNet_s: middle_blk_num is {middle_blk_num}; use 0 or more.")
+        for name, numbers in (("enc_blk_nums", enc_blk_nums), ("dec_blk_nums", dec_blk_nums)):
+            if not numbers or min(numbers) < 0:
+                raise ValueError(
+                    f"KBNet_s: {name} is {list(numbers)}; give one or more numbers of 0 or more, such as [2, 2, 2, 2]."
+                )
+        levels = len(enc_blk_nums)
+        if len(dec_blk_nums) != levels:
+            raise ValueError(
+                f"KBNet_s: enc_blk_nums {list(enc_blk_nums)} has {levels} numbers, "
+                f"dec_blk_nums {list(dec_blk_nums)} has {len(dec_blk_nums)}; give both as many."
+            )
+        widths = [width * 2**level for level in range(levels + 1)]
+        odd = [c for c in widths if int(ffn_scale * c) < 2 or int(ffn_scale * c) % 2]
+        if odd:
+            raise ValueError(
+                f"KBNet_s: ffn_scale {ffn_scale} of {odd[0]} channels makes {int(ffn_scale * odd[0])}; choose it so "
+                "that the number is even and 2 or more: its gate multiplies one half by the other."
+            )
+        self.img_channel = img_channel
+        self.multiple = 2**levels
+
+        def blocks(channels: int, count: int) -> nn.Sequential:
+            return nn.Sequential(*(_Block(channels, ffn_scale, lightweight) for _ in range(count)))
+
+        self.intro = nn.Conv2d(img_channel, width, 3, padding=1)
+        self.encoders = nn.ModuleList(blocks(c, number) for c, number in zip(widths[:-1], enc_blk_nums, strict=True))
+        self.downs = nn.ModuleList(nn.Conv2d(c, 2 * c, 2, stride=2) for c in widths[:-1])
+        self.middle_blks = blocks(widths[-1], middle_blk_num)
+        # The shuffle makes an image of twice the sides out of four times the channels: 2 c / 4 = c / 2 are left.
+        self.ups = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, 2 * c, 1, bias=False), nn.PixelShuffle(2)) for c in reversed(widths[1:])
+        )
+        self.decoders = nn.ModuleList(
+            blocks(c, number) for c, number in zip(reversed(widths[:-1]), dec_blk_nums, strict=True)
+        )
+        self.ending = nn.Conv2d(width, img_channel, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Restore a batch.
+
+        Args:
+            image: (N, img_channel, H, W) in [0, 1].
+
+        Returns:
+            (N, img_channel, H, W), of the input's dtype, or float32 where that is of lower precision.
+
+        Raises:
+            ValueError: The input is not (N, img_channel, H, W), or empty.
+        """
+        if image.ndim != 4 or image.shape[1] != self.img_channel:
+            raise ValueError(
+                f"KBNet_s: expected an image batch (N, {self.img_channel}, H, W), got shape {tuple(image.shape)}."
+            )
+        if 0 in image.shape:
+            raise ValueError(f"KBNet_s: the batch of shape {tuple(image.shape)} has no pixels.")
+        height, width = image.shape[-2:]
+        x = self.intro(F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple)))
+        skipped: list[Tensor] = []
+        for encoder, down in zip(self.encoders, self.downs, strict=True):
+            x = encoder(x)
+            skipped.append(x)
+            x = down(x)
+        x = self.middle_blks(x)
+        for decoder, up, skip in zip(self.decoders, self.ups, reversed(skipped), strict=True):
+            x = decoder(up(x) + skip)
+        correction = self.ending(x)[..., :height, :width]
+        wide = torch.promote_types(image.dtype, torch.float32)
+        out: Tensor = image.to(wide) + correction.to(wide)
+        return out

@@ -1,0 +1,145 @@
+"""Option files of ``basicsr denoise``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from semiisp_plugin.options import OptionError, Source, check_section, read_options, resolve_gpus
+from semiisp_plugin.options.parts import check_network
+from semiisp_plugin.options.structures import Auto, Count, NotNegative, Positive, Strict, doc
+
+_PositiveNumber = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class NonLocalMeansOptions(Strict):
+    """OpenCV's non-local means."""
+
+    strength: Annotated[
+        NotNegative | Auto, doc("For the luminance, white being 1; `auto`: 1.2 times the image's noise.")
+    ] = "auto"
+    colour_strength: Annotated[
+        NotNegative | Auto, doc("For the colour differences; `auto`: 2 times the luminance's noise.")
+    ] = "auto"
+    patch: Annotated[Positive, doc("Side of the patches that are compared, pixels, odd.")] = 7
+    search: Annotated[Positive, doc("Side of the window they are searched in, pixels, odd.")] = 21
+
+
+class DenoiseOptions(Strict):
+    """Option file of `basicsr denoise`."""
+
+    name: Annotated[str, doc("Of the run, for messages.")]
+    input: Annotated[str, doc("Folder (searched recursively) or LMDB of the noisy images.")]
+    out: Annotated[str, doc("Folder or LMDB, as `input` is, that gets the same names as 16-bit PNG.")]
+    extends: Annotated[
+        str | list[str] | None, doc("Option file, or files, that this one changes; relative to its own folder.")
+    ] = None
+    method: Annotated[
+        Literal["auto", "network", "opencv"],
+        doc(
+            "`network`, or `opencv` for non-local means (ours, not the paper's); `auto`: the network where `weights` "
+            "are given, else `opencv`."
+        ),
+    ] = "auto"
+    network: Annotated[dict[str, Any] | None, doc("The denoising network: `type`, and its arguments.")] = None
+    weights: Annotated[str | None, doc("Its weights.")] = None
+    param_key: Annotated[
+        str | None, doc("Key under which the file has the weights; `~` where it has nothing else.")
+    ] = "params"
+    strict_load: Annotated[bool, doc("The names in the file must be those of the network.")] = True
+    non_local_means: Annotated[NonLocalMeansOptions, doc("Settings of `opencv`.")] = msgspec.field(
+        default_factory=NonLocalMeansOptions
+    )
+    normalise: Annotated[
+        Literal["max", "min_max", "none"],
+        doc(
+            "Before denoising, undone afterwards: divide by the image's largest value (`max`, our reading of the "
+            "paper's normalisation to 0..1), subtract its smallest as well (`min_max`), or neither."
+        ),
+    ] = "max"
+    gamma: Annotated[_PositiveNumber, doc("The network sees `image^(1/gamma)` (Sec. A.3); 1 leaves it out.")] = 2.2
+    tile: Annotated[
+        Annotated[int, msgspec.Meta(ge=16)] | None,
+        doc("The network gets larger images in tiles of this side, pixels; `~`: always whole."),
+    ] = 1024
+    tile_overlap: Annotated[Count, doc("Pixels that neighbouring tiles share and fade into one another.")] = 64
+    precision: Annotated[Literal["fp32", "bf16"], doc("`bf16`: the network in mixed precision.")] = "fp32"
+    num_gpu: Annotated[int | Auto, doc("0 for the CPU, `auto` or 1 for a GPU.")] = "auto"
+    png_compression: Annotated[
+        Annotated[int, msgspec.Meta(ge=0, le=9)] | Literal["fast"],
+        doc("Of the PNGs: `fast`, or a zlib level of 0 to 9."),
+    ] = "fast"
+
+    @property
+    def uses_network(self) -> bool:
+        """Whether a network denoises, rather than OpenCV."""
+        return self.method == "network" or (self.method == "auto" and self.weights is not None)
+
+
+def load_denoise_options(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> DenoiseOptions:
+    """Read, override, check and complete an option file of ``basicsr denoise``.
+
+    Raises:
+        OptionError: The first thing found wrong.
+    """
+    values, source = read_options(path, overrides)
+    return complete_denoise_options(values, source)
+
+
+def complete_denoise_options(values: dict[str, Any], source: Source) -> DenoiseOptions:
+    """Check the options of ``basicsr denoise``, wherever they come from, and resolve ``~`` and the GPU count.
+
+    Raises:
+        OptionError: The first thing found wrong.
+    """
+    if "model_type" in values:
+        source.fail((), "this is an option file of `basicsr train` or `basicsr test`.")
+    if "extends" in values:
+        source.fail(("extends",), "it is followed where a file is read (`load_yaml`), not here.")
+    check_section(values, DenoiseOptions, source)
+    options = msgspec.convert(values, DenoiseOptions)
+    if options.network is not None:
+        import semiisp_plugin.archs  # noqa: F401 - registers the networks
+
+        check_network(options.network, source, ("network",))
+    if options.uses_network:
+        for key, value in (("network", options.network), ("weights", options.weights)):
+            if value is None:
+                source.fail(
+                    ("method" if "method" in values else "weights",),
+                    f"the network cannot denoise without the key '{key}'; add it, or choose method: opencv.",
+                )
+    elif options.weights is not None:
+        source.fail(("weights",), "method: opencv uses none; leave them out, or choose method: network.")
+    for key in ("patch", "search"):
+        if getattr(options.non_local_means, key) % 2 == 0:
+            source.fail(("non_local_means", key), "use an odd number of pixels, such as 7.")
+    if options.tile is not None and options.tile_overlap >= options.tile:
+        source.fail(("tile_overlap",), f"it must be less than the tile of {options.tile} pixels.")
+    for key in ("input", "out", "weights"):
+        if getattr(options, key) is not None:
+            setattr(options, key, os.path.expanduser(getattr(options, key)))
+    _check_places(options, source)
+    options.num_gpu = resolve_gpus(options.num_gpu, source)
+    return options
+
+
+def is_lmdb(path: str) -> bool:
+    """Whether a path is that of an LMDB folder, which is known by its name."""
+    return path.rstrip("/" + os.sep).endswith(".lmdb")
+
+
+def _check_places(options: DenoiseOptions, source: Source) -> None:
+    """Raise unless input and output are of one kind and apart."""
+    if is_lmdb(options.input) != is_lmdb(options.out):
+        wanted = "end in '.lmdb', as input does" if is_lmdb(options.input) else "be a folder of images, as input is"
+        source.fail(("out",), f"'{options.out}' must {wanted}.")
+    place, target = os.path.realpath(options.input), os.path.realpath(options.out)
+    if place == target or os.path.commonpath([place, target]) in (place, target):
+        source.fail(("out",), f"'{options.out}' must be neither '{options.input}' nor within it, nor hold it.")
+
+
+__all__ = ["DenoiseOptions", "NonLocalMeansOptions", "OptionError", "complete_denoise_options", "load_denoise_options"]

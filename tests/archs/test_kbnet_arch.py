@@ -1,0 +1,289 @@
+"""KBNet_s: names and numbers.
+
+The recorded outputs were made by filling the network of the public repository (github.com/zhangyi-3/KBNet) with the
+weights of :func:`fill`, in float64, and running it on the input that the test makes again; they were written down after
+this network had given the same numbers to 1e-14.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from semiisp_plugin.archs import kbnet_arch
+from semiisp_plugin.archs.kbnet_arch import KBNet_s
+from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
+
+Net = TypeVar("Net", bound=nn.Module)
+
+# A block of C channels with lightweight: true and ffn_scale: 1.5 (D = 1.5 C, half of it H); B = C * 4 * 9 values of
+# each of the 32 kernels, at most 32 channels (M, half of them N) on the way to the coefficients.
+BLOCK_NAMES_AND_SHAPES = """
+w 1x32xB
+b 1x32xC
+ga1 1xCx1x1
+attgamma 1x32x1x1
+beta 1xCx1x1
+gamma 1xCx1x1
+norm1.weight C
+norm1.bias C
+norm2.weight C
+norm2.bias C
+sca.1.weight CxCx1x1
+sca.1.bias C
+conv11.0.weight CxCx1x1
+conv11.0.bias C
+conv11.1.weight Cx1x3x3
+conv11.1.bias C
+conv1.weight CxCx1x1
+conv1.bias C
+conv21.weight Cx1x3x3
+conv21.bias C
+conv2.0.weight MxOx3x3
+conv2.0.bias M
+conv2.2.weight 32xNx1x1
+conv2.2.bias 32
+conv211.weight 32xCx1x1
+conv211.bias 32
+conv3.weight CxCx1x1
+conv3.bias C
+conv4.weight DxCx1x1
+conv4.bias D
+conv5.weight CxHx1x1
+conv5.bias C
+"""
+OTHER_NAMES_AND_SHAPES = """
+intro.weight 4x3x3x3
+intro.bias 4
+downs.0.weight 8x4x2x2
+downs.0.bias 8
+ups.0.0.weight 16x8x1x1
+ending.weight 3x4x3x3
+ending.bias 3
+"""
+
+# options, seed, input shape, recorded (mean, standard deviation, six values) of the public network's output
+RECORDED: list[tuple[dict[str, Any], int, tuple[int, ...], list[float]]] = [
+    (
+        {"width": 8, "lightweight": True, "ffn_scale": 1.5},
+        1,
+        (1, 3, 37, 50),
+        [
+            0.476608562777,
+            1.200004018582,
+            -0.363392866072,
+            1.525670036873,
+            0.148908643467,
+            1.054967353747,
+            -1.83949242891,
+            -0.056095479213,
+        ],
+    ),
+    (
+        {"img_channel": 4, "width": 16, "middle_blk_num": 2, "enc_blk_nums": [1, 0], "dec_blk_nums": [1, 1]},
+        2,
+        (2, 4, 14, 23),
+        [
+            0.416314581047,
+            1.242647620364,
+            -0.277043381974,
+            -0.009032186363,
+            1.189786480063,
+            -0.011379350987,
+            1.760051008936,
+            -0.355257143616,
+        ],
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def fill(net: Net, seed: int) -> Net:
+    """Give a network float64 weights from NumPy's frozen generator, parameter by parameter in the order of names."""
+    rng = np.random.RandomState(seed)
+    net.double().eval()
+    with torch.no_grad():
+        for name, parameter in sorted(net.named_parameters()):
+            u = rng.uniform(-1, 1, tuple(parameter.shape))
+            last = name.rpartition(".")[2]
+            if last in ("beta", "gamma", "ga1", "attgamma"):
+                value = 0.5 * u  # small at the start, which would hide the block
+            elif last == "w":
+                value = u / 6
+            elif parameter.ndim == 1 and "norm" in name and last == "weight":
+                value = 1 + 0.2 * u
+            elif parameter.ndim == 1 or last == "b":
+                value = 0.2 * u
+            else:
+                value = u * np.sqrt(3 / np.prod(parameter.shape[1:]))
+            parameter.copy_(torch.from_numpy(value))
+    return net
+
+
+def probes(out: Tensor) -> list[float]:
+    flat = out.detach().numpy().ravel()
+    return [flat.mean(), flat.std(), *flat[np.linspace(0, flat.size - 1, 6).astype(int)]]
+
+
+def small(**options: Any) -> KBNet_s:
+    return KBNet_s(**{"width": 4, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1], **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "count"), [({"lightweight": True, "ffn_scale": 1.5}, 128_403_395), ({}, 141_966_659)]
+)
+def test_parameter_count_is_the_public_implementations(options: dict[str, Any], count: int) -> None:
+    with torch.device("meta"):
+        assert sum(p.numel() for p in KBNet_s(**options).parameters()) == count
+
+
+def test_names_and_shapes_are_the_published_ones() -> None:
+    published = dict(line.split() for line in OTHER_NAMES_AND_SHAPES.split("\n") if line)
+    for block, channels in {"encoders.0.0": 4, "middle_blks.0": 8, "decoders.0.0": 4}.items():
+        few = min(channels, 32)
+        sizes = {"B": 36 * channels, "C": channels, "D": 3 * channels // 2, "H": 3 * channels // 4}
+        sizes |= {"M": few, "N": few // 2, "O": channels // few}
+        for line in BLOCK_NAMES_AND_SHAPES.split("\n")[1:-1]:
+            name, shape = line.split()
+            published[f"{block}.{name}"] = "x".join(str(sizes.get(side, side)) for side in shape.split("x"))
+    net = small(enc_blk_nums=[1], dec_blk_nums=[1], lightweight=True, ffn_scale=1.5)
+    assert {name: "x".join(map(str, value.shape)) for name, value in net.state_dict().items()} == published
+
+
+@pytest.mark.parametrize("values", [2**20, 2**13])  # at once, and in tiles
+@pytest.mark.parametrize(("options", "seed", "shape", "recorded"), RECORDED)
+def test_output_is_the_public_implementations(
+    options: dict[str, Any],
+    seed: int,
+    shape: tuple[int, ...],
+    recorded: list[float],
+    values: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kbnet_arch, "_CPU_VALUES", values)
+    image = torch.from_numpy(np.random.RandomState(300 + seed).uniform(0, 1, shape))
+    with torch.no_grad():
+        out = fill(small(**options), seed)(image)
+    np.testing.assert_allclose(probes(out), recorded, rtol=0, atol=1e-10)
+
+
+def test_kernel_basis_attention_is_the_formula_of_the_paper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pixel's own kernel, a mixture of the bank, in plain NumPy; and the two other forms."""
+    monkeypatch.setattr(kbnet_arch, "_CPU_VALUES", 2**12)
+    rng = np.random.default_rng(0)
+    x, a = rng.normal(size=(8, 5, 19)), rng.normal(size=(32, 5, 19))
+    bank, shifts = rng.normal(size=(32, 2, 4, 4, 3, 3)), rng.normal(size=(32, 8))
+    padded = np.pad(x, [(0, 0), (1, 1), (1, 1)])
+    expected = np.einsum("khw,kc->chw", a, shifts)
+    for row in range(5):
+        for column in range(19):
+            kernel = np.einsum("k,kgoiyx->goiyx", a[:, row, column], bank)
+            around = padded[:, row : row + 3, column : column + 3].reshape(2, 4, 3, 3)
+            expected[:, row, column] += np.einsum("goiyx,giyx->go", kernel, around).ravel()
+    arguments = [torch.from_numpy(v) for v in (x[None], a[None], bank.reshape(32, -1), shifts)]
+    assert len(list(kbnet_arch._tiles(arguments[0]))) > 5
+    for form in (kbnet_arch._filter, kbnet_arch._filter_in_one, kbnet_arch._KernelBasis.apply):
+        np.testing.assert_allclose(form(*arguments)[0].numpy(), expected, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("values", [2**20, 2**12])
+def test_gradients_are_those_of_finite_differences(values: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kbnet_arch, "_CPU_VALUES", values)
+    shapes = ((2, 4, 3, 17), (2, 32, 3, 17), (32, 144), (32, 4))
+    arguments = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    assert torch.autograd.gradcheck(kbnet_arch._KernelBasis.apply, arguments, fast_mode=True)
+    every = torch.autograd.grad(kbnet_arch._KernelBasis.apply(*arguments).square().sum(), arguments)
+    plain = torch.autograd.grad(kbnet_arch._filter_in_one(*arguments).square().sum(), arguments)
+    for ours, autograds in zip(every, plain, strict=True):
+        torch.testing.assert_close(ours, autograds, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [(33, 41), (7, 18), (3, 8), (1, 1)])
+def test_odd_sizes_are_padded_by_zeros_and_cropped(size: tuple[int, int]) -> None:
+    net = fill(small(), 4)
+    image = torch.rand(2, 3, *size, dtype=torch.float64)
+    pad = [(0, 0), (0, 0), *((0, -side % 4) for side in size)]
+    expected = net(torch.from_numpy(np.pad(image.numpy(), pad)))[..., : size[0], : size[1]]
+    out = net(image)
+    assert out.shape == image.shape
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+
+
+def test_gradients_reach_all_parameters() -> None:
+    net = fill(small(), 6)
+    net(torch.rand(2, 3, 12, 9, dtype=torch.float64)).square().mean().backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_state_dict_round_trip_by_the_published_key(tmp_path: Any) -> None:
+    first, second = small(), small()
+    image = torch.rand(1, 3, 12, 16)
+    assert not torch.equal(first(image), second(image))
+    torch.save({"model": first.state_dict()}, tmp_path / "net.pth")
+    second.load_state_dict(torch.load(tmp_path / "net.pth", weights_only=True)["model"])
+    assert torch.equal(first(image), second(image))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"img_channel": 0}, "img_channel is 0; use 1 or more"),
+        ({"width": 6}, "width is 6; use a multiple of 4"),
+        ({"width": 48}, "width is 48; above 32 use a multiple of 32"),
+        ({"middle_blk_num": -1}, "middle_blk_num is -1; use 0 or more"),
+        ({"enc_blk_nums": []}, r"enc_blk_nums is \[\]; give one or more"),
+        ({"dec_blk_nums": [1, 1, 1]}, r"enc_blk_nums \[1, 1\] has 2 numbers, dec_blk_nums \[1, 1, 1\] has 3"),
+        ({"ffn_scale": 1.25}, "ffn_scale 1.25 of 4 channels makes 5; choose it so that the number is even"),
+    ],
+)
+def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small(**options)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 1, 8, 8), (1, 4, 8, 8)])
+def test_wrong_input_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected an image batch \(N, 3, H, W\)"):
+        small()(torch.rand(shape))
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 8, 8), (1, 3, 0, 8), (1, 3, 8, 0)])
+def test_empty_input_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="has no pixels"):
+        small()(torch.rand(shape))
+
+
+def test_output_is_float32_at_least() -> None:
+    net, image = fill(small(), 7).float(), torch.rand(1, 3, 15, 24)
+    reference = net(image)
+    assert reference.dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = net(image)
+    mixed.mean().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
+    low = net.bfloat16()(image.bfloat16())
+    for out in (mixed, low):
+        assert out.dtype == torch.float32
+        torch.testing.assert_close(out, reference, rtol=0, atol=0.1)
+    assert net.double()(image.double()).dtype == torch.float64
+
+
+def test_compiles_in_one_graph() -> None:
+    net = fill(small(middle_blk_num=0, enc_blk_nums=[1], dec_blk_nums=[0]), 8)
+    image = torch.rand(1, 3, 17, 16, dtype=torch.float64)
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(image), net(image), rtol=0, atol=1e-12)
+
+
+def test_registered_and_built_from_options() -> None:
+    assert ARCH_REGISTRY.get("KBNet_s") is KBNet_s
+    options = {"width": 4, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]}
+    assert isinstance(build_network({"type": "KBNet_s", **options}), KBNet_s)
