@@ -1,17 +1,21 @@
-"""Check option files of training and testing, the plugin's and BasicSR's own, without running them.
+"""Check option files of all commands, the plugin's and BasicSR's own, without running them.
 
-    python scripts/check_option_files.py options/*.yml
+    python scripts/check_option_files.py options/*.yml options/train options/test options/recipes options/denoise
 
-Prints a line a file, and exits with 1 if one is refused. Data sets and weights are not looked for.
+Folders are searched for files that end in .yml. Prints a line a file, and exits with 1 if one is refused. Data sets and
+weights are not looked for.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import semiisp_plugin  # noqa: F401 - registers all classes
+from semiisp_plugin.denoising import complete_denoise_options
+from semiisp_plugin.experiments.recipe_options import load_recipe
 from semiisp_plugin.options import OptionError, check_options, complete_pseudo_options, read_options
 
 
@@ -21,6 +25,10 @@ def check(path: str) -> str | None:
         values, source = read_options(path)
         if "photographs" in values and "model_type" not in values:
             complete_pseudo_options(values, source)
+        elif "phases" in values:
+            load_recipe(path)
+        elif "input" in values and "model_type" not in values:
+            complete_denoise_options(values, source)
         else:
             # A file to test with may have kept its section `train`; without data it is not for training.
             datasets = values.get("datasets")
@@ -31,11 +39,17 @@ def check(path: str) -> str | None:
     return None
 
 
+def files_of(paths: Sequence[str]) -> Iterator[str]:
+    """Files as they are, and the files in folders."""
+    for path in paths:
+        yield from map(str, sorted(Path(path).rglob("*.yml"))) if Path(path).is_dir() else [path]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="option file, or folder of option files")
     refused = 0
-    for path in parser.parse_args(argv).files:
+    for path in files_of(parser.parse_args(argv).files):
         wrong = check(path)
         refused += wrong is not None
         print(f"refused: {wrong}" if wrong else f"fine:    {path}")

@@ -45,12 +45,13 @@ def run_from_arguments(args: argparse.Namespace, root_path: str) -> dict[str, di
     return test(opt, progress=sys.stderr.isatty())
 
 
-def test(opt: dict[str, Any], *, progress: bool = False) -> dict[str, dict[str, float]]:
+def test(opt: dict[str, Any], *, progress: bool = False, quiet: bool = False) -> dict[str, dict[str, float]]:
     """Test from complete options; see `test_pipeline`.
 
     Args:
         opt: Options; ``dist``, ``rank`` and ``world_size`` are filled in for one process when absent.
         progress: Show a progress bar on the terminal.
+        quiet: Write the log to its file alone.
     """
     if "dist" not in opt:
         init_distributed(opt, "none")
@@ -65,7 +66,7 @@ def test(opt: dict[str, Any], *, progress: bool = False) -> dict[str, dict[str, 
         os.makedirs(opt["path"]["visualization"], exist_ok=True)
     if opt["dist"]:  # the others write into the new folder
         torch.distributed.barrier()
-    logger = open_log(os.path.join(opt["path"]["log"], f"test_{opt['name']}_{get_time_str()}.log"))
+    logger = open_log(os.path.join(opt["path"]["log"], f"test_{opt['name']}_{get_time_str()}.log"), quiet)
     logger.info(get_env_info())
     logger.info(dict2str(opt))
     replay(held, logger)

@@ -1,0 +1,55 @@
+#!/usr/bin/env python
+"""Write the option files of the paper's experiments: options/train, options/test, options/recipes, and their schema.
+
+python scripts/write_option_files.py           # write; files that no experiment has any more are deleted
+python scripts/write_option_files.py --check   # only say what is out of date; exit status 1 if anything is
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from semiisp_plugin.experiments.option_files import option_files
+from semiisp_plugin.experiments.recipe_options import recipe_schema
+from semiisp_plugin.options.schema import as_text
+
+ROOT = Path(__file__).resolve().parents[1] / "options"
+SCHEMA = "recipe_schema.json"
+FOLDERS = ("train", "test", "recipes")
+
+
+def out_of_date(root: Path = ROOT) -> dict[Path, str | None]:
+    """Files that differ from what they should be, with that; None where there should be none."""
+    texts = {root / path: text for path, text in option_files().items()}
+    texts[root / SCHEMA] = as_text(recipe_schema())
+    there = {path for folder in FOLDERS for path in (root / folder).rglob("*.yml")}
+    there |= {root / SCHEMA} if (root / SCHEMA).is_file() else set()
+    stale: dict[Path, str | None] = dict.fromkeys(sorted(there - texts.keys()))
+    for path, text in texts.items():
+        if path not in there or path.read_text(encoding="utf-8") != text:
+            stale[path] = text
+    return stale
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Write the option files of the paper's experiments.")
+    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    check = parser.parse_args(argv).check
+    stale = out_of_date()
+    for path, text in stale.items():
+        print(f"{path.relative_to(ROOT)}: {'out of date' if check else 'written' if text else 'deleted'}")
+        if check:
+            continue
+        if text is None:
+            path.unlink()
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,504 @@
+"""The paper's experiments as typed data: tasks, Tables 5 and 6, and the target models' own recipes.
+
+Every value says where it is from: a table or section of the paper, the repository of the model, or "ours" where both
+are silent. The option files of ``options/train``, ``options/test`` and ``options/recipes`` are written from here
+(`semiisp_plugin.experiments.option_files`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Literal, TypeVar
+
+from semiisp_plugin.report.paper_figures import ENHANCEMENT, GENERAL_ISP, TONE_MAPPING
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sourced(Generic[T]):
+    """A value and where it is from.
+
+    Attributes:
+        value: The value.
+        source: ``Table 5``, ``Sec. A.3``, ``NAFNet's repository``, ``ours``.
+        note: What else there is to say.
+    """
+
+    value: T
+    source: str
+    note: str = ""
+
+    @property
+    def comment(self) -> str:
+        """What stands behind the value in an option file."""
+        return f"{self.source}: {self.note}" if self.note else self.source
+
+
+def ours(value: T, note: str = "") -> Sourced[T]:
+    """A value that the paper and the repositories leave open."""
+    return Sourced(value, "ours", note)
+
+
+# --- tasks -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set with what is to be learned on it; the data lies as ``basicsr prepare`` lays it out.
+
+    Attributes:
+        name: Of its folder below ``datasets`` and of its option files.
+        title: In words.
+        full: Number of all its training pairs.
+        amounts: Numbers of pairs that option files are for.
+        paper_amounts: Those of them that the paper has.
+        paper: The task in the paper's tables, see `semiisp_plugin.report.paper_figures`.
+        raw: Linear inputs (RAW to sRGB) and not sRGB ones.
+        denoising: The paper's column "w/ denoising".
+        size: (height, width) of training crops in phase 1, and in phase 2 without denoising.
+        models: Keys of `MODELS`.
+        metrics: Of validation and test, by name.
+        f_isp: Options of f_ISP's networks.
+        batched_validation: Whether all test images have one size.
+    """
+
+    name: str
+    title: str
+    full: int
+    amounts: tuple[int, ...]
+    paper_amounts: tuple[int, ...]
+    paper: str
+    raw: bool
+    denoising: Sourced[bool]
+    size: Sourced[tuple[int, int]]
+    models: tuple[str, ...]
+    metrics: Mapping[str, Sourced[dict[str, Any]]]
+    f_isp: Mapping[str, Sourced[Any]]
+    batched_validation: bool
+
+
+def _plain(metric: str) -> dict[str, Any]:
+    return {"type": metric, "crop_border": 0, "test_y_channel": False}
+
+
+_FIVEK_METRICS: Mapping[str, Sourced[dict[str, Any]]] = {
+    "psnr": Sourced(_plain("calculate_psnr"), "on RGB of 8 bits, as the benchmarks on FiveK"),
+    "ssim": Sourced(_plain("calculate_ssim"), "BasicSR's", "the paper does not say which SSIM it has"),
+    "ssim_matlab": Sourced({"type": "calculate_ssim_matlab"}, "the benchmarks on FiveK", "Wang's, downsampled"),
+    "delta_e": Sourced({"type": "calculate_delta_e", "better": "lower"}, "ours", "CIE colour difference"),
+}
+_LOL_METRICS: Mapping[str, Sourced[dict[str, Any]]] = {
+    "psnr": Sourced({"type": "calculate_psnr_float"}, "as the benchmarks on LOL: before rounding to 8 bits"),
+    "ssim": Sourced(_plain("calculate_ssim"), "as the benchmarks on LOL"),
+    "psnr_gt_mean": Sourced(
+        {"type": "calculate_psnr_gt_mean", "variant": "retinexformer"},
+        "Table 9, in brackets",
+        "beside the plain value, never instead of it; the paper does not say which variant",
+    ),
+    "ssim_gt_mean": Sourced({"type": "calculate_ssim_gt_mean", "variant": "retinexformer"}, "Table 9, in brackets"),
+}
+_FIVEK_SIZE = Sourced((480, 640), "Tables 5 and 6", "640x480; portrait photographs are turned (ours)")
+_NO_DENOISING = Sourced(False, "Sec. 4")
+_SRGB_F_ISP: Mapping[str, Sourced[Any]] = {
+    "inverse_tone_mapping": Sourced(True, "Sec. 3.5, A.1", "image enhancement, sRGB in, sRGB out")
+}
+_ON_FIVEK = ("nafnet_s", "nafnet", "seplut", "pqdynamicisp")
+_ON_LOL = ("llformer", "retinexformer")
+
+
+def _fivek(name: str, title: str, paper: str, raw: bool, f_isp: Mapping[str, Sourced[Any]]) -> Task:
+    return Task(
+        name=name,
+        title=title,
+        full=4500,
+        amounts=(100, 500, 4500),
+        paper_amounts=(100, 500, 4500),
+        paper=paper,
+        raw=raw,
+        denoising=_NO_DENOISING,
+        size=_FIVEK_SIZE,
+        models=_ON_FIVEK,
+        metrics=_FIVEK_METRICS,
+        f_isp=f_isp,
+        batched_validation=False,
+    )
+
+
+def _lol(name: str, title: str, full: int, amounts: tuple[int, ...], paper: str, noisy: bool, **more: Any) -> Task:
+    note = "" if noisy or name != "lolv2_synthetic" else "its inputs are darkened photographs, without noise (inferred)"
+    return Task(
+        name=name,
+        title=title,
+        full=full,
+        amounts=amounts,
+        paper_amounts=(full,),
+        paper=paper,
+        raw=False,
+        denoising=Sourced(noisy, "Sec. 4.1, A.3", note),
+        models=_ON_LOL,
+        metrics=_LOL_METRICS,
+        f_isp=_SRGB_F_ISP,
+        batched_validation=True,
+        **more,
+    )
+
+
+_LOL_SIZE = ours((400, 600), "the size of the images; the paper's 640x480 does not fit into them")
+
+TASKS: Mapping[str, Task] = {
+    task.name: task
+    for task in (
+        _fivek(
+            "fivek_tone_mapping",
+            "FiveK tone mapping: 16-bit XYZ to expert C",
+            TONE_MAPPING,
+            True,
+            {"base_matrix": ours("xyz_to_srgb", "inputs are XYZ; the learned matrix starts from there")},
+        ),
+        _fivek(
+            "fivek_general_isp",
+            "FiveK general ISP: demosaiced RAW to expert C",
+            GENERAL_ISP,
+            True,
+            {"base_matrix": ours("identity", "the camera's colours; the learned matrix starts from there")},
+        ),
+        _fivek("fivek_ie", "FiveK image enhancement: 8-bit sRGB to expert C", ENHANCEMENT, False, _SRGB_F_ISP),
+        _lol("lolv1", "LOLv1: dark to normally exposed", 485, (100, 485), "LoLv1", True, size=_LOL_SIZE),
+        _lol(
+            "lolv2_real",
+            "LOLv2 real: dark to normally exposed",
+            689,
+            (100, 500, 689),
+            "LoLv2",
+            True,
+            size=_LOL_SIZE,
+        ),
+        _lol(
+            "lolv2_synthetic",
+            "LOLv2 synthetic: darkened to normally exposed",
+            900,
+            (100, 500, 900),
+            "LoLv2-syn",
+            False,
+            size=ours((384, 384), "the size of the images; the paper's 640x480 does not fit into them"),
+        ),
+    )
+}
+"""The paper's tasks, by name."""
+
+
+# --- Tables 5 and 6 --------------------------------------------------------------------------------------------------
+
+Column = Literal["<= 100", "<= 1000", "> 1000", "w/ denoising"]
+
+
+@dataclass(frozen=True)
+class FISPColumn:
+    """A column of Table 5: phase 1."""
+
+    lr: float
+    batch: int
+    iterations: int
+    pooled_l1: bool
+
+
+@dataclass(frozen=True)
+class SemiColumn:
+    """A column of Table 6: phase 2."""
+
+    real_per_batch: int
+    pseudo_per_batch: int
+    beta: float
+    ssim: bool
+    crop: int | None
+
+
+TABLE_5: Mapping[Column, FISPColumn] = {
+    "<= 100": FISPColumn(2e-5, 4, 15_000, False),
+    "<= 1000": FISPColumn(2e-5, 4, 15_000, False),
+    "> 1000": FISPColumn(1e-4, 16, 30_000, False),
+    "w/ denoising": FISPColumn(5e-5, 8, 70_000, True),
+}
+"""Phase 1. All: AdamW, cosine to 0.001 of the peak, random flips and crops, N = 5000."""
+
+BANK_SIZE = 5000
+VGG_WEIGHT = 0.1
+POOLS = (16, 32, 64)
+FLOOR = 0.001
+"""Last learning rate of phases 1 and 2, of the peak."""
+
+TABLE_6: Mapping[Column, SemiColumn] = {
+    "<= 100": SemiColumn(2, 18, 1.0, False, None),
+    "<= 1000": SemiColumn(4, 16, 1.2, False, None),
+    "> 1000": SemiColumn(6, 14, 1.0, False, None),
+    "w/ denoising": SemiColumn(4, 16, 1.2, True, 128),
+}
+"""Phase 2. All: AdamW at 1e-4, 40,000 iterations, cosine to 0.001 of the peak, random flips and crops."""
+
+SEMI_LR = 1e-4
+SEMI_ITERATIONS = 40_000
+SHOT_VARIANCE, READ_VARIANCE = 0.01, 0.0002
+
+
+def column(task: Task, pairs: int) -> Column:
+    """The column of Tables 5 and 6 that a number of pairs belongs to."""
+    if task.denoising.value:
+        return "w/ denoising"
+    return "<= 100" if pairs <= 100 else "<= 1000" if pairs <= 1000 else "> 1000"
+
+
+# --- target models ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """How a model is trained on pairs alone: its own recipe.
+
+    Attributes:
+        iterations: Of the supervised baseline; fine-tuning takes half (Sec. 3.3, A.3).
+        batch: Samples a batch.
+        crop: A side, (height, width), or for ``crop_ratio`` the shares.
+        flips: ``use_hflip``, ``use_rot``.
+        optimiser: Section ``optim_g``.
+        scheduler: Section ``scheduler``.
+        losses: Sections by key (``pixel_opt``, ...).
+        more: Further keys of the section ``train``.
+        ratio: ``crop`` are shares of the image.
+    """
+
+    iterations: Sourced[int]
+    batch: Sourced[int]
+    crop: Sourced[Any]
+    flips: Sourced[tuple[bool, bool]]
+    optimiser: Sourced[dict[str, Any]]
+    scheduler: Sourced[dict[str, Any]]
+    losses: Mapping[str, Sourced[dict[str, Any]]]
+    more: Mapping[str, Sourced[Any]] = field(default_factory=dict)
+    ratio: bool = False
+
+    def halved(self) -> Supervised:
+        """The same in half of the iterations: all lengths of the schedule are halved with them."""
+        schedule = {key: _half(value) if key in _LENGTHS else value for key, value in self.scheduler.value.items()}
+        more = {
+            key: replace(value, value=_half(value.value)) if key in _LENGTHS else value
+            for key, value in self.more.items()
+        }
+        note = f"half of {self.iterations.value:,d} ({self.iterations.comment})"
+        return replace(
+            self,
+            iterations=Sourced(_half(self.iterations.value), "Sec. A.3", note),
+            scheduler=replace(self.scheduler, value=schedule),
+            more=more,
+        )
+
+
+_LENGTHS = ("T_max", "periods", "total_iter", "start_iter", "warmup_iter")
+
+
+def _half(value: Any) -> Any:
+    return [_half(item) for item in value] if isinstance(value, list) else max(1, value // 2)
+
+
+@dataclass(frozen=True)
+class TargetModel:
+    """A target network.
+
+    Attributes:
+        name: In names of files and runs.
+        title: As it is written.
+        paper: Its name in the paper's tables, or None where the paper does not have it.
+        network: Section ``network_g`` for a task.
+        training: Its own recipe for a task and a number of pairs.
+    """
+
+    name: str
+    title: str
+    paper: str | None
+    network: Callable[[Task], Sourced[dict[str, Any]]]
+    training: Callable[[Task, int], Supervised]
+
+
+# NAFNet ..............................................................................................................
+
+_NAFNET = "NAFNet's repository (SIDD, width 32)"
+_NAFNET_BLOCKS = {"enc_blk_nums": [2, 2, 4, 8], "middle_blk_num": 12, "dec_blk_nums": [2, 2, 2, 2]}
+
+
+def _nafnet_network(width: int) -> Callable[[Task], Sourced[dict[str, Any]]]:
+    def network(task: Task) -> Sourced[dict[str, Any]]:
+        values = {"type": "NAFNet", "width": width, **_NAFNET_BLOCKS}
+        if width == 32:
+            return Sourced(values, _NAFNET)
+        return ours(values, 'nowhere is it said what the "s" of NAFNet-s is; width 16, the blocks of the repository')
+
+    return network
+
+
+def _nafnet_training(task: Task, pairs: int) -> Supervised:
+    total = 200_000
+    return Supervised(
+        iterations=Sourced(total, _NAFNET),
+        batch=Sourced(32, _NAFNET, "8 GPUs of 4 each; with torchrun on 8 GPUs write 4"),
+        crop=Sourced(256, _NAFNET),
+        flips=ours((True, False), "as in phase 2; the repository flips and turns GoPro's images, SIDD's not"),
+        optimiser=Sourced({"type": "AdamW", "lr": 1e-3, "weight_decay": 0.0, "betas": [0.9, 0.9]}, _NAFNET),
+        scheduler=Sourced({"type": "TrueCosineAnnealingLR", "T_max": total, "eta_min": 1e-7}, _NAFNET),
+        losses={"pixel_opt": Sourced({"type": "PSNRLoss", "loss_weight": 1.0}, _NAFNET)},
+    )
+
+
+# SepLUT ..............................................................................................................
+
+_SEPLUT = "SepLUT's repository"
+_SEPLUT_LEAST = 40_000
+
+
+def _seplut_training(task: Task, pairs: int) -> Supervised:
+    epochs = 400
+    iterations = max(_SEPLUT_LEAST, epochs * pairs)
+    words = f"{epochs} epochs"
+    whole = pairs == 4500
+    more: dict[str, Sourced[Any]] = {
+        "activity_penalty": Sourced(
+            {"module": SEPLUT_WEIGHTS, "weight": 1e-4}, _SEPLUT, "its sparsity term on the mixture weights"
+        ),
+    }
+    if not task.raw:
+        more["photometric_jitter"] = Sourced(0.2, _SEPLUT, "brightness and saturation, for sRGB inputs alone")
+    return Supervised(
+        iterations=Sourced(iterations, _SEPLUT, words)
+        if whole
+        else ours(iterations, f"{words}, as of the repository's 4,500 pairs, and at least {_SEPLUT_LEAST:,d}"),
+        batch=Sourced(1, _SEPLUT),
+        crop=Sourced([0.6, 1.0], _SEPLUT, "shares of height and width"),
+        flips=Sourced((True, False), _SEPLUT),
+        optimiser=Sourced({"type": "Adam", "lr": 1e-4, "betas": [0.9, 0.999]}, _SEPLUT),
+        scheduler=Sourced({"type": "Constant"}, _SEPLUT),
+        losses={"pixel_opt": Sourced({"type": "MSELoss", "loss_weight": 1.0}, _SEPLUT)},
+        more=more,
+        ratio=True,
+    )
+
+
+SEPLUT_WEIGHTS = "lut3d_generator.weights_generator"
+"""Name of the submodule of SepLUT whose output mixes the 3D tables."""
+
+
+def _seplut_network(task: Task) -> Sourced[dict[str, Any]]:
+    values = {"type": "SepLUT", "n_ranks": 3, "n_vertices_3d": 17, "n_vertices_1d": 17, "n_base_feats": 8}
+    return Sourced(values, _SEPLUT)
+
+
+# PQDynamicISP ........................................................................................................
+
+_NOT_READABLE = "its own recipe could not be read; Table 5, > 1000"
+
+
+def _pq_network(task: Task) -> Sourced[dict[str, Any]]:
+    values = {"type": "PQDynamicISP", **{key: value.value for key, value in task.f_isp.items()}, "grid": [8, 8]}
+    return ours(values, "as f_ISP; local control (Sec. 4.2), grid and encoder are ours")
+
+
+def _pq_training(task: Task, pairs: int) -> Supervised:
+    table = TABLE_5["> 1000"]
+    return Supervised(
+        iterations=ours(table.iterations, _NOT_READABLE),
+        batch=ours(table.batch, "as above"),
+        crop=ours(task.size.value, "as above"),
+        flips=ours((True, False), "as above"),
+        optimiser=ours({"type": "AdamW", "lr": table.lr}, "as above"),
+        scheduler=ours({"type": "CosineAnnealing", "eta_min_ratio": FLOOR}, "as above"),
+        losses={
+            "pixel_opt": ours({"type": "MSELoss", "loss_weight": 1.0}, "as above, eq. 5"),
+            "perceptual_opt": ours({"type": "VGGPerceptualLoss", "loss_weight": VGG_WEIGHT}, "as above; which layers"),
+        },
+    )
+
+
+# LLFormer ............................................................................................................
+
+_LLFORMER = "LLFormer's paper and published settings (LOL)"
+_LLFORMER_EPOCH = 61  # batches of 8 of LOLv1's 485 pairs
+
+
+def _llformer_network(task: Task) -> Sourced[dict[str, Any]]:
+    values = {
+        "type": "LLFormer",
+        "dim": 16,
+        "num_blocks": [2, 4, 8, 16],
+        "num_refinement_blocks": 2,
+        "heads": [1, 2, 4, 8],
+        "ffn_expansion_factor": 2.66,
+    }
+    return Sourced(values, _LLFORMER)
+
+
+def _llformer_training(task: Task, pairs: int) -> Supervised:
+    total, warmup = 4000 * _LLFORMER_EPOCH, 3 * _LLFORMER_EPOCH
+    lengths = "4,000 epochs of LOLv1's 485 pairs"
+    own = task.name == "lolv1" and pairs == task.full
+    return Supervised(
+        iterations=Sourced(total, _LLFORMER, lengths) if own else ours(total, f"as for {lengths}"),
+        batch=Sourced(8, _LLFORMER),
+        crop=Sourced(128, _LLFORMER),
+        flips=Sourced((True, True), _LLFORMER, "flips and turns, all eight"),
+        optimiser=Sourced({"type": "Adam", "lr": 1e-4, "betas": [0.9, 0.999]}, _LLFORMER),
+        scheduler=Sourced({"type": "CosineAnnealing", "eta_min": 1e-6, "start_iter": warmup}, _LLFORMER),
+        losses={"pixel_opt": Sourced({"type": "SmoothL1Loss", "loss_weight": 1.0}, _LLFORMER)},
+        more={"warmup_iter": Sourced(warmup, _LLFORMER, "3 epochs")},
+    )
+
+
+# Retinexformer .......................................................................................................
+
+_RETINEXFORMER = "Retinexformer's repository"
+_RETINEXFORMER_CROP = {"lolv1": 128, "lolv2_real": 256, "lolv2_synthetic": 128}
+
+
+def _retinexformer_training(task: Task, pairs: int) -> Supervised:
+    source = _RETINEXFORMER
+    return Supervised(
+        iterations=Sourced(150_000, source)
+        if pairs == task.full
+        else ours(150_000, "as the repository's for all pairs"),
+        batch=Sourced(8, source),
+        crop=Sourced(_RETINEXFORMER_CROP[task.name], source),
+        flips=Sourced((True, True), source),
+        optimiser=Sourced({"type": "Adam", "lr": 2e-4, "betas": [0.9, 0.999]}, source),
+        scheduler=Sourced(
+            {
+                "type": "CosineAnnealingRestartCyclicLR",
+                "periods": [46_000, 104_000],
+                "restart_weights": [1, 1],
+                "eta_mins": [3e-4, 1e-6],
+            },
+            source,
+            "in the first cycle the learning rate rises, from 2e-4 to 3e-4, as there",
+        ),
+        losses={"pixel_opt": Sourced({"type": "L1Loss", "loss_weight": 1.0}, source)},
+        more={
+            "grad_clip": Sourced(0.01, source),
+            "mixup": Sourced({"beta": 1.2, "use_identity": True}, source),
+        },
+    )
+
+
+def _retinexformer_network(task: Task) -> Sourced[dict[str, Any]]:
+    values = {"type": "Retinexformer", "n_feat": 40, "stage": 1, "num_blocks": [1, 2, 2]}
+    return Sourced(values, _RETINEXFORMER)
+
+
+MODELS: Mapping[str, TargetModel] = {
+    model.name: model
+    for model in (
+        TargetModel("nafnet_s", "NAFNet-s", "NAFNet-s", _nafnet_network(16), _nafnet_training),
+        TargetModel("nafnet", "NAFNet", None, _nafnet_network(32), _nafnet_training),
+        TargetModel("seplut", "SepLUT", "SepLUT", _seplut_network, _seplut_training),
+        TargetModel("pqdynamicisp", "PQDynamicISP", "PQDynamicISP", _pq_network, _pq_training),
+        TargetModel("llformer", "LLFormer", "LLFormer", _llformer_network, _llformer_training),
+        TargetModel("retinexformer", "Retinexformer", "Retinexformer", _retinexformer_network, _retinexformer_training),
+    )
+}
+"""The paper's target models, and NAFNet in its published size, by name."""
