@@ -40,14 +40,22 @@ DEMO = ["scikit-learn>=1.3"]
 FAST = ["numba>=0.60"]
 # Reads camera RAW files (`basicsr prepare`).
 RAW = ["rawpy>=0.21"]
+# LPIPS, the learned perceptual metric (`calculate_lpips`).
+LPIPS = ["lpips>=0.1.4"]
+# `scripts/export_onnx.py`.
+ONNX = ["onnx>=1.16", "onnxscript>=0.2", "onnxruntime>=1.18"]
 TEST = [
     *DEMO,
     *FAST,
     *RAW,
+    *LPIPS,
+    *ONNX,
     "pytest>=8",
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",
     "jsonschema>=4.20",
+    "piexif>=1.1.3",
+    "tifffile>=2023.7",
     "ruff>=0.9",
     "mypy>=1.13",
     "types-PyYAML",
@@ -70,6 +78,8 @@ setup(
         "test": TEST,
         "cupy": ["cupy-cuda12x"],
         "raw": RAW,
+        "lpips": LPIPS,
+        "onnx": ONNX,
     },
     entry_points={"console_scripts": ["basicsr = semiisp_plugin.cli:main"]},
     classifiers=[

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's argument parser."""
-    from semiisp_plugin import options
+    from semiisp_plugin import denoising, enhance, options
     from semiisp_plugin._version import __version__
     from semiisp_plugin.data import prepare
+    from semiisp_plugin.experiments import recipe
 
     parser = argparse.ArgumentParser(
         prog="basicsr",
@@ -38,6 +39,12 @@ def build_parser() -> argparse.ArgumentParser:
     # What it asked for is what happens now.
     pseudo.add_argument("--resume", action="store_true", help=argparse.SUPPRESS)
     pseudo.add_argument("--force_yml", nargs="+", default=[], metavar="KEY=VALUE", help="override options")
+    text = "denoise the inputs of noisy pairs before f_ISP is trained on them"
+    denoising.add_arguments(commands.add_parser("denoise", help=text, description=f"{text[0].upper()}{text[1:]}."))
+    text = "run all phases of a recipe in order, going on where it was left, and compare what came out"
+    recipe.add_arguments(commands.add_parser("recipe", help=text, description=f"{text[0].upper()}{text[1:]}."))
+    text = "run a trained network over images: files, folders, RAW, of any size"
+    enhance.add_arguments(commands.add_parser("enhance", help=text, description=f"{text[0].upper()}{text[1:]}."))
     text = "show what the parameter banks of a trained f_ISP hold: statistics and pictures"
     bank = commands.add_parser("bank", help=text, description=f"{text[0].upper()}{text[1:]}.")
     bank.add_argument("file", metavar="FILE", help="f_isp_latest.pth of phase 1")
@@ -125,6 +132,18 @@ def _run(args: argparse.Namespace) -> None:
             print_check(pseudo_options.out)
         else:
             pipeline.run(pseudo_options, retry=args.retry)
+    elif args.command == "denoise":
+        from semiisp_plugin import denoising
+
+        denoising.run_from_arguments(args)
+    elif args.command == "recipe":
+        from semiisp_plugin.experiments import recipe
+
+        recipe.run_from_arguments(args)
+    elif args.command == "enhance":
+        from semiisp_plugin import enhance
+
+        enhance.run_from_arguments(args)
     elif args.command == "bank":
         from semiisp_plugin.pseudo.f_isp import load_f_isp
         from semiisp_plugin.report.bank import report_banks
