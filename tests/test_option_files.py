@@ -202,6 +202,14 @@ def test_fine_tuning_is_the_models_own_training_halved(experiment):
     if "periods" in scheduler:
         assert sum(scheduler["periods"]) == whole["train"]["total_iter"]
         assert sum(half["train"]["scheduler"]["periods"]) == half["train"]["total_iter"]
+    if experiment.model.name == "llformer":
+        for options, warmup in (
+            (whole, 3 * math.ceil(experiment.pairs / 8)),
+            (half, 3 * math.ceil(experiment.pairs / 8) // 2),
+        ):
+            assert options["train"]["warmup_iter"] == options["train"]["scheduler"]["start_iter"] == warmup
+    text = (OPTIONS / experiment.train_file("4_finetune")).read_text()
+    assert ("halved with the iterations (ours)" in text) == (whole["train"]["scheduler"] != half["train"]["scheduler"])
     if scheduler["type"] == "TrueCosineAnnealingLR":
         assert scheduler["T_max"] == whole["train"]["total_iter"]
     same = deepcopy(half)

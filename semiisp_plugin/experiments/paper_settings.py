@@ -281,20 +281,29 @@ class Supervised:
     def halved(self) -> Supervised:
         """The same in half of the iterations: all lengths of the schedule are halved with them."""
         schedule = {key: _half(value) if key in _LENGTHS else value for key, value in self.scheduler.value.items()}
+        scheduler = replace(self.scheduler, value=schedule)
+        if schedule != self.scheduler.value:
+            scheduler = _noted(scheduler, _HALVED)
         more = {
-            key: replace(value, value=_half(value.value)) if key in _LENGTHS else value
+            key: _noted(replace(value, value=_half(value.value)), _HALVED) if key in _LENGTHS else value
             for key, value in self.more.items()
         }
         note = f"half of {self.iterations.value:,d} ({self.iterations.comment})"
         return replace(
             self,
             iterations=Sourced(_half(self.iterations.value), "Sec. A.3", note),
-            scheduler=replace(self.scheduler, value=schedule),
+            scheduler=scheduler,
             more=more,
         )
 
 
 _LENGTHS = ("T_max", "periods", "total_iter", "start_iter", "warmup_iter")
+_HALVED = "its length halved with the iterations (ours)"
+
+
+def _noted(value: Sourced[T], more: str) -> Sourced[T]:
+    """The same with more to say."""
+    return replace(value, note=f"{value.note}; {more}" if value.note else more)
 
 
 def _half(value: Any) -> Any:
@@ -420,7 +429,8 @@ def _pq_training(task: Task, pairs: int) -> Supervised:
 # LLFormer ............................................................................................................
 
 _LLFORMER = "LLFormer's paper and published settings (LOL)"
-_LLFORMER_EPOCH = 61  # batches of 8 of LOLv1's 485 pairs
+_LLFORMER_BATCH = 8
+_LLFORMER_EPOCH = 61  # batches of LOLv1's 485 pairs
 
 
 def _llformer_network(task: Task) -> Sourced[dict[str, Any]]:
@@ -436,18 +446,18 @@ def _llformer_network(task: Task) -> Sourced[dict[str, Any]]:
 
 
 def _llformer_training(task: Task, pairs: int) -> Supervised:
-    total, warmup = 4000 * _LLFORMER_EPOCH, 3 * _LLFORMER_EPOCH
+    total, warmup = 4000 * _LLFORMER_EPOCH, 3 * -(-pairs // _LLFORMER_BATCH)
     lengths = "4,000 epochs of LOLv1's 485 pairs"
     own = task.name == "lolv1" and pairs == task.full
     return Supervised(
         iterations=Sourced(total, _LLFORMER, lengths) if own else ours(total, f"as for {lengths}"),
-        batch=Sourced(8, _LLFORMER),
+        batch=Sourced(_LLFORMER_BATCH, _LLFORMER),
         crop=Sourced(128, _LLFORMER),
         flips=Sourced((True, True), _LLFORMER, "flips and turns, all eight"),
         optimiser=Sourced({"type": "Adam", "lr": 1e-4, "betas": [0.9, 0.999]}, _LLFORMER),
         scheduler=Sourced({"type": "CosineAnnealing", "eta_min": 1e-6, "start_iter": warmup}, _LLFORMER),
         losses={"pixel_opt": Sourced({"type": "SmoothL1Loss", "loss_weight": 1.0}, _LLFORMER)},
-        more={"warmup_iter": Sourced(warmup, _LLFORMER, "3 epochs")},
+        more={"warmup_iter": Sourced(warmup, _LLFORMER, f"3 epochs of {pairs} pairs")},
     )
 
 

@@ -156,6 +156,11 @@ def _do(phase: Phase, anew: bool, progress: bool) -> None:
         if status.state == "complete" and not anew:
             print(f"{phase.name}: complete meanwhile ({phase.run_name}).", flush=True)
             return
+        if status.state == "stale" and not anew and not isinstance(phase, Test):
+            raise RecipeError(
+                f"{phase.name}: another process has made {phase.run_name} meanwhile, otherwise ({status.why}). Use the "
+                f"same options in both, or give one of the runs another name."
+            )
         print(f"\n== {phase.name}: {phase.run_name} ==", flush=True)
         phase.run(resume=status.state == "interrupted" and not anew, progress=progress)
         after = phase.status()
@@ -185,26 +190,30 @@ def phases_of(recipe: Recipe, root: Path) -> list[Phase]:
     Raises:
         OptionError: An option file is wrong.
     """
-    read: dict[str, tuple[dict[str, Any], Source]] = {}
+    phases: list[Phase] = []
+    test: tuple[dict[str, Any], Source] | None = None
     for name, file in recipe.files.items():
         values, source = read_options(file)
-        apply_overrides(values, recipe.overrides.get(name, ()), source)
-        read[name] = values, source
-    phases: list[Phase] = []
-    for name, (values, source) in read.items():
-        if name in TRAININGS:
-            _check(values, source, is_train=True)
-            phases.append(Training(name, recipe.files[name], values, source, root))
-        elif name == "2_pseudo":
-            options_module.complete_pseudo_options(_copy(values), source)
-            phases.append(Pseudo(name, recipe.files[name], values, source, root))
-        elif name == "0_denoise":
-            complete_denoise_options(_copy(values), source)
-            phases.append(Denoise(name, recipe.files[name], values, source, root))
+        try:
+            apply_overrides(values, recipe.overrides.get(name, ()), source)
+            if name in TRAININGS:
+                _check(values, source, is_train=True)
+                phases.append(Training(name, file, values, source, root))
+            elif name == "2_pseudo":
+                options_module.complete_pseudo_options(_copy(values), source)
+                phases.append(Pseudo(name, file, values, source, root))
+            elif name == "0_denoise":
+                complete_denoise_options(_copy(values), source)
+                phases.append(Denoise(name, file, values, source, root))
+            else:
+                test = values, source
+        except OptionError as error:
+            # As the override was given: with its phase.
+            raise OptionError(str(error).replace("--force_yml ", f"--force_yml {name}:", 1)) from None
     by_name = {phase.name: phase for phase in phases}
     _connect(by_name)
-    if "test" in read:
-        phases += _tests(recipe, by_name, *read["test"], root)
+    if test is not None:
+        phases += _tests(recipe, by_name, *test, root)
     return phases
 
 
@@ -301,9 +310,7 @@ def check_fit(phases: Sequence[Phase]) -> None:
 
 def _expect(phase: Phase, keys: tuple[str, ...], given: Any, made: Path) -> None:
     if given is None or os.path.abspath(os.path.expanduser(str(given))) != os.path.abspath(made):
-        raise RecipeError(
-            f"{phase.source.where(keys)}: {':'.join(keys)}: {given} is not what the phase before makes, {made}."
-        )
+        raise RecipeError(f"{_where(phase, *keys)}: {given} is not what the phase before makes, {made}.")
 
 
 def check_inputs(left: Sequence[Phase], phases: Sequence[Phase], *, download: bool) -> None:
@@ -318,18 +325,38 @@ def check_inputs(left: Sequence[Phase], phases: Sequence[Phase], *, download: bo
         RecipeError: All that is missing, in one message.
     """
     made = {os.path.abspath(path) for phase in phases for path in _makes(phase)}
-    problems: list[str] = []
-    seen: set[str] = set()
+    places: dict[str, list[str]] = {}  # of each problem: many files name the same data
     for phase in left:
-        for problem in _problems(phase, made, download):
-            if problem not in seen:
-                problems.append(problem)
-                seen.add(problem)
-    needed, free = sum(phase.disk() for phase in left), shutil.disk_usage(Path.cwd()).free
-    if needed > free:
-        problems.append(f"the disk has {_size(free)} left, of about {_size(needed)} that the phases write")
+        for place, problem in _problems(phase, made, download):
+            places.setdefault(problem, []).append(place)
+    problems = []
+    for problem, where in places.items():
+        more = f" (and in {len(where) - 1} more places)" if len(where) > 1 else ""
+        problems.append(f"{where[0]}: {problem}{more}")
+    problems += _disk_problems(left)
     if problems:
-        raise RecipeError("Before anything begins: " + "; ".join(problems) + ".")
+        keys = {where.rpartition(":")[2] for all_places in places.values() for where in all_places}
+        hints = "".join(hint for hint, of in _HINTS.items() if keys & of)
+        raise RecipeError("Before anything begins: " + "; ".join(problems) + "." + hints)
+
+
+def _disk_problems(left: Sequence[Phase]) -> list[str]:
+    """Disks with less room than the phases write there: data sets and runs need not be on the same one."""
+    needed: dict[int, int] = {}
+    folders: dict[int, Path] = {}
+    for phase in left:
+        folder = next(parent for parent in (phase.place, *phase.place.parents) if parent.exists())
+        disk = os.stat(folder).st_dev
+        folders.setdefault(disk, folder)
+        needed[disk] = needed.get(disk, 0) + phase.disk()
+    found = []
+    for disk, folder in folders.items():
+        free = shutil.disk_usage(folder).free
+        if needed[disk] > free:
+            found.append(
+                f"the disk of {folder} has {_size(free)} left, of about {_size(needed[disk])} that the phases write"
+            )
+    return found
 
 
 def _makes(phase: Phase) -> list[str]:
@@ -340,43 +367,58 @@ def _makes(phase: Phase) -> list[str]:
     return [str(phase.out)] if isinstance(phase, Denoise) else []
 
 
-def _problems(phase: Phase, made: set[str], download: bool) -> list[str]:
-    found: list[str] = []
+def _problems(phase: Phase, made: set[str], download: bool) -> list[tuple[str, str]]:
+    """What a phase lacks: the place in its file, and what is wrong."""
+    found: list[tuple[str, str]] = []
 
-    def there(path: Any, keys: tuple[str, ...]) -> bool:
+    def there(path: Any, *keys: str) -> bool:
         full = os.path.abspath(os.path.expanduser(str(path)))
         if full in made or os.path.exists(full):
             return True
-        found.append(f"{phase.source.where(keys)}: {':'.join(keys)}: there is no {path}")
+        found.append((_where(phase, *keys), f"there is no {path}"))
         return False
 
     if isinstance(phase, Denoise):
-        there(phase.values["input"], ("input",))
+        there(phase.values["input"], "input")
         if phase.values.get("weights"):
-            there(phase.values["weights"], ("weights",))
+            there(phase.values["weights"], "weights")
         return found
     if isinstance(phase, Pseudo):
-        there(phase.values["photographs"], ("photographs",))
-        there(phase.values["f_isp"], ("f_isp",))
+        folder = phase.values["photographs"]
+        if there(folder, "photographs") and not phase.photographs():
+            found.append((_where(phase, "photographs"), f"there is no image in {folder}"))
+        there(phase.values["f_isp"], "f_isp")
         return found
     for key, values in (phase.values.get("datasets") or {}).items():
         keys = ("datasets", key)
         whole = True
         for root in ("dataroot_lq", "dataroot_gt", "meta_info_file"):
             if values.get(root) is not None:
-                whole &= there(values[root], (*keys, root))
+                whole &= there(values[root], *keys, root)
         ready = whole and not any(os.path.abspath(str(values.get(r))) in made for r in ("dataroot_lq", "dataroot_gt"))
         if ready and options_module.is_our_dataset(values["type"]):
             found += _pair_problems(phase, keys, values)
     for key, value in (phase.values.get("path") or {}).items():
         if key.startswith("pretrain_network") and value is not None:
-            there(value, ("path", key))
-    if isinstance(phase, Training) and download:
-        found += _loss_problems(phase)
+            there(value, "path", key)
+    if isinstance(phase, Training):
+        found += _loss_problems(phase, download)
     return found
 
 
-def _pair_problems(phase: Phase, keys: tuple[str, ...], values: Mapping[str, Any]) -> list[str]:
+_HINTS = {  # by the keys that they help with
+    " `basicsr prepare` makes data sets (docs/prepare.md).": {"input", "dataroot_lq", "dataroot_gt", "meta_info_file"},
+    " Any folder of photographs will do: --force_yml 2_pseudo:photographs=DIR.": {"photographs"},
+}
+
+
+def _where(phase: Phase, *keys: str) -> str:
+    """Where a key of a phase stands, and the key; an override is told with its phase, as it is given."""
+    place, key = phase.source.where(keys), ":".join(keys)
+    return f"--force_yml {phase.name}:{key}" if place.startswith("--force_yml") else f"{place}: {key}"
+
+
+def _pair_problems(phase: Phase, keys: tuple[str, ...], values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What is wrong with the pairs themselves: partners that are missing, names that belong to none."""
     from semiisp_plugin.toolbox import build_dataset
 
@@ -386,21 +428,47 @@ def _pair_problems(phase: Phase, keys: tuple[str, ...], values: Mapping[str, Any
     try:
         build_dataset(plain)
     except (OSError, ValueError) as error:
-        return [f"{phase.source.where(keys)}: {error}"]
+        return [(_where(phase, *keys), str(error).rstrip("."))]
     return []
 
 
-def _loss_problems(phase: Training) -> list[str]:
+def _loss_problems(phase: Training, download: bool) -> list[tuple[str, str]]:
+    """Weights of losses that are missing; without ``download`` they are looked for, not fetched."""
     from semiisp_plugin.toolbox import build_loss
 
     found = []
     for key, values in phase.values["train"].items():
-        if key.endswith("_opt") and isinstance(values, dict):
-            try:
-                build_loss({**_copy(values), "reduction": "none"})
-            except (RuntimeError, ValueError, OSError) as error:
-                found.append(f"{phase.source.where(('train', key))}: train:{key}: {' '.join(str(error).split())}")
+        if not key.endswith("_opt") or not isinstance(values, dict):
+            continue
+        if not download and values.get("type") == "VGGPerceptualLoss" and not values.get("weights"):
+            continue  # `to_fetch` says so
+        try:
+            build_loss({**_copy(values), "reduction": "none"})
+        except (RuntimeError, ValueError, OSError) as error:
+            found.append((_where(phase, "train", key), " ".join(str(error).split()).rstrip(".")))
     return found
+
+
+def to_fetch(left: Sequence[Phase]) -> list[str]:
+    """Weights that the phases need and that a run would fetch before it begins, in words."""
+    from semiisp_plugin.losses.vgg_loss import WEIGHTS_FILE
+
+    path = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_FILE  # torchvision's own copy
+    if path.is_file():
+        return []
+    needing = [
+        phase.name
+        for phase in left
+        if isinstance(phase, Training)
+        for values in phase.values["train"].values()
+        if isinstance(values, dict) and values.get("type") == "VGGPerceptualLoss" and not values.get("weights")
+    ]
+    if not needing:
+        return []
+    return [
+        f"{', '.join(dict.fromkeys(needing))}: VGG16's weights (528 MB) are not in {path}; they will be fetched first. "
+        f"Without network access put them there, or give the loss `weights: FILE` (docs/workflow.md)."
+    ]
 
 
 def _size(count: float) -> str:
@@ -437,6 +505,12 @@ def plan_text(
         )
     total = sum(p.total - (states[p.name].done if p.name not in again else 0) for p in left if isinstance(p, Training))
     end = f"{total:,d} iterations of training are left; about {_size(sum(p.disk() for p in left))} will be written."
+    notes = to_fetch(left)
+    if any(isinstance(phase, Denoise) and not phase.values.get("weights") for phase in left):
+        notes.append(
+            "0_denoise: no weights are given, so OpenCV denoises (ours; the paper uses KBNet, docs/denoising.md)."
+        )
+    end = "\n".join([end, *notes])
     gpus = torch.cuda.device_count()
     if gpus > 1 and any(p.values.get("num_gpu", "auto") != 1 for p in left if isinstance(p, Training)):
         end += (

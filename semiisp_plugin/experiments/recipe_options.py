@@ -100,6 +100,14 @@ def load_recipe(
     """
     of_phases = [entry for entry in overrides if entry.partition(":")[0] in ORDER]
     of_recipe = [entry for entry in overrides if entry not in of_phases]
+    sections = {f.encode_name for f in msgspec.structs.fields(RecipeOptions)}
+    for entry in of_recipe:
+        first, colon, _ = entry.partition("=")[0].partition(":")
+        if colon and first not in sections:
+            raise OptionError(
+                f"--force_yml {entry}: no phase '{first}'{nearest(first, ORDER)} An option of a phase has the phase's "
+                f"name in front: {', '.join(ORDER)}."
+            )
     if isinstance(path, Mapping):
         values, source = dict(path), Source("recipe")
     else:

@@ -222,6 +222,11 @@ class Phase:
         """Do what is left; ``resume`` False sets what is there aside."""
         raise NotImplementedError
 
+    @property
+    def place(self) -> Path:
+        """Where it writes, absolute."""
+        return self.root
+
     def disk(self) -> int:
         """Bytes that it will roughly write."""
         return 0
@@ -246,6 +251,11 @@ class Training(Phase):
     def folder(self) -> Path:
         """Of its run."""
         return self.root / "experiments" / self.run_name
+
+    @property
+    def place(self) -> Path:
+        """Its folder."""
+        return self.folder.absolute()
 
     @property
     def total(self) -> int:
@@ -394,6 +404,11 @@ class Pseudo(Phase):
         """Of the pairs."""
         return self.path(self.values["out"])
 
+    @property
+    def place(self) -> Path:
+        """Of the pairs."""
+        return self.out.absolute()
+
     def outputs(self) -> list[Path]:
         """The manifest stands for all."""
         return [self.out / "manifest.json"]
@@ -443,16 +458,23 @@ class Pseudo(Phase):
             raise RecipeError(f"{self.out}: {report.unfinished} shards are being built by other processes; try later.")
         self.ledger.write(complete=True, seconds=time.monotonic() - began)
 
-    def disk(self) -> int:
-        """By the number of photographs."""
+    def photographs(self) -> int:
+        """How many there are; 0 without the folder."""
         from semiisp_plugin.data.image_io import scan_images
 
-        options = self.options
         try:
-            count = len(scan_images(options.photographs)[0])
+            return len(scan_images(self.options.photographs)[0])
         except OSError:
             return 0
+
+    def disk(self) -> int:
+        """By the number of photographs that are not done yet."""
+        options = self.options
+        count = self.photographs()
         count = min(count, options.max_photographs or count)
+        status = self.status()
+        if status.state == "interrupted":  # what is done lies there already; what is stale is kept, renamed
+            count = max(0, count - status.done)
         share = min(1.0, (options.short_side or _MEASURED_SIDE) / _MEASURED_SIDE) ** 2
         return int(count * options.draws * share * _BYTES_A_PHOTOGRAPH[options.mode])
 
@@ -504,6 +526,11 @@ class Denoise(Phase):
     def out(self) -> Path:
         """Of the images."""
         return self.path(self.values["out"])
+
+    @property
+    def place(self) -> Path:
+        """Of the images."""
+        return self.out.absolute()
 
     def outputs(self) -> list[Path]:
         """Its record stands for all."""

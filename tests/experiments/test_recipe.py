@@ -358,6 +358,63 @@ def test_names_that_belong_to_no_pair_are_found_beforehand(recipe):
         run_recipe("recipe.yml")
 
 
+def test_folder_without_photographs_is_found_beforehand(recipe):
+    """`basicsr prepare coco` leaves lists there, and no image."""
+    Path("photos").mkdir()
+    Path("photos/photographs.txt").write_text("a.jpg\n")
+    with pytest.raises(
+        RecipeError, match=r"--force_yml 2_pseudo:photographs: there is no image in photos\. Any folder"
+    ):
+        run_recipe("recipe.yml", dry_run=True, overrides=["2_pseudo:photographs=photos"])
+
+
+def test_what_several_files_lack_is_said_once(recipe):
+    for phase in ("3_semi", "4_finetune", "0_supervised"):
+        recipe.edit(recipe.files[phase], lambda o: o["datasets"]["train"].update(dataroot_lq="no/pairs"))
+    with pytest.raises(
+        RecipeError, match=r"there is no no/pairs \(and in 2 more places\)\. `basicsr prepare`"
+    ) as caught:
+        run_recipe("recipe.yml", dry_run=True)
+    assert str(caught.value).count("no/pairs") == 1
+
+
+def test_dry_run_says_which_weights_would_be_fetched(recipe, monkeypatch, capsys, tmp_path):
+    recipe.edit(
+        recipe.files["1_fisp"],
+        lambda o: o["train"].update(perceptual_opt={"type": "VGGPerceptualLoss", "loss_weight": 0.1}),
+    )
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    states(capsys)
+    run_recipe("recipe.yml", dry_run=True)
+    assert f"1_fisp: VGG16's weights (528 MB) are not in {tmp_path / 'hub'}" in capsys.readouterr().out
+    (tmp_path / "hub/checkpoints").mkdir(parents=True)
+    (tmp_path / "hub/checkpoints/vgg16-397923af.pth").touch()
+    run_recipe("recipe.yml", dry_run=True)
+    assert "VGG16" not in capsys.readouterr().out
+
+
+def test_other_options_of_a_process_that_was_waited_for_are_not_overwritten(done, monkeypatch):
+    """Two recipes share f_ISP under one name, with other options; the second one waited for the first."""
+    phases = recipe_module.phases_of(load_recipe("recipe.yml", ["1_fisp:train:total_iter=9"]), Path.cwd())
+    with pytest.raises(RecipeError, match=r"another process has made isp meanwhile, otherwise .*total_iter: 3 -> 9"):
+        recipe_module._do(phases[0], False, False)
+    assert not list(Path("experiments").glob("isp_archived_*"))
+
+
+def test_room_is_counted_on_the_disk_that_is_written(done, monkeypatch):
+    """What is done of the pairs lies there already; other folders may be on other disks."""
+    pseudo = next(p for p in recipe_module.phases_of(load_recipe("recipe.yml"), Path.cwd()) if p.name == "2_pseudo")
+    whole = pseudo.disk()
+    status = pseudo.status()
+    monkeypatch.setattr(type(pseudo), "status", lambda _: type(status)("interrupted", done=1, total=status.total))
+    assert pseudo.disk() == pytest.approx(whole * (status.total - 1) / status.total, rel=0.01)
+    asked = []
+    usage = recipe_module.shutil.disk_usage
+    monkeypatch.setattr(recipe_module.shutil, "disk_usage", lambda path: (asked.append(Path(path)), usage(path))[1])
+    assert recipe_module._disk_problems([pseudo]) == []
+    assert asked == [pseudo.out.absolute()]
+
+
 def test_several_processes_are_refused(recipe, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RecipeError, match="without torchrun"):
@@ -366,7 +423,7 @@ def test_several_processes_are_refused(recipe, monkeypatch):
 
 def test_disk_that_is_too_small(recipe, monkeypatch):
     monkeypatch.setattr(recipe_module.shutil, "disk_usage", lambda _: type("U", (), {"free": 1000})())
-    with pytest.raises(RecipeError, match=r"the disk has 0 MiB left, of about \d+ MiB"):
+    with pytest.raises(RecipeError, match=r"the disk of .* has 0 MiB left, of about \d+ MiB"):
         run_recipe("recipe.yml")
 
 
@@ -425,6 +482,15 @@ def test_mistakes_in_a_recipe(recipe, change, message):
     recipe.write(**change)
     with pytest.raises(OptionError, match=message):
         load_recipe("recipe.yml")
+
+
+def test_mistakes_in_overrides_name_the_phase(recipe):
+    with pytest.raises(OptionError, match="no phase '3_sem'; did you mean '3_semi'"):
+        load_recipe("recipe.yml", ["3_sem:train:total_iter=3"])
+    with pytest.raises(
+        OptionError, match=r"--force_yml 3_semi:train:total_itr: unknown key; did you mean 'total_iter'"
+    ):
+        run_recipe("recipe.yml", dry_run=True, overrides=["3_semi:train:total_itr=3"])
 
 
 def test_recipe_without_a_file(recipe):
