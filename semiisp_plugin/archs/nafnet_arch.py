@@ -14,12 +14,15 @@ beta and gamma start at zero: every block starts as the identity.
 The names and shapes of the parameters are those of the public repository (github.com/megvii-research/NAFNet, MIT), so
 that its weights load; the code is ours. Its files are ``{"params": ...}``, which BasicSR loads as they are
 (``path: {pretrain_network_g: FILE.pth}``); each needs the options it was trained with. The repository tests its GoPro
-and REDS weights with a mean over a window in place of the mean over the whole image, which this file does not do.
+and REDS weights with ``NAFNetLocal``, which is ``tlc_train_size: 256`` here: a network trained on crops meets means of
+crops, and means over a whole large image are other numbers. Test-time local conversion (TLC; Chu et al., ECCV 2022,
+arXiv 2112.04491) gives every pixel the mean over a window around it, 1.5 times as large as the crops of training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +52,48 @@ def _gate(x: Tensor) -> Tensor:
     return first * second
 
 
+def _window_means(x: Tensor, height: Any, width: Any) -> Tensor:
+    """Means over all windows that lie inside, (N, C, H, W) -> (N, C, H - height + 1, W - width + 1), by running sums.
+
+    One axis after the other: the sums stay as small as a row, and so does what float32 rounds off of them.
+    """
+    sums = F.pad(x.cumsum(-1), (1, 0))
+    x = (sums[..., width:] - sums[..., :-width]) / width
+    sums = F.pad(x.cumsum(-2), (0, 0, 1, 0))
+    return (sums[..., height:, :] - sums[..., :-height, :]) / height
+
+
+class _ChannelAttention(nn.Sequential):
+    """Weights of channels, (N, C, H, W) -> (N, C, 1, 1), or (N, C, H, W) where means are local.
+
+    Attributes:
+        window: Height and width of the windows of a local mean in evaluation; None for the mean over the image.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels, 1))
+        self.window: tuple[int, int] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, mix = self
+        height, width = x.shape[-2:]
+        window = self.window
+        # An exported graph is for all sizes: it must not take the way of the one it was made with.
+        for_this_size = not torch.compiler.is_compiling()
+        if self.training or window is None or (for_this_size and window[0] >= height and window[1] >= width):
+            weights: Tensor = mix(mean(x))
+            return weights
+        rows: Any  # numbers, or symbols of them while a graph is made
+        columns: Any
+        rows, columns = torch.sym_min(window[0], height), torch.sym_min(window[1], width)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        # Mixed before they are spread: there are fewer of them.
+        weights = mix(_window_means(wide, rows, columns).to(x.dtype))
+        top, left = (rows - 1) // 2, (columns - 1) // 2
+        spread = (left, columns - 1 - left, top, rows - 1 - top)
+        return F.pad(weights, spread, mode="replicate")  # at the edge the last window that lies inside
+
+
 class _Block(nn.Module):
     """The nonlinear activation free block, (N, C, H, W) -> (N, C, H, W)."""
 
@@ -58,7 +103,7 @@ class _Block(nn.Module):
         self.norm1 = _ChannelNorm(channels)
         self.conv1 = nn.Conv2d(channels, wide, 1)
         self.conv2 = nn.Conv2d(wide, wide, 3, padding=1, groups=wide)
-        self.sca = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels, 1))
+        self.sca = _ChannelAttention(channels)
         self.conv3 = nn.Conv2d(channels, channels, 1)
         self.norm2 = _ChannelNorm(channels)
         self.conv4 = nn.Conv2d(channels, wide, 1)
@@ -73,6 +118,14 @@ class _Block(nn.Module):
         return out
 
 
+def _sides(size: int | Sequence[int]) -> tuple[int, int]:
+    """[height, width], or one number for both, checked."""
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or min(sides) < 1:
+        raise ValueError(f"NAFNet: tlc_train_size is {size}; give the side of the training crops, or [height, width].")
+    return sides[0], sides[1]
+
+
 def _blocks(channels: int, count: int) -> nn.Sequential:
     return nn.Sequential(*(_Block(channels) for _ in range(count)))
 
@@ -84,11 +137,13 @@ class NAFNet(nn.Module):
     Input (N, img_channel, H, W) in [0, 1] of any size; output of the same size, float32 at least, not clamped. The
     network needs sides that are multiples of ``2 ** levels``, a level for each number of ``enc_blk_nums``: the image is
     padded by zeros at the right and the bottom and the output cropped, as in the public code. The channel attention
-    takes the mean over the whole (padded) image: what a pixel becomes depends on all others.
+    takes the mean over the whole (padded) image, so that what a pixel becomes depends on all others; with
+    ``tlc_train_size`` it depends on a neighbourhood.
 
     The defaults are ours (7.37 M parameters), for "NAFNet-s", which the paper of this plugin's method names without
-    defining it. Published weights are of width 32 or 64, with the numbers of blocks of the defaults (SIDD; 29.16 M at
-    width 32) or with middle 1, encoder 1, 1, 1, 28, decoder 1, 1, 1, 1 (GoPro; 17.11 M at width 32).
+    defining it. Published weights are of width 32 or 64, with the numbers of blocks of the defaults (SIDD; 29.16 M and
+    115.98 M) or with middle 1, encoder 1, 1, 1, 28, decoder 1, 1, 1, 1 (GoPro and, at width 64, REDS; 17.11 M and
+    67.89 M).
 
     Args:
         img_channel: Colours of input and output.
@@ -96,6 +151,13 @@ class NAFNet(nn.Module):
         middle_blk_num: Blocks at the lowest resolution.
         enc_blk_nums: Blocks at each level of the encoder, full resolution first.
         dec_blk_nums: Blocks at each level of the decoder, full resolution last; as many numbers as ``enc_blk_nums``.
+        tlc_train_size: Side of the crops the network was trained on, or [height, width]. In evaluation, means of images
+            larger than 1.5 times that are taken over windows of 1.5 times that. Training and the names of the
+            parameters stay as they are. Published: 256 for the weights of GoPro and REDS. None: whole images.
+
+    Attributes:
+        multiple: Of which the sides of the padded image are multiples.
+        tlc_train_size: As given; [height, width] or None.
 
     Raises:
         ValueError: An option is outside what is said above.
@@ -108,6 +170,7 @@ class NAFNet(nn.Module):
         middle_blk_num: int = 12,
         enc_blk_nums: Sequence[int] = (2, 2, 4, 8),
         dec_blk_nums: Sequence[int] = (2, 2, 2, 2),
+        tlc_train_size: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("img_channel", img_channel), ("width", width)):
@@ -141,6 +204,20 @@ class NAFNet(nn.Module):
             _blocks(c, number) for c, number in zip(reversed(widths[:-1]), dec_blk_nums, strict=True)
         )
         self.ending = nn.Conv2d(width, img_channel, 3, padding=1)
+        self.tlc_train_size = None if tlc_train_size is None else _sides(tlc_train_size)
+        if self.tlc_train_size is not None:
+            self._set_windows(self.tlc_train_size)
+
+    def _set_windows(self, crop: tuple[int, int]) -> None:
+        """Give each level the window that takes 1.5 times the crop, in its own pixels."""
+        levels = len(self.encoders)
+        stages = [*enumerate(self.encoders), (levels, self.middle_blks), *enumerate(reversed(self.decoders))]
+        for level, blocks in stages:
+            # The crop is padded before it is halved.
+            sides = [(side + -side % self.multiple) // 2**level * (side * 3 // 2) // side for side in crop]
+            for module in blocks.modules():
+                if isinstance(module, _ChannelAttention):
+                    module.window = (max(1, sides[0]), max(1, sides[1]))
 
     def forward(self, image: Tensor) -> Tensor:
         """Enhance a batch.
@@ -152,14 +229,20 @@ class NAFNet(nn.Module):
             (N, img_channel, H, W), of the input's dtype, or float32 where that is of lower precision.
 
         Raises:
-            ValueError: The input is not (N, img_channel, H, W).
+            ValueError: The input is not (N, img_channel, H, W), or has no pixels.
         """
         if image.ndim != 4 or image.shape[1] != self.img_channel:
             raise ValueError(
                 f"NAFNet: expected an image batch (N, {self.img_channel}, H, W), got shape {tuple(image.shape)}."
             )
+        if 0 in image.shape:
+            raise ValueError(f"NAFNet: the image batch of shape {tuple(image.shape)} has no pixels.")
         height, width = image.shape[-2:]
-        x = self.intro(F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple)))
+        x = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            # The norms run along the channels: with those side by side a CPU copies nothing, and is a fifth faster.
+            x = x.contiguous(memory_format=torch.channels_last)
+        x = self.intro(x)
         skipped: list[Tensor] = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
             x = encoder(x)

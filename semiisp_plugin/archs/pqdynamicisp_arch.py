@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semiisp_plugin.isp.parameters import BASE_MATRICES, ISPSpec
 from semiisp_plugin.isp.pipeline import InvertibleISP
+from semiisp_plugin.isp.strips import positions, rows_of
 from semiisp_plugin.toolbox import ARCH_REGISTRY, register
 
 # A thumbnail in log units spreads the dark end, where most of a RAW image's pixels are; 1/1024 is ten stops below
@@ -53,13 +55,15 @@ class ParameterEncoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """``(N, 3, H, W)`` in [0, 1] to free numbers ``(N, K, h, w)``."""
         size = (self.thumbnail, self.thumbnail)
+        # The resampling knows no bfloat16, whose eight bits are too few for the dark end as well.
+        image = image.to(torch.promote_types(image.dtype, torch.float32))
         if tuple(image.shape[2:]) != size:
             image = F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True)
         log = ((image.clamp_min(0) + _LOG_FLOOR).log() - _LOG_MEAN) / _LOG_SCALE
-        features = F.adaptive_avg_pool2d(self.features(log), self.grid)
+        features = F.adaptive_avg_pool2d(self.features(log.to(self.head.weight.dtype)), self.grid)
         flat = log.flatten(2)
         statistics = torch.cat((flat.mean(2), flat.std(2), flat.amax(2)), dim=1)
-        statistics = statistics[:, :, None, None].expand(-1, -1, *self.grid)
+        statistics = statistics.to(features.dtype)[:, :, None, None].expand(-1, -1, *self.grid)
         return self.head(self.dropout(torch.cat((features, statistics), dim=1)))
 
 
@@ -125,6 +129,83 @@ class PQDynamicISP(nn.Module):
         """Parameter sets ``(N, K, h, w)`` for images ``(N, 3, H, W)`` in [0, 1] (eq. 1)."""
         return self.spec.squash(self.encoder(image))
 
+    def prepare(self, image: Tensor) -> Tensor:
+        """All that :meth:`apply_prepared` needs to know of a whole image, to go over it in parts.
+
+        Args:
+            image: (N, 3, H, W) in [0, 1].
+
+        Returns:
+            Its parameter sets, (N, K, h, w).
+
+        Raises:
+            ValueError: The input is not (N, 3, H, W), or has no pixels.
+        """
+        _check(image)
+        return self.predict_parameters(image)
+
+    def apply_prepared(self, tile: Tensor, context: Tensor, box: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """Process a part of an image; together the parts are what :meth:`forward` makes of the whole.
+
+        Args:
+            tile: (N, 3, h, w), the part.
+            context: What :meth:`prepare` made of the whole image.
+            box: Row and column of the tile's upper left pixel in the image.
+            size: Height and width of the whole image.
+
+        Returns:
+            (N, 3, h, w), of the tile's dtype.
+
+        Raises:
+            ValueError: The tile is not (N, 3, h, w), or reaches out of the image.
+        """
+        _check(tile)
+        (top, left), (height, width) = box, size
+        rows, columns = tile.shape[-2:]
+        if min(top, left) < 0 or top + rows > height or left + columns > width:
+            raise ValueError(
+                f"PQDynamicISP: a tile of {rows}x{columns} pixels at row {top}, column {left} reaches out of the image "
+                f"of {height}x{width}."
+            )
+        if self.grid == (1, 1) or (rows, columns) == (height, width):
+            return self.isp.forward(tile, context)
+        sets = _at(context, 3, positions(width, self.grid[1])[left : left + columns])
+        y = positions(height, self.grid[0])[top : top + rows]
+        # By strips, as there are many times more parameters than colours.
+        step = rows_of(tile)
+        strips = [
+            self.isp.forward(tile[:, :, start : start + step], _at(sets, 2, y[start : start + step]))
+            for start in range(0, rows, step)
+        ]
+        return torch.cat(strips, dim=2)
+
     def forward(self, image: Tensor) -> Tensor:
-        """RAW (or degraded sRGB) ``(N, 3, H, W)`` in [0, 1] to sRGB of the same shape (eq. 2)."""
-        return self.isp.forward(image, self.predict_parameters(image))
+        """RAW (or degraded sRGB) to sRGB (eq. 2).
+
+        Args:
+            image: (N, 3, H, W) in [0, 1].
+
+        Returns:
+            (N, 3, H, W) in [0, 1], of the image's dtype.
+
+        Raises:
+            ValueError: The input is not (N, 3, H, W), or has no pixels.
+        """
+        return self.apply_prepared(image, self.prepare(image), (0, 0), (image.shape[-2], image.shape[-1]))
+
+
+def _check(image: Tensor) -> None:
+    if image.ndim != 4 or image.shape[1] != 3:
+        raise ValueError(f"PQDynamicISP: expected an image batch (N, 3, H, W), got shape {tuple(image.shape)}.")
+    if 0 in image.shape:
+        raise ValueError(f"PQDynamicISP: the image batch of shape {tuple(image.shape)} has no pixels.")
+
+
+def _at(sets: Tensor, axis: int, places: np.ndarray) -> Tensor:
+    """Parameter sets at places along one axis of their grid, linear between its nodes."""
+    low = torch.from_numpy(places.astype(np.int64)).to(sets.device).clamp_max(max(0, sets.shape[axis] - 2))
+    share = torch.from_numpy(places).to(sets) - low
+    high = (low + 1).clamp_max(sets.shape[axis] - 1)
+    shape = [1, 1, 1, 1]
+    shape[axis] = -1
+    return torch.lerp(sets.index_select(axis, low), sets.index_select(axis, high), share.reshape(shape).to(sets.dtype))

@@ -15,7 +15,6 @@ MIT), so that its weights load; the code is ours. Its files are ``{"params": ...
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -251,24 +250,39 @@ class Retinexformer(nn.Module):
             (N, 3, H, W).
 
         Raises:
-            ValueError: The input is not (N, 3, H, W).
+            ValueError: The input is not (N, 3, H, W), or has no pixels.
         """
         if image.ndim != 4 or image.shape[1] != _N_COLOURS:
             raise ValueError(f"Retinexformer: expected an image batch (N, 3, H, W), got shape {tuple(image.shape)}.")
+        if 0 in image.shape:
+            raise ValueError(f"Retinexformer: the image batch of shape {tuple(image.shape)} has no pixels.")
         height, width = image.shape[-2:]
-        out: Tensor = self.body(_pad_to_multiple(image, self.multiple))
-        return out[..., :height, :width]
+        x = _pad_to_multiple(image, self.multiple)
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            # Attention and norms take the channels of a pixel side by side: so laid out, a CPU copies less.
+            x = x.contiguous(memory_format=torch.channels_last)
+        out: Tensor = self.body(x)
+        return out[..., :height, :width].contiguous()
 
 
 def _pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     """Pad (N, C, H, W) at the bottom and the right to sides that are multiples of ``multiple``."""
-    height, width = image.shape[-2:]
-    bottom = math.ceil(height / multiple) * multiple - height
-    right = math.ceil(width / multiple) * multiple - width
     # One axis at a time: reflection needs more pixels than it adds, and an axis that lacks them must not decide for
     # the other.
-    if bottom:
-        image = F.pad(image, (0, 0, 0, bottom), mode="reflect" if bottom < height else "replicate")
-    if right:
-        image = F.pad(image, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
+    for axis in (2, 3):
+        side = image.shape[axis]
+        more = -side % multiple
+        if torch.compiler.is_compiling():  # an exported graph is for all sizes, and has no branches by size
+            image = image.index_select(axis, _reflected(side, more, image.device))
+        elif more:
+            pad = (0, 0, 0, more) if axis == 2 else (0, more, 0, 0)
+            image = F.pad(image, pad, mode="reflect" if more < side else "replicate")
     return image
+
+
+def _reflected(side: int, more: int, device: torch.device) -> Tensor:
+    """Which pixels a side consists of that is ``more`` longer."""
+    places = torch.arange(side + more, device=device)
+    last = torch.full_like(places, side - 1)
+    beyond = torch.where(torch.full_like(places, more) < side, 2 * last - places, last)
+    return torch.where(places < side, places, beyond)

@@ -78,11 +78,7 @@ def apply_lut_1d(image: Tensor, lut: Tensor) -> Tensor:
     Returns:
         (N, C, H, W), NaN where the image is. Differentiable in both arguments.
     """
-    n, c, h, w = image.shape
-    x = _coordinates(image).reshape(n * c, 1, h * w)
-    grid = torch.stack([x, torch.zeros_like(x)], dim=-1)  # a table is an image of one row; its middle is y = 0
-    out = F.grid_sample(lut.reshape(n * c, 1, 1, -1), grid, mode="bilinear", padding_mode="border", align_corners=True)
-    return torch.where(image.isnan(), image, out.reshape(n, c, h, w))
+    return torch.where(image.isnan(), image, _sample_1d(_coordinates(image), lut))
 
 
 def apply_lut_3d(image: Tensor, lut: Tensor) -> Tensor:
@@ -95,15 +91,30 @@ def apply_lut_3d(image: Tensor, lut: Tensor) -> Tensor:
     Returns:
         (N, C, H, W), NaN where a colour of the pixel is. Differentiable in both arguments.
     """
-    # grid_sample reads a point as (x, y, z) = (last axis, ..., first axis) of the volume, hence red, green, blue.
-    grid = _coordinates(image).permute(0, 2, 3, 1).unsqueeze(1)
-    out = F.grid_sample(lut, grid, mode="bilinear", padding_mode="border", align_corners=True)
-    return torch.where(image.isnan().any(1, keepdim=True), float("nan"), out.squeeze(2))
+    return torch.where(image.isnan().any(1, keepdim=True), float("nan"), _sample_3d(_coordinates(image), lut))
 
 
 def _coordinates(image: Tensor) -> Tensor:
     """[0, 1] to the [-1, 1] of grid_sample; NaN becomes 0: its gradient crashes on a CPU where a grid is NaN."""
     return torch.nan_to_num(image * 2 - 1, nan=0.0)
+
+
+def _sample_1d(x: Tensor, lut: Tensor) -> Tensor:
+    """(N, C, H, W) in [-1, 1] through tables (N, C, V)."""
+    n, c, h, w = x.shape
+    # A table is an image of one row: whatever y is, padding by the border takes it to that row. So x stands in for it,
+    # which costs no memory.
+    grid = x.reshape(n * c, h, w, 1).expand(-1, -1, -1, 2)
+    out = F.grid_sample(lut.reshape(n * c, 1, 1, -1), grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return out.reshape(n, c, h, w)
+
+
+def _sample_3d(x: Tensor, lut: Tensor) -> Tensor:
+    """(N, 3, H, W) RGB in [-1, 1] through tables (N, C, V, V, V)."""
+    # grid_sample reads a point as (x, y, z) = (last axis, ..., first axis) of the volume, hence red, green, blue.
+    grid = x.permute(0, 2, 3, 1).unsqueeze(1)
+    out = F.grid_sample(lut, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return out.squeeze(2)
 
 
 def identity_lut_3d(n_vertices: int) -> Tensor:
@@ -163,8 +174,7 @@ class _LightBackbone(nn.Sequential):
                 nn.init.zeros_(module.bias)
 
     def forward(self, image: Tensor) -> Tensor:
-        small = F.interpolate(image, size=(self.thumbnail, self.thumbnail), mode="bilinear", align_corners=False)
-        return super().forward(small).flatten(1)
+        return super().forward(_thumbnail(image, self.thumbnail)).flatten(1)
 
 
 class _Res18Backbone(nn.Module):
@@ -180,8 +190,7 @@ class _Res18Backbone(nn.Module):
         self.out_features = 512
 
     def forward(self, image: Tensor) -> Tensor:
-        small = F.interpolate(image, size=(self.thumbnail, self.thumbnail), mode="bilinear", align_corners=False)
-        features: Tensor = self.net(small)
+        features: Tensor = self.net(_thumbnail(image, self.thumbnail))
         return features
 
 
@@ -229,6 +238,19 @@ class _LUT3DGenerator(nn.Module):
         luts: Tensor = self.basis_luts_bank(weights)
         v = self.n_vertices
         return weights, luts.reshape(-1, _N_COLOURS, v, v, v)
+
+
+def _check(image: Tensor) -> None:
+    if image.ndim != 4 or image.shape[1] != _N_COLOURS:
+        raise ValueError(f"SepLUT: expected an image batch (N, 3, H, W), got shape {tuple(image.shape)}.")
+    if 0 in image.shape:
+        raise ValueError(f"SepLUT: the image batch of shape {tuple(image.shape)} has no pixels.")
+
+
+def _thumbnail(image: Tensor, side: int) -> Tensor:
+    if tuple(image.shape[2:]) == (side, side):
+        return image  # what the interpolation would give
+    return F.interpolate(image, size=(side, side), mode="bilinear", align_corners=False)
 
 
 @register(ARCH_REGISTRY)
@@ -323,6 +345,55 @@ class SepLUT(nn.Module):
                 lut_1d = self.lut1d_generator(features.to(self.lut1d_generator.lut1d_generator.weight.dtype))
         return SepLUTTables(lut_1d, lut_3d, weights)
 
+    def prepare(self, image: Tensor) -> SepLUTTables:
+        """All that :meth:`apply_prepared` needs to know of a whole image, to go over it in parts.
+
+        Args:
+            image: (N, 3, H, W) RGB in [0, 1].
+
+        Raises:
+            ValueError: The input is not (N, 3, H, W), or has no pixels.
+        """
+        _check(image)
+        return self.predict_tables(image)
+
+    def apply_prepared(
+        self, tile: Tensor, context: SepLUTTables, box: tuple[int, int], size: tuple[int, int]
+    ) -> Tensor:
+        """Enhance a part of an image; together the parts are what :meth:`forward` makes of the whole.
+
+        Args:
+            tile: (N, 3, h, w), the part.
+            context: What :meth:`prepare` made of the whole image.
+            box: Row and column of its upper left pixel. SepLUT treats all places alike and does not look at it.
+            size: Height and width of the whole image; not looked at either.
+
+        Returns:
+            (N, 3, h, w), of the tile's dtype, or float32 where that is of lower precision.
+
+        Raises:
+            ValueError: The tile is not (N, 3, h, w), or has no pixels.
+        """
+        _check(tile)
+        image = tile.to(torch.promote_types(tile.dtype, torch.float32))
+        lut_1d, lut_3d, _ = context
+        # grid_sample under autocast keeps the widest type it is given.
+        x = _coordinates(image)
+        if lut_1d is not None:
+            lut_1d = lut_1d.to(image.dtype)
+            # Before the 3D table the curves lead to coordinates at once.
+            x = _sample_1d(x, lut_1d if lut_3d is None else _coordinates(lut_1d))
+        if lut_3d is not None:
+            lut_3d = lut_3d.to(image.dtype)
+            if lut_1d is not None:  # NaN of the curves, which coordinates do not show
+                lut_3d = lut_3d + 0 * lut_1d.sum((1, 2))[:, None, None, None, None]
+            x = _sample_3d(x, lut_3d)
+        # On a CPU a look at the sum is cheaper than a mask. NaN is rare: only damaged images have it.
+        if not torch.compiler.is_compiling() and image.device.type == "cpu" and not bool(image.detach().sum().isnan()):
+            return x
+        missing = image.isnan()
+        return torch.where(missing if lut_3d is None else missing.any(1, keepdim=True), float("nan"), x)
+
     def forward(self, image: Tensor) -> Tensor:
         """Enhance a batch.
 
@@ -333,18 +404,9 @@ class SepLUT(nn.Module):
             (N, 3, H, W), of the input's dtype, or float32 where that is of lower precision.
 
         Raises:
-            ValueError: The input is not (N, 3, H, W).
+            ValueError: The input is not (N, 3, H, W), or has no pixels.
         """
-        if image.ndim != 4 or image.shape[1] != _N_COLOURS:
-            raise ValueError(f"SepLUT: expected an image batch (N, 3, H, W), got shape {tuple(image.shape)}.")
-        tables = self.predict_tables(image)
-        out = image.to(torch.promote_types(image.dtype, torch.float32))
-        # grid_sample under autocast keeps the widest type it is given.
-        if tables.lut_1d is not None:
-            out = apply_lut_1d(out, tables.lut_1d.to(out.dtype))
-        if tables.lut_3d is not None:
-            out = apply_lut_3d(out, tables.lut_3d.to(out.dtype))
-        return out
+        return self.apply_prepared(image, self.prepare(image), (0, 0), (image.shape[-2], image.shape[-1]))
 
     def load_published_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Load weights of the public repository.

@@ -86,7 +86,39 @@ RECORDED: list[tuple[dict[str, Any], int, tuple[int, ...], list[float]]] = [
             1.419912447962,
         ],
     ),
+    # NAFNetLocal, in whose name the public code has the side of the training crops, train_size
+    (
+        {"width": 4, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1], "tlc_train_size": 32},
+        3,
+        (1, 3, 61, 90),
+        [
+            0.709109138603,
+            0.790955392148,
+            1.186333775247,
+            0.698421510642,
+            0.950206203699,
+            0.600252317741,
+            0.650454499448,
+            -0.005630763698,
+        ],
+    ),
+    (
+        {"width": 4, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1], "tlc_train_size": [18, 31]},
+        4,
+        (2, 3, 40, 33),
+        [
+            0.596099138633,
+            0.632740738228,
+            1.184917784690,
+            1.175443117038,
+            2.178608230369,
+            0.139327378491,
+            1.287974051658,
+            1.482200051302,
+        ],
+    ),
 ]
+GOPRO = {"middle_blk_num": 1, "enc_blk_nums": [1, 1, 1, 28], "dec_blk_nums": [1, 1, 1, 1]}
 
 
 @pytest.fixture(autouse=True)
@@ -127,11 +159,9 @@ def small(**options: Any) -> NAFNet:
     [
         ({}, 7_371_923, "7.37"),
         ({"width": 32}, 29_159_715, "29.16"),
-        (
-            {"width": 32, "middle_blk_num": 1, "enc_blk_nums": [1, 1, 1, 28], "dec_blk_nums": [1, 1, 1, 1]},
-            17_111_907,
-            "17.11",
-        ),
+        ({"width": 64}, 115_982_915, "115.98"),
+        ({"width": 32, **GOPRO}, 17_111_907, "17.11"),
+        ({"width": 64, **GOPRO, "tlc_train_size": 256}, 67_888_835, "67.89"),
     ],
 )
 def test_parameter_count_is_the_published_one(options: dict[str, Any], count: int, millions: str) -> None:
@@ -186,6 +216,43 @@ def test_block_is_the_formula_of_the_paper() -> None:
     expected = y + w["gamma"][0] * pointwise(wide[:16] * wide[16:], "conv5")
     out = block(torch.from_numpy(x)[None]).detach().numpy()[0]
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-12)
+
+
+def test_local_means_are_those_of_windows() -> None:
+    """The attention of a block against plain loops: windows as large as fit, moved inside at the edges."""
+    attention = fill(small(tlc_train_size=8), 5).get_submodule("encoders.1.0.sca")  # windows of 4 * 12 // 8 = 6
+    x = np.random.default_rng(1).normal(size=(8, 9, 13))
+    weight, bias = (p.detach().numpy() for p in attention.parameters())
+    for height, width, window in ((9, 13, (6, 6)), (5, 13, (5, 6)), (9, 4, (6, 4))):
+        part = x[:, :height, :width]
+        expected = np.zeros_like(part)
+        for row in range(height):
+            for column in range(width):
+                top = min(max(row - (window[0] - 1) // 2, 0), height - window[0])
+                left = min(max(column - (window[1] - 1) // 2, 0), width - window[1])
+                mean = part[:, top : top + window[0], left : left + window[1]].mean((1, 2))
+                expected[:, row, column] = weight[:, :, 0, 0] @ mean + bias
+        out = attention(torch.from_numpy(part.copy())[None]).detach().numpy()[0]
+        np.testing.assert_allclose(out, expected, rtol=0, atol=1e-12)
+
+
+def test_local_means_are_for_large_images_in_evaluation() -> None:
+    whole, local = fill(small(), 9), fill(small(tlc_train_size=16), 9)
+    assert local.state_dict().keys() == whole.state_dict().keys()
+    large, medium = torch.rand(1, 3, 40, 30, dtype=torch.float64), torch.rand(1, 3, 24, 21, dtype=torch.float64)
+    assert torch.equal(local(medium), whole(medium))  # 1.5 times 16
+    assert not torch.allclose(local(large), whole(large))
+    assert torch.equal(local.train()(large), whole.train()(large))
+
+
+def test_far_pixels_do_not_matter_with_local_means() -> None:
+    """Two blocks at a level, a window of 12 pixels each and 3 of convolution, on both sides."""
+    net = fill(small(enc_blk_nums=[1], dec_blk_nums=[1], middle_blk_num=0, tlc_train_size=8), 10)
+    image = torch.rand(1, 3, 8, 120, dtype=torch.float64)
+    other = image.clone()
+    other[..., 60:] = torch.rand_like(other[..., 60:])
+    torch.testing.assert_close(net(image)[..., :30], net(other)[..., :30], rtol=0, atol=1e-12)
+    assert not torch.allclose(net(image)[..., 56:60], net(other)[..., 56:60])
 
 
 def test_blocks_start_as_the_identity() -> None:
@@ -250,6 +317,8 @@ def test_state_dict_round_trip(tmp_path: Any) -> None:
         ({"middle_blk_num": -1}, "middle_blk_num is -1; use 0 or more"),
         ({"enc_blk_nums": []}, r"enc_blk_nums is \[\]; give one or more"),
         ({"dec_blk_nums": [1, -1]}, r"dec_blk_nums is \[1, -1\]; give one or more"),
+        ({"tlc_train_size": 0}, "tlc_train_size is 0; give the side of the training crops"),
+        ({"tlc_train_size": [8, 8, 8]}, r"tlc_train_size is \[8, 8, 8\]; give the side"),
         ({"dec_blk_nums": [1, 1, 1]}, r"enc_blk_nums \[1, 1\] has 2 numbers, dec_blk_nums \[1, 1, 1\] has 3"),
     ],
 )
@@ -277,13 +346,6 @@ def test_output_is_float32_at_least() -> None:
         assert out.dtype == torch.float32
         torch.testing.assert_close(out, reference, rtol=0, atol=0.05)
     assert net.double()(image.double()).dtype == torch.float64
-
-
-def test_compiles_in_one_graph() -> None:
-    net = fill(small(), 8)
-    image = torch.rand(1, 3, 18, 16, dtype=torch.float64)
-    compiled = torch.compile(net, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(image), net(image), rtol=0, atol=1e-12)
 
 
 def test_registered_and_built_from_options() -> None:

@@ -98,6 +98,66 @@ RECORDED: list[tuple[dict[str, Any], int, tuple[int, ...], list[float]]] = [
             -0.166747300172,
         ],
     ),
+    (
+        {"n_vertices_3d": 33, "n_vertices_1d": 33},
+        4,
+        (1, 3, 1, 17),
+        [
+            0.014113844799,
+            0.131677997952,
+            -0.016626360500,
+            0.054491670407,
+            0.222345726726,
+            0.160458695927,
+            0.018176675305,
+            -0.207262206165,
+        ],
+    ),
+    (
+        {"n_vertices_1d": 0},
+        5,
+        (2, 3, 13, 40),
+        [
+            0.000101471167,
+            0.106576216686,
+            0.198410783588,
+            0.090278638705,
+            -0.073985830383,
+            0.056382171357,
+            0.067131781405,
+            0.147386405904,
+        ],
+    ),
+    (
+        {"n_vertices_3d": 0},
+        6,
+        (1, 3, 300, 7),
+        [
+            0.490983662202,
+            0.058149086022,
+            0.449998062568,
+            0.403846814367,
+            0.467987406360,
+            0.478257319093,
+            0.432172489006,
+            0.422176988482,
+        ],
+    ),
+    (
+        {"backbone": "res18", "n_ranks": 5},
+        7,
+        (1, 3, 24, 31),
+        [
+            -0.074379572932,
+            0.144351549468,
+            0.022024517702,
+            -0.056385278762,
+            -0.152613554969,
+            -0.135660164262,
+            -0.184869134906,
+            0.069407249438,
+        ],
+    ),
 ]
 
 
@@ -387,11 +447,38 @@ def test_bfloat16_images_and_weights_are_looked_up_in_float32() -> None:
     torch.testing.assert_close(out, expected, rtol=0, atol=0.02)
 
 
-def test_compiles_in_one_graph() -> None:
+@pytest.mark.parametrize("options", [{}, {"n_vertices_1d": 0}, {"n_vertices_3d": 0}])
+def test_parts_of_an_image_make_the_whole(options: dict[str, Any]) -> None:
+    """What `enhance` relies on: the decision for the whole image, its application by parts, to the last bit."""
+    net = fill(SepLUT(thumbnail=32, **options), 8).float()
+    image = torch.rand(2, 3, 37, 50)
+    whole = net(image)
+    context = net.prepare(image)
+    assert torch.equal(net.apply_prepared(image, context, (0, 0), (37, 50)), whole)
+    out = torch.zeros_like(whole)
+    for top in range(0, 37, 11):
+        for left in range(0, 50, 16):
+            tile = image[:, :, top : top + 11, left : left + 16]
+            out[:, :, top : top + 11, left : left + 16] = net.apply_prepared(tile, context, (top, left), (37, 50))
+    torch.testing.assert_close(out, whole, rtol=0, atol=1e-6)
+
+
+def test_nan_stays_where_it_is() -> None:
+    """In the image: that pixel, and no crash in the gradient. In the tables: all pixels."""
     net = SepLUT(thumbnail=32).eval()
-    image = torch.rand(2, 3, 30, 20)
-    compiled = torch.compile(net, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(image), net(image), rtol=0, atol=1e-6)
+    image = torch.rand(1, 3, 9, 8)
+    tables = net.predict_tables(image)
+    broken = image.clone()
+    broken[0, 1, 2, 3] = float("nan")
+    out = net.apply_prepared(broken, tables, (0, 0), (9, 8))
+    assert torch.equal(out.isnan().any(1), broken.isnan().any(1))
+    for stage in ("lut_1d", "lut_3d"):
+        found = getattr(tables, stage)
+        assert found is not None
+        poisoned = tables._replace(**{stage: found * float("nan")})
+        lost = net.apply_prepared(image, poisoned, (0, 0), (9, 8))
+        assert lost.isnan().all()
+        lost.sum().backward(retain_graph=True)
 
 
 def test_registered_and_built_from_options() -> None:

@@ -1,0 +1,212 @@
+"""Every network of the plugin: any size, bfloat16, devices, `torch.compile`, ONNX.
+
+The networks are those that are registered, so that a new one is tested as soon as it is there. They are built small:
+what is tested depends on the operations, not on how many of them there are.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+import semiisp_plugin.archs  # noqa: F401 - registers them
+from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
+
+_UNET = {"width": 4, "middle_blk_num": 0, "enc_blk_nums": [1], "dec_blk_nums": [0]}
+# By class, then by variant. A class that is not here is tested with its defaults.
+SMALL: dict[str, dict[str, dict[str, Any]]] = {
+    "NAFNet": {"": _UNET, "local": {**_UNET, "tlc_train_size": 12}},
+    "KBNet_s": {"": {**_UNET, "lightweight": True}},
+    "LLFormer": {"": {"dim": 4, "num_blocks": [0], "num_refinement_blocks": 0, "heads": [1]}},
+    "PQDynamicISP": {
+        "": {"thumbnail": 32},
+        "local": {"thumbnail": 32, "inverse_tone_mapping": True, "grid": [2, 3]},
+    },
+    "Retinexformer": {"": {"n_feat": 8, "num_blocks": [1, 1]}},
+    "SepLUT": {"": {"thumbnail": 32, "n_vertices_3d": 5, "n_vertices_1d": 6}},
+}
+CLASSES = sorted(name for name, it in ARCH_REGISTRY if it.__module__.startswith("semiisp_plugin.archs."))
+CASES = [(name, variant) for name in CLASSES for variant in SMALL.get(name, {"": {}})]
+IDS = [f"{name}-{variant}" if variant else name for name, variant in CASES]
+# What takes seconds is not done for a network of which another variant does more.
+LEAN = [(name, variant) for name, variant in CASES if (name, variant) != ("PQDynamicISP", "")]
+every_lean = pytest.mark.parametrize("case", LEAN, ids=["-".join(filter(None, case)) for case in LEAN])
+every = pytest.mark.parametrize("case", CASES, ids=IDS)
+SIZES = [(side, 18 - side) for side in range(1, 18)] + [(side, side) for side in range(1, 18)]
+SIZES += [(1, 300), (257, 2), (33, 90)]
+
+
+@cache
+def make(case: tuple[str, str]) -> nn.Module:
+    """A network in evaluation mode, with weights off their start, where some networks are the identity."""
+    name, variant = case
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net: nn.Module = build_network({"type": name, **SMALL.get(name, {"": {}})[variant]})
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    return net.eval()
+
+
+def picture(*shape: int) -> Tensor:
+    """With structure of all sizes, and pixels at 0 and 1."""
+    n, c, h, w = shape
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(n, c, 3, 4, generator=generator)
+    image = nn.functional.interpolate(coarse, (h, w), mode="bilinear", align_corners=False)
+    return (image + 0.2 * torch.rand(shape, generator=generator) - 0.1).clamp(0, 1)
+
+
+def relative(out: Tensor, reference: Tensor) -> float:
+    """Root of the mean squared difference, by that of the reference."""
+    return ((out.double() - reference.double()).square().mean() / reference.double().square().mean()).sqrt().item()
+
+
+@pytest.fixture
+def net(case: tuple[str, str]) -> nn.Module:
+    return make(case)
+
+
+def test_all_networks_are_covered() -> None:
+    assert {"NAFNet", "PQDynamicISP", "Retinexformer", "SepLUT"} <= set(CLASSES)
+    assert set(SMALL) <= {*CLASSES}
+
+
+@every
+@torch.no_grad()
+def test_any_size(net: nn.Module) -> None:
+    for height, width in SIZES:
+        out = net(picture(1, 3, height, width))
+        assert out.shape == (1, 3, height, width)
+        assert torch.isfinite(out).all(), (height, width)
+
+
+@every
+@pytest.mark.parametrize("shape", [(1, 3, 0, 8), (1, 3, 8, 0), (0, 3, 8, 8), (3, 8, 8), (1, 4, 8, 8), (1, 1, 8, 8)])
+def test_what_is_no_image_batch_is_refused(net: nn.Module, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected an image batch \(N, 3, H, W\)|has no pixels"):
+        net(torch.zeros(shape))
+
+
+@every
+def test_bfloat16(net: nn.Module, case: tuple[str, str], device: str) -> None:
+    """Under autocast, and with weights and images of it: near the float32 result, with finite gradients."""
+    image = picture(2, 3, 45, 38).to(device)
+    net = build_copy(case).to(device)
+    with torch.no_grad():
+        reference = net(image)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        mixed = net(image)
+        mixed.float().square().mean().backward()
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
+    low = net.bfloat16()
+    bare = low(image.bfloat16())
+    for out in (mixed, bare):
+        assert out.shape == image.shape
+        assert torch.isfinite(out).all()
+        assert relative(out, reference) < 0.02  # one rounding to the eight bits of bfloat16 is 0.001 to 0.002
+
+
+def build_copy(case: tuple[str, str]) -> nn.Module:
+    """`make`, to be changed."""
+    name, variant = case
+    net: nn.Module = build_network({"type": name, **SMALL.get(name, {"": {}})[variant]})
+    net.load_state_dict(make(case).state_dict())
+    return net.eval()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and there is none")
+@every
+@torch.no_grad()
+def test_cuda_is_like_the_cpu(net: nn.Module, case: tuple[str, str]) -> None:
+    image = picture(2, 3, 45, 38)
+    copy = build_copy(case).cuda()
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        assert relative(copy(image.cuda()).cpu(), net(image)) < 1e-4
+
+
+@every_lean
+def test_compiles_forward_and_backward(case: tuple[str, str]) -> None:
+    """One graph each way, without breaks. No code is generated, which takes ten times as long: what it computes is
+    torch's affair; one network goes all the way below."""
+    torch._dynamo.reset()
+    net, image = build_copy(case), picture(1, 3, 21, 18)
+    expected = net(image)
+    expected.square().mean().backward()
+    gradients = [p.grad.clone() for p in net.parameters() if p.grad is not None]
+    net.zero_grad()
+    out = torch.compile(net, backend="aot_eager", fullgraph=True)(image)
+    out.square().mean().backward()
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+    for found, gradient in zip([p.grad for p in net.parameters() if p.grad is not None], gradients, strict=True):
+        assert relative(found, gradient) < 1e-3 or gradient.abs().max() < 1e-7
+
+
+@pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="needs a C++ compiler")
+@torch.no_grad()
+def test_compiles_to_machine_code() -> None:
+    """By torch's own compiler, for the network with the least usual operations; others take minutes."""
+    torch._dynamo.reset()
+    net, image = make(("SepLUT", "")), picture(1, 3, 21, 18)
+    torch.testing.assert_close(torch.compile(net, fullgraph=True)(image), net(image), rtol=1e-4, atol=1e-5)
+
+
+@cache
+def exporter() -> ModuleType:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    path = Path(__file__).parents[2] / "scripts" / "export_onnx.py"
+    spec = importlib.util.spec_from_file_location("export_onnx", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@every_lean
+def test_onnx_of_any_size(net: nn.Module, tmp_path: Path) -> None:
+    """ONNX Runtime gives what torch gives, at sizes other than that of the export."""
+    file = tmp_path / "net.onnx"
+    # Smaller than the windows of the local network; not simplified, which takes half the time.
+    exporter().export(net, file, (16, 14), optimize=False)
+    for shape in ((2, 3, 16, 14), (1, 3, 17, 23), (3, 3, 61, 40), (1, 3, 3, 5), (1, 3, 1, 1)):
+        assert exporter().difference(net, file, picture(*shape)) < 1e-4
+    assert os.listdir(tmp_path) == ["net.onnx"]
+
+
+def test_onnx_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a user calls, with an option file and weights; and what cannot be done."""
+    network = {"type": "SepLUT", **SMALL["SepLUT"][""]}
+    weights, options, out = tmp_path / "net.pth", tmp_path / "test.yml", tmp_path / "net.onnx"
+    torch.save({"params": make(("SepLUT", "")).state_dict()}, weights)
+    options.write_text(
+        yaml.safe_dump({"name": "a", "network_g": network, "path": {"pretrain_network_g": str(weights)}})
+    )
+    arguments = ["-opt", str(options), "--out", str(out), "--size", "20", "30"]
+    assert exporter().main([*arguments, "--fixed"]) == 0
+    assert "SepLUT" in capsys.readouterr().out
+    with pytest.raises(exporter().ExportError, match="fails on 1 image"):
+        exporter().difference(make(("SepLUT", "")), out, picture(1, 3, 40, 30))
+    assert exporter().main([*arguments, "--weights", str(tmp_path / "missing.pth")]) == 1
+    assert "missing.pth" in capsys.readouterr().err
+
+
+def test_a_network_that_cannot_be_exported_is_named(tmp_path: Path) -> None:
+    class Undecided(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return image * 2 if image.sum().item() > 0 else image
+
+    with pytest.raises(exporter().ExportError, match="Undecided cannot be exported to ONNX for images of any size"):
+        exporter().export(Undecided(), tmp_path / "net.onnx", (8, 8))
