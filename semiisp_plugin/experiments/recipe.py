@@ -551,6 +551,7 @@ def _report(recipe: Recipe, phases: Sequence[Phase], root: Path) -> dict[str, An
         "title": recipe.options.title or recipe.options.name,
         "version": __version__,
         "date": time.strftime("%Y-%m-%d %H:%M"),
+        "denoiser": next((p.denoiser() for p in phases if isinstance(p, Denoise)), None),
         "metrics": first.values["val"].get("metrics") or {},
         "datasets": {
             str(v.get("name") or k): {key: v.get(key) for key in ("dataroot_lq", "dataroot_gt", "meta_info_file")}

@@ -532,6 +532,13 @@ class Denoise(Phase):
         """Of the images."""
         return self.out.absolute()
 
+    def denoiser(self) -> str:
+        """What denoises, for the report."""
+        options = self.options
+        if options.uses_network:
+            return f"{(options.network or {}).get('type')} with {options.weights}"
+        return "OpenCV's non-local means (ours; the paper uses KBNet)"
+
     def outputs(self) -> list[Path]:
         """Its record stands for all."""
         return [self.out / RECORD]

@@ -53,8 +53,13 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
         elif "params" in checkpoint and param_key == "params_ema":
             get_root_logger().info(f"{load_path} has no '{param_key}'; taking 'params'.")
             weights = checkpoint["params"]
-        elif param_key == "params" or load_path.endswith(".safetensors"):
+        elif (param_key == "params" or load_path.endswith(".safetensors")) and not _state_dicts_in(checkpoint):
             weights = checkpoint  # a bare state dict
+        elif found := _state_dicts_in(checkpoint):
+            raise CheckpointError(
+                f"{load_path} has no '{param_key}', but weights under {' and '.join(found)}: name one with "
+                f"path:param_key_g."
+            )
         else:
             raise CheckpointError(
                 f"{load_path} has no '{param_key}' (path:param_key_g); it has: {', '.join(list(checkpoint)[:6])}."
@@ -240,3 +245,12 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
 
 def _without_weights(group: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in group.items() if k != "params"}
+
+
+def _state_dicts_in(checkpoint: Mapping[str, Any]) -> list[str]:
+    """Keys of a checkpoint under which there are weights: ``state_dict`` of MMEditing's, ``model`` of others'."""
+    return [
+        key
+        for key, value in checkpoint.items()
+        if isinstance(value, Mapping) and any(isinstance(entry, torch.Tensor) for entry in value.values())
+    ]

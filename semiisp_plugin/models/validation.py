@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
@@ -164,7 +165,12 @@ def measure(output: Tensor, target: Tensor, metrics: Mapping[str, dict[str, Any]
         target: ``(3, H, W)`` in [0, 1].
         metrics: The section ``val: metrics``. Each gets the images it asks for: of 8 bits, as BasicSR hands them over,
             or floats (`semiisp_plugin.metrics.takes_floats`).
+
+    Returns:
+        The values by name; all NaN where the output has a NaN, which an image of 8 bits would show as black.
     """
+    if torch.isnan(output).any():
+        return dict.fromkeys(metrics, math.nan)
     made: dict[str, dict[str, Any]] = {}
     values = {}
     for name, settings in metrics.items():

@@ -203,7 +203,10 @@ def write_report(out: Path, content: Mapping[str, Any], *, pictures: int = 4) ->
 
 
 def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [("Recipe", content["name"]), ("Version", content["version"]), ("Date", content["date"])]
+    facts = [("Recipe", content["name"]), ("Version", content["version"]), ("Date", content["date"])]
+    if content.get("denoiser"):
+        facts.append(("Inputs of f_ISP", f"denoised by {content['denoiser']}"))
+    return facts
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------

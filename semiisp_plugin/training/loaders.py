@@ -66,6 +66,12 @@ class Loader(DataLoader[Any]):
         _workers.update(getattr(iterator, "_workers", ()))
         return iterator
 
+    def check_worker_number_rationality(self) -> None:
+        """Nothing: option files are written for training machines, and on a smaller one more workers do no harm.
+
+        torch would warn, several times a run.
+        """
+
     def close(self) -> None:
         """End workers that live as long as the loader, now.
 

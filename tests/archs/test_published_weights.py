@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from semiisp_plugin.checkpoint import CheckpointError
 from semiisp_plugin.data.image_io import list_images, read_image
 from semiisp_plugin.test import test_pipeline as run_test
 from semiisp_plugin.toolbox import build_network
@@ -100,3 +101,20 @@ def test_published_files_load_with_at_most_one_line(
         found = read_image(file).astype(np.float32)
         assert np.abs(found - expected).max() <= 1  # a half may be rounded either way
         assert np.mean(found != expected) < 0.01
+
+
+def test_a_file_of_another_layout_says_what_to_name(option_files: Any) -> None:
+    """Without the line, the message has it."""
+    torch.save(mmediting(weights(SEPLUT)), option_files.folder / "published.pth")
+    options = {
+        "name": "published",
+        "model_type": "SupervisedModel",
+        "num_gpu": 0,
+        "datasets": {"test_1": option_files.pairs("test")},
+        "network_g": SEPLUT,
+        "path": {"pretrain_network_g": "published.pth"},
+        "val": {"save_img": False},
+    }
+    path = option_files.write("published", options)
+    with pytest.raises(CheckpointError, match=r"has no 'params', but weights under state_dict: name one .*param_key_g"):
+        run_test(str(option_files.folder), ["-opt", path])
