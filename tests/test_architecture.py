@@ -12,7 +12,7 @@ ROOT = Path(semiisp_plugin.__file__).parent
 
 # From below to above. What stands in one line does not import its neighbours, and nothing imports what is above it.
 LAYERS = (
-    ("_version", "_scan", "isp"),
+    ("_version", "_scan", "isp", "tiling"),
     ("toolbox",),
     ("options", "checkpoint", "random_state", "archs", "data", "losses", "metrics"),
     ("report",),

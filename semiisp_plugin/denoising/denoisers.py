@@ -15,7 +15,7 @@ import semiisp_plugin.archs  # noqa: F401 - registers the networks
 from semiisp_plugin.checkpoint import CheckpointError, load_checkpoint, load_weights
 from semiisp_plugin.data.image_io import to_tensor
 from semiisp_plugin.denoising.noise_level import noise_level
-from semiisp_plugin.denoising.tiles import in_tiles
+from semiisp_plugin.tiling import Box, run_in_tiles, spans
 from semiisp_plugin.toolbox import build_network
 
 _TOP = 65535
@@ -90,12 +90,13 @@ class NetworkDenoiser:
         param_key: Where in the file they are; None: they are all it holds.
         strict: Names must be those of the network, no more and no fewer.
         tile: Images with a longer side go through in tiles of this side, pixels; None: whole.
-        overlap: Pixels that neighbouring tiles share and fade into one another.
+        overlap: Pixels that neighbouring tiles share, at most half a tile; see `semiisp_plugin.tiling`.
         precision: ``fp32``, or ``bf16`` for mixed precision.
         device: Where it runs.
 
     Raises:
         CheckpointError: The weights are missing, unreadable, or another network's.
+        ValueError: The tile is too small for the network, or for the overlap.
     """
 
     def __init__(
@@ -114,6 +115,9 @@ class NetworkDenoiser:
         net: nn.Module = build_network(dict(network))
         load_weights(net, _weights_in(weights, param_key), weights, strict)
         self.net = net.to(self.device).eval().requires_grad_(False)
+        self.multiple = int(getattr(net, "multiple", 1))
+        if tile is not None:
+            spans(1, tile, overlap, self.multiple)  # refuses what does not go together
         self.tile = tile
         self.overlap = overlap
         self.precision = precision
@@ -126,17 +130,20 @@ class NetworkDenoiser:
             ValueError: The network does not return an image of the same size, or there is too little memory for it.
         """
         batch = to_tensor(image)[None]
-        tile = self.tile or max(batch.shape[-2:])
         try:
-            clean = in_tiles(self._run, batch, tile, min(self.overlap, tile - 1))
+            if self.tile is None:
+                clean = self._run(batch).float().cpu()
+            else:
+                clean = run_in_tiles(batch, self._run, self.tile, self.overlap, self.multiple)
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
+            side = self.tile or max(batch.shape[-2:])
             raise ValueError(
-                f"the GPU has too little memory for tiles of {tile} pixels; choose a smaller 'tile'."
+                f"the GPU has too little memory for tiles of {side} pixels; choose a smaller 'tile'."
             ) from None
         return clean[0].permute(1, 2, 0).numpy()
 
-    def _run(self, batch: Tensor) -> Tensor:
+    def _run(self, batch: Tensor, box: Box | None = None) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             out: Tensor = self.net(batch.to(self.device))
         if out.shape != batch.shape:

@@ -240,7 +240,9 @@ def _settings(options: DenoiseOptions) -> dict[str, Any]:
     Raises:
         CheckpointError: There is no such file of weights.
     """
-    settings: dict[str, Any] = {"input": options.input, "normalise": options.normalise, "gamma": options.gamma}
+    # Seen from the output: however the path is spelt, and if both are moved together.
+    place = os.path.relpath(os.path.realpath(options.input), os.path.realpath(options.out))
+    settings: dict[str, Any] = {"input": place, "normalise": options.normalise, "gamma": options.gamma}
     if options.uses_network:
         settings |= {
             "method": "network",

@@ -65,7 +65,9 @@ class DenoiseOptions(Strict):
         Annotated[int, msgspec.Meta(ge=16)] | None,
         doc("The network gets larger images in tiles of this side, pixels; `~`: always whole."),
     ] = 1024
-    tile_overlap: Annotated[Count, doc("Pixels that neighbouring tiles share and fade into one another.")] = 64
+    tile_overlap: Annotated[
+        Count, doc("Pixels that neighbouring tiles share, at most half a tile; they fade into one another.")
+    ] = 64
     precision: Annotated[Literal["fp32", "bf16"], doc("`bf16`: the network in mixed precision.")] = "fp32"
     num_gpu: Annotated[int | Auto, doc("0 for the CPU, `auto` or 1 for a GPU.")] = "auto"
     png_compression: Annotated[
@@ -117,8 +119,8 @@ def complete_denoise_options(values: dict[str, Any], source: Source) -> DenoiseO
     for key in ("patch", "search"):
         if getattr(options.non_local_means, key) % 2 == 0:
             source.fail(("non_local_means", key), "use an odd number of pixels, such as 7.")
-    if options.tile is not None and options.tile_overlap >= options.tile:
-        source.fail(("tile_overlap",), f"it must be less than the tile of {options.tile} pixels.")
+    if options.tile is not None and 2 * options.tile_overlap > options.tile:
+        source.fail(("tile_overlap",), f"it must be at most half the tile of {options.tile} pixels.")
     for key in ("input", "out", "weights"):
         if getattr(options, key) is not None:
             setattr(options, key, os.path.expanduser(getattr(options, key)))

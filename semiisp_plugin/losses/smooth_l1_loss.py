@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -21,13 +23,13 @@ class SmoothL1Loss(nn.Module):
         reduction: ``none`` gives one value a sample, ``(N,)``; ``mean`` and ``sum`` are over the samples.
 
     Raises:
-        ValueError: Unknown reduction, or a negative ``beta``.
+        ValueError: Unknown reduction, or a ``beta`` that is negative or not finite.
     """
 
     def __init__(self, loss_weight: float = 1.0, beta: float = 1.0, reduction: str = "mean") -> None:
         super().__init__()
-        if not beta >= 0:
-            raise ValueError(f"SmoothL1Loss: `beta` must be 0 or more; got {beta}.")
+        if not 0 <= beta < math.inf:
+            raise ValueError(f"SmoothL1Loss: `beta` must be a finite number of 0 or more; got {beta}.")
         self.loss_weight = loss_weight
         self.beta = float(beta)
         self.reduction = check_reduction(reduction, "SmoothL1Loss")

@@ -63,8 +63,13 @@ def cropped(pair: tuple[Image, Image], crop_border: int, smallest: int, owner: s
     return pair[0][inner, inner], pair[1][inner, inner]
 
 
+def has_nan(image: Image) -> bool:
+    """Whether a value is NaN, which `to_8_bits` cannot say."""
+    return image.dtype != np.uint8 and bool(np.isnan(image).any())
+
+
 def to_8_bits(image: Image) -> npt.NDArray[np.uint8]:
-    """Clamped to [0, 255] and rounded, as BasicSR's ``tensor2img`` does; uint8 stays."""
+    """Clamped to [0, 255] and rounded, as BasicSR's ``tensor2img`` does; uint8 stays, NaN becomes 0."""
     if image.dtype == np.uint8:
         return image  # type: ignore[return-value]  # just seen
-    return np.clip(image.astype(np.float64), 0, 255).round().astype(np.uint8)
+    return np.nan_to_num(np.clip(image.astype(np.float64), 0, 255).round()).astype(np.uint8)

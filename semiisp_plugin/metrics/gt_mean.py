@@ -25,6 +25,7 @@ BasicSR's in all three; the first two use the same one.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import cv2
@@ -32,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from semiisp_plugin.metrics._declared import takes_floats
-from semiisp_plugin.metrics._images import Image, as_pair, check_choice, cropped, to_8_bits
+from semiisp_plugin.metrics._images import Image, as_pair, check_choice, cropped, has_nan, to_8_bits
 from semiisp_plugin.toolbox import METRIC_REGISTRY, calculate_psnr, calculate_ssim, register
 
 VARIANTS = ("gray_rgb", "retinexformer", "llflow")
@@ -81,7 +82,8 @@ def _ratio(target: float, pred: float) -> float:
 
 def _gray_rgb(pred: Image, target: Image) -> _Scaled:
     x, y = to_8_bits(pred), to_8_bits(target)
-    scale = _ratio(_mean_8_bit_luma(y), _mean_8_bit_luma(x))
+    # 8 bits have no NaN; the metric of a prediction that has is none.
+    scale = math.nan if has_nan(pred) else _ratio(_mean_8_bit_luma(y), _mean_8_bit_luma(x))
     pair = (np.clip(x * scale, 0, 255), y.astype(np.float64))
     return _Scaled(scale, pair, pair)
 

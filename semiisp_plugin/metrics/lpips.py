@@ -10,6 +10,7 @@ The package brings the few numbers that were learned, and not the classification
 from __future__ import annotations
 
 import http.client
+import math
 import urllib.request
 import warnings
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from semiisp_plugin.metrics._declared import prepared_by
-from semiisp_plugin.metrics._images import as_pair, check_choice, cropped, to_8_bits
+from semiisp_plugin.metrics._images import as_pair, check_choice, cropped, has_nan, to_8_bits
 from semiisp_plugin.toolbox import METRIC_REGISTRY, register
 
 _OWNER = "calculate_lpips"
@@ -182,6 +183,8 @@ def calculate_lpips(
     """
     check_choice("net", net, NETS, _OWNER)
     pair = cropped(as_pair(img, img2, input_order, _OWNER), crop_border, _SMALLEST, _OWNER)
+    if any(map(has_nan, pair)):
+        return math.nan
     network = _network(net, weights, device)
     pred, target = (_tensor(image).to(device) for image in pair)
     with torch.no_grad():

@@ -75,36 +75,38 @@ def check_scheduler(section: Any, ours: bool, train: dict[str, Any], source: Sou
         source.fail((*keys, "type"), message)
     check_call(section, kinds[kind], source, keys, ("optimizer", "last_epoch"), kind)
     check_section(section, SchedulerKeys, source, keys)
+    for key in [k for k, value in section.items() if value is None]:
+        if key in ("T_max", "periods", "milestones"):
+            source.fail((*keys, key), "is empty; give iterations.")
+        del section[key]  # `~` stands for the default
     total_iter = train.get("total_iter")
     total_iter = total_iter if isinstance(total_iter, (int, float)) else None
     if kind in _PERIODIC:
         _check_periods(section, ours, total_iter, source, keys)
     elif kind == "CosineAnnealing":
         _check_cosine(section, train, source, keys)
-    if kind in kinds and ours:
-        for key in ("eta_min", "eta_min_ratio"):
-            value = section.get(key)
-            if value is not None and not (math.isfinite(value) and value >= 0):
+    for key in ("eta_min", "eta_min_ratio", "eta_mins", "restart_weights") if ours else ():
+        given = section.get(key, [])
+        for value in given if isinstance(given, list) else [given]:
+            if not (math.isfinite(value) and value >= 0):
                 source.fail((*keys, key), f"expected a finite number of 0 or more, got {value}.")
     if kind == "TrueCosineAnnealingLR" and section["T_max"] < 1:
         source.fail((*keys, "T_max"), f"expected iterations, at least 1, got {section['T_max']}.")
 
 
 def _check_cosine(section: dict[str, Any], train: dict[str, Any], source: Source, keys: Keys) -> None:
-    for key in ("total_iter", "start_iter"):
-        if section.get(key) is None:
-            section.pop(key, None)
-    if section.get("eta_min") is None:
-        section.pop("eta_min", None)
-    elif section.get("eta_min_ratio") is not None:
+    if "eta_min" in section and "eta_min_ratio" in section:
         source.fail((*keys, "eta_min"), "eta_min_ratio is given, too: one says the floor as a rate, one as a share.")
-    else:
-        rate = (train.get("optim_g") or {}).get("lr")
-        if isinstance(rate, (int, float)) and section["eta_min"] > rate:
-            source.fail(
-                (*keys, "eta_min"),
-                f"is above the learning rate, {rate:g}, so that the rate would rise. A share of it is eta_min_ratio.",
-            )
+    rate = (train.get("optim_g") or {}).get("lr")
+    if isinstance(rate, (int, float)) and section.get("eta_min", 0) > rate:
+        source.fail(
+            (*keys, "eta_min"),
+            f"is above the learning rate, {rate:g}, so that the rate would rise. A share of it is eta_min_ratio.",
+        )
+    if section.get("eta_min_ratio", 0) > 1:
+        source.fail(
+            (*keys, "eta_min_ratio"), f"is a share of the learning rate, 0 to 1; got {section['eta_min_ratio']}."
+        )
     total, start = section.get("total_iter", train.get("total_iter")), section.get("start_iter", 0)
     if section.get("total_iter", 1) < 1:
         source.fail((*keys, "total_iter"), f"expected iterations, at least 1, got {total}.")

@@ -127,6 +127,7 @@ def as_text(schema: Schema) -> str:
 
 
 def definitions_of(types: Iterable[type[msgspec.Struct]]) -> dict[str, Schema]:
+    """JSON schemas of structures, by name, and of the structures in them."""
     _, components = msgspec.json.schema_components(types, ref_template="#/definitions/{name}")
     definitions: dict[str, Schema] = {}
     for name, schema in components.items():

@@ -8,7 +8,7 @@ import os
 import signal
 import time
 import warnings
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ from semiisp_plugin.denoising import (
     load_denoise_options,
     noise_level,
 )
-from semiisp_plugin.denoising.tiles import in_tiles, tile_starts
 from semiisp_plugin.options import OptionError
+from semiisp_plugin.toolbox import ARCH_REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = {"type": "NAFNet", "width": 2, "middle_blk_num": 0, "enc_blk_nums": [1], "dec_blk_nums": [0]}
@@ -159,38 +159,33 @@ def test_non_local_means_keeps_sixteen_bits() -> None:
 # --- networks -------------------------------------------------------------------------------------------------------
 
 
-def test_tiles_cover_all_and_overlap() -> None:
-    for length in range(1, 70):
-        for tile, overlap in ((16, 4), (16, 0), (20, 15)):
-            starts = tile_starts(length, tile, overlap)
-            assert starts[0] == 0
-            assert starts[-1] + min(tile, length) == length
-            assert all(0 < b - a <= tile - overlap for a, b in pairwise(starts))
-    with pytest.raises(ValueError, match="tile_overlap is 16; use 0 to 15"):
-        tile_starts(40, 16, 16)
+class Local(nn.Module):
+    """Looks four pixels far, after a halving: tiles have to begin at even pixels."""
+
+    multiple = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(3, 8, 2, stride=2)
+        self.mix = nn.Conv2d(8, 12, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = nn.functional.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2), mode="replicate")
+        return nn.functional.pixel_shuffle(self.mix(self.down(padded)), 2)[..., : x.shape[-2], : x.shape[-1]]
 
 
-def test_tiles_are_blended_without_seams() -> None:
-    image = torch.rand(1, 3, 45, 70)
-    torch.testing.assert_close(in_tiles(lambda x: 2 * x, image, 16, 6), 2 * image)  # whatever is point-wise, exactly
-
-    conv = nn.Conv2d(3, 3, 5, padding=2)
-    with torch.no_grad():
-        whole, tiled = conv(image), in_tiles(conv, image, 32, 16)
-    inner = (slice(None), slice(None), slice(2, -2), slice(2, -2))
-    # The tiles' own borders see zeros; there they weigh little.
-    assert (whole - tiled)[inner].abs().max() < 0.35 * (
-        whole - torch.cat([conv(h) for h in image.split(35, 3)], 3)
-    ).abs().max()
-    calls: list[tuple[int, ...]] = []
-
-    def steps(x: Tensor) -> Tensor:  # each tile another constant
-        calls.append(tuple(x.shape))
-        return torch.full_like(x, float(len(calls) % 2))
-
-    blended = in_tiles(steps, image, 32, 16)
-    assert len(calls) == 2 * 4
-    assert max(blended.diff(dim=2).abs().max(), blended.diff(dim=3).abs().max()) < 0.2
+def test_tiles_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a tile gives near its own border is not used."""
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, "Local", Local)
+    torch.save({"params": Local().state_dict()}, tmp_path / "net.pth")
+    image = np.random.default_rng(0).random((45, 171, 3)).astype(np.float32)
+    make = partial(NetworkDenoiser, {"type": "Local"}, tmp_path / "net.pth")
+    whole, tiled = make(tile=None)(image), make(tile=32, overlap=16)(image)
+    np.testing.assert_allclose(tiled, whole, atol=1e-6)
+    assert np.abs(make(tile=32, overlap=0)(image) - whole).max() > 0.01
+    for tile, overlap, message in ((3, 0, "too small for a network"), (32, 17, "an overlap of 17 pixels")):
+        with pytest.raises(ValueError, match=message):
+            make(tile=tile, overlap=overlap)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -331,6 +326,22 @@ def test_settings_are_not_mixed_and_foreign_folders_not_touched(tmp_path: Path) 
     assert (out / "0.png").read_bytes() == before
 
 
+def test_the_input_may_be_spelt_in_another_way_and_moved_with_the_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, out = make_folder(tmp_path / "data" / "low", 1), tmp_path / "data" / "out"
+    denoise_folder(options(root, out), progress=False)
+    monkeypatch.chdir(tmp_path / "data")
+    spelt = DenoiseOptions(name="denoise", input="./low/", out="out/", num_gpu=0)
+    assert denoise_folder(spelt, progress=False)[:2] == (0, 1)
+    assert is_denoised(spelt)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    assert is_denoised(options(tmp_path / "moved" / "low", tmp_path / "moved" / "out"))
+    other = make_folder(tmp_path / "moved" / "other", 1)
+    with pytest.raises(ValueError, match=r"other settings \(input: \.\./low then, \.\./other now\)"):
+        denoise_folder(options(other, tmp_path / "moved" / "out"), progress=False)
+
+
 @pytest.mark.parametrize("kind", ["folder", "lmdb"])
 def test_an_interrupted_run_loses_nothing(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     root, out = make_folder(tmp_path / "low", 4), tmp_path / "out"
@@ -446,7 +457,7 @@ def test_both_noisy_tasks_have_a_file() -> None:
         ("out=datasets/lolv1/train/lq", "must end in '.lmdb', as input does"),
         ("out=datasets/lolv1/train/lq.lmdb", "must be neither"),
         ("out=datasets/lolv1/train/lq.lmdb/more.lmdb", "must be neither"),
-        ("tile_overlap=1024", "less than the tile of 1024"),
+        ("tile_overlap=1024", "at most half the tile of 1024"),
         ("tile=8", "tile"),
         ("non_local_means={patch: 4}", "use an odd number of pixels"),
         ("non_local_means={pach: 5}", r"did you mean 'patch'\?"),

@@ -38,6 +38,7 @@ def test_half_precision_is_compared_in_float32():
     torch.testing.assert_close(result, SmoothL1Loss(reduction="none")(pred.double(), target.double()).float())
 
 
-def test_negative_beta_is_refused():
-    with pytest.raises(ValueError, match=r"`beta` must be 0 or more; got -1"):
-        SmoothL1Loss(beta=-1)
+@pytest.mark.parametrize("beta", [-1, float("inf"), float("nan")])
+def test_a_beta_that_is_no_width_is_refused(beta):
+    with pytest.raises(ValueError, match=rf"`beta` must be a finite number of 0 or more; got {beta}"):
+        SmoothL1Loss(beta=beta)

@@ -235,3 +235,11 @@ def test_bad_input_is_refused_in_words():
         calculate_ssim_gt_mean(pred, target, crop_border=15)
     with pytest.raises(ValueError, match="crop_border: -1"):
         calculate_psnr_gt_mean(pred, target, crop_border=-1)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_of_a_prediction_that_has_nan_there_is_none(variant):
+    pred, target = (image.astype(np.float64) for image in rgb_pair())
+    pred[3, 4, 1] = np.nan
+    assert np.isnan(calculate_psnr_gt_mean(pred, target, variant=variant))
+    assert np.isnan(calculate_ssim_gt_mean(pred, target, variant=variant))

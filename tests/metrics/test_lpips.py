@@ -90,6 +90,7 @@ def test_orders_borders_and_kinds_of_images(files):
     planes = (image.transpose(2, 0, 1) for image in (pred, target))
     assert calculate_lpips(*planes, input_order="CHW", **options) == pytest.approx(value, rel=1e-6)
     assert calculate_lpips(pred + 0.3, target - 0.3, **options) == pytest.approx(value, rel=1e-6)
+    assert np.isnan(calculate_lpips(np.where(pred == pred.max(), np.nan, pred), target, **options))
     inner = (image[5:-5, 5:-5] for image in (pred, target))
     assert calculate_lpips(pred, target, crop_border=5, **options) == pytest.approx(calculate_lpips(*inner, **options))
     grey = calculate_lpips(pred[..., 0], target[..., 0], **options)

@@ -176,6 +176,20 @@ def test_good_options(settings, caplog):
     assert not caplog.records
 
 
+@pytest.mark.parametrize(
+    ("settings", "optional"),
+    [
+        ({"type": COSINE}, ("eta_min", "eta_min_ratio", "total_iter", "start_iter")),
+        ({"type": TRUE, "T_max": 100}, ("eta_min",)),
+        ({"type": CYCLIC, "periods": [40, 60]}, ("eta_mins", "restart_weights")),
+    ],
+)
+def test_a_key_without_value_is_the_default(settings, optional):
+    left_open = check(**settings, **dict.fromkeys(optional))
+    assert left_open == settings
+    assert schedule_factor(left_open, 100, 1e-4)(50) == schedule_factor(settings, 100, 1e-4)(50)
+
+
 def test_whole_numbers_with_exponents():
     assert check(of_training=150000, type=CYCLIC, periods=[1.5e5])["periods"] == [150000]
     assert type(check(of_training=150000, type=TRUE, T_max=1.5e5)["T_max"]) is int
@@ -199,12 +213,23 @@ def test_whole_numbers_with_exponents():
         ({"type": CYCLIC, "periods": [100], "eta_min": 0}, "no such option; did you mean 'eta_mins'"),
         ({"type": "CosineAnnealingRestartCyclic", "periods": [100]}, "did you mean 'CosineAnnealingRestartCyclicLR'"),
         ({"type": TRUE}, "needs the key 'T_max'"),
+        ({"type": TRUE, "T_max": None}, "scheduler:T_max"),
+        ({"type": CYCLIC, "periods": None}, "scheduler:periods"),
         ({"type": TRUE, "t_max": 100}, "did you mean 'T_max'"),
         ({"type": TRUE, "T_max": 0}, "scheduler:T_max: expected iterations"),
         ({"type": TRUE, "T_max": 10, "eta_min": -1.0}, "scheduler:eta_min: expected a finite number of 0 or more"),
         ({"type": COSINE, "eta_min": 1e-6, "eta_min_ratio": 0.1}, "scheduler:eta_min: eta_min_ratio is given, too"),
         ({"type": COSINE, "eta_min": 1e-3}, "above the learning rate, 0.0001, .* eta_min_ratio"),
         ({"type": COSINE, "eta_min_ratio": float("nan")}, "scheduler:eta_min_ratio: expected a finite number"),
+        (
+            {"type": COSINE, "eta_min_ratio": 3.0},
+            "scheduler:eta_min_ratio: is a share of the learning rate, 0 to 1; got 3",
+        ),
+        (
+            {"type": CYCLIC, "periods": [40, 60], "eta_mins": [float("nan"), 0]},
+            "eta_mins: expected a finite .* got nan",
+        ),
+        ({"type": CYCLIC, "periods": [40, 60], "restart_weights": [1, -1]}, "restart_weights: expected a finite .* -1"),
         ({"type": COSINE, "start_iter": 100}, r"scheduler:start_iter: .* before the end \(100\); got 100"),
         ({"type": COSINE, "start_iter": -1}, "scheduler:start_iter"),
         ({"type": COSINE, "total_iter": 0}, "scheduler:total_iter: expected iterations, at least 1"),

@@ -251,3 +251,16 @@ def test_what_a_metric_lacks_is_found_before_training(make, monkeypatch):
     model.opt["val"]["metrics"] = {"m": {"type": "metric", "size": 3, "better": "lower"}}
     with pytest.raises(RuntimeError, match=r"no weights for {'size': 3}"):
         type(model)(model.opt)
+
+
+def test_an_output_that_is_nan_has_no_metrics(make):
+    """As an image it is black, which is worth some decibels."""
+    model, loader = make()
+    model.opt["val"]["metrics"] = {
+        "psnr": {"type": "calculate_psnr", "crop_border": 0},
+        "psnr_gt_mean": {"type": "calculate_psnr_gt_mean"},
+    }
+    model.net_g.shift.data.fill_(float("nan"))
+    validate(model, loader, 2, None, False)
+    assert all(np.isnan(value) for value in model.metric_results.values())
+    assert len(model.metric_results) == 2
