@@ -207,6 +207,8 @@ def decode_stored(
                 f"{not header.interleaved}, photometric interpretation {header.photometric}); save it as 8- or 16-bit "
                 "RGB, interleaved, or as PNG."
             )
+        if len(header.bits) == 2:  # OpenCV would make 8 bits of them without a word
+            raise ImageReadError(f"{name}: 16-bit grey TIFF with alpha is not supported; save it without alpha.")
         pixels = _decode_opencv(buffer, name)
     else:
         return _decode_pillow(buffer, header, max_pixels, name)

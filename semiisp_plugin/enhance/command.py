@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from semiisp_plugin.data.image_io import MAX_PIXELS, printable_path
-from semiisp_plugin.data.raw_io import RAW_SUMMARY, is_raw
+from semiisp_plugin.data.raw_io import RAW_SUMMARY, is_raw, require_rawpy
 from semiisp_plugin.options import read_options
 
 __all__ = ["add_arguments", "run_from_arguments"]
@@ -84,6 +84,8 @@ def run_from_arguments(args: argparse.Namespace) -> None:
     _check(args)
     found, remarks = find_images(args.images, args.out)
     jobs = plan_jobs(found, args.out, form=args.format, bits=args.bits, suffix=args.suffix)
+    if any(is_raw(job.source) for job in jobs):
+        require_rawpy()
     loaded = load_network(args.opt, args.weights, args.network, args.param_key, args.force_yml)
     enhancer = Enhancer(
         loaded.network,
@@ -121,7 +123,6 @@ def run_from_arguments(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Raise for arguments that make no sense, before anything is loaded."""
-    from semiisp_plugin.data.raw_io import require_rawpy
     from semiisp_plugin.enhance.encoding import format_of
 
     if not 1 <= args.quality <= 100:
@@ -136,8 +137,6 @@ def _check(args: argparse.Namespace) -> None:
         raise NotADirectoryError(f"--out: '{args.out}' is a file; give a folder.")
     if not os.path.lexists(args.out) and format_of(os.path.splitext(args.out)[1]):
         raise ValueError(f"--out: '{args.out}' looks like a file; give a folder, and the format with --format.")
-    if any(is_raw(image) for image in args.images):
-        require_rawpy()
 
 
 def _device(args: argparse.Namespace) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from semiisp_plugin.data.image_io import encode_png, to_bit_depth
-from semiisp_plugin.enhance.exif import ExifError, updated_block
+from semiisp_plugin.enhance.exif import DESCRIPTIVE, ExifError, updated_block
 from semiisp_plugin.enhance.picture import Picture
 
 __all__ = ["EXTENSIONS", "Bits", "Format", "encode_picture", "format_of"]
@@ -132,6 +132,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 def _tiff(pixels: np.ndarray, exif: bytes | None) -> bytes:
     """TIFF of RGB or RGBA strips, deflate-compressed with horizontal differences.
 
+    Written here because no library at hand can: Pillow knows no 16-bit RGB, OpenCV and tifffile no EXIF directories.
     The file begins with the EXIF block, which is a TIFF file itself: everything in it stays in its place. Then come the
     strips and a directory that has the block's tags and those of the image.
     """
@@ -162,7 +163,10 @@ def _tiff(pixels: np.ndarray, exif: bytes | None) -> bytes:
     if exif:
         first = struct.unpack_from(order + "I", out, 4)[0]
         for field in range(first + 2, first + 2 + 12 * struct.unpack_from(order + "H", out, first)[0], 12):
-            fields[struct.unpack_from(order + "H", out, field)[0]] = bytes(out[field : field + 12])
+            tag = struct.unpack_from(order + "H", out, field)[0]
+            # Not strips, tiles or profiles of another file, which blocks may bring along.
+            if tag in DESCRIPTIVE:
+                fields[tag] = bytes(out[field : field + 12])
     put(256, _LONG, width)
     put(257, _LONG, height)
     put(258, _SHORT, *[bits] * channels)

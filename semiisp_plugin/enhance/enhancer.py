@@ -16,17 +16,22 @@ from semiisp_plugin.data.image_io import to_tensor
 from semiisp_plugin.enhance.matching import DISAGREEMENT, Agreement, match_tone, reduce, reduction_for, sees_everything
 from semiisp_plugin.enhance.memory import TILES, MemoryModel, available_memory, largest_tile
 from semiisp_plugin.enhance.network import LoadedNetwork, load_network
-from semiisp_plugin.enhance.tiling import Box, run_in_tiles, tile_count
+from semiisp_plugin.tiling import Box, run_in_tiles, tile_count
 
-__all__ = ["PRECISIONS", "Enhancer", "Plan", "choose_device"]
+__all__ = ["PRECISIONS", "Enhancer", "NetworkError", "Plan", "choose_device"]
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SMALLEST_TILE = 64
 _MULTIPLE = 16  # of tiles of networks that do not say what they need
-_SMALL = 512**2  # pixels up to which an image is not worth finding out whether it fits
+# Pixels, and a side, up to which an image is not worth finding out whether it fits.
+_SMALL, _SMALL_SIDE = 512**2, 1024
 # What torch says when the memory of a CPU is at an end.
 _CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
+
+
+class NetworkError(ValueError):
+    """The network is none that enhances, whatever the image."""
 
 
 class Plan(NamedTuple):
@@ -52,7 +57,7 @@ class Enhancer:
 
     A network that offers ``prepare(image) -> context`` and ``apply_prepared(tile, context, box, size)``, as SepLUT and
     PQDynamicISP do, decides by the whole image what to do and then does it to each tile: the same as at once. Other
-    networks see nothing but the tile (`semiisp_plugin.enhance.tiling`); where they would have to see more, the tiles
+    networks see nothing but the tile (`semiisp_plugin.tiling`); where they would have to see more, the tiles
     are brought to the tone of the whole image where they disagree (`semiisp_plugin.enhance.matching`).
 
     An image is enhanced by itself: what comes before or after it changes nothing.
@@ -140,7 +145,8 @@ class Enhancer:
             RGB (H, W, 3) of the image's type; floating point in [0, 1].
 
         Raises:
-            ValueError: The image has another shape or type, or the network gave something that is no image of its size.
+            ValueError: The image has another shape or type, or the network's result has values that are not finite.
+            NetworkError: The network gave something that is no image of its size.
         """
         if image.ndim == 2:
             image = np.repeat(image[..., None], 3, axis=2)
@@ -175,7 +181,8 @@ class Enhancer:
                 "the network's result has values that are not finite; with --precision fp16, take bf16 or fp32, and "
                 "otherwise look at the weights."
             )
-        return out.clamp_(0, 1)
+        # In place, unless the network returned its input.
+        return out.clamp(0, 1) if out.data_ptr() == image.data_ptr() else out.clamp_(0, 1)
 
     def plan(self, height: int, width: int) -> Plan:
         """How an image of this size is taken through the network."""
@@ -196,7 +203,7 @@ class Enhancer:
 
     def _fitting(self, height: int, width: int) -> int | None:
         """The side of the tiles for an image; None if all of it fits."""
-        if height * width <= _SMALL and self._memory is None:
+        if height * width <= _SMALL and max(height, width) <= _SMALL_SIDE and self._memory is None:
             return None
         if self._memory is None:
             # Once, before there are images: the same tiles for all.
@@ -283,13 +290,14 @@ class Enhancer:
         factor = plan.reduction
         radius = max(4, plan.tile // (8 * factor))
         small = reduce(image, factor)
-        whole = self._checked(self._forward(small.to(self.device)), small).float()
+        whole = self._small(small)
         agreement = Agreement(int(image.shape[-2]), int(image.shape[-1]), factor)
 
         def both(tile: Tensor, box: Box) -> Tensor:
             result = one(tile, box).float()
             rows, columns = (slice(s.start // factor, -(-s.stop // factor)) for s in box)
-            matched = match_tone(result, whole[..., rows, columns], factor, radius)
+            alone = self._small(small[..., rows, columns])
+            matched = match_tone(result, alone, whole[..., rows, columns], factor, radius)
             if not self._asks:
                 return matched
             agreement.add(result, box)
@@ -299,6 +307,10 @@ class Enhancer:
         if not self._asks:
             return out
         return out[:, 3:] if agreement.disagreement() > DISAGREEMENT else out[:, :3]
+
+    def _small(self, image: Tensor) -> Tensor:
+        """The network's result for a reduced image, or a part of it."""
+        return self._checked(self._forward(image.to(self.device)), image).float()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
@@ -317,7 +329,7 @@ class Enhancer:
         """The network's result, if it is an image of the right size."""
         if not isinstance(out, Tensor) or out.shape != image.shape:
             what = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise ValueError(
+            raise NetworkError(
                 f"{type(self.network).__name__} turns inputs of {tuple(image.shape)} into {what}; to enhance, take a "
                 "network that keeps the size (for BasicSR's super-resolution ones: upscale: 1)."
             )
@@ -349,14 +361,16 @@ def _multiple_of(network: nn.Module) -> int:
         value = getattr(network, name, None)
         if isinstance(value, int) and value >= 1:
             return value
-    return _MULTIPLE
+    return math.lcm(_MULTIPLE, _padding_of(network))
 
 
 def _padding_of(network: nn.Module) -> int:
     """To multiples of how many pixels an image has to be padded here; ours pad by themselves."""
-    window = getattr(network, "window_size", 1)
-    ours = type(network).__module__.startswith("semiisp_plugin.")
-    return window if isinstance(window, int) and window >= 1 and not ours else 1
+    if type(network).__module__.startswith("semiisp_plugin."):
+        return 1
+    # BasicSR's SwinIR keeps it in its blocks only.
+    sizes = (getattr(module, "window_size", 1) for module in network.modules())
+    return math.lcm(*(size for size in sizes if isinstance(size, int) and size >= 1))
 
 
 def _out_of_memory(error: BaseException) -> bool:

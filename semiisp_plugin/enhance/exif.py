@@ -1,7 +1,8 @@
 """EXIF that goes with a result: the camera, the date, the place; not what the result has made untrue.
 
 EXIF is a TIFF file without a picture, and is treated as one. A block from a JPEG, PNG or WebP file is changed where it
-stands, byte by byte, so that maker's notes, which point into it, stay whole:
+stands, byte by byte, so that maker's notes, which point into it, stay whole. Libraries (Pillow, piexif) write all tags
+anew in other places, which breaks these notes; they also cannot read the EXIF of most RAW files. What is changed:
 
 * the orientation becomes 1, for the pixels were turned;
 * width and height become those of the result, the colour space sRGB;
@@ -16,20 +17,22 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-__all__ = ["ExifError", "block_of_tiff", "find_block", "orientation_of", "updated_block"]
+__all__ = ["DESCRIPTIVE", "ExifError", "block_of_tiff", "find_block", "orientation_of", "updated_block", "upright"]
 
 _ORIENTATION, _EXIF_IFD, _GPS_IFD, _INTEROPERABILITY_IFD = 0x0112, 0x8769, 0x8825, 0xA005
 _WIDTH, _HEIGHT, _COLOUR_SPACE, _MAKER_NOTE = 0xA002, 0xA003, 0xA001, 0x927C
 _INTEROPERABILITY_INDEX = 0x0001
 _THUMBNAIL, _THUMBNAIL_BYTES = 0x0201, 0x0202
+_TIFF_WIDTH, _TIFF_HEIGHT = 0x0100, 0x0101
 _SRGB = 1
 _KIND_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _SHORT, _LONG = 3, 4
 _MAX_ENTRIES = 1000
-# Of a TIFF or RAW file's first directory, what is about the photograph and not about how its pixels are stored.
-_DESCRIPTIVE = frozenset(
-    (0x010E, 0x010F, 0x0110, _ORIENTATION, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x8298, _EXIF_IFD, _GPS_IFD)
-)
+DESCRIPTIVE = frozenset((
+    0x010E, 0x010F, 0x0110, _ORIENTATION, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x013C, 0x4746, 0x4749,
+    0x8298, _EXIF_IFD, _GPS_IFD, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F,
+))  # fmt: skip
+"""Tags of a first directory that are about the photograph, and not about how the pixels of a file are stored."""
 _MAX_VALUE_BYTES = 8192  # of one tag taken from a TIFF or RAW file
 
 
@@ -156,6 +159,18 @@ def orientation_of(block: bytes) -> int:
     return value if 1 <= value <= 8 else 1
 
 
+def upright(data: bytes) -> bytes:
+    """A TIFF file, or a block, whose orientation is 1 where it names any.
+
+    Raises:
+        ExifError: It is no such file.
+    """
+    changed = bytearray(data)
+    reader = _Reader(changed)
+    _write(changed, reader, reader.directory(reader.first)[0].get(_ORIENTATION), 1)
+    return bytes(changed)
+
+
 def updated_block(block: bytes, width: int, height: int) -> bytes:
     """A block made true for a result of this size whose pixels are upright sRGB; see the module.
 
@@ -166,6 +181,8 @@ def updated_block(block: bytes, width: int, height: int) -> bytes:
     reader = _Reader(data)
     main, next_directory = reader.directory(reader.first)
     _write(data, reader, main.get(_ORIENTATION), 1)
+    _write(data, reader, main.get(_TIFF_WIDTH), width)
+    _write(data, reader, main.get(_TIFF_HEIGHT), height)
     if _EXIF_IFD in main:
         photo, _ = reader.directory(reader.value(main[_EXIF_IFD]))
         _write(data, reader, photo.get(_WIDTH), width)
@@ -174,10 +191,10 @@ def updated_block(block: bytes, width: int, height: int) -> bytes:
         if _INTEROPERABILITY_IFD in photo:
             _as_srgb(data, reader, photo[_INTEROPERABILITY_IFD])
     if next_directory:
-        _blot_out_thumbnail(data, reader, next_directory)
         end = reader.first + 2 + 12 * reader.number(reader.first, 2)
         data[end : end + 4] = bytes(4)
-    return bytes(data.rstrip(b"\0") + bytes(4)) if next_directory else bytes(data)
+        del data[_blot_out_thumbnail(data, reader, next_directory) :]
+    return bytes(data)
 
 
 def _write(data: bytearray, reader: _Reader, entry: Entry | None, value: int) -> None:
@@ -199,20 +216,25 @@ def _as_srgb(data: bytearray, reader: _Reader, pointer: Entry) -> None:
         data[index.at : index.at + 3] = b"R98"
 
 
-def _blot_out_thumbnail(data: bytearray, reader: _Reader, directory: int) -> None:
-    """Zeros in the place of the thumbnail and of the directory that points to it."""
+def _blot_out_thumbnail(data: bytearray, reader: _Reader, directory: int) -> int:
+    """Zeros in the place of the thumbnail and of its directory; returns where the block may end after that."""
+    length = len(data)
     try:
         entries, _ = reader.directory(directory)
     except ExifError:
-        return
+        return length
     if _THUMBNAIL in entries and _THUMBNAIL_BYTES in entries:
         at, size = (reader.value(entries[tag]) for tag in (_THUMBNAIL, _THUMBNAIL_BYTES))
         # Not by what a damaged block says: whatever is blotted out has to begin like a JPEG file.
         if bytes(data[at : at + 2]) == b"\xff\xd8":
             stop = min(at + size, len(data))
             data[at:stop] = bytes(stop - at)
+            # Most writers put it last; a byte or two may follow to make the length even.
+            if stop >= len(data) - 2 and at >= 8:
+                length = at
     stop = min(directory + 2 + 12 * len(entries) + 4, len(data))
     data[directory:stop] = bytes(stop - directory)
+    return length
 
 
 def block_of_tiff(data: bytes) -> bytes:
@@ -225,7 +247,7 @@ def block_of_tiff(data: bytes) -> bytes:
     """
     reader = _Reader(data)
     main, _ = reader.directory(reader.first)
-    kept = {tag: entry for tag, entry in main.items() if tag in _DESCRIPTIVE}
+    kept = {tag: entry for tag, entry in main.items() if tag in DESCRIPTIVE}
     parts: dict[int, dict[int, Entry]] = {}
     for pointer in (_EXIF_IFD, _GPS_IFD):
         if pointer in kept:

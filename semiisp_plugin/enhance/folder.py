@@ -18,7 +18,7 @@ from semiisp_plugin.data.files import write_atomically
 from semiisp_plugin.data.image_io import MAX_PIXELS, printable_path
 from semiisp_plugin.data.raw_io import is_raw, require_rawpy
 from semiisp_plugin.enhance.encoding import Bits, Format, encode_picture
-from semiisp_plugin.enhance.enhancer import Enhancer
+from semiisp_plugin.enhance.enhancer import Enhancer, NetworkError
 from semiisp_plugin.enhance.inputs import Job, find_images, plan_jobs
 from semiisp_plugin.enhance.picture import Picture, read_picture
 
@@ -86,6 +86,7 @@ def enhance_files(
         ValueError: An argument is not usable, there is no image, or results would clash.
         FileNotFoundError: What was asked for is not there.
         ImportError: There are RAW files, and rawpy is not installed.
+        NetworkError: The network gives no image of the size of its input.
         OSError: Results cannot be written at all: the disk is full, the folder cannot be written.
     """
     if not 1 <= quality <= 100:
@@ -159,7 +160,9 @@ def enhance_jobs(
                 try:
                     picture = future.result()
                     result = _enhanced(enhancer, picture, bar)
-                except _EXPECTED as error:
+                except NetworkError:
+                    raise
+                except (*_EXPECTED, RuntimeError) as error:  # torch's, for sizes and memory
                     report.set_aside[job.source] = _reason(error, job)
                     bar.update()
                     continue

@@ -2,15 +2,17 @@
 
 A network with a mean or an attention over the image treats a tile by what is in the tile: a dark wall comes out
 brighter than beside a window. No overlap helps against that. What differs is the tone, though, not the detail. So
-(ours) the whole image is run through the network once, at a fraction of its size; each tile's result, reduced by the
-same factor, is compared with it, and a smooth gain and offset for each colour makes the two agree:
+(ours) the network is run on the reduced image, once on all of it and once on each tile's part by itself. What it makes
+of that part in either case differs by what the tile does not see; a smooth gain and offset for each colour leads from
+one to the other, and is applied to the tile's result at full size:
 
-    gain = (cov(tile, whole) + e) / (var(tile) + e),  offset = mean(whole) - gain mean(tile)
+    gain = (cov(alone, whole) + e) / (var(alone) + e),  offset = mean(whole) - gain mean(alone)
 
 with means over windows of an eighth of the tile to each side, as in the fast guided filter (He and Sun, arXiv
 1505.00996), but with the gain drawn to 1, not to 0: detail that the small image does not have stays what it is.
 
-The reduced image is not the large one, and a network may treat it a little differently. So tiles are matched only where
+A network may treat reduced images differently from large ones: noise and fine texture are gone. As both sides of the
+comparison are reduced, most of this cancels; what does not would make good tiles worse, so tiles are matched only where
 they disagree about what they share.
 """
 
@@ -23,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semiisp_plugin.enhance.tiling import Box, weights_of
+from semiisp_plugin.tiling import Box, weights_of
 
 __all__ = ["DISAGREEMENT", "Agreement", "match_tone", "reduce", "reduction_for", "sees_everything"]
 
@@ -36,8 +38,11 @@ _PROBE, _CORNER, _LEAST = 384, 32, 1e-3
 
 
 def reduction_for(height: int, width: int, tile: int) -> int:
-    """The power of two by which the whole image is reduced to have no more pixels than a tile."""
-    return 2 ** max(0, math.ceil(math.log2(math.sqrt(height * width) / tile)))
+    """The power of two by which the whole image is reduced to have no more pixels than a tile.
+
+    Nor more than twice its side: attention along the rows of a panorama would take more memory than the tile does.
+    """
+    return 2 ** max(0, math.ceil(math.log2(max(math.sqrt(height * width), max(height, width) / 2) / tile)))
 
 
 def reduce(image: Tensor, factor: int) -> Tensor:
@@ -82,12 +87,13 @@ class Agreement:
         return float(apart.kthvalue(math.ceil(0.9 * apart.numel())).values) if apart.numel() else 0.0
 
 
-def match_tone(tile: Tensor, whole: Tensor, factor: int, radius: int) -> Tensor:
+def match_tone(tile: Tensor, alone: Tensor, whole: Tensor, factor: int, radius: int) -> Tensor:
     """Bring a tile's result to the tone of the whole image's.
 
     Args:
         tile: ``(1, 3, h, w)``, the network's result for a tile.
-        whole: ``(1, 3, ceil(h / factor), ceil(w / factor))``: the result for the reduced image, where the tile lies.
+        alone: ``(1, 3, ceil(h / factor), ceil(w / factor))``: the result for the reduced tile by itself.
+        whole: The same size: the result for the reduced whole image, where the tile lies.
         factor: What it was reduced by.
         radius: Of the windows, in pixels of the reduced image.
 
@@ -95,11 +101,9 @@ def match_tone(tile: Tensor, whole: Tensor, factor: int, radius: int) -> Tensor:
         ``(1, 3, h, w)``.
     """
     height, width = tile.shape[-2:]
-    small = reduce(tile, factor)
-    mean, target = _box(small, radius), _box(whole, radius)
-    # Of differences from one value for the image: squares of large means would cost digits.
-    variance = _box(small * small, radius) - mean * mean
-    covariance = _box(small * whole, radius) - mean * target
+    mean, target = _box(alone, radius), _box(whole, radius)
+    variance = _box(alone * alone, radius) - mean * mean
+    covariance = _box(alone * whole, radius) - mean * target
     gain = ((covariance + _EPSILON) / (variance.clamp_min(0) + _EPSILON)).clamp(*_GAINS)
     offset = target - gain * mean
     # Smooth as the tile's pixels need it: means of the windows that a pixel lies in.

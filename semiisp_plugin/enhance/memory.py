@@ -66,7 +66,8 @@ class PeakMemory(TorchDispatchMode):
 class MemoryModel:
     """Bytes that a network takes for an image, measured on two small ones and carried on as a power of the pixels.
 
-    The power is at least 1: most networks take a fixed number of bytes a pixel, attention along rows takes more.
+    The power is at least 1: most networks take a fixed number of bytes a pixel, attention along rows takes more. What
+    is more than 1 is taken of the longer side: a row of a panorama attends to all of that row.
 
     Args:
         run: Runs the network on ``(1, 3, side, side)`` of this side.
@@ -84,7 +85,8 @@ class MemoryModel:
 
     def __call__(self, height: int, width: int) -> int:
         """Bytes for an image of this size."""
-        return int(_UNSEEN * self.bytes * (height * width / self.side**2) ** self.power)
+        longest = max(height, width) / self.side
+        return int(_UNSEEN * self.bytes * (height * width / self.side**2) * longest ** (2 * (self.power - 1)))
 
 
 def largest_tile(model: Callable[[int, int], int], budget: int) -> int:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from PIL import GifImagePlugin, ImageOps, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from semiisp_plugin.data.colour_profile import hdr_error, to_srgb
 from semiisp_plugin.data.image_header import ImageHeader, ImageReadError, read_header
 from semiisp_plugin.data.image_io import MAX_PIXELS, cmyk_to_rgb, decode_stored, printable_path, read_file
 from semiisp_plugin.data.raw_io import is_raw, read_raw
-from semiisp_plugin.enhance.exif import ExifError, block_of_tiff, find_block, orientation_of
+from semiisp_plugin.enhance.exif import ExifError, block_of_tiff, find_block, orientation_of, upright
 from semiisp_plugin.enhance.wide_profile import to_srgb16
 
 __all__ = ["Picture", "read_picture"]
@@ -23,7 +25,13 @@ __all__ = ["Picture", "read_picture"]
 _SRGB_PRIMARIES, _SRGB_TRANSFERS = 1, (1, 6, 13, 14, 15)
 _TIFF_RGB = 2
 _PNG_WITH_ALPHA = (4, 6)
-_VP8X_ALPHA = 0x10
+# Not Image.open, which has a limit of pixels of its own; the size was found good before.
+_PILLOW_WITH_ALPHA: dict[str, Any] = {
+    "GIF": GifImagePlugin.GifImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+}
 
 
 class Picture(NamedTuple):
@@ -74,11 +82,13 @@ def read_picture(path: str | os.PathLike[str], *, max_pixels: int | None = MAX_P
     if pixels.shape[2] == 4:
         pixels = cmyk_to_rgb(pixels)
     exif, orientation = _exif(buffer, header, notes)
-    alpha = None
-    if _has_alpha(buffer, header):
-        alpha = _read_alpha(buffer, orientation, pixels)
-        if alpha is None:
-            notes.append("its alpha channel could not be read and was left out")
+    try:
+        alpha = _alpha8(buffer, header) if pixels.dtype == np.uint8 else _alpha16(buffer, header, orientation)
+    except Exception:  # Pillow's readers signal damage by nearly any exception; the colours are good
+        alpha = np.empty(0)
+    if alpha is not None and alpha.shape != pixels.shape[:2]:
+        alpha = None
+        notes.append("its alpha channel could not be read and was left out")
     return Picture(pixels, alpha, exif, tuple(notes))
 
 
@@ -137,28 +147,30 @@ def _exif(buffer: bytes, header: ImageHeader, notes: list[str]) -> tuple[bytes |
         return None, 1
 
 
-def _has_alpha(buffer: bytes, header: ImageHeader) -> bool:
+def _alpha8(buffer: bytes, header: ImageHeader) -> np.ndarray | None:
+    """The alpha channel of an 8-bit image, upright; None if it has none."""
+    if header.kind not in _PILLOW_WITH_ALPHA:
+        return None
+    with _PILLOW_WITH_ALPHA[header.kind](io.BytesIO(buffer)) as image:
+        if not image.has_transparency_data:
+            return None
+        return np.array(ImageOps.exif_transpose(image).convert("RGBA").getchannel("A"))
+
+
+def _alpha16(buffer: bytes, header: ImageHeader, orientation: int) -> np.ndarray | None:
+    """The alpha channel of a 16-bit image, which Pillow reduces to 8, upright; None if it has none."""
     if header.kind == "PNG":
-        return buffer[25] in _PNG_WITH_ALPHA or b"tRNS" in buffer[: buffer.find(b"IDAT")]
-    if header.kind == "TIFF":
-        return len(header.bits) == (4 if header.photometric == _TIFF_RGB else 2) and header.photometric in (0, 1, 2)
-    if header.kind == "WEBP":
-        return buffer[12:16] == b"VP8X" and bool(buffer[20] & _VP8X_ALPHA)
-    return False
-
-
-def _read_alpha(buffer: bytes, orientation: int, pixels: np.ndarray) -> np.ndarray | None:
-    """The alpha channel, turned as the pixels were; None if it cannot be had."""
-    try:
-        image = cv2.imdecode(np.frombuffer(buffer, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
+        has_alpha = buffer[25] in _PNG_WITH_ALPHA
+    else:
+        has_alpha = header.kind == "TIFF" and header.photometric == _TIFF_RGB and len(header.bits) == 4
+    if not has_alpha:
         return None
-    if image is None or image.ndim != 3 or image.shape[2] not in (2, 4) or image.dtype != pixels.dtype:
-        return None
-    alpha = image[..., -1]
-    if alpha.shape != pixels.shape[:2] or orientation != 1:
-        alpha = _turned(alpha, orientation)
-    return np.ascontiguousarray(alpha) if alpha.shape == pixels.shape[:2] else None
+    if header.kind == "TIFF" and orientation != 1:
+        # OpenCV turns TIFF files even if told to leave them unchanged, and fails where that changes their shape.
+        buffer = upright(buffer)
+    image: np.ndarray | None = cv2.imdecode(np.frombuffer(buffer, np.uint8), cv2.IMREAD_UNCHANGED)
+    # Nothing of no size: there is an alpha channel, but it is not to be had.
+    return np.empty(0) if image is None else np.ascontiguousarray(_turned(image[..., -1], orientation))
 
 
 def _turned(image: np.ndarray, orientation: int) -> np.ndarray:

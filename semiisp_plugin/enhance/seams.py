@@ -19,7 +19,7 @@ from semiisp_plugin.data.image_io import to_tensor, to_uint8, write_image
 from semiisp_plugin.enhance.enhancer import Enhancer
 from semiisp_plugin.enhance.network import load_network
 from semiisp_plugin.enhance.picture import read_picture
-from semiisp_plugin.enhance.tiling import spans
+from semiisp_plugin.tiling import spans
 
 __all__ = ["Seams", "compare", "main"]
 

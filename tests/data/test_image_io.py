@@ -412,3 +412,13 @@ def test_strip_extension():
     assert strip_extension("a.b/c.d.JPG") == ("a.b/c.d", ".JPG")
     assert strip_extension("a/img.1") == ("a/img.1", "")
     assert strip_extension("a.png/b") == ("a.png/b", "")
+
+
+def test_16_bit_grey_tiff_with_alpha_is_refused():
+    """OpenCV would return 8 bits."""
+    image = np.random.default_rng(0).integers(0, 65536, (8, 9, 2), dtype=np.uint16)
+    options = {"photometric": "minisblack", "extrasamples": ["unassalpha"], "planarconfig": "contig"}
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, image, **options)
+    with pytest.raises(ImageReadError, match=r"a\.tif: 16-bit grey TIFF with alpha"):
+        decode_image(buffer.getvalue(), name="a.tif")

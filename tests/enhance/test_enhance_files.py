@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from semiisp_plugin.data.image_io import read_image
 from semiisp_plugin.enhance import Enhancer, enhance_files
 from semiisp_plugin.enhance import folder as folder_module
+from semiisp_plugin.enhance.enhancer import NetworkError
 
 
 class Square(nn.Module):
@@ -221,7 +222,7 @@ def test_a_full_disk_ends_the_run_with_what_to_do(photos, tmp_path, monkeypatch)
         enhance_files(ENHANCER, photos, tmp_path / "out")
 
 
-def test_networks_that_give_no_image_are_set_aside_with_the_reason(photos, tmp_path):
+def test_networks_that_give_no_image(photos, tmp_path):
     class Half(nn.Module):
         def forward(self, image: Tensor) -> Tensor:
             return image[..., ::2, ::2]
@@ -230,10 +231,16 @@ def test_networks_that_give_no_image_are_set_aside_with_the_reason(photos, tmp_p
         def forward(self, image: Tensor) -> Tensor:
             return image / 0 * 0
 
-    for network, reason in ((Half(), "keeps the size"), (NotANumber(), "not finite")):
+    class OutOfMemory(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("out of memory, wanted more")
+
+    for network, reason in ((OutOfMemory(), "wanted more"), (NotANumber(), "not finite")):
         report = enhance_files(Enhancer(network, device="cpu"), photos, tmp_path / reason)
         assert len(report.set_aside) == 3
         assert all(reason in text for text in report.set_aside.values())
+    with pytest.raises(NetworkError, match="keeps the size"):  # no image will do any better
+        enhance_files(Enhancer(Half(), device="cpu"), photos, tmp_path / "half")
 
 
 def test_arrays(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -185,6 +186,16 @@ def test_requests_that_make_no_sense(run, arguments, message):
     (run / "a.png").write_bytes(encoded(picture(), "PNG"))
     with pytest.raises((ValueError, OSError), match=message):
         command("a.png", "-opt", "train.yml", "--out", "out", *arguments)
+    assert not (run / "out").exists()
+
+
+def test_raw_files_in_a_folder_need_rawpy_before_anything_is_done(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rawpy", None)
+    (run / "in").mkdir()
+    (run / "in" / "a.png").write_bytes(encoded(picture(), "PNG"))
+    (run / "in" / "b.nef").touch()
+    with pytest.raises(ImportError, match="rawpy"):
+        command("in", "-opt", "train.yml", "--out", "out", "--device", "cpu")
     assert not (run / "out").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,7 +31,15 @@ def camera_block(orientation: int = 6) -> bytes:
     Image.new("RGB", (160, 120), "red").save(thumbnail, "JPEG")
     return piexif.dump(
         {
-            "0th": {271: b"Maker", 272: b"Model 5", 274: orientation, 306: b"2020:01:02 03:04:05", 33432: b"(c) me"},
+            "0th": {
+                256: 64,
+                257: 48,
+                271: b"Maker",
+                272: b"Model 5",
+                274: orientation,
+                306: b"2020:01:02 03:04:05",
+                33432: b"(c) me",
+            },
             "Exif": {36867: b"2020:01:02 03:04:05", 40962: 64, 40963: 48, 40961: 65535, 37500: MAKER_NOTE},
             "GPS": {1: b"N", 2: ((48, 1), (8, 1), (3050, 100))},
             "Interop": {1: b"R03"},
@@ -62,6 +71,7 @@ def test_camera_date_and_place_are_kept_and_the_rest_is_true(tmp_path, source, f
     assert (photo[36867], float(gps[2][2]), gps[1]) == ("2020:01:02 03:04:05", 30.5, "N")
     assert exif[274] == 1, "the pixels were turned"
     assert (photo[40962], photo[40963], photo[40961]) == (48, 64, 1)
+    assert (exif.get(256, 48), exif.get(257, 64)) == (48, 64)
     if source != "tiff":
         assert photo[37500] == MAKER_NOTE
     if form != "tiff":
@@ -102,10 +112,53 @@ def test_lossless_files_hold_what_was_written(tmp_path, form, dtype, with_alpha,
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pixels_and_alpha_are_turned_alike(tmp_path, orientation):
     grey = picture()
-    alpha = grey[..., 0]
-    Image.fromarray(np.dstack([grey, alpha])).save(tmp_path / "a.png", exif=camera_block(orientation))
-    found = read_picture(tmp_path / "a.png")
-    np.testing.assert_array_equal(found.alpha, found.pixels[..., 0])
+    image = Image.fromarray(np.dstack([grey, grey[..., 0]]))
+    for name in ("a.png", "a.tiff", "a.webp"):
+        image.save(tmp_path / name, exif=camera_block(orientation), **({"lossless": True, "exact": True}))
+    deep = np.dstack([grey, grey[..., 0]]).astype(np.uint16) * 257
+    tags = [(274, 3, 1, orientation, True)]
+    tifffile.imwrite(tmp_path / "deep.tif", deep, photometric="rgb", extrasamples=["unassalpha"], extratags=tags)
+    for name in ("a.png", "a.tiff", "a.webp", "deep.tif"):
+        found = read_picture(tmp_path / name)
+        assert found.notes == ()
+        np.testing.assert_array_equal(found.alpha, found.pixels[..., 0], err_msg=name)
+
+
+def test_alpha_that_hides_in_palettes_single_colours_and_plain_webp(tmp_path):
+    pixels = picture()
+    grey = Image.fromarray(pixels[..., 0])
+    grey.save(tmp_path / "grey.png", transparency=int(pixels[0, 0, 0]))
+    grey.convert("P").save(tmp_path / "palette.png", transparency=int(pixels[0, 0, 0]))
+    expected = np.where(pixels[..., 0] == pixels[0, 0, 0], 0, 255)
+    for name in ("grey.png", "palette.png"):
+        np.testing.assert_array_equal(read_picture(tmp_path / name).alpha, expected)
+    Image.fromarray(np.dstack([pixels, pixels[..., 0]])).save(tmp_path / "a.webp", lossless=True)
+    assert b"VP8X" not in (tmp_path / "a.webp").read_bytes()
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.webp").alpha, pixels[..., 0])
+    Image.fromarray(pixels).save(tmp_path / "none.webp")
+    assert read_picture(tmp_path / "none.webp").alpha is None
+
+
+def test_zeros_at_the_end_of_a_block_are_values_too():
+    """A thumbnail in the middle is blotted out; what stands behind it stays."""
+    block = struct.pack("<2sHIH", b"II", 42, 8, 1) + struct.pack("<HHII", 0x010E, 2, 64, 60) + struct.pack("<I", 26)
+    block += struct.pack("<HHHII", 2, 0x0201, 4, 1, 56) + struct.pack("<HHII", 0x0202, 4, 1, 4) + bytes(4)
+    block += b"\xff\xd8\xff\xd9" + b"text" + bytes(60)
+    after = updated_block(block, 10, 20)
+    assert after[60:] == block[60:]
+    assert b"\xff\xd8" not in after
+
+
+def test_tags_about_other_pixels_stay_out_of_tiff():
+    tiles = struct.pack("<HHII", 322, 4, 1, 64)
+    alpha = struct.pack("<HHII", 338, 3, 1, 2)
+    block = struct.pack("<2sHIH", b"II", 42, 8, 3) + struct.pack("<HHI4s", 271, 2, 2, b"M") + tiles + alpha + bytes(4)
+    pixels = picture()
+    data, _ = encode_picture(read_picture_of(pixels)._replace(exif=block), "tiff")
+    np.testing.assert_array_equal(tifffile.imread(io.BytesIO(data)), pixels)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.getexif()[271] == "M"
+        np.testing.assert_array_equal(np.asarray(image), pixels)
 
 
 def test_what_jpeg_cannot_hold_is_said(tmp_path):

@@ -12,10 +12,10 @@ from semiisp_plugin.archs.nafnet_arch import NAFNet
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.archs.seplut_arch import SepLUT
 from semiisp_plugin.enhance import Enhancer
-from semiisp_plugin.enhance.matching import Agreement, match_tone, reduce
+from semiisp_plugin.enhance.matching import Agreement, match_tone, reduce, reduction_for
 from semiisp_plugin.enhance.memory import TILES, MemoryModel, PeakMemory, available_memory, largest_tile
 from semiisp_plugin.enhance.seams import compare
-from semiisp_plugin.enhance.tiling import boxes, run_in_tiles, spans, weights_of
+from semiisp_plugin.tiling import boxes, run_in_tiles, spans, weights_of
 
 
 def picture(height: int, width: int, seed: int = 0) -> Tensor:
@@ -202,7 +202,7 @@ def test_tiles_are_brought_to_the_tone_of_the_whole_image():
 
 
 def test_tiles_that_agree_are_left_alone():
-    """Matching would make this network's result worse: it treats reduced images differently."""
+    """Matching would make this network's result worse: near a tile's border it treats reduced images differently."""
 
     class Detail(nn.Module):
         def forward(self, image: Tensor) -> Tensor:
@@ -217,8 +217,25 @@ def test_tiles_that_agree_are_left_alone():
         )
         for match in (True, "auto")
     }
-    assert errors[True] > 0.01
     assert errors["auto"] < 0.001
+    assert errors["auto"] < errors[True] / 3
+
+
+def test_matching_does_no_harm_to_texture_that_is_gone_in_the_reduced_image():
+    """Reduced, the noise is grey, which this network makes white; the tile's own result must not become that."""
+
+    class Saturating(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return (3 * image + 0.3 * image.mean((1, 2, 3), keepdim=True)).clamp(0, 1)
+
+    noise = torch.rand(1, 3, 300, 400, generator=torch.Generator().manual_seed(0))
+    image = torch.where(torch.arange(400) < 200, torch.zeros(()), noise)
+    whole = Enhancer(Saturating(), device="cpu", tile=0).enhance_tensor(image)
+    errors = {}
+    for match in (False, True, "auto"):
+        tiled = Enhancer(Saturating(), device="cpu", tile=128, match=match).enhance_tensor(image)
+        errors[match] = float((tiled - whole).abs().mean())
+    assert errors[True] == errors["auto"] < errors[False] / 3
 
 
 def test_disagreement_is_what_two_tiles_differ_by():
@@ -244,12 +261,14 @@ def test_which_networks_are_matched_is_found_out():
 def test_matching_leaves_agreement_and_detail_alone():
     tile = picture(96, 100)
     small = reduce(tile, 4)
-    torch.testing.assert_close(match_tone(tile, small, 4, 4), tile, atol=1e-5, rtol=0)
+    torch.testing.assert_close(match_tone(tile, small, small, 4, 4), tile, atol=1e-5, rtol=0)
     tone = torch.tensor([1.5, 0.8, 1.0]).view(1, 3, 1, 1)
-    matched = match_tone(tile, small * tone + 0.1, 4, 4)
+    matched = match_tone(tile, small, small * tone + 0.1, 4, 4)
     torch.testing.assert_close(matched, tile * tone + 0.1, atol=0.02, rtol=0)
     flat = 0.5 + 0.002 * (torch.rand(1, 3, 96, 100, generator=torch.Generator().manual_seed(0)) - 0.5)
-    matched = match_tone(flat, reduce(flat, 4) * 0 + 0.7, 4, 4)  # the small image shows nothing of the texture
+    matched = match_tone(
+        flat, reduce(flat, 4), reduce(flat, 4) * 0 + 0.7, 4, 4
+    )  # the small image shows nothing of the texture
     torch.testing.assert_close(matched, flat + 0.2, atol=2e-4, rtol=0)
 
 
@@ -317,6 +336,50 @@ def test_tiles_are_halved_when_memory_runs_out(message):
     network.seen.clear()
     enhancer.enhance_tensor(image)  # the next image of this size begins with what fitted
     assert max(max(shape) for shape in network.seen) <= 150
+
+
+def test_the_reduced_image_is_no_larger_than_memory_bears():
+    for size, factor in (((2829, 4243), 8), ((512, 512), 1), ((17, 9000), 16), ((512, 2048), 2)):
+        assert reduction_for(*size, 512) == factor
+
+
+def test_a_panorama_takes_what_its_long_rows_take():
+    model = MemoryModel(lambda side: torch.zeros(side, side, side))  # attention along rows: height x width x width
+    assert model(32, 8192) >= 4 * 32 * 8192 * 8192
+    enhancer = Enhancer(Convolutions(2), device="cpu")
+    enhancer._memory, enhancer._memory_model = 2**30, model
+    assert enhancer.plan(17, 9000).tile is not None
+    assert enhancer.plan(400, 600).tile is None
+
+
+def test_an_image_is_not_changed_by_a_network_that_returns_it():
+    image = picture(150, 170) * 2 - 0.5
+    before = image.clone()
+    for tile in (0, 64):
+        out = Enhancer(nn.Identity(), device="cpu", tile=tile, overlap=32 if tile else None).enhance_tensor(image)
+        torch.testing.assert_close(out, before.clamp(0, 1), atol=1e-6, rtol=0)
+        assert torch.equal(image, before)
+
+
+class Windows(nn.Module):
+    """Takes whole windows only, as BasicSR's SwinIR does, and keeps their size in its blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Identity()
+        self.block.window_size = 7
+
+    def forward(self, image: Tensor) -> Tensor:
+        rows, columns = image.shape[-2] // 7, image.shape[-1] // 7
+        return image.view(1, 3, rows, 7, columns, 7).reshape(image.shape) * 0.5
+
+
+@pytest.mark.parametrize("size", [(1, 1), (17, 90), (150, 200)])
+def test_images_are_padded_to_whole_windows(size):
+    image = picture(*size)
+    for tile in (0, 224):
+        out = Enhancer(Windows(), device="cpu", tile=tile).enhance_tensor(image)
+        torch.testing.assert_close(out, image / 2, atol=1e-6, rtol=0)
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
