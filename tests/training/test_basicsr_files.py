@@ -127,7 +127,10 @@ class Result:
     folder: Path
 
     def weights(self, name: str, network: str = "net_g", label: str = "latest") -> dict:
-        return torch.load(self.folder / "experiments" / name / "models" / f"{network}_{label}.pth", weights_only=True)
+        """Of a checkpoint, without what ours say more: the section that the network was built from."""
+        path = self.folder / "experiments" / name / "models" / f"{network}_{label}.pth"
+        loaded = torch.load(path, weights_only=True)
+        return {key: value for key, value in loaded.items() if key != "network"}
 
 
 class Lab:
