@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from semiisp_plugin.archs.residual_u_net import ResidualUNet
 from semiisp_plugin.toolbox import ARCH_REGISTRY, register
 
 __all__ = ["KBNet_s"]
@@ -218,7 +219,7 @@ class _Block(nn.Module):
 
 
 @register(ARCH_REGISTRY)
-class KBNet_s(nn.Module):  # noqa: N801 - the public name, by which option files call it
+class KBNet_s(ResidualUNet):  # noqa: N801 - the public name, by which option files call it
     """Kernel basis network, small variant, for image restoration.
 
     Input (N, img_channel, H, W) in [0, 1] of any size; output of the same size, float32 at least, not clamped. The
@@ -253,83 +254,21 @@ class KBNet_s(nn.Module):  # noqa: N801 - the public name, by which option files
         lightweight: bool = False,
         ffn_scale: float = 2,
     ) -> None:
-        super().__init__()
-        if img_channel < 1:
-            raise ValueError(f"KBNet_s: img_channel is {img_channel}; use 1 or more.")
         if width < _GROUP or width % _GROUP:
             raise ValueError(
                 f"KBNet_s: width is {width}; use a multiple of {_GROUP}: its kernels mix {_GROUP} channels."
             )
         if width > 32 and width % 32:
             raise ValueError(f"KBNet_s: width is {width}; above 32 use a multiple of 32, the groups of its attention.")
-        if middle_blk_num < 0:
-            raise ValueError(f"KBNet_s: middle_blk_num is {middle_blk_num}; use 0 or more.")
-        for name, numbers in (("enc_blk_nums", enc_blk_nums), ("dec_blk_nums", dec_blk_nums)):
-            if not numbers or min(numbers) < 0:
-                raise ValueError(
-                    f"KBNet_s: {name} is {list(numbers)}; give one or more numbers of 0 or more, such as [2, 2, 2, 2]."
-                )
-        levels = len(enc_blk_nums)
-        if len(dec_blk_nums) != levels:
-            raise ValueError(
-                f"KBNet_s: enc_blk_nums {list(enc_blk_nums)} has {levels} numbers, "
-                f"dec_blk_nums {list(dec_blk_nums)} has {len(dec_blk_nums)}; give both as many."
-            )
-        widths = [width * 2**level for level in range(levels + 1)]
+        widths = [width * 2**level for level in range(len(enc_blk_nums) + 1)]
         odd = [c for c in widths if int(ffn_scale * c) < 2 or int(ffn_scale * c) % 2]
         if odd:
             raise ValueError(
                 f"KBNet_s: ffn_scale {ffn_scale} of {odd[0]} channels makes {int(ffn_scale * odd[0])}; choose it so "
                 "that the number is even and 2 or more: its gate multiplies one half by the other."
             )
-        self.img_channel = img_channel
-        self.multiple = 2**levels
 
         def blocks(channels: int, count: int) -> nn.Sequential:
             return nn.Sequential(*(_Block(channels, ffn_scale, lightweight) for _ in range(count)))
 
-        self.intro = nn.Conv2d(img_channel, width, 3, padding=1)
-        self.encoders = nn.ModuleList(blocks(c, number) for c, number in zip(widths[:-1], enc_blk_nums, strict=True))
-        self.downs = nn.ModuleList(nn.Conv2d(c, 2 * c, 2, stride=2) for c in widths[:-1])
-        self.middle_blks = blocks(widths[-1], middle_blk_num)
-        # The shuffle makes an image of twice the sides out of four times the channels: 2 c / 4 = c / 2 are left.
-        self.ups = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c, 2 * c, 1, bias=False), nn.PixelShuffle(2)) for c in reversed(widths[1:])
-        )
-        self.decoders = nn.ModuleList(
-            blocks(c, number) for c, number in zip(reversed(widths[:-1]), dec_blk_nums, strict=True)
-        )
-        self.ending = nn.Conv2d(width, img_channel, 3, padding=1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Restore a batch.
-
-        Args:
-            image: (N, img_channel, H, W) in [0, 1].
-
-        Returns:
-            (N, img_channel, H, W), of the input's dtype, or float32 where that is of lower precision.
-
-        Raises:
-            ValueError: The input is not (N, img_channel, H, W), or empty.
-        """
-        if image.ndim != 4 or image.shape[1] != self.img_channel:
-            raise ValueError(
-                f"KBNet_s: expected an image batch (N, {self.img_channel}, H, W), got shape {tuple(image.shape)}."
-            )
-        if 0 in image.shape:
-            raise ValueError(f"KBNet_s: the batch of shape {tuple(image.shape)} has no pixels.")
-        height, width = image.shape[-2:]
-        x = self.intro(F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple)))
-        skipped: list[Tensor] = []
-        for encoder, down in zip(self.encoders, self.downs, strict=True):
-            x = encoder(x)
-            skipped.append(x)
-            x = down(x)
-        x = self.middle_blks(x)
-        for decoder, up, skip in zip(self.decoders, self.ups, reversed(skipped), strict=True):
-            x = decoder(up(x) + skip)
-        correction = self.ending(x)[..., :height, :width]
-        wide = torch.promote_types(image.dtype, torch.float32)
-        out: Tensor = image.to(wide) + correction.to(wide)
-        return out
+        super().__init__(blocks, img_channel, width, middle_blk_num, enc_blk_nums, dec_blk_nums)

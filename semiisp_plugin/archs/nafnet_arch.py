@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semiisp_plugin.archs.residual_u_net import ResidualUNet
 from semiisp_plugin.toolbox import ARCH_REGISTRY, register
 
 __all__ = ["NAFNet"]
@@ -131,7 +132,7 @@ def _blocks(channels: int, count: int) -> nn.Sequential:
 
 
 @register(ARCH_REGISTRY)
-class NAFNet(nn.Module):
+class NAFNet(ResidualUNet):
     """Nonlinear activation free network for image restoration.
 
     Input (N, img_channel, H, W) in [0, 1] of any size; output of the same size, float32 at least, not clamped. The
@@ -163,6 +164,9 @@ class NAFNet(nn.Module):
         ValueError: An option is outside what is said above.
     """
 
+    # The norms run along the channels: with those side by side a CPU copies nothing, and is a fifth faster.
+    CHANNELS_LAST_ON_CPU = True
+
     def __init__(
         self,
         img_channel: int = 3,
@@ -172,38 +176,7 @@ class NAFNet(nn.Module):
         dec_blk_nums: Sequence[int] = (2, 2, 2, 2),
         tlc_train_size: int | Sequence[int] | None = None,
     ) -> None:
-        super().__init__()
-        for name, value in (("img_channel", img_channel), ("width", width)):
-            if value < 1:
-                raise ValueError(f"NAFNet: {name} is {value}; use 1 or more.")
-        if middle_blk_num < 0:
-            raise ValueError(f"NAFNet: middle_blk_num is {middle_blk_num}; use 0 or more.")
-        for name, numbers in (("enc_blk_nums", enc_blk_nums), ("dec_blk_nums", dec_blk_nums)):
-            if not numbers or min(numbers) < 0:
-                raise ValueError(
-                    f"NAFNet: {name} is {list(numbers)}; give one or more numbers of 0 or more, such as [2, 2, 2, 2]."
-                )
-        levels = len(enc_blk_nums)
-        if len(dec_blk_nums) != levels:
-            raise ValueError(
-                f"NAFNet: enc_blk_nums {list(enc_blk_nums)} has {levels} numbers, "
-                f"dec_blk_nums {list(dec_blk_nums)} has {len(dec_blk_nums)}; give both as many."
-            )
-        widths = [width * 2**level for level in range(levels + 1)]
-        self.img_channel = img_channel
-        self.multiple = 2**levels
-        self.intro = nn.Conv2d(img_channel, width, 3, padding=1)
-        self.encoders = nn.ModuleList(_blocks(c, number) for c, number in zip(widths[:-1], enc_blk_nums, strict=True))
-        self.downs = nn.ModuleList(nn.Conv2d(c, 2 * c, 2, stride=2) for c in widths[:-1])
-        self.middle_blks = _blocks(widths[-1], middle_blk_num)
-        # The shuffle makes an image of twice the sides out of four times the channels: 2 c / 4 = c / 2 are left.
-        self.ups = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c, 2 * c, 1, bias=False), nn.PixelShuffle(2)) for c in reversed(widths[1:])
-        )
-        self.decoders = nn.ModuleList(
-            _blocks(c, number) for c, number in zip(reversed(widths[:-1]), dec_blk_nums, strict=True)
-        )
-        self.ending = nn.Conv2d(width, img_channel, 3, padding=1)
+        super().__init__(_blocks, img_channel, width, middle_blk_num, enc_blk_nums, dec_blk_nums)
         self.tlc_train_size = None if tlc_train_size is None else _sides(tlc_train_size)
         if self.tlc_train_size is not None:
             self._set_windows(self.tlc_train_size)
@@ -218,40 +191,3 @@ class NAFNet(nn.Module):
             for module in blocks.modules():
                 if isinstance(module, _ChannelAttention):
                     module.window = (max(1, sides[0]), max(1, sides[1]))
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Enhance a batch.
-
-        Args:
-            image: (N, img_channel, H, W) in [0, 1].
-
-        Returns:
-            (N, img_channel, H, W), of the input's dtype, or float32 where that is of lower precision.
-
-        Raises:
-            ValueError: The input is not (N, img_channel, H, W), or has no pixels.
-        """
-        if image.ndim != 4 or image.shape[1] != self.img_channel:
-            raise ValueError(
-                f"NAFNet: expected an image batch (N, {self.img_channel}, H, W), got shape {tuple(image.shape)}."
-            )
-        if 0 in image.shape:
-            raise ValueError(f"NAFNet: the image batch of shape {tuple(image.shape)} has no pixels.")
-        height, width = image.shape[-2:]
-        x = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            # The norms run along the channels: with those side by side a CPU copies nothing, and is a fifth faster.
-            x = x.contiguous(memory_format=torch.channels_last)
-        x = self.intro(x)
-        skipped: list[Tensor] = []
-        for encoder, down in zip(self.encoders, self.downs, strict=True):
-            x = encoder(x)
-            skipped.append(x)
-            x = down(x)
-        x = self.middle_blks(x)
-        for decoder, up, skip in zip(self.decoders, self.ups, reversed(skipped), strict=True):
-            x = decoder(up(x) + skip)
-        correction = self.ending(x)[..., :height, :width]
-        wide = torch.promote_types(image.dtype, torch.float32)
-        out: Tensor = image.to(wide) + correction.to(wide)
-        return out
