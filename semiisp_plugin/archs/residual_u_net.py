@@ -1,8 +1,8 @@
 """The frame that NAFNet and KBNet share: a U of convolutional blocks that adds a correction to the image.
 
 A 3x3 convolution of the image; at each level blocks, then half the sides by a strided convolution to twice the
-channels; blocks in the middle; back up by pixel shuffles, adding the features of the same size from the way down; a last
-3x3 convolution, and the image is added. The names of the parameters are those of both public repositories.
+channels; blocks in the middle; back up by pixel shuffles, adding the features of the same size from the way down; a
+last 3x3 convolution, and the image is added. The names of the parameters are those of both public repositories.
 """
 
 from __future__ import annotations
