@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from semiisp_plugin.archs.residual_u_net import ResidualUNet
+from semiisp_plugin.archs.residual_u_net import ChannelNorm, ResidualUNet
 from semiisp_plugin.toolbox import ARCH_REGISTRY, register
 
 __all__ = ["KBNet_s"]
@@ -41,19 +41,6 @@ _TAPS = _GROUP * _SIDE**2
 # Values of the pixels' own kernels that are held at a time. On a CPU they should stay in its cache (measured with 16 to
 # 1024 channels); a GPU wants much work at once.
 _CPU_VALUES, _GPU_VALUES = 2**20, 2**26
-
-
-class _ChannelNorm(nn.Module):
-    """Layer norm over the channels of each pixel, (N, C, H, W) -> (N, C, H, W)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        pixels = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, eps=1e-6)
-        return pixels.permute(0, 3, 1, 2)
 
 
 class _Gate(nn.Module):
@@ -175,8 +162,8 @@ class _Block(nn.Module):
         nn.init.kaiming_uniform_(self.w, a=math.sqrt(5))
         bound = 1 / math.sqrt(_N_BASES * channels * _TAPS)
         nn.init.uniform_(self.b, -bound, bound)
-        self.norm1 = _ChannelNorm(channels)
-        self.norm2 = _ChannelNorm(channels)
+        self.norm1 = ChannelNorm(channels)
+        self.norm2 = ChannelNorm(channels)
         self.sca = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels, 1))
         if lightweight:
             fixed = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)

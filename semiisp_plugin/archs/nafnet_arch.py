@@ -28,23 +28,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.residual_u_net import ResidualUNet
+from semiisp_plugin.archs.residual_u_net import ChannelNorm, ResidualUNet
 from semiisp_plugin.toolbox import ARCH_REGISTRY, register
 
 __all__ = ["NAFNet"]
-
-
-class _ChannelNorm(nn.Module):
-    """Layer norm over the channels of each pixel, (N, C, H, W) -> (N, C, H, W)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        pixels = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, eps=1e-6)
-        return pixels.permute(0, 3, 1, 2)
 
 
 def _gate(x: Tensor) -> Tensor:
@@ -101,12 +88,12 @@ class _Block(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         wide = 2 * channels
-        self.norm1 = _ChannelNorm(channels)
+        self.norm1 = ChannelNorm(channels)
         self.conv1 = nn.Conv2d(channels, wide, 1)
         self.conv2 = nn.Conv2d(wide, wide, 3, padding=1, groups=wide)
         self.sca = _ChannelAttention(channels)
         self.conv3 = nn.Conv2d(channels, channels, 1)
-        self.norm2 = _ChannelNorm(channels)
+        self.norm2 = ChannelNorm(channels)
         self.conv4 = nn.Conv2d(channels, wide, 1)
         self.conv5 = nn.Conv2d(channels, channels, 1)
         self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))

@@ -1,4 +1,4 @@
-"""The frame that NAFNet and KBNet share: a U of convolutional blocks that adds a correction to the image.
+"""What NAFNet and KBNet share: a norm, and the frame, a U of convolutional blocks that adds a correction to the image.
 
 A 3x3 convolution of the image; at each level blocks, then half the sides by a strided convolution to twice the
 channels; blocks in the middle; back up by pixel shuffles, adding the features of the same size from the way down; a
@@ -13,6 +13,20 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of each pixel, (N, C, H, W) -> (N, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the class says."""
+        pixels = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, eps=1e-6)
+        return pixels.permute(0, 3, 1, 2)
 
 
 class ResidualUNet(nn.Module):

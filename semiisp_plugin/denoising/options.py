@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from semiisp_plugin.options import OptionError, Source, check_section, read_options, resolve_gpus
+from semiisp_plugin.options import OptionError, Source, checked_as, read_options, resolve_gpus
 from semiisp_plugin.options.parts import check_network
 from semiisp_plugin.options.structures import Auto, Count, NotNegative, Positive, Strict, doc
 
@@ -97,12 +97,7 @@ def complete_denoise_options(values: dict[str, Any], source: Source) -> DenoiseO
     Raises:
         OptionError: The first thing found wrong.
     """
-    if "model_type" in values:
-        source.fail((), "this is an option file of `basicsr train` or `basicsr test`.")
-    if "extends" in values:
-        source.fail(("extends",), "it is followed where a file is read (`load_yaml`), not here.")
-    check_section(values, DenoiseOptions, source)
-    options = msgspec.convert(values, DenoiseOptions)
+    options = checked_as(DenoiseOptions, values, source)
     if options.network is not None:
         import semiisp_plugin.archs  # noqa: F401 - registers the networks
 

@@ -8,7 +8,11 @@ import sys
 from typing import Any
 
 from semiisp_plugin.data.image_io import MAX_PIXELS, printable_path
-from semiisp_plugin.data.raw_io import RAW_SUMMARY, is_raw, require_rawpy
+from semiisp_plugin.data.raw_io import RAW_SUMMARY, is_raw
+from semiisp_plugin.enhance.encoding import format_of
+from semiisp_plugin.enhance.enhancer import Enhancer
+from semiisp_plugin.enhance.folder import EnhanceReport, enhance_jobs, jobs_for
+from semiisp_plugin.enhance.network import describe, load_network
 from semiisp_plugin.options import read_options
 
 __all__ = ["add_arguments", "run_from_arguments"]
@@ -75,17 +79,8 @@ def run_from_arguments(args: argparse.Namespace) -> None:
         ValueError: Something is wrong with the request, or images were set aside.
         OSError: What was asked for is not there, or nothing can be written.
     """
-    # Torch and the networks are loaded when the request is known to make sense.
-    from semiisp_plugin.enhance.enhancer import Enhancer
-    from semiisp_plugin.enhance.folder import EnhanceReport, enhance_jobs
-    from semiisp_plugin.enhance.inputs import find_images, plan_jobs
-    from semiisp_plugin.enhance.network import describe, load_network
-
     _check(args)
-    found, remarks = find_images(args.images, args.out)
-    jobs = plan_jobs(found, args.out, form=args.format, bits=args.bits, suffix=args.suffix)
-    if any(is_raw(job.source) for job in jobs):
-        require_rawpy()
+    jobs, remarks = jobs_for(args.images, args.out, args.format, args.bits, args.quality, args.suffix)
     loaded = load_network(args.opt, args.weights, args.network, args.param_key, args.force_yml)
     enhancer = Enhancer(
         loaded.network,
@@ -122,19 +117,11 @@ def run_from_arguments(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raise for arguments that make no sense, before anything is loaded."""
-    from semiisp_plugin.enhance.encoding import format_of
-
-    if not 1 <= args.quality <= 100:
-        raise ValueError(f"--quality: {args.quality} cannot be; give 1 to 100.")
-    if args.format in ("jpg", "webp") and args.bits == "16":
-        raise ValueError(f"--bits 16: {args.format} holds 8 bits; take --format png or tiff.")
+    """Raise for arguments of the command alone that make no sense."""
     if args.workers < 1:
         raise ValueError(f"--workers: {args.workers} cannot be; give 1 or more.")
     if args.memory is not None and args.memory <= 0:
         raise ValueError(f"--memory: {args.memory:g} GB cannot be; give more than 0.")
-    if os.path.lexists(args.out) and not os.path.isdir(args.out):
-        raise NotADirectoryError(f"--out: '{args.out}' is a file; give a folder.")
     if not os.path.lexists(args.out) and format_of(os.path.splitext(args.out)[1]):
         raise ValueError(f"--out: '{args.out}' looks like a file; give a folder, and the format with --format.")
 

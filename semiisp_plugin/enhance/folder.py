@@ -89,17 +89,8 @@ def enhance_files(
         NetworkError: The network gives no image of the size of its input.
         OSError: Results cannot be written at all: the disk is full, the folder cannot be written.
     """
-    if not 1 <= quality <= 100:
-        raise ValueError(f"--quality: {quality} cannot be; give 1 to 100.")
-    if form in ("jpg", "webp") and bits == "16":
-        raise ValueError(f"--bits 16: {form} holds 8 bits; take --format png or tiff.")
-    if os.path.lexists(out) and not os.path.isdir(out):
-        raise NotADirectoryError(f"--out: '{out}' is a file; give a folder.")
     named = [images] if isinstance(images, (str, os.PathLike)) else list(images)
-    found, remarks = find_images([os.fspath(image) for image in named], out)
-    jobs = plan_jobs(found, out, form=form, bits=bits, suffix=suffix)
-    if any(is_raw(job.source) for job in jobs):
-        require_rawpy()
+    jobs, remarks = jobs_for([os.fspath(image) for image in named], out, form, bits, quality, suffix)
     report = EnhanceReport(remarks=remarks)
     enhance_jobs(
         enhancer,
@@ -113,6 +104,28 @@ def enhance_files(
         progress=progress,
     )
     return report
+
+
+def jobs_for(
+    images: Sequence[str],
+    out: str | os.PathLike[str],
+    form: Format | None,
+    bits: Bits,
+    quality: int,
+    suffix: str,
+) -> tuple[list[Job], list[str]]:
+    """What is to be done, and remarks about what was asked for; arguments and errors are those of `enhance_files`."""
+    if not 1 <= quality <= 100:
+        raise ValueError(f"--quality: {quality} cannot be; give 1 to 100.")
+    if form in ("jpg", "webp") and bits == "16":
+        raise ValueError(f"--bits 16: {form} holds 8 bits; take --format png or tiff.")
+    if os.path.lexists(out) and not os.path.isdir(out):
+        raise NotADirectoryError(f"--out: '{out}' is a file; give a folder.")
+    found, remarks = find_images(images, out)
+    jobs = plan_jobs(found, out, form=form, bits=bits, suffix=suffix)
+    if any(is_raw(job.source) for job in jobs):
+        require_rawpy()
+    return jobs, remarks
 
 
 def enhance_jobs(

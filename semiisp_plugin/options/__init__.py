@@ -13,7 +13,7 @@ from semiisp_plugin.options.messages import OptionError, nearest
 from semiisp_plugin.options.parts import OUR_DATASETS, OUR_MODELS, is_our_dataset, is_our_model
 from semiisp_plugin.options.pseudo import complete_pseudo_options, load_pseudo_options
 from semiisp_plugin.options.reading import apply_overrides, dump_options, load_yaml, read_options
-from semiisp_plugin.options.sections import check_call, check_section, registered
+from semiisp_plugin.options.sections import check_call, check_section, checked_as, registered
 from semiisp_plugin.options.source import Source
 from semiisp_plugin.options.structures import MeanTeacher, PseudoOptions
 from semiisp_plugin.options.whole_file import check_options
@@ -32,6 +32,7 @@ __all__ = [
     "check_call",
     "check_options",
     "check_section",
+    "checked_as",
     "complete",
     "complete_pseudo_options",
     "dump_options",

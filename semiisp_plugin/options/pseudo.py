@@ -6,11 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from semiisp_plugin.options.complete import resolve_gpus
 from semiisp_plugin.options.reading import read_options
-from semiisp_plugin.options.sections import check_section
+from semiisp_plugin.options.sections import checked_as
 from semiisp_plugin.options.source import Source
 from semiisp_plugin.options.structures import PseudoOptions
 
@@ -27,12 +25,7 @@ def complete_pseudo_options(values: dict[str, Any], source: Source) -> PseudoOpt
     Raises:
         OptionError: The first thing found wrong.
     """
-    if "model_type" in values:
-        source.fail((), "this is an option file of `basicsr train` or `basicsr test`.")
-    if "extends" in values:
-        source.fail(("extends",), "it is followed where a file is read (`load_yaml`), not here.")
-    check_section(values, PseudoOptions, source)
-    options = msgspec.convert(values, PseudoOptions)
+    options = checked_as(PseudoOptions, values, source)
     if options.source not in ("bank", "mixture") and options.sets == "local":
         source.fail(("sets",), f"source: {options.source} knows no local sets; leave it at auto, or source at bank.")
     if options.source == "upi" and options.inverse != "exact":

@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 
 import msgspec
 
@@ -26,6 +26,28 @@ if TYPE_CHECKING:
 
 
 # --- structures ----------------------------------------------------------------------------------------------------
+
+
+_S = TypeVar("_S", bound=msgspec.Struct)
+
+
+def checked_as(expected: type[_S], values: dict[str, Any], source: Source) -> _S:
+    """A whole option file of a command of ours other than training and testing, as its structure.
+
+    Args:
+        expected: The structure.
+        values: What is in the file, parents and overrides included; see `check_section` for what is changed in it.
+        source: For messages.
+
+    Raises:
+        OptionError: It is a file of another command, was not read by `load_yaml`, or see `check_section`.
+    """
+    if "model_type" in values:
+        source.fail((), "this is an option file of `basicsr train` or `basicsr test`.")
+    if "extends" in values:
+        source.fail(("extends",), "it is followed where a file is read (`load_yaml`), not here.")
+    check_section(values, expected, source)
+    return msgspec.convert(values, expected)
 
 
 def check_section(
