@@ -451,9 +451,9 @@ def _loss_problems(phase: Training, download: bool) -> list[tuple[str, str]]:
 
 def to_fetch(left: Sequence[Phase]) -> list[str]:
     """Weights that the phases need and that a run would fetch before it begins, in words."""
-    from semiisp_plugin.losses.vgg_loss import WEIGHTS_FILE
+    from semiisp_plugin.losses.vgg_loss import cache_path
 
-    path = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_FILE  # torchvision's own copy
+    path = cache_path()
     if path.is_file():
         return []
     needing = [

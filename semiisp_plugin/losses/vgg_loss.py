@@ -49,7 +49,7 @@ class VGGWeightsError(RuntimeError):
         )
 
 
-def _cache_path() -> Path:
+def cache_path() -> Path:
     """Where torchvision keeps its copy."""
     return Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_FILE
 
@@ -70,7 +70,7 @@ def _find_weights(weights: str | None) -> Path:
         if not path.is_file():
             raise VGGWeightsError(f"`weights: {weights}` is not a file.", path)
         return path
-    path = _cache_path()
+    path = cache_path()
     if not path.is_file():
         try:
             _download(path)
