@@ -27,7 +27,7 @@ from typing import Any
 from machine import describe, load_average
 from pseudo_data import packaged_photographs, untrained_generator
 
-from semiisp_plugin.data.image_io import list_images
+from semiisp_plugin.io.image_io import list_images
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.report.tables import text_table
 

@@ -22,9 +22,9 @@ import statistics
 import cv2
 import numpy as np
 
-from semiisp_plugin.data.image_io import to_float
+from semiisp_plugin.apps.denoise import noise_level
 from semiisp_plugin.data.pairs import match_pairs, read_pair
-from semiisp_plugin.denoising import noise_level
+from semiisp_plugin.io.image_io import to_float
 
 GAMMA = 2.2
 

@@ -37,7 +37,7 @@ import torch
 from machine import describe, load_average
 from torch import Tensor
 
-from semiisp_plugin.data.image_io import list_images
+from semiisp_plugin.io.image_io import list_images
 from semiisp_plugin.isp import InvertibleISP, ISPSpec, PaperLUTSettings, strips
 from semiisp_plugin.isp import functions as fn
 from semiisp_plugin.isp.gamma_inverse import GammaInverse

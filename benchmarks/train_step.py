@@ -40,7 +40,7 @@ import torch
 import yaml
 from machine import describe, load_average
 
-from semiisp_plugin.data.image_io import to_uint8, to_uint16, write_image
+from semiisp_plugin.io.image_io import to_uint8, to_uint16, write_image
 from semiisp_plugin.options import Source, complete, load_options
 from semiisp_plugin.report.tables import text_table
 from semiisp_plugin.simulation.photographs import load_photographs

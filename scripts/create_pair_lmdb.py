@@ -21,9 +21,9 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from semiisp_plugin.data.image_io import encode_png
-from semiisp_plugin.data.lmdb_io import LmdbImageWriter
 from semiisp_plugin.data.pairs import find_pair_folders, match_pairs, read_pair
+from semiisp_plugin.io.image_io import encode_png
+from semiisp_plugin.io.lmdb_io import LmdbImageWriter
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from semiisp_plugin.data.image_io import read_image, to_tensor, write_image
+from semiisp_plugin.io.image_io import read_image, to_tensor, write_image
 from semiisp_plugin.isp import InvertibleISP, ISPSpec, ParameterBank
 from semiisp_plugin.isp import functions as fn
 from semiisp_plugin.isp.gamma_inverse import gamma_tone_map_inverse

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semiisp_plugin.data.image_io import read_image, to_tensor, write_image
+from semiisp_plugin.io.image_io import read_image, to_tensor, write_image
 from semiisp_plugin.isp import InvertibleISP, ISPSpec
 from semiisp_plugin.report.grids import Picture, draw_grid
 from semiisp_plugin.report.tables import text_table

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 import semiisp_plugin  # noqa: F401 - registers the networks
-from semiisp_plugin.checkpoint import CheckpointError
-from semiisp_plugin.enhance.network import load_network
+from semiisp_plugin.apps.enhance.network import load_network
+from semiisp_plugin.io.checkpoint import CheckpointError
 from semiisp_plugin.options import OptionError
 
 # The first with lookups in volumes (GridSample of five dimensions), which SepLUT needs.

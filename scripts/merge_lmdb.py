@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from semiisp_plugin.data.lmdb_io import LmdbImageWriter, parts, read_meta, read_value
+from semiisp_plugin.io.lmdb_io import LmdbImageWriter, parts, read_meta, read_value
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's argument parser."""
-    from semiisp_plugin import denoising, enhance, options
+    from semiisp_plugin import options
     from semiisp_plugin._version import __version__
+    from semiisp_plugin.apps import denoise as denoising
+    from semiisp_plugin.apps import enhance
     from semiisp_plugin.data import prepare
     from semiisp_plugin.experiments import recipe
 
@@ -133,7 +135,7 @@ def _run(args: argparse.Namespace) -> None:
         else:
             pipeline.run(pseudo_options, retry=args.retry)
     elif args.command == "denoise":
-        from semiisp_plugin import denoising
+        from semiisp_plugin.apps import denoise as denoising
 
         denoising.run_from_arguments(args)
     elif args.command == "recipe":
@@ -141,7 +143,7 @@ def _run(args: argparse.Namespace) -> None:
 
         recipe.run_from_arguments(args)
     elif args.command == "enhance":
-        from semiisp_plugin import enhance
+        from semiisp_plugin.apps import enhance
 
         enhance.run_from_arguments(args)
     elif args.command == "bank":

@@ -10,7 +10,7 @@ what breaks                     what is done
 torchvision >= 0.17 has no      a module of that name with ``rgb_to_grayscale`` (all that BasicSR takes from it) is put
 ``transforms.functional_tensor``  into ``sys.modules``
 lmdb >= 3 refuses to open the   BasicSR's ``LmdbBackend`` gets its environments from one cache per process (see
-same environment twice          ``semiisp_plugin.data.lmdb_io``), also after a fork
+same environment twice          ``semiisp_plugin.io.lmdb_io``), also after a fork
 torchvision's ``vgg16(          ``pretrained=`` is translated to ``weights=`` where BasicSR's VGG asks for it
 pretrained=...)`` is on its way
 out
@@ -190,7 +190,7 @@ class _SharedLmdbBackend(LmdbBackend):  # type: ignore[misc]  # BasicSR is untyp
         self._paths = dict(zip(keys, self.db_paths, strict=True))
 
     def get(self, filepath: str, client_key: str) -> bytes:
-        from semiisp_plugin.data.lmdb_io import read_value
+        from semiisp_plugin.io.lmdb_io import read_value
 
         return read_value(self._paths[client_key], str(filepath))
 

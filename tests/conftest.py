@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from semiisp_plugin.data.image_io import to_uint8, to_uint16, write_image
+from semiisp_plugin.io.image_io import to_uint8, to_uint16, write_image
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -15,8 +15,8 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from semiisp_plugin.cli import main
-from semiisp_plugin.data.image_io import read_image
-from semiisp_plugin.data.lmdb_io import read_meta
+from semiisp_plugin.io.image_io import read_image
+from semiisp_plugin.io.lmdb_io import read_meta
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.pseudo.f_isp import save_f_isp
 from semiisp_plugin.toolbox import build_dataset, build_network
@@ -504,7 +504,7 @@ def test_unmatched_pairs_are_named(option_files, capsys, tiny_data, workspace):
 
 
 def test_pairs_of_different_sizes_are_named(option_files, capsys, tiny_data):
-    from semiisp_plugin.data.image_io import write_image
+    from semiisp_plugin.io.image_io import write_image
 
     shutil.copytree(tiny_data / "pairs" / "input", "inputs")
     for name in os.listdir("inputs"):

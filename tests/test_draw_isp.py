@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
-from semiisp_plugin.data.image_io import read_image, write_image
+from semiisp_plugin.io.image_io import read_image, write_image
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.pseudo.f_isp import save_f_isp
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from semiisp_plugin.data.image_io import read_image, to_tensor, to_uint8, write_image
+from semiisp_plugin.io.image_io import read_image, to_tensor, to_uint8, write_image
 from semiisp_plugin.isp import InvertibleISP, ISPSpec
 from semiisp_plugin.simulation.camera import expose
 from semiisp_plugin.simulation.look import DEFAULT_LOOK, apply_look

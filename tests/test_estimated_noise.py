@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
-from semiisp_plugin.data.image_io import to_uint16, write_image
 from semiisp_plugin.data.pairs import match_pairs
+from semiisp_plugin.io.image_io import to_uint16, write_image
 from semiisp_plugin.options import load_options
 from semiisp_plugin.pseudo.noise import add_shot_read_noise
 from semiisp_plugin.training.loaders import estimated_noise

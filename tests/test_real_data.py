@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from semiisp_plugin.cli import main
-from semiisp_plugin.data.image_io import read_image, to_tensor
-from semiisp_plugin.data.lmdb_io import read_meta
 from semiisp_plugin.data.pairs import find_pair_folders, match_pairs, read_pair
+from semiisp_plugin.io.image_io import read_image, to_tensor
+from semiisp_plugin.io.lmdb_io import read_meta
 from semiisp_plugin.isp import InvertibleISP, ISPSpec
 from semiisp_plugin.toolbox import build_dataset
 

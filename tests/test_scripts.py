@@ -13,8 +13,8 @@ import torch
 import yaml
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
-from semiisp_plugin.data.image_io import decode_image, read_image, write_image
-from semiisp_plugin.data.lmdb_io import close_all, read_meta, read_value
+from semiisp_plugin.io.image_io import decode_image, read_image, write_image
+from semiisp_plugin.io.lmdb_io import close_all, read_meta, read_value
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.f_isp import save_f_isp

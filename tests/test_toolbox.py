@@ -170,7 +170,7 @@ def test_vgg_of_basicsr_asks_torchvision_for_weights(monkeypatch):
 
 
 def test_lmdb_backend_of_basicsr_shares_our_environment(tmp_path):
-    from semiisp_plugin.data.lmdb_io import close_all, read_value
+    from semiisp_plugin.io.lmdb_io import close_all, read_value
 
     folder = tmp_path / "x.lmdb"
     with lmdb.open(str(folder)) as environment, environment.begin(write=True) as transaction:

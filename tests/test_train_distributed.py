@@ -14,9 +14,9 @@ import pytest
 import torch
 import yaml
 
-from semiisp_plugin.data.image_io import encode_png, to_uint8, to_uint16
-from semiisp_plugin.data.lmdb_io import LmdbImageWriter, close_all
 from semiisp_plugin.data.sampler import MixedBatchSampler
+from semiisp_plugin.io.image_io import encode_png, to_uint8, to_uint16
+from semiisp_plugin.io.lmdb_io import LmdbImageWriter, close_all
 from semiisp_plugin.train import train_pipeline
 
 pytestmark = [

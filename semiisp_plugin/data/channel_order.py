@@ -15,8 +15,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from semiisp_plugin.data.image_io import read_image, to_float
 from semiisp_plugin.data.pairs import Pair
+from semiisp_plugin.io.image_io import read_image, to_float
 
 ORDERS = ("rgb", "bgr")
 """``rgb``: X, Y, Z are the file's red, green and blue channels. ``bgr``: Z, Y, X are."""

@@ -13,10 +13,10 @@ import torch
 from torch.utils.data import Dataset
 
 from semiisp_plugin.data.augment import augment, random_ratio_size
-from semiisp_plugin.data.image_io import to_tensor
 from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair, select_pairs
 from semiisp_plugin.data.sampler import SampleIndex
 from semiisp_plugin.data.subsets import read_names
+from semiisp_plugin.io.image_io import to_tensor
 from semiisp_plugin.toolbox import DATASET_REGISTRY, register
 
 

@@ -1,6 +1,6 @@
 """Pairs of images (input and target) from folders or LMDBs, matched by name and never by order.
 
-A pair's key is the LMDB key of its target (`semiisp_plugin.data.lmdb_io.lmdb_key`: the path below the root without
+A pair's key is the LMDB key of its target (`semiisp_plugin.io.lmdb_io.lmdb_key`: the path below the root without
 extension), whether it lies in a folder or in an LMDB, so that the same pair has the same key in both.
 """
 
@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from semiisp_plugin.data.image_io import decode_image, list_images, read_image
-from semiisp_plugin.data.lmdb_io import lmdb_key, parts, quote_key, read_meta, read_value
+from semiisp_plugin.io.image_io import decode_image, list_images, read_image
+from semiisp_plugin.io.lmdb_io import lmdb_key, parts, quote_key, read_meta, read_value
 
 PAIR_FOLDERS: tuple[tuple[str, str], ...] = (("input", "target"), ("low", "high"), ("Low", "Normal"), ("lq", "gt"))
 """Names that data sets give to the folders of inputs and targets."""
@@ -162,7 +162,7 @@ def read_location(location: str) -> np.ndarray:
         location: A file, or ``folder.lmdb/key``.
 
     Returns:
-        RGB (H, W, 3), ``uint8`` or ``uint16``; see `semiisp_plugin.data.image_io.read_image`.
+        RGB (H, W, 3), ``uint8`` or ``uint16``; see `semiisp_plugin.io.image_io.read_image`.
     """
     folder, separator, key = location.rpartition(".lmdb/")
     # Keys have no dots and image files have one, so a file below a folder named x.lmdb is not taken for a key.

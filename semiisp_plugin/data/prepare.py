@@ -27,13 +27,13 @@ import cv2
 from tqdm import tqdm
 
 from semiisp_plugin._version import __version__
-from semiisp_plugin.data.files import write_atomically
-from semiisp_plugin.data.image_io import encode_png
 from semiisp_plugin.data.layouts import DATA_SETS, photographs
 from semiisp_plugin.data.layouts.base import SPLITS, DataSet, Listing, Reader, Request
-from semiisp_plugin.data.lmdb_io import LmdbImageWriter, read_meta
 from semiisp_plugin.data.pairs import Pair
 from semiisp_plugin.data.subsets import SEED, SIZES, shipped, subset
+from semiisp_plugin.io.files import write_atomically
+from semiisp_plugin.io.image_io import encode_png
+from semiisp_plugin.io.lmdb_io import LmdbImageWriter, read_meta
 
 RECORD = "prepared.json"
 """Name of the record in the prepared folder."""

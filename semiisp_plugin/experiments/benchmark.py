@@ -19,11 +19,11 @@ import msgspec
 import torch
 
 from semiisp_plugin._version import __version__
-from semiisp_plugin.data.files import write_atomically
-from semiisp_plugin.data.image_io import list_images, read_image, to_float, to_uint8, write_image
 from semiisp_plugin.experiments.benchmark_data import check_amounts, count_pairs, data_in, held_out
 from semiisp_plugin.experiments.benchmark_jobs import Job, Runner, default_workers, plain
 from semiisp_plugin.experiments.benchmark_options import BenchmarkOptions, Settings, System, load_benchmark_options
+from semiisp_plugin.io.files import write_atomically
+from semiisp_plugin.io.image_io import list_images, read_image, to_float, to_uint8, write_image
 from semiisp_plugin.report.benchmark import terminal_table, write_report
 
 RESULTS = "results.json"

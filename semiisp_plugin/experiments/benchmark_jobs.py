@@ -31,15 +31,15 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from semiisp_plugin._version import __version__
-from semiisp_plugin.data.files import write_atomically
-from semiisp_plugin.data.image_io import decode_image, list_images, read_image, to_float, write_image
-from semiisp_plugin.data.lmdb_io import read_meta, read_value
 from semiisp_plugin.data.pairs import match_pairs
 from semiisp_plugin.experiments import phases
 from semiisp_plugin.experiments.benchmark_data import brightness_and_chroma, data_in, inputs_of, make_data
 from semiisp_plugin.experiments.benchmark_options import Settings, Task
 from semiisp_plugin.experiments.demo import apply
 from semiisp_plugin.experiments.phases import PairData, PhaseSettings
+from semiisp_plugin.io.files import write_atomically
+from semiisp_plugin.io.image_io import decode_image, list_images, read_image, to_float, write_image
+from semiisp_plugin.io.lmdb_io import read_meta, read_value
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.pseudo.noise import READ_VARIANCE, SHOT_VARIANCE
 from semiisp_plugin.pseudo.pipeline import make_generator

@@ -20,8 +20,7 @@ from typing import Any
 import torch
 
 from semiisp_plugin import options as options_module
-from semiisp_plugin.data.files import write_atomically
-from semiisp_plugin.denoising import complete_denoise_options
+from semiisp_plugin.apps.denoise import complete_denoise_options
 from semiisp_plugin.experiments.recipe_options import ORDER, TRAININGS, Recipe, load_recipe
 from semiisp_plugin.experiments.recipe_phases import (
     Denoise,
@@ -33,6 +32,7 @@ from semiisp_plugin.experiments.recipe_phases import (
     Training,
     states_of,
 )
+from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.options import OptionError, Source, apply_overrides, nearest, read_options
 from semiisp_plugin.report.tables import text_table
 

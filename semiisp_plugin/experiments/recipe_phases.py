@@ -23,11 +23,11 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from semiisp_plugin import options as options_module
-from semiisp_plugin.checkpoint import check_whole, newest_whole_state, saved_iterations
-from semiisp_plugin.data.files import write_atomically
-from semiisp_plugin.denoising import DenoiseOptions, complete_denoise_options, is_denoised
-from semiisp_plugin.denoising.command import denoise_and_print
-from semiisp_plugin.denoising.folder import RECORD
+from semiisp_plugin.apps.denoise import DenoiseOptions, complete_denoise_options, is_denoised
+from semiisp_plugin.apps.denoise.command import denoise_and_print
+from semiisp_plugin.apps.denoise.folder import RECORD
+from semiisp_plugin.io.checkpoint import check_whole, newest_whole_state, saved_iterations
+from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.options import OptionError, PseudoOptions, Source
 from semiisp_plugin.options.yaml_text import parse
 from semiisp_plugin.pseudo.manifest import BuildFolder
@@ -460,7 +460,7 @@ class Pseudo(Phase):
 
     def photographs(self) -> int:
         """How many there are; 0 without the folder."""
-        from semiisp_plugin.data.image_io import scan_images
+        from semiisp_plugin.io.image_io import scan_images
 
         try:
             return len(scan_images(self.options.photographs)[0])

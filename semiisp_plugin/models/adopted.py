@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from semiisp_plugin.checkpoint import CheckpointError, load_checkpoint, load_weights
+from semiisp_plugin.io.checkpoint import CheckpointError, load_checkpoint, load_weights
 from semiisp_plugin.models.checkpointed import CheckpointedModel
 from semiisp_plugin.random_state import capture_rng, draw_as_a_loader, reseed, restore_rng
 from semiisp_plugin.toolbox import MODEL_REGISTRY, BaseModel, SRModel, build_model, get_root_logger

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from semiisp_plugin.checkpoint import (
+from semiisp_plugin.io.checkpoint import (
     CheckpointError,
     load_checkpoint,
     load_weights,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semiisp_plugin.data.files import write_atomically
+from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.losses.filters import KEPT_FROM
 from semiisp_plugin.toolbox import get_root_logger
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
-from semiisp_plugin.checkpoint import load_checkpoint
 from semiisp_plugin.data.photometric import photometric_jitter
+from semiisp_plugin.io.checkpoint import load_checkpoint
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.models.restoration import RestorationModel
 from semiisp_plugin.models.supervised_model import iteration_generator

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from semiisp_plugin.data.files import write_atomically
+from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.metrics import images_for
 from semiisp_plugin.toolbox import calculate_metric, imwrite, tensor2img
 

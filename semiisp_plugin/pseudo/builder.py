@@ -27,9 +27,9 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
-from semiisp_plugin.data.files import write_atomically
-from semiisp_plugin.data.image_io import list_images, printable_path, scan_images
-from semiisp_plugin.data.lmdb_io import META_NAME
+from semiisp_plugin.io.files import write_atomically
+from semiisp_plugin.io.image_io import list_images, printable_path, scan_images
+from semiisp_plugin.io.lmdb_io import META_NAME
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.manifest import SETS, BuildFolder, plan, set_aside
 from semiisp_plugin.pseudo.shards import BuildSettings, ShardBuilder, root_id
@@ -108,7 +108,7 @@ def build_pseudo_lmdb(
         short_side: Shrink photographs whose short side is longer to it, in pixels (area).
         max_pixels: Set larger photographs aside; None for the limit of `read_photograph`.
         input_bits: Bits of the stored pseudo inputs: 16, or 8 where the real inputs have no more.
-        png_compression: ``fast``, or a zlib level of 0 to 9; see `semiisp_plugin.data.image_io.encode_png`.
+        png_compression: ``fast``, or a zlib level of 0 to 9; see `semiisp_plugin.io.image_io.encode_png`.
         device: Where f_ISP runs: ``cpu`` or ``cuda`` (each process takes a GPU of its own, as far as they go).
         workers: Processes besides this one; 0 for none. None: none for up to 100 photographs, else one a GPU or core.
         shard_size: Photographs of a shard; None for `semiisp_plugin.pseudo.manifest.automatic_shard_size`.

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 
 from tqdm import tqdm
 
-from semiisp_plugin.data.image_io import printable_path
-from semiisp_plugin.data.lmdb_io import META_NAME, MetaEntry, read_meta, read_value
+from semiisp_plugin.io.image_io import printable_path
+from semiisp_plugin.io.lmdb_io import META_NAME, MetaEntry, read_meta, read_value
 from semiisp_plugin.pseudo.keys import pair_keys
 from semiisp_plugin.pseudo.manifest import SETS, BuildFolder, Photograph, ShardRecord
 

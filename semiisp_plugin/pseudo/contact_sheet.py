@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from semiisp_plugin.data.image_io import decode_image, to_float
-from semiisp_plugin.data.lmdb_io import read_meta, read_value
+from semiisp_plugin.io.image_io import decode_image, to_float
+from semiisp_plugin.io.lmdb_io import read_meta, read_value
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.keys import pair_keys, photograph_seed
 from semiisp_plugin.pseudo.manifest import BuildFolder

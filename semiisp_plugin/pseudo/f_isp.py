@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
-from semiisp_plugin.checkpoint import CheckpointError, load_checkpoint, load_weights, save_atomically
+from semiisp_plugin.io.checkpoint import CheckpointError, load_checkpoint, load_weights, save_atomically
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.toolbox import build_network
 
@@ -31,7 +31,7 @@ def save_f_isp(
         n_pairs: Number of pairs it was trained on.
 
     Raises:
-        OSError: See `semiisp_plugin.checkpoint.save_atomically`.
+        OSError: See `semiisp_plugin.io.checkpoint.save_atomically`.
     """
     state = {
         "network": dict(network),

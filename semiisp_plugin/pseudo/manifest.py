@@ -26,8 +26,8 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from semiisp_plugin.data.files import write_atomically
-from semiisp_plugin.data.lmdb_io import unique_keys
+from semiisp_plugin.io.files import write_atomically
+from semiisp_plugin.io.lmdb_io import unique_keys
 
 FORMAT = 1
 SETS = {"stored": ("gt", "lq"), "online": ("gt",), "keys": ()}

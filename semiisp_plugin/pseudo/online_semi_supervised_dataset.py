@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semiisp_plugin.data.image_io import to_tensor, to_uint8, to_uint16
-from semiisp_plugin.data.lmdb_io import read_meta
 from semiisp_plugin.data.paired_dataset import PairedRestorationDataset, as_item
 from semiisp_plugin.data.pairs import Pair, read_location
 from semiisp_plugin.data.sampler import SampleIndex
 from semiisp_plugin.data.semi_supervised_dataset import PseudoPairs, SemiSupervisedDataset
+from semiisp_plugin.io.image_io import to_tensor, to_uint8, to_uint16
+from semiisp_plugin.io.lmdb_io import read_meta
 from semiisp_plugin.pseudo.keys import pair_keys, photograph_seed
 from semiisp_plugin.pseudo.manifest import BuildFolder
 from semiisp_plugin.pseudo.online import WHOLE, OnlineDraw, check_drawable, coordinates, place_of

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
-from semiisp_plugin.data.files import write_atomically
-from semiisp_plugin.data.image_io import printable_path, to_float
 from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair, select_pairs
 from semiisp_plugin.data.subsets import read_names
+from semiisp_plugin.io.files import write_atomically
+from semiisp_plugin.io.image_io import printable_path, to_float
 from semiisp_plugin.isp import InvertibleISP, PaperLUTSettings, ParameterBank
 from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.builder import BuildReport, build_pseudo_lmdb

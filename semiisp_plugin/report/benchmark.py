@@ -14,7 +14,7 @@ import jinja2
 import yaml
 from PIL import Image
 
-from semiisp_plugin.data.image_io import read_image, to_bit_depth
+from semiisp_plugin.io.image_io import read_image, to_bit_depth
 from semiisp_plugin.report.benchmark_plots import (
     Grid,
     PlotFolder,

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from semiisp_plugin.data.image_io import read_image, to_bit_depth
+from semiisp_plugin.io.image_io import read_image, to_bit_depth
 from semiisp_plugin.report.benchmark_results import (
     MAIN_GROUPS,
     Cell,

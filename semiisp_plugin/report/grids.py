@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from semiisp_plugin.data.image_io import write_image
+from semiisp_plugin.io.image_io import write_image
 
 Picture = np.ndarray | torch.Tensor
 

@@ -17,9 +17,9 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from semiisp_plugin.data.image_io import read_image, to_bit_depth
 from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair, select_pairs
 from semiisp_plugin.data.subsets import read_names
+from semiisp_plugin.io.image_io import read_image, to_bit_depth
 from semiisp_plugin.report.benchmark_tables import Section, Table, escape_markdown, format_number, markdown_section
 from semiisp_plugin.report.grids import save_grid
 from semiisp_plugin.report.paper_figures import PaperResult, paper_results

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from semiisp_plugin.data.image_io import read_image
+from semiisp_plugin.io.image_io import read_image
 
 
 @dataclass(frozen=True)

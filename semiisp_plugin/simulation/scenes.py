@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import torch
 
-from semiisp_plugin.data.image_io import to_float, to_uint8, to_uint16, write_image
+from semiisp_plugin.io.image_io import to_float, to_uint8, to_uint16, write_image
 from semiisp_plugin.simulation.camera import Capture, SimulatedCamera, darken, expose
 from semiisp_plugin.simulation.look import DEFAULT_LOOK, Look, apply_look
 from semiisp_plugin.simulation.photographs import PHOTOGRAPHS, load_photographs

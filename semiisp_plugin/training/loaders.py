@@ -17,9 +17,9 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from semiisp_plugin import options as options_module
-from semiisp_plugin.data.image_io import to_float
 from semiisp_plugin.data.pairs import read_pair
 from semiisp_plugin.data.sampler import MixedBatchSampler
+from semiisp_plugin.io.image_io import to_float
 from semiisp_plugin.pseudo.noise_estimation import estimate_noise_bounds
 from semiisp_plugin.toolbox import build_dataset
 from semiisp_plugin.training.stall import StallWatch, WatchedDataset

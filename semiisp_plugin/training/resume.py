@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from semiisp_plugin.checkpoint import load_checkpoint, newest_whole_state
+from semiisp_plugin.io.checkpoint import load_checkpoint, newest_whole_state
 
 
 def find_resume_state(opt: dict[str, Any], auto_resume: bool) -> tuple[dict[str, Any] | None, list[str]]:

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from semiisp_plugin.checkpoint import CheckpointError
-from semiisp_plugin.data.image_io import list_images, read_image
+from semiisp_plugin.io.checkpoint import CheckpointError
+from semiisp_plugin.io.image_io import list_images, read_image
 from semiisp_plugin.test import test_pipeline as run_test
 from semiisp_plugin.toolbox import build_network
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from semiisp_plugin.data.image_io import encode_png, to_uint8, write_image
-from semiisp_plugin.data.lmdb_io import LmdbImageWriter, close_all
 from semiisp_plugin.data.sampler import MixedBatchSampler
 from semiisp_plugin.data.semi_supervised_dataset import SemiSupervisedDataset, held_out_split
+from semiisp_plugin.io.image_io import encode_png, to_uint8, write_image
+from semiisp_plugin.io.lmdb_io import LmdbImageWriter, close_all
 
 N_REAL, N_PSEUDO = 9, 4
 

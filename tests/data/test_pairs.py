@@ -8,9 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from semiisp_plugin.data import lmdb_io
-from semiisp_plugin.data.image_io import encode_png, write_image
-from semiisp_plugin.data.lmdb_io import LmdbImageWriter, unique_keys
 from semiisp_plugin.data.pairs import (
     Pair,
     check_same_size,
@@ -19,6 +16,9 @@ from semiisp_plugin.data.pairs import (
     read_location,
     read_pair,
 )
+from semiisp_plugin.io import lmdb_io
+from semiisp_plugin.io.image_io import encode_png, write_image
+from semiisp_plugin.io.lmdb_io import LmdbImageWriter, unique_keys
 
 
 @pytest.fixture(autouse=True)

@@ -15,13 +15,14 @@ import yaml
 from filelock import FileLock
 
 from semiisp_plugin import cli
-from semiisp_plugin.data import lmdb_io, prepare
-from semiisp_plugin.data.image_io import decode_image, encode_png, read_image, write_image
+from semiisp_plugin.data import prepare
 from semiisp_plugin.data.layouts import DATA_SETS
 from semiisp_plugin.data.layouts.base import Request
-from semiisp_plugin.data.lmdb_io import LmdbImageWriter, read_meta, read_value
 from semiisp_plugin.data.paired_dataset import PairedRestorationDataset
 from semiisp_plugin.data.subsets import subset
+from semiisp_plugin.io import lmdb_io
+from semiisp_plugin.io.image_io import decode_image, encode_png, read_image, write_image
+from semiisp_plugin.io.lmdb_io import LmdbImageWriter, read_meta, read_value
 
 RAWPY = "needs rawpy (pip install semiisp_plugin[raw])"
 
@@ -394,7 +395,7 @@ def test_fivek_tone_mapping_stores_16_bits_in_the_order_x_y_z(tmp_path, run):
 
 def test_fivek_general_isp(tmp_path, run, write_dng):
     pytest.importorskip("rawpy", reason=RAWPY)
-    from semiisp_plugin.data.raw_io import read_raw
+    from semiisp_plugin.io.raw_io import read_raw
 
     root = tmp_path / "FiveK"
     for number in (1, 2, 3):

@@ -8,13 +8,13 @@ import random
 import numpy as np
 import pytest
 
-from semiisp_plugin.data import lmdb_io
-from semiisp_plugin.data.image_io import encode_png, write_image
-from semiisp_plugin.data.lmdb_io import LmdbImageWriter
 from semiisp_plugin.data.paired_dataset import PairedRestorationDataset
 from semiisp_plugin.data.pairs import Pair, select_pairs
 from semiisp_plugin.data.semi_supervised_dataset import SemiSupervisedDataset
 from semiisp_plugin.data.subsets import LIST_FOLDER, fivek_split, rank_names, read_names, shipped, subset
+from semiisp_plugin.io import lmdb_io
+from semiisp_plugin.io.image_io import encode_png, write_image
+from semiisp_plugin.io.lmdb_io import LmdbImageWriter
 from semiisp_plugin.options import load_options
 
 

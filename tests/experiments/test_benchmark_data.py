@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from semiisp_plugin.data.image_io import list_images, read_image, write_image
 from semiisp_plugin.experiments.benchmark_data import (
     brightness_and_chroma,
     check_amounts,
@@ -14,6 +13,7 @@ from semiisp_plugin.experiments.benchmark_data import (
     make_data,
 )
 from semiisp_plugin.experiments.benchmark_options import Task
+from semiisp_plugin.io.image_io import list_images, read_image, write_image
 
 SIZE = (32, 40)
 

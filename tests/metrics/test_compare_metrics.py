@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from semiisp_plugin.data.image_io import write_image
+from semiisp_plugin.io.image_io import write_image
 from semiisp_plugin.toolbox import calculate_psnr
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "compare_metrics.py"

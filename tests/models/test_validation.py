@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from semiisp_plugin.data.image_io import read_image, to_uint8, write_image
+from semiisp_plugin.io.image_io import read_image, to_uint8, write_image
 from semiisp_plugin.metrics import prepared_by, takes_floats
 from semiisp_plugin.models.validation import ValidationStopped, groups_of_one_size, result_names, together, validate
 from semiisp_plugin.options import Source, complete

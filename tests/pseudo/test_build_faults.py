@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from semiisp_plugin.data.image_io import decode_image, printable_path, write_image
-from semiisp_plugin.data.lmdb_io import LmdbImageWriter, close_all, parts, read_meta, read_value
 from semiisp_plugin.data.pairs import match_pairs
-from semiisp_plugin.data.photograph_io import read_photograph
+from semiisp_plugin.io.image_io import decode_image, printable_path, write_image
+from semiisp_plugin.io.lmdb_io import LmdbImageWriter, close_all, parts, read_meta, read_value
+from semiisp_plugin.io.photograph_io import read_photograph
 from semiisp_plugin.pseudo import PseudoPairGenerator
 from semiisp_plugin.pseudo import shards as shards_module
 from semiisp_plugin.pseudo import workers as workers_module

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
-from semiisp_plugin.checkpoint import CheckpointError, save_atomically
-from semiisp_plugin.data.image_io import write_image
-from semiisp_plugin.data.lmdb_io import close_all, read_meta
+from semiisp_plugin.io.checkpoint import CheckpointError, save_atomically
+from semiisp_plugin.io.image_io import write_image
+from semiisp_plugin.io.lmdb_io import close_all, read_meta
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.f_isp import load_f_isp, save_f_isp

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from semiisp_plugin.data.image_io import to_uint8, to_uint16, write_image
 from semiisp_plugin.data.pairs import match_pairs
+from semiisp_plugin.io.image_io import to_uint8, to_uint16, write_image
 from semiisp_plugin.isp import InvertibleISP, ISPSpec, ParameterBank
 from semiisp_plugin.pseudo.fitted_sets import fit_parameter_sets
 

@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.data.augment import augment, fit_to_crop
-from semiisp_plugin.data.image_io import write_image
-from semiisp_plugin.data.lmdb_io import close_all
 from semiisp_plugin.data.sampler import MixedBatchSampler, SampleIndex
 from semiisp_plugin.data.semi_supervised_dataset import SemiSupervisedDataset
+from semiisp_plugin.io.image_io import write_image
+from semiisp_plugin.io.lmdb_io import close_all
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.pseudo.f_isp import save_f_isp

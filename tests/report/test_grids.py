@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from semiisp_plugin.data.image_io import read_image
+from semiisp_plugin.io.image_io import read_image
 from semiisp_plugin.report import grids
 from semiisp_plugin.report.grids import draw_grid, save_grid
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from semiisp_plugin.data.image_io import list_images, read_image
+from semiisp_plugin.io.image_io import list_images, read_image
 from semiisp_plugin.simulation.camera import Capture, SimulatedCamera, darken, expose
 from semiisp_plugin.simulation.look import DEFAULT_LOOK, NEUTRAL_LOOK, apply_look
 from semiisp_plugin.simulation.photographs import PHOTOGRAPHS, load_photographs

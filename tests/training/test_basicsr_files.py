@@ -17,9 +17,9 @@ import torch
 import yaml
 from torch import nn
 
-from semiisp_plugin.checkpoint import CheckpointError
-from semiisp_plugin.data.image_io import encode_png, write_image
-from semiisp_plugin.data.lmdb_io import LmdbImageWriter, close_all
+from semiisp_plugin.io.checkpoint import CheckpointError
+from semiisp_plugin.io.image_io import encode_png, write_image
+from semiisp_plugin.io.lmdb_io import LmdbImageWriter, close_all
 from semiisp_plugin.models.adopted import AdoptedModel, _in_front_of, build_adopted
 from semiisp_plugin.options import OptionError
 from semiisp_plugin.toolbox import ARCH_REGISTRY, MODEL_REGISTRY, EnlargedSampler, SRModel, register

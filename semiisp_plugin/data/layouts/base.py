@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from semiisp_plugin.data.align import MIN_ALIGNMENT
-from semiisp_plugin.data.image_io import IMAGE_EXTENSIONS
 from semiisp_plugin.data.pairs import Pair, read_pair
+from semiisp_plugin.io.image_io import IMAGE_EXTENSIONS
 
 SPLITS = ("train", "test")
 """Halves of a data set; either may be empty."""

@@ -12,7 +12,6 @@ import numpy as np
 
 from semiisp_plugin.data.align import align
 from semiisp_plugin.data.channel_order import ORDERS, decide
-from semiisp_plugin.data.image_io import read_image, strip_extension
 from semiisp_plugin.data.layouts.base import (
     DataSet,
     Listing,
@@ -28,8 +27,9 @@ from semiisp_plugin.data.layouts.base import (
     subfolder,
 )
 from semiisp_plugin.data.pairs import Pair, check_same_size
-from semiisp_plugin.data.raw_io import RAW_PROCESSING, RAW_SUMMARY, read_raw, require_rawpy
 from semiisp_plugin.data.subsets import fivek_split, read_names
+from semiisp_plugin.io.image_io import read_image, strip_extension
+from semiisp_plugin.io.raw_io import RAW_PROCESSING, RAW_SUMMARY, read_raw, require_rawpy
 
 TEST_NOTE = (
     "Zeng's test.txt has 498 names, not 500: a0160 and a2952 are in none of the lists. Published numbers on this split "

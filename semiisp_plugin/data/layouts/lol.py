@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from semiisp_plugin.data.image_io import strip_extension
 from semiisp_plugin.data.layouts.base import (
     SPLITS,
     DataSet,
@@ -22,8 +21,9 @@ from semiisp_plugin.data.layouts.base import (
     require_folder,
     subfolder,
 )
-from semiisp_plugin.data.lmdb_io import lmdb_key
 from semiisp_plugin.data.pairs import Pair
+from semiisp_plugin.io.image_io import strip_extension
+from semiisp_plugin.io.lmdb_io import lmdb_key
 
 # Folders of a split's inputs and targets, as distributed and as repacked.
 _V1 = {

@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image
 
 from semiisp_plugin.data.align import align
-from semiisp_plugin.data.image_io import IMAGE_EXTENSIONS, read_image
 from semiisp_plugin.data.layouts.base import (
     DataSet,
     Listing,
@@ -25,10 +24,11 @@ from semiisp_plugin.data.layouts.base import (
     require_folder,
     subfolder,
 )
-from semiisp_plugin.data.lmdb_io import lmdb_key
 from semiisp_plugin.data.pairs import PAIR_FOLDERS, Pair
-from semiisp_plugin.data.raw_io import RAW_EXTENSIONS, RAW_PROCESSING, RAW_SUMMARY, is_raw, read_raw, require_rawpy
 from semiisp_plugin.data.subsets import rank_names, read_names
+from semiisp_plugin.io.image_io import IMAGE_EXTENSIONS, read_image
+from semiisp_plugin.io.lmdb_io import lmdb_key
+from semiisp_plugin.io.raw_io import RAW_EXTENSIONS, RAW_PROCESSING, RAW_SUMMARY, is_raw, read_raw, require_rawpy
 
 FOLDERS: tuple[tuple[str, str], ...] = (
     ("raw", "edited"),

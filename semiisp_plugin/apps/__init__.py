@@ -1,0 +1,1 @@
+"""What is done with trained networks, and before training, on people's own images."""

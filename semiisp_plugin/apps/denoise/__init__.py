@@ -1,0 +1,33 @@
+"""Noisy inputs of pairs cleaned before phase 1 (Sec. A.3): ``basicsr denoise``.
+
+    load_denoise_options(FILE)   option file -> options, checked
+    denoise_folder(options)      a folder or LMDB of images -> another, same names, 16-bit PNG; resumable
+    is_denoised(options)         whether that is done
+    denoise_image(...)           one image, by any function
+
+The paper's denoiser is KBNet with its SenseNoise weights; any registered network with weights will do. Without weights
+OpenCV's non-local means does it, which is ours.
+"""
+
+from semiisp_plugin.apps.denoise.command import add_arguments, run_from_arguments
+from semiisp_plugin.apps.denoise.denoisers import Denoiser, NetworkDenoiser, NonLocalMeans
+from semiisp_plugin.apps.denoise.folder import DenoiseReport, denoise_folder, is_denoised
+from semiisp_plugin.apps.denoise.image import denoise_image
+from semiisp_plugin.apps.denoise.noise_level import noise_level
+from semiisp_plugin.apps.denoise.options import DenoiseOptions, complete_denoise_options, load_denoise_options
+
+__all__ = [
+    "DenoiseOptions",
+    "DenoiseReport",
+    "Denoiser",
+    "NetworkDenoiser",
+    "NonLocalMeans",
+    "add_arguments",
+    "complete_denoise_options",
+    "denoise_folder",
+    "denoise_image",
+    "is_denoised",
+    "load_denoise_options",
+    "noise_level",
+    "run_from_arguments",
+]

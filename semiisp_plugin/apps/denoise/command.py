@@ -1,0 +1,39 @@
+"""``basicsr denoise``: option file -> denoised images."""
+
+from __future__ import annotations
+
+import argparse
+
+from semiisp_plugin.apps.denoise.folder import RECORD, DenoiseReport, denoise_folder
+from semiisp_plugin.apps.denoise.options import DenoiseOptions, load_denoise_options
+
+_SHOWN = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML), see options/denoise")
+    parser.add_argument("--force_yml", nargs="+", default=[], metavar="KEY=VALUE", help="override options")
+
+
+def run_from_arguments(args: argparse.Namespace) -> DenoiseReport:
+    """Run the command; see `add_arguments`, and `denoise_folder` for what is raised."""
+    return denoise_and_print(load_denoise_options(args.opt, args.force_yml))
+
+
+def denoise_and_print(options: DenoiseOptions) -> DenoiseReport:
+    """`denoise_folder`, and what it does in words."""
+    if options.uses_network:
+        print(f"{options.name}: denoising with {(options.network or {}).get('type')}, weights {options.weights}")
+    else:
+        why = "no weights are given, so " if options.method == "auto" else ""
+        print(f"{options.name}: {why}OpenCV's non-local means denoises (ours; the paper uses KBNet)")
+    report = denoise_folder(options)
+    before = f", {report.kept} were there before" if report.kept else ""
+    print(f"{report.written} images denoised into '{options.out}' in {report.seconds:.0f} s{before}.")
+    if report.set_aside:
+        listed = list(report.set_aside.items())[:_SHOWN]
+        print(f"Warning: {len(report.set_aside)} images set aside ({RECORD} has all):")
+        for name, reason in listed:
+            print(f"  {name}: {reason}")
+    return report

@@ -1,0 +1,165 @@
+"""What denoises: a network with weights (the paper's way), or OpenCV's non-local means (ours)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import semiisp_plugin.archs  # noqa: F401 - registers the networks
+from semiisp_plugin.apps.denoise.noise_level import noise_level
+from semiisp_plugin.apps.tiling import Box, run_in_tiles, spans
+from semiisp_plugin.io.checkpoint import CheckpointError, load_checkpoint, load_weights
+from semiisp_plugin.io.image_io import to_tensor
+from semiisp_plugin.toolbox import build_network
+
+_TOP = 65535
+# Y, Cr, Cb -> R, G, B (ITU-R BT.601), columns first.
+_TO_RGB = np.array([[1, 1, 1], [1.402, -0.714136, 0], [0, -0.344136, 1.772]], np.float32)
+# Strengths as multiples of the luminance's noise. Chosen on seven pairs of LOLv1 between what is left of the noise and
+# what is lost of fine texture; colour bears more smoothing than luminance.
+_LUMINANCE, _COLOUR = 1.2, 2.0
+
+
+Denoiser = Callable[[np.ndarray], np.ndarray]
+"""A function of images: (H, W, 3), ``float32`` in [0, 1] -> the same shape, ``float32``."""
+
+
+class NonLocalMeans:
+    """OpenCV's non-local means on 16-bit luminance and colour difference planes. Ours, not the paper's.
+
+    OpenCV's own colour version (``fastNlMeansDenoisingColored``) takes 8 bits and rounds them twice more on the way to
+    Lab and back, which shows in images that are to be made brighter. Its general version takes 16 bits with the L1
+    norm, and is given Y alone, then Cr and Cb together.
+
+    Args:
+        strength: Filter strength for the luminance, in [0, 1]; None: 1.2 times the image's noise (`noise_level`).
+        colour_strength: For the colour differences; None: 2 times the luminance's noise.
+        patch: Side of the patches that are compared, odd.
+        search: Side of the window they are searched in, odd.
+    """
+
+    def __init__(
+        self,
+        strength: float | None = None,
+        colour_strength: float | None = None,
+        patch: int = 7,
+        search: int = 21,
+    ) -> None:
+        for name, side in (("patch", patch), ("search", search)):
+            if side < 1 or side % 2 == 0:
+                raise ValueError(f"{name} is {side}; use an odd number of pixels, such as 7.")
+        self.strength = strength
+        self.colour_strength = colour_strength
+        self.patch = patch
+        self.search = search
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Denoise (H, W, 3), ``float32`` in [0, 1]."""
+        planes = cv2.cvtColor(np.ascontiguousarray(image, np.float32), cv2.COLOR_RGB2YCrCb)
+        noise = noise_level(planes[..., 0])
+        strength = _LUMINANCE * noise if self.strength is None else self.strength
+        colour = _COLOUR * noise if self.colour_strength is None else self.colour_strength
+        coded = np.rint(planes.clip(0, 1) * _TOP).astype(np.uint16)
+        clean = np.dstack([self._filter(coded[..., :1], strength), self._filter(coded[..., 1:], colour)])
+        # What was taken away is taken from the image: nothing is, but for that.
+        change = (clean.astype(np.float32) - coded) / np.float32(_TOP)
+        return np.asarray(image + change @ _TO_RGB, np.float32)
+
+    def _filter(self, planes: np.ndarray, strength: float) -> np.ndarray:
+        """Planes (H, W, C), 16-bit -> the same."""
+        if strength * _TOP < 1:  # no noise; OpenCV would divide by it
+            return planes
+        strengths = [float(strength * _TOP)] * planes.shape[2]
+        source = np.ascontiguousarray(planes)
+        clean = cv2.fastNlMeansDenoising(source, strengths, None, self.patch, self.search, cv2.NORM_L1)
+        return np.asarray(clean).reshape(planes.shape)
+
+
+class NetworkDenoiser:
+    """A network that takes and returns images of one size.
+
+    Args:
+        network: Its options as in an option file: ``type``, and its arguments.
+        weights: File of the weights.
+        param_key: Where in the file they are; None: they are all it holds.
+        strict: Names must be those of the network, no more and no fewer.
+        tile: Images with a longer side go through in tiles of this side, pixels; None: whole.
+        overlap: Pixels that neighbouring tiles share, at most half a tile; see `semiisp_plugin.apps.tiling`.
+        precision: ``fp32``, or ``bf16`` for mixed precision.
+        device: Where it runs.
+
+    Raises:
+        CheckpointError: The weights are missing, unreadable, or another network's.
+        ValueError: The tile is too small for the network, or for the overlap.
+    """
+
+    def __init__(
+        self,
+        network: Mapping[str, Any],
+        weights: str | os.PathLike[str],
+        param_key: str | None = "params",
+        *,
+        strict: bool = True,
+        tile: int | None = 1024,
+        overlap: int = 64,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        net: nn.Module = build_network(dict(network))
+        load_weights(net, _weights_in(weights, param_key), weights, strict)
+        self.net = net.to(self.device).eval().requires_grad_(False)
+        self.multiple = int(getattr(net, "multiple", 1))
+        if tile is not None:
+            spans(1, tile, overlap, self.multiple)  # refuses what does not go together
+        self.tile = tile
+        self.overlap = overlap
+        self.precision = precision
+
+    @torch.no_grad()
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Denoise (H, W, 3), ``float32`` in [0, 1].
+
+        Raises:
+            ValueError: The network does not return an image of the same size, or there is too little memory for it.
+        """
+        batch = to_tensor(image)[None]
+        try:
+            if self.tile is None:
+                clean = self._run(batch).float().cpu()
+            else:
+                clean = run_in_tiles(batch, self._run, self.tile, self.overlap, self.multiple)
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            side = self.tile or max(batch.shape[-2:])
+            raise ValueError(
+                f"the GPU has too little memory for tiles of {side} pixels; choose a smaller 'tile'."
+            ) from None
+        return clean[0].permute(1, 2, 0).numpy()
+
+    def _run(self, batch: Tensor, box: Box | None = None) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            out: Tensor = self.net(batch.to(self.device))
+        if out.shape != batch.shape:
+            raise ValueError(
+                f"{type(self.net).__name__} turned an image of shape {tuple(batch.shape)} into {tuple(out.shape)}; a "
+                "denoiser must keep the size."
+            )
+        return out
+
+
+def _weights_in(path: str | os.PathLike[str], param_key: str | None) -> Mapping[str, Tensor]:
+    """The weights that a checkpoint holds under a key."""
+    state = load_checkpoint(path)
+    weights = state if param_key is None else state.get(param_key)
+    if isinstance(weights, Mapping) and weights and all(isinstance(v, Tensor) for v in weights.values()):
+        return weights
+    sections = sorted(str(k) for k, v in state.items() if isinstance(v, Mapping))
+    held = f"sections {', '.join(sections)}" if sections else "no section; leave param_key empty (~)"
+    raise CheckpointError(f"{path}: param_key '{param_key}' names no weights; the file has {held}.")

@@ -1,0 +1,18 @@
+"""Trained networks on people's images: files, folders, RAW files, of any size; ``basicsr enhance``."""
+
+from semiisp_plugin.apps.enhance.command import add_arguments, run_from_arguments
+from semiisp_plugin.apps.enhance.enhancer import Enhancer
+from semiisp_plugin.apps.enhance.folder import EnhanceReport, enhance_files
+from semiisp_plugin.apps.enhance.network import load_network
+from semiisp_plugin.apps.enhance.picture import Picture, read_picture
+
+__all__ = [
+    "EnhanceReport",
+    "Enhancer",
+    "Picture",
+    "add_arguments",
+    "enhance_files",
+    "load_network",
+    "read_picture",
+    "run_from_arguments",
+]

@@ -1,0 +1,169 @@
+"""``basicsr enhance``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from semiisp_plugin.apps.enhance.encoding import format_of
+from semiisp_plugin.apps.enhance.enhancer import Enhancer
+from semiisp_plugin.apps.enhance.folder import EnhanceReport, enhance_jobs, jobs_for
+from semiisp_plugin.apps.enhance.network import describe, load_network
+from semiisp_plugin.io.image_io import MAX_PIXELS, printable_path
+from semiisp_plugin.io.raw_io import RAW_SUMMARY, is_raw
+from semiisp_plugin.options import read_options
+
+__all__ = ["add_arguments", "run_from_arguments"]
+
+_SHOWN = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = (
+        "Results that are there already are left alone, so that the same command goes on with what was interrupted. "
+        "Exit status 1 if an image had to be set aside."
+    )
+    text = "files, folders (with all below them), patterns such as 'photos/**/*.jpg'; RAW files too"
+    parser.add_argument("images", nargs="+", metavar="IMAGES", help=text)
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results; the structure is kept")
+    network = parser.add_argument_group("network")
+    text = "option file of training (its run's net_g_latest) or testing (its pretrain_network_g)"
+    network.add_argument("-opt", metavar="FILE", help=text)
+    network.add_argument("--weights", metavar="FILE", help="checkpoint: net_g_*.pth of a run, f_isp_*.pth, safetensors")
+    text = "the network's options where a checkpoint does not tell them: '{type: NAFNet, width: 32}'"
+    network.add_argument("--network", metavar="YAML", help=text)
+    text = "which weights of the checkpoint (default: params_ema, params or state_dict, the first that is there)"
+    network.add_argument("--param_key", metavar="KEY", help=text)
+    network.add_argument("--force_yml", nargs="+", default=[], metavar="KEY=VALUE", help="override options of -opt")
+    results = parser.add_argument_group("results")
+    results.add_argument("--format", choices=["png", "jpg", "tiff", "webp"], help="default: each image's; RAW: png")
+    results.add_argument("--bits", choices=["keep", "8", "16"], default="keep", help="default: each image's; RAW: 16")
+    text = "of JPEG and WebP, 1 to 100 (default: %(default)s)"
+    results.add_argument("--quality", type=int, default=95, metavar="N", help=text)
+    results.add_argument("--suffix", default="", metavar="TEXT", help="added to the names, such as _enhanced")
+    results.add_argument("--overwrite", action="store_true", help="make results anew; images are never overwritten")
+    run = parser.add_argument_group("running")
+    run.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps"
+    )
+    run.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="default: %(default)s")
+    text = "side of the tiles in pixels, 0 for none (default: none if memory suffices, else the largest that fit)"
+    run.add_argument("--tile", type=_tile, default="auto", metavar="N", help=text)
+    run.add_argument(
+        "--overlap", type=int, metavar="N", help="pixels that tiles share (default: an eighth of the tile)"
+    )
+    text = "bring tiles to the tone of the whole image (default: if they disagree about what they share)"
+    run.add_argument("--match", choices=["auto", "on", "off"], default="auto", help=text)
+    run.add_argument("--memory", type=float, metavar="GB", help="what the network may take (default: as found)")
+    text = f"larger images are set aside (default: {MAX_PIXELS:,d})"
+    run.add_argument("--max_pixels", type=int, default=MAX_PIXELS, metavar="N", help=text)
+    run.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read (default: %(default)s)")
+
+
+def _tile(text: str) -> int | str:
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a number of pixels nor 'auto'") from None
+
+
+def run_from_arguments(args: argparse.Namespace) -> None:
+    """Run the command; see `add_arguments`.
+
+    Raises:
+        ValueError: Something is wrong with the request, or images were set aside.
+        OSError: What was asked for is not there, or nothing can be written.
+    """
+    _check(args)
+    jobs, remarks = jobs_for(args.images, args.out, args.format, args.bits, args.quality, args.suffix)
+    loaded = load_network(args.opt, args.weights, args.network, args.param_key, args.force_yml)
+    enhancer = Enhancer(
+        loaded.network,
+        device=_device(args),
+        precision=args.precision,
+        tile=args.tile,
+        overlap=args.overlap,
+        match="auto" if args.match == "auto" else args.match == "on",
+        memory=None if args.memory is None else int(args.memory * 1e9),
+    )
+    print(describe(loaded))
+    print(f"{_count(len(jobs), 'image')} on {enhancer.device} in {args.precision}, results in {args.out}")
+    for remark in (*remarks, *_hints(loaded.options, [job.source for job in jobs])):
+        print(f"Note: {remark}")
+    report = EnhanceReport()
+    try:
+        enhance_jobs(
+            enhancer,
+            jobs,
+            report,
+            bits=args.bits,
+            quality=args.quality,
+            overwrite=args.overwrite,
+            max_pixels=args.max_pixels or None,
+            workers=args.workers,
+            progress=sys.stderr.isatty(),
+        )
+    except KeyboardInterrupt:
+        print(f"{_count(len(report.written), 'result')} written; the same command goes on.")
+        raise
+    _show(report)
+    if report.set_aside:
+        raise ValueError(f"{len(report.set_aside)} of {_count(len(jobs), 'image')} set aside; they are listed above.")
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise for arguments of the command alone that make no sense."""
+    if args.workers < 1:
+        raise ValueError(f"--workers: {args.workers} cannot be; give 1 or more.")
+    if args.memory is not None and args.memory <= 0:
+        raise ValueError(f"--memory: {args.memory:g} GB cannot be; give more than 0.")
+    if not os.path.lexists(args.out) and format_of(os.path.splitext(args.out)[1]):
+        raise ValueError(f"--out: '{args.out}' looks like a file; give a folder, and the format with --format.")
+
+
+def _device(args: argparse.Namespace) -> str:
+    """The device that was asked for; an option file may say that no GPU is to be used."""
+    if args.device == "auto" and args.opt and read_options(args.opt, args.force_yml)[0].get("num_gpu") == 0:
+        return "cpu"
+    return str(args.device)
+
+
+def _hints(options: dict[str, Any], sources: list[str]) -> list[str]:
+    """What a newcomer may not know about these images and this network."""
+    hints = []
+    raw = sum(is_raw(source) for source in sources)
+    if raw:
+        hints.append(f"{_count(raw, 'RAW file')}, {RAW_SUMMARY}: for networks that were trained on such images.")
+    if options.get("base_matrix", "identity") != "identity":
+        hints.append("this network was made for CIE XYZ images, and gives wrong colours for others.")
+    elif options.get("type") == "PQDynamicISP" and not options.get("inverse_tone_mapping") and raw < len(sources):
+        hints.append("this network was made for RAW images; ordinary photographs come out too bright.")
+    return hints
+
+
+def _show(report: Any) -> None:
+    """Print what came of the images."""
+    speed = ""
+    if report.written and report.seconds > 0:
+        speed = f" in {report.seconds:.1f} s ({report.pixels / 1e6 / report.seconds:.2f} megapixels a second)"
+    kept = f"; {len(report.kept)} were there already (--overwrite makes them anew)" if report.kept else ""
+    print(f"{_count(len(report.written), 'result')} written{speed}{kept}.")
+    _list({image: "; ".join(notes) for image, notes in report.notes.items()}, "note", sys.stdout)
+    _list(report.set_aside, "set aside", sys.stderr)
+
+
+def _list(reasons: dict[str, str], what: str, stream: Any) -> None:
+    for image, reason in list(reasons.items())[:_SHOWN]:
+        print(f"{what}: {printable_path(image)}: {printable_path(reason)}", file=stream)
+    if len(reasons) > _SHOWN:
+        print(f"{what}: and {len(reasons) - _SHOWN} more", file=stream)
+
+
+def _count(number: int, what: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,0 +1,284 @@
+"""Files and folders: what is found, where results go, what is set aside, what is never overwritten."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from image_zoo import as_png16, encoded, picture
+from PIL import Image
+from torch import Tensor, nn
+
+from semiisp_plugin.apps.enhance import Enhancer, enhance_files
+from semiisp_plugin.apps.enhance import folder as folder_module
+from semiisp_plugin.apps.enhance.enhancer import NetworkError
+from semiisp_plugin.io.image_io import read_image
+
+
+class Square(nn.Module):
+    """x -> 1 - (1 - x)^2, red and blue changed: channels in another order would be found out."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        gain = torch.tensor([1.0, 0.8, 0.5]).view(1, 3, 1, 1)
+        return (1 - (1 - image) ** 2) * gain
+
+
+ENHANCER = Enhancer(Square(), device="cpu")
+
+
+def expected(pixels: np.ndarray) -> np.ndarray:
+    top = np.iinfo(pixels.dtype).max
+    values = (1 - (1 - pixels.astype(np.float64) / top) ** 2) * [1.0, 0.8, 0.5]
+    return values * top
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """JPEG, PNG of 8 and 16 bits, below and beside each other."""
+    folder = tmp_path / "photos"
+    (folder / "sub" / "deeper").mkdir(parents=True)
+    (folder / ".hidden").mkdir()
+    (folder / "a.JPG").write_bytes(encoded(picture(), "JPEG", quality=98))
+    (folder / "sub" / "b.png").write_bytes(encoded(picture(seed=1), "PNG"))
+    deep = np.random.default_rng(0).integers(0, 65536, (20, 30, 3), dtype=np.uint16)
+    (folder / "sub" / "deeper" / "c d.png").write_bytes(as_png16(deep))
+    (folder / ".hidden" / "d.png").write_bytes(encoded(picture(), "PNG"))
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_a_folder_keeps_structure_formats_and_bits(photos, tmp_path):
+    report = enhance_files(ENHANCER, photos, tmp_path / "out")
+    assert names(tmp_path / "out") == ["a.JPG", "sub/b.png", "sub/deeper/c d.png"]
+    assert len(report.written) == 3
+    assert not report.set_aside
+    for name, limit in (("sub/b.png", 0.501), ("sub/deeper/c d.png", 0.6), ("a.JPG", 12)):
+        source, result = read_image(photos / name), read_image(tmp_path / "out" / name)
+        assert result.dtype == source.dtype
+        assert np.abs(result - expected(source)).max() <= limit, name
+
+
+def test_the_same_image_alone_or_among_others_gives_the_same_bytes(photos, tmp_path):
+    tiles = Enhancer(Square(), device="cpu", tile=64)
+    big = cv2.resize(picture(), (200, 150))
+    (photos / "big.png").write_bytes(encoded(big, "PNG"))
+    enhance_files(tiles, photos, tmp_path / "all", workers=3)
+    for name in ("a.JPG", "big.png", "sub/b.png"):
+        enhance_files(tiles, photos / name, tmp_path / "alone")
+        assert (tmp_path / "alone" / Path(name).name).read_bytes() == (tmp_path / "all" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("form", "bits", "written"),
+    [
+        ("png", "keep", {"a.png": 8, "sub/b.png": 8, "sub/deeper/c d.png": 16}),
+        ("png", "8", {"a.png": 8, "sub/b.png": 8, "sub/deeper/c d.png": 8}),
+        ("tiff", "16", {"a.tif": 16, "sub/b.tif": 16, "sub/deeper/c d.tif": 16}),
+        ("jpg", "keep", {"a.jpg": 8, "sub/b.jpg": 8, "sub/deeper/c d.jpg": 8}),
+        (None, "16", {"a.png": 16, "sub/b.png": 16, "sub/deeper/c d.png": 16}),
+    ],
+)
+def test_formats_and_bits(photos, tmp_path, form, bits, written):
+    enhance_files(ENHANCER, photos, tmp_path / "out", form=form, bits=bits)
+    assert names(tmp_path / "out") == sorted(written)
+    for name, depth in written.items():
+        assert read_image(tmp_path / "out" / name).dtype.itemsize * 8 == depth
+
+
+def test_arguments_files_folders_patterns(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "other"
+    shutil.copytree(photos / "sub", other)
+    cases = {
+        ("photos/a.JPG",): ["a.JPG"],
+        ("photos/a.JPG", "photos"): ["a.JPG", "photos/sub/b.png", "photos/sub/deeper/c d.png"],
+        ("photos", "other"): [
+            "other/b.png", "other/deeper/c d.png", "photos/a.JPG", "photos/sub/b.png", "photos/sub/deeper/c d.png",
+        ],
+        ("photos/sub/*.png",): ["b.png"],
+        ("photos/**/*.png",): ["sub/b.png", "sub/deeper/c d.png"],
+        ("photos/*",): ["a.JPG", "sub/b.png", "sub/deeper/c d.png"],
+        ("photos/sub/b.png", "other/b.png"): ["other/b.png", "photos/sub/b.png"],
+        ("photos/sub/b.png", "./photos/sub/b.png"): ["b.png"],
+    }  # fmt: skip
+    for number, (arguments, results) in enumerate(cases.items()):
+        report = enhance_files(ENHANCER, arguments, f"out{number}", form=None)
+        written = names(tmp_path / f"out{number}")
+        if arguments == ("photos/*",):  # the text file is set aside, its name is no image's
+            assert list(report.set_aside) == ["photos/notes.txt"]
+        assert written == results, arguments
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("none.png", "There is no file or folder 'none.png'"),
+        ("photos/*.tif", "Nothing fits the pattern"),
+        ("empty", "'empty' holds no image, neither itself nor below, but pictures of other formats .1 .heic"),
+    ],
+)
+def test_what_is_not_there_is_said_before_anything_is_done(photos, tmp_path, monkeypatch, argument, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "a.heic").write_bytes(b"x")
+    with pytest.raises((ValueError, OSError), match=message):
+        enhance_files(ENHANCER, argument, "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_files_are_set_aside_and_the_others_done(photos, tmp_path):
+    (photos / "empty.png").touch()
+    (photos / "cut.jpg").write_bytes((photos / "a.JPG").read_bytes()[:-300])
+    (photos / "page.png").write_text("<html>")
+    os.symlink("nowhere", photos / "link.png")
+    report = enhance_files(ENHANCER, photos, tmp_path / "out")
+    assert len(report.written) == 3
+    aside = {os.path.basename(name): reason for name, reason in report.set_aside.items()}
+    assert aside.keys() == {"empty.png", "cut.jpg", "page.png", "link.png"}
+    assert "0 bytes" in aside["empty.png"]
+    assert "truncated" in aside["cut.jpg"]
+    assert "web page" in aside["page.png"]
+    assert "symbolic link" in aside["link.png"]
+    assert not [name for name in names(tmp_path / "out") if name.endswith(".part")]
+
+
+def test_an_interrupted_run_goes_on_and_nothing_is_made_twice(photos, tmp_path):
+    out = tmp_path / "out"
+    enhance_files(ENHANCER, photos / "a.JPG", out)
+    before = (out / "a.JPG").stat().st_mtime_ns
+    report = enhance_files(ENHANCER, photos, out)
+    assert report.kept == [str(out / "a.JPG")]
+    assert len(report.written) == 2
+    assert (out / "a.JPG").stat().st_mtime_ns == before
+    report = enhance_files(ENHANCER, photos, out, overwrite=True)
+    assert len(report.written) == 3
+    assert (out / "a.JPG").stat().st_mtime_ns > before
+
+
+def test_images_are_never_overwritten(photos, tmp_path):
+    before = (photos / "sub" / "b.png").read_bytes()
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"would be overwritten by its result.*--suffix"):
+            enhance_files(ENHANCER, photos, photos, overwrite=overwrite)
+    link = tmp_path / "link"
+    link.symlink_to(photos)
+    with pytest.raises(ValueError, match="would be overwritten"):
+        enhance_files(ENHANCER, photos, link, overwrite=True)
+    assert (photos / "sub" / "b.png").read_bytes() == before
+
+
+def test_results_beside_the_images_are_not_enhanced_again(photos):
+    for expected_kept in (0, 3):
+        report = enhance_files(ENHANCER, photos, photos, suffix="_enhanced")
+        assert len(report.kept) == expected_kept
+        assert names(photos / "sub") == ["b.png", "b_enhanced.png", "deeper/c d.png", "deeper/c d_enhanced.png"]
+    for _ in range(2):  # nor those in a folder of their own below the images
+        report = enhance_files(ENHANCER, photos / "sub", photos / "sub" / "results")
+        assert len(report.written) + len(report.kept) == 4
+
+
+def test_a_raw_file_and_its_jpeg_both_get_a_result(photos, tmp_path, write_dng):
+    pytest.importorskip("rawpy", reason="needs rawpy (pip install semiisp_plugin[raw])")
+    write_dng(photos / "a.dng", np.full((48, 64), 9000, np.uint16))
+    enhance_files(ENHANCER, [photos / "a.dng", photos / "a.JPG"], tmp_path / "out")
+    assert names(tmp_path / "out") == ["a.JPG", "a.png"]
+    assert read_image(tmp_path / "out" / "a.png").dtype == np.uint16
+    enhance_files(ENHANCER, [photos / "a.dng", photos / "a.JPG"], tmp_path / "jpg", form="jpg")
+    assert names(tmp_path / "jpg") == ["a.JPG.jpg", "a.dng.jpg"]
+
+
+def test_alpha_is_kept_where_the_format_has_it(tmp_path):
+    alpha = picture(seed=4)[..., 1]
+    Image.fromarray(np.dstack([picture(), alpha])).save(tmp_path / "a.png")
+    enhance_files(ENHANCER, tmp_path / "a.png", tmp_path / "out")
+    with Image.open(tmp_path / "out" / "a.png") as result:
+        assert result.mode == "RGBA"
+        np.testing.assert_array_equal(np.asarray(result)[..., 3], alpha)
+    report = enhance_files(ENHANCER, tmp_path / "a.png", tmp_path / "out", form="jpg")
+    assert next(iter(report.notes.values())) == ["JPEG has no alpha channel; it was left out"]
+
+
+def test_a_full_disk_ends_the_run_with_what_to_do(photos, tmp_path, monkeypatch):
+    real = folder_module.write_atomically
+    written = []
+
+    def full(path, data):
+        if written:
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        real(path, data)
+
+    monkeypatch.setattr(folder_module, "write_atomically", full)
+    with pytest.raises(OSError, match=r"No space left.*1 results were written.*same command again"):
+        enhance_files(ENHANCER, photos, tmp_path / "out")
+
+
+def test_networks_that_give_no_image(photos, tmp_path):
+    class Half(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return image[..., ::2, ::2]
+
+    class NotANumber(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return image / 0 * 0
+
+    class OutOfMemory(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("out of memory, wanted more")
+
+    for network, reason in ((OutOfMemory(), "wanted more"), (NotANumber(), "not finite")):
+        report = enhance_files(Enhancer(network, device="cpu"), photos, tmp_path / reason)
+        assert len(report.set_aside) == 3
+        assert all(reason in text for text in report.set_aside.values())
+    with pytest.raises(NetworkError, match="keeps the size"):  # no image will do any better
+        enhance_files(Enhancer(Half(), device="cpu"), photos, tmp_path / "half")
+
+
+def test_arrays(tmp_path):
+    pixels = picture()
+    np.testing.assert_allclose(ENHANCER.enhance_image(pixels), expected(pixels), atol=0.501)
+    deep = np.random.default_rng(0).integers(0, 65536, (9, 11, 3), dtype=np.uint16)
+    np.testing.assert_allclose(ENHANCER.enhance_image(deep), expected(deep), atol=0.6)
+    values = np.random.default_rng(0).random((9, 11, 3))
+    result = ENHANCER.enhance_image(values)
+    assert result.dtype == np.float64
+    np.testing.assert_allclose(result, (1 - (1 - values) ** 2) * [1.0, 0.8, 0.5], atol=1e-6)
+    assert ENHANCER.enhance_image(pixels[..., 0]).shape == pixels.shape
+    for wrong in (np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.int32), np.zeros((0, 4, 3), np.uint8)):
+        with pytest.raises(ValueError, match="The image"):
+            ENHANCER.enhance_image(wrong)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_is_used_and_close(precision):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1))
+    image = picture()
+    full = Enhancer(network, device="cpu").enhance_image(image.astype(np.float32) / 255)
+    low = Enhancer(network, device="cpu", precision=precision).enhance_image(image.astype(np.float32) / 255)
+    assert 1e-6 < np.abs(full - low).max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tile": 8}, "tile: 8"),
+        ({"tile": 128, "overlap": 65}, "more than half"),
+        ({"overlap": -1}, "overlap: -1"),
+        ({"precision": "fp8"}, "precision: 'fp8'"),
+        ({"device": "cuda:7"}, "cuda:7"),
+        ({"device": "gpu"}, "'gpu' is no device"),
+    ],
+)
+def test_settings_that_cannot_be(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Enhancer(Square(), **{"device": "cpu", **settings})
