@@ -29,6 +29,7 @@ def _beside(name: str) -> ModuleType:
 
 
 image_zoo = _beside("image_zoo")
+dng_bytes = _beside("dng_writer").dng_bytes
 make_broken_zoo, make_odd_photographs = image_zoo.make_broken_zoo, image_zoo.make_odd_photographs
 
 CHOICES = {"device": ("cpu", "cuda"), "dtype": ("float32", "float64")}
@@ -107,6 +108,18 @@ def odd_photographs(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     """A folder of unusual photographs, and what each must be read as (`image_zoo.Odd`)."""
     folder = tmp_path_factory.mktemp("odd")
     return folder, make_odd_photographs(folder)
+
+
+@pytest.fixture
+def write_dng() -> Callable[..., Path]:
+    """Write a DNG file: ``write_dng(path, mosaic, **options)``."""
+
+    def write(path: Path, mosaic: np.ndarray, **options: Any) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(dng_bytes(mosaic, **options))
+        return path
+
+    return write
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from semiisp_plugin.test import test as run_test
 from semiisp_plugin.toolbox import build_network
 from semiisp_plugin.training.run import Run
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = ROOT / "options"
 ALL = list(experiments())
 SMALL = {

@@ -14,7 +14,7 @@ from semiisp_plugin.options.schema import as_text, option_schema, pseudo_schema
 from semiisp_plugin.options.tables import TABLES, key_table, with_tables
 from semiisp_plugin.options.yaml_text import parse
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "options").glob("*.yml"))
 
 

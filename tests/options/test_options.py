@@ -22,7 +22,7 @@ from semiisp_plugin.options import (
 from semiisp_plugin.toolbox import FILTER_REGISTRY, build_network
 
 # Those of benchmarks are checked in tests/experiments/test_benchmark_options.py.
-OPTION_FILES = sorted((Path(__file__).parents[1] / "options").glob("*.yml"))
+OPTION_FILES = sorted((Path(__file__).parents[2] / "options").glob("*.yml"))
 
 
 @pytest.fixture

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 BYTE, ASCII, SHORT, LONG, RATIONAL, SIGNED_RATIONAL = 1, 2, 3, 4, 5, 10
 FORMATS = {BYTE: "B", SHORT: "H", LONG: "I"}
@@ -69,15 +66,3 @@ def dng_bytes(
             stored += long_values[tag]
         entries += struct.pack("<HHI", tag, kind, count) + content
     return b"II*\0" + struct.pack("<IH", 8, len(fields)) + entries + struct.pack("<I", 0) + stored + pixels
-
-
-@pytest.fixture
-def write_dng() -> Callable[..., Path]:
-    """Write a DNG file: ``write_dng(path, mosaic, **options)``."""
-
-    def write(path: Path, mosaic: np.ndarray, **options: Any) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(dng_bytes(mosaic, **options))
-        return path
-
-    return write
