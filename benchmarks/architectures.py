@@ -36,7 +36,6 @@ from machine import describe, load_average
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-import semiisp_plugin.archs  # noqa: F401 - registers the networks
 from semiisp_plugin.report.tables import text_table
 from semiisp_plugin.toolbox import build_network
 

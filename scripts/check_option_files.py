@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import semiisp_plugin  # noqa: F401 - registers all classes
 from semiisp_plugin.apps.denoise import complete_denoise_options
 from semiisp_plugin.experiments.recipe_options import load_recipe
 from semiisp_plugin.options import OptionError, check_options, complete_pseudo_options, read_options

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-import semiisp_plugin  # noqa: F401 - registers the metrics
 from semiisp_plugin.data.pairs import match_pairs, read_pair
 from semiisp_plugin.io.image_io import to_tensor
 from semiisp_plugin.metrics import prepare_metric

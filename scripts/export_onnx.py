@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import semiisp_plugin  # noqa: F401 - registers the networks
 from semiisp_plugin.apps.enhance.network import load_network
 from semiisp_plugin.io.checkpoint import CheckpointError
 from semiisp_plugin.options import OptionError

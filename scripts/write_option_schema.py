@@ -11,7 +11,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import semiisp_plugin  # noqa: F401 - registers the plugin's classes
 from semiisp_plugin.options.schema import as_text, option_schema, pseudo_schema
 from semiisp_plugin.options.tables import with_tables
 

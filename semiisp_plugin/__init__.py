@@ -1,24 +1,76 @@
 """Semi-supervised learning for learned camera ISPs and image enhancement, as a plugin for BasicSR.
 
-Importing the package registers its architectures, data sets, losses, metrics and models in BasicSR's registries.
+Importing the package imports nothing else: each name below is imported from its module when it is asked for.
+``register()`` fills BasicSR's registries; the ``basicsr`` command does it by itself.
 """
 
-import atexit
-import gc
+from __future__ import annotations
 
-# Importing torch and BasicSR makes more than half a million objects, and nearly all of them stay. To look through them
-# for garbage again and again takes a tenth of the time, and as they are frozen afterwards, training and the forked
-# workers of a loader are spared it too.
-_collected = gc.isenabled()
-gc.disable()
-try:
-    from semiisp_plugin import archs, data, losses, metrics, models
-    from semiisp_plugin._version import __version__
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-    gc.freeze()
-    atexit.register(gc.unfreeze)  # libraries look then whether all of their objects are gone
-finally:
-    if _collected:
-        gc.enable()
+from semiisp_plugin._version import __version__
+from semiisp_plugin.plugins import register
 
-__all__ = ["__version__", "archs", "data", "losses", "metrics", "models"]
+if TYPE_CHECKING:
+    from semiisp_plugin.apps.enhance import Enhancer, enhance_files, load_network
+    from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
+    from semiisp_plugin.archs.seplut_arch import SepLUT
+    from semiisp_plugin.data.sampler import MixedBatchSampler, SampleIndex
+    from semiisp_plugin.isp import InvertibleISP, ISPSpec, ParameterBank
+    from semiisp_plugin.losses import PseudoFilter, filter_pseudo, mean_real_loss, per_sample, semi_supervised_loss
+    from semiisp_plugin.pseudo import PseudoPair, PseudoPairGenerator
+    from semiisp_plugin.pseudo.f_isp import load_f_isp, save_f_isp
+    from semiisp_plugin.test import test_pipeline
+    from semiisp_plugin.train import train_pipeline
+
+_HOMES = {
+    "apps.enhance": ("Enhancer", "enhance_files", "load_network"),
+    "archs.pqdynamicisp_arch": ("PQDynamicISP",),
+    "archs.seplut_arch": ("SepLUT",),
+    "data.sampler": ("MixedBatchSampler", "SampleIndex"),
+    "isp": ("ISPSpec", "InvertibleISP", "ParameterBank"),
+    "losses": ("PseudoFilter", "filter_pseudo", "mean_real_loss", "per_sample", "semi_supervised_loss"),
+    "pseudo": ("PseudoPair", "PseudoPairGenerator"),
+    "pseudo.f_isp": ("load_f_isp", "save_f_isp"),
+    "test": ("test_pipeline",),
+    "train": ("train_pipeline",),
+}
+_HOME = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Enhancer",
+    "ISPSpec",
+    "InvertibleISP",
+    "MixedBatchSampler",
+    "PQDynamicISP",
+    "ParameterBank",
+    "PseudoFilter",
+    "PseudoPair",
+    "PseudoPairGenerator",
+    "SampleIndex",
+    "SepLUT",
+    "__version__",
+    "enhance_files",
+    "filter_pseudo",
+    "load_f_isp",
+    "load_network",
+    "mean_real_loss",
+    "per_sample",
+    "register",
+    "save_f_isp",
+    "semi_supervised_loss",
+    "test_pipeline",
+    "train_pipeline",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,76 +1,16 @@
-"""The ``basicsr`` command; no logic of its own."""
+"""The ``basicsr`` command; no logic of its own. What a subcommand needs is imported when it runs."""
 
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command's argument parser."""
-    from semiisp_plugin import options
-    from semiisp_plugin._version import __version__
-    from semiisp_plugin.apps import denoise as denoising
-    from semiisp_plugin.apps import enhance
-    from semiisp_plugin.data import prepare
-    from semiisp_plugin.experiments import recipe
-
-    parser = argparse.ArgumentParser(
-        prog="basicsr",
-        description="BasicSR with semi-supervised learning for learned ISPs and image enhancement.",
-    )
-    parser.add_argument("--version", action="version", version=f"semiisp_plugin {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, text in (
-        ("train", "train a model: f_ISP, semi-supervised, fine-tuning, or any of BasicSR's"),
-        ("test", "test a model: write images and metrics"),
-    ):
-        command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
-        options.add_arguments(command, training=name == "train")
-    text = "prepare a data set for training: LOLv1, LOLv2, FiveK, COCO, or your own RAW files and edits"
-    prepare.add_arguments(commands.add_parser("prepare", help=text, description=f"{text[0].upper()}{text[1:]}."))
-    text = "turn a folder of photographs into pseudo pairs with a trained f_ISP"
-    more = "The same command goes on with a build that was interrupted; run on several machines, they share the work."
-    pseudo = commands.add_parser("pseudo", help=text, description=f"{text.capitalize()}. {more}")
-    pseudo.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML)")
-    special = pseudo.add_mutually_exclusive_group()
-    special.add_argument("--check", action="store_true", help="verify a build, entry by entry, and write nothing")
-    special.add_argument("--retry", action="store_true", help="try photographs again that were set aside")
-    # What it asked for is what happens now.
-    pseudo.add_argument("--resume", action="store_true", help=argparse.SUPPRESS)
-    pseudo.add_argument("--force_yml", nargs="+", default=[], metavar="KEY=VALUE", help="override options")
-    text = "denoise the inputs of noisy pairs before f_ISP is trained on them"
-    denoising.add_arguments(commands.add_parser("denoise", help=text, description=f"{text[0].upper()}{text[1:]}."))
-    text = "run all phases of a recipe in order, going on where it was left, and compare what came out"
-    recipe.add_arguments(commands.add_parser("recipe", help=text, description=f"{text[0].upper()}{text[1:]}."))
-    text = "run a trained network over images: files, folders, RAW, of any size"
-    enhance.add_arguments(commands.add_parser("enhance", help=text, description=f"{text[0].upper()}{text[1:]}."))
-    text = "show what the parameter banks of a trained f_ISP hold: statistics and pictures"
-    bank = commands.add_parser("bank", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    bank.add_argument("file", metavar="FILE", help="f_isp_latest.pth of phase 1")
-    text = "folder for bank_global.png, bank_local.png and bank.json, which are replaced (default: that of FILE)"
-    bank.add_argument("--out", metavar="DIR", help=text)
-    bank.add_argument("--label", choices=["global", "local"], help="only this bank (default: both)")
-    text = "compare systems over numbers of pairs and seeds: the method, baselines, ablations; with a report"
-    benchmark = commands.add_parser("benchmark", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    benchmark.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML), see options/benchmarks")
-    benchmark.add_argument(
-        "--workers", type=int, metavar="N", help="processes (default: one a GPU, or one a core; 0: none but this)"
-    )
-    benchmark.add_argument("--force_yml", nargs="+", default=[], metavar="KEY=VALUE", help="override options")
-    text = "run all phases and the supervised baselines on simulated pairs, or on your own folders"
-    demo = commands.add_parser("demo", help=text, description=text.capitalize() + ".")
-    demo.add_argument("--pairs", metavar="DIR", help="your pairs: DIR/{input,target} or DIR/{low,high}")
-    demo.add_argument("--photos", metavar="DIR", help="your ordinary photographs")
-    demo.add_argument("--out", metavar="DIR", default="demo_output", help="folder to write (default: %(default)s)")
-    demo.add_argument("--task", choices=["raw", "lowlight"], help="simulated task (default: %(default)s)")
-    text = "photographs of the simulated task: the default split, or one dealt out by the seed (default: %(default)s)"
-    demo.add_argument("--split", choices=["default", "drawn"], default="default", help=text)
-    demo.add_argument("--seed", type=int, default=0, help="seed of everything (default: %(default)s)")
-    demo.add_argument("--iterations", type=int, metavar="N", help="iterations of semi-supervised training")
-    return parser
+from semiisp_plugin.arguments import build_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,6 +24,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     try:
+        _check_option_file(getattr(args, "opt", None))
+        with _importing():
+            from semiisp_plugin import plugins
+
+            plugins.register()
         _run(args)
     except KeyboardInterrupt as interrupt:
         print(f"basicsr: interrupted{f': {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
@@ -96,6 +41,34 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("basicsr: set SEMIISP_TRACEBACK=1 to see where it happened", file=sys.stderr)
         return 1
     return 0
+
+
+def _check_option_file(path: str | None) -> None:
+    """Raise for a file that is not there, before anything is imported that takes long."""
+    if path is not None and not os.path.exists(path):
+        from semiisp_plugin.options.reading import load_yaml
+
+        load_yaml(path)
+
+
+@contextmanager
+def _importing() -> Iterator[None]:
+    """Spare the garbage collector what is imported, in a process that is the command's own.
+
+    torch and BasicSR make more than half a million objects, and nearly all of them stay. To look through them for
+    garbage again and again takes a tenth of the time, and as they are frozen afterwards, training and the forked
+    workers of a loader are spared it too.
+    """
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+        atexit.register(gc.unfreeze)  # libraries look then whether all of their objects are gone
+    finally:
+        gc.enable()
 
 
 def _one_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from semiisp_plugin import options as options_module
+from semiisp_plugin.arguments import build_parser
 from semiisp_plugin.models.adopted import build_adopted
 from semiisp_plugin.toolbox import build_model, dict2str, get_env_info, get_time_str
 from semiisp_plugin.training.distributed import init_distributed
@@ -31,9 +32,8 @@ def test_pipeline(root_path: str, argv: Sequence[str] | None = None) -> dict[str
     Returns:
         Mean of every metric, by data set.
     """
-    parser = argparse.ArgumentParser(prog="basicsr test", description="Test a model from an option file.")
-    options_module.add_arguments(parser)
-    return run_from_arguments(parser.parse_args(argv), root_path)
+    arguments = sys.argv[1:] if argv is None else argv
+    return run_from_arguments(build_parser().parse_args(["test", *arguments]), root_path)
 
 
 def run_from_arguments(args: argparse.Namespace, root_path: str) -> dict[str, dict[str, float]]:

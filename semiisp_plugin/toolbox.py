@@ -21,13 +21,17 @@ in distributed start-up
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-T = TypeVar("T")
+from semiisp_plugin import plugins, registry
+from semiisp_plugin.registry import FILTER_REGISTRY, register
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _install_functional_tensor() -> None:
@@ -52,13 +56,14 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import basicsr
     import basicsr.archs.vgg_arch as _vgg_arch
-    from basicsr.archs import build_network
+    from basicsr.archs import build_network as _build_network
     from basicsr.archs.vgg_arch import NAMES as VGG_LAYER_NAMES
-    from basicsr.data import build_dataset
+    from basicsr.data import build_dataset as _build_dataset
     from basicsr.data.data_sampler import EnlargedSampler
-    from basicsr.losses import build_loss
-    from basicsr.metrics import calculate_metric, calculate_psnr, calculate_ssim
-    from basicsr.models import build_model
+    from basicsr.losses import build_loss as _build_loss
+    from basicsr.metrics import calculate_metric as _calculate_metric
+    from basicsr.metrics import calculate_psnr, calculate_ssim
+    from basicsr.models import build_model as _build_model
     from basicsr.models import lr_scheduler as lr_schedulers
     from basicsr.models.base_model import BaseModel
     from basicsr.models.sr_model import SRModel
@@ -84,11 +89,10 @@ with warnings.catch_warnings():
         LOSS_REGISTRY,
         METRIC_REGISTRY,
         MODEL_REGISTRY,
-        Registry,
     )
 
-FILTER_REGISTRY = Registry("filter")
-"""Pseudo-data filters (`semiisp_plugin.losses.filters`); ours, in BasicSR's kind of registry."""
+registry.ARCH_REGISTRY.join(ARCH_REGISTRY)
+registry.LOSS_REGISTRY.join(LOSS_REGISTRY)
 
 __all__ = [
     "ARCH_REGISTRY",
@@ -104,7 +108,6 @@ __all__ = [
     "FileClient",
     "LmdbBackend",
     "MessageLogger",
-    "Registry",
     "SRModel",
     "basicsr_location",
     "build_dataset",
@@ -135,32 +138,22 @@ def basicsr_location() -> str:
     return str(basicsr.__file__)
 
 
-def register(registry: Registry) -> Callable[[T], T]:
-    """Register a class or function under its own name in one of BasicSR's registries.
+def _registering_first(function: F) -> F:
+    """Before something is looked up by its name, all that can be named is registered."""
 
-    Unlike ``registry.register()`` this is safe when the plugin is imported again (``importlib.reload``, a second copy
-    under another ``sys.path`` entry): an object of the same module and name replaces its former self. A name that
-    belongs to somebody else is still an error.
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        plugins.register()
+        return function(*args, **kwargs)
 
-    Args:
-        registry: One of ``ARCH_REGISTRY``, ``DATASET_REGISTRY``, ``LOSS_REGISTRY``, ``METRIC_REGISTRY``,
-            ``MODEL_REGISTRY``.
+    return cast(F, call)
 
-    Raises:
-        ValueError: The name is taken by an object of another module.
-    """
 
-    def decorator(obj: T) -> T:
-        name = getattr(obj, "__name__")  # noqa: B009 - T is a class or function; mypy does not know
-        known: Any = registry._obj_map.get(name)
-        if known is not None and known.__module__ != getattr(obj, "__module__"):  # noqa: B009 - as above
-            raise ValueError(
-                f"'{name}' is already registered by {known.__module__}; rename the class in {obj.__module__}."
-            )
-        registry._obj_map[name] = obj
-        return obj
-
-    return decorator
+build_dataset = _registering_first(_build_dataset)
+build_loss = _registering_first(_build_loss)
+build_model = _registering_first(_build_model)
+build_network = _registering_first(_build_network)
+calculate_metric = _registering_first(_calculate_metric)
 
 
 class _TorchvisionVGG:

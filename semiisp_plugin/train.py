@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import torch
 
 from semiisp_plugin import options as options_module
+from semiisp_plugin.arguments import build_parser
 from semiisp_plugin.models.validation import ValidationStopped
 from semiisp_plugin.random_state import capture_rng, restore_rng
 from semiisp_plugin.toolbox import MessageLogger
@@ -42,9 +43,8 @@ def train_pipeline(root_path: str, argv: Sequence[str] | None = None) -> Any:
     Returns:
         The trained model; None after ``--dry-run``.
     """
-    parser = argparse.ArgumentParser(prog="basicsr train", description="Train a model from an option file.")
-    options_module.add_arguments(parser, training=True)
-    return run_from_arguments(parser.parse_args(argv), root_path)
+    arguments = sys.argv[1:] if argv is None else argv
+    return run_from_arguments(build_parser().parse_args(["train", *arguments]), root_path)
 
 
 def run_from_arguments(args: argparse.Namespace, root_path: str) -> Any:

@@ -15,7 +15,10 @@ import pytest
 import torch
 import yaml
 
+import semiisp_plugin
 from semiisp_plugin.io.image_io import to_uint8, to_uint16, write_image
+
+semiisp_plugin.register()  # tests look into the registries themselves, some while they are collected
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -620,6 +621,22 @@ def test_usage_errors_exit_with_2(capsys):
         with pytest.raises(SystemExit) as stop:
             main(argv)
         assert stop.value.code == 2
+
+
+def test_help_names_what_the_commands_take():
+    """The parser imports nothing, so that it has these by heart."""
+    from semiisp_plugin import arguments
+    from semiisp_plugin.data.layouts import DATA_SETS
+    from semiisp_plugin.data.layouts.base import Request
+    from semiisp_plugin.experiments.demo import DEFAULT_TASK
+    from semiisp_plugin.io.image_io import MAX_PIXELS
+
+    parser = arguments.build_parser()
+    assert arguments.DATA_SETS.keys() == {*DATA_SETS, "coco", "photographs"}
+    prepare = vars(parser.parse_args(["prepare", "own"]))
+    assert {f.name: prepare[f.name] for f in fields(Request)} == vars(Request())
+    assert parser.parse_args(["enhance", "x.png", "--out", "x"]).max_pixels == MAX_PIXELS
+    assert DEFAULT_TASK == "lowlight"
 
 
 def test_installed_command_ends_without_a_traceback(workspace):

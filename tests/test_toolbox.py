@@ -14,7 +14,7 @@ from torch import nn
 
 import semiisp_plugin
 from semiisp_plugin import toolbox
-from semiisp_plugin.toolbox import Registry, register
+from semiisp_plugin.registry import Registry, register
 
 ROOT = Path(semiisp_plugin.__file__).parent
 REGISTRIES = (
@@ -48,7 +48,7 @@ def decorated() -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.parametrize("name", REGISTRIES)
-def test_everything_decorated_is_registered_by_importing_the_package(name):
+def test_everything_decorated_is_registered(name):
     registry = getattr(toolbox, name)
     ours = decorated()[name]
     assert OURS[name] <= ours.keys()
@@ -61,6 +61,7 @@ def test_everything_decorated_is_registered_by_importing_the_package(name):
 FRESH = """
 import importlib, json, sys
 import semiisp_plugin
+semiisp_plugin.register()
 from semiisp_plugin import toolbox
 
 def registered():
@@ -69,7 +70,8 @@ def registered():
 
 first = registered()
 importlib.reload(semiisp_plugin)
-modules = [m for n, m in sys.modules.items() if n.startswith("semiisp_plugin.") and not n.endswith(".toolbox")]
+homes = ("semiisp_plugin.toolbox", "semiisp_plugin.registry")  # of the registries themselves
+modules = [m for n, m in sys.modules.items() if n.startswith("semiisp_plugin.") and n not in homes]
 for module in modules:
     importlib.reload(module)
 from semiisp_plugin.archs.seplut_arch import SepLUT
@@ -117,7 +119,7 @@ def test_a_name_of_somebody_else_is_refused():
     registry = Registry("test")
     theirs = types.new_class("SepLUT")
     theirs.__module__ = "another_plugin.archs"
-    registry.register(theirs)
+    register(registry)(theirs)
     ours = types.new_class("SepLUT")
     ours.__module__ = "semiisp_plugin.archs.seplut_arch"
     with pytest.raises(ValueError, match=r"'SepLUT' is already registered by another_plugin\.archs; rename .*seplut"):

@@ -1,5 +1,1 @@
-"""Network architectures. Importing this package registers every ``*_arch.py`` in BasicSR's registry."""
-
-from semiisp_plugin._scan import import_modules
-
-import_modules(__name__, __path__, "_arch")
+"""Network architectures, one a file (``*_arch.py``); a file registers its network when it is imported."""

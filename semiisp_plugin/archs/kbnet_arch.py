@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from semiisp_plugin.archs.residual_u_net import ChannelNorm, ResidualUNet
-from semiisp_plugin.toolbox import ARCH_REGISTRY, register
+from semiisp_plugin.registry import ARCH_REGISTRY, register
 
 __all__ = ["KBNet_s"]
 

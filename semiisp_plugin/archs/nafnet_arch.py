@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semiisp_plugin.archs.residual_u_net import ChannelNorm, ResidualUNet
-from semiisp_plugin.toolbox import ARCH_REGISTRY, register
+from semiisp_plugin.registry import ARCH_REGISTRY, register
 
 __all__ = ["NAFNet"]
 

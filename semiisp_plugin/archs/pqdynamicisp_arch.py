@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from semiisp_plugin.isp.parameters import BASE_MATRICES, ISPSpec
 from semiisp_plugin.isp.pipeline import InvertibleISP
 from semiisp_plugin.isp.strips import positions, rows_of
-from semiisp_plugin.toolbox import ARCH_REGISTRY, register
+from semiisp_plugin.registry import ARCH_REGISTRY, register
 
 # A thumbnail in log units spreads the dark end, where most of a RAW image's pixels are; 1/1024 is ten stops below
 # white. The mean and scale bring typical values near 0 and 1.

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semiisp_plugin.toolbox import ARCH_REGISTRY, register
+from semiisp_plugin.registry import ARCH_REGISTRY, register
 
 __all__ = ["Retinexformer"]
 

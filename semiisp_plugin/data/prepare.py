@@ -47,41 +47,8 @@ _MEASURED = "measured.jsonl"
 _PHOTOGRAPHS, _SET_ASIDE, _JOURNAL = "photographs.txt", "set_aside.txt", "checked.jsonl"
 
 
-# --- command line ---------------------------------------------------------------------------------------------------
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    names = [*DATA_SETS, *photographs.NAMES]
-    lines = [f"  {s.name:<20} {s.help}" for s in DATA_SETS.values()]
-    lines += [f"  {name:<20} {text}" for name, text in photographs.NAMES.items()]
-    notes = dict.fromkeys(note for data_set in DATA_SETS.values() for note in data_set.notes)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = "data sets:\n" + "\n".join(lines) + "\n\n" + "\n".join(notes)
-    parser.add_argument("name", metavar="NAME", choices=names, help=f"data set: {', '.join(names)}")
-    parser.add_argument("--source", metavar="DIR", help="the data set as it was distributed, unpacked")
-    parser.add_argument("--out", metavar="DIR", help="folder to write; an interrupted run goes on there")
-    parser.add_argument("--check", action="store_true", help="verify the source, image by image; write nothing")
-    text = "threads that read and encode (default: %(default)s, one image after the other; a RAW file takes up to 1 GB)"
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help=text)
-    parser.add_argument("--input", metavar="DIR", help="own, fivek_*: the folder of the inputs")
-    parser.add_argument("--target", metavar="DIR", help="own, fivek_*: the folder of the targets")
-    text = "lolv*, fivek_*: leave out what lacks a partner or a file instead of stopping"
-    parser.add_argument("--partial", action="store_true", help=text)
-    text = (
-        "fivek_tone_mapping: which channels of the XYZ files hold X, Y, Z (default: %(default)s, told from the images)"
-    )
-    parser.add_argument("--channel_order", choices=["auto", "rgb", "bgr"], default="auto", help=text)
-    text = "own: shrink the pairs to this short side in pixels (the paper's images have 480)"
-    parser.add_argument("--short_side", type=int, metavar="N", help=text)
-    parser.add_argument("--test_pairs", type=int, metavar="N", help="own: pairs for testing (default: a tenth)")
-    parser.add_argument("--test_list", metavar="FILE", help="own: names of the pairs for testing, one a line")
-    text = "own, fivek_general_isp: least alignment of input and target, -1 to 1 (default: %(default)s)"
-    parser.add_argument("--min_alignment", type=float, default=Request.min_alignment, metavar="X", help=text)
-
-
 def run_from_arguments(args: argparse.Namespace) -> None:
-    """Run the command; see `add_arguments`.
+    """Run ``basicsr prepare``; see `semiisp_plugin.arguments`.
 
     Raises:
         ValueError: Something is wrong with the request or the source, or a check found something wrong.

@@ -45,26 +45,6 @@ SYSTEMS = {
 """What is tested, by the phase whose weights it has."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``basicsr recipe``."""
-    parser.add_argument("-opt", required=True, metavar="FILE", help="recipe (YAML), such as those of options/recipes")
-    parser.add_argument(
-        "--force_yml",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override options, of a phase with its name in front: 3_semi:train:total_iter=100",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be done, do nothing")
-    parser.add_argument("--until", metavar="PHASE", help=f"stop after this phase: {', '.join(ORDER)}")
-    parser.add_argument(
-        "--redo",
-        nargs="*",
-        metavar="PHASE",
-        help="make these phases anew, and what follows them; without a name all that are stale",
-    )
-
-
 def run_from_arguments(args: argparse.Namespace) -> dict[str, Any] | None:
     """`run_recipe` for parsed arguments."""
     return run_recipe(
@@ -581,4 +561,4 @@ def _report(recipe: Recipe, phases: Sequence[Phase], root: Path) -> dict[str, An
     return content
 
 
-__all__ = ["OptionError", "add_arguments", "run_from_arguments", "run_recipe"]
+__all__ = ["OptionError", "run_from_arguments", "run_recipe"]

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 
 import msgspec
 
+from semiisp_plugin.arguments import PHASES
 from semiisp_plugin.options import OptionError, Source, check_section, nearest, read_options
 from semiisp_plugin.options.schema import Schema
 from semiisp_plugin.options.structures import Count, Name, Positive, Strict, doc
 from semiisp_plugin.report.paper_figures import PAPER_TASKS
 
-ORDER = ("0_denoise", "1_fisp", "2_pseudo", "3_semi", "4_finetune", "0_supervised", "test")
+ORDER = PHASES
 """The phases in the order in which they run."""
 TRAININGS = ("1_fisp", "3_semi", "4_finetune", "0_supervised")
 

@@ -1,14 +1,10 @@
-"""Losses: registered modules (``*_loss.py``) and the loss filter of the semi-supervised phase.
+"""Losses (``*_loss.py``, registered when they are imported) and the loss filter of the semi-supervised phase.
 
-Importing this package registers every ``*_loss.py`` beside this file in BasicSR's ``LOSS_REGISTRY``, as BasicSR does
-for its own losses. A loss that is to be filtered is built with ``reduction: none``;
+A loss that is to be filtered is built with ``reduction: none``;
 :func:`~semiisp_plugin.losses.per_sample.per_sample` then turns its values into one number a sample.
 """
 
 from __future__ import annotations
-
-import importlib
-import pkgutil
 
 from semiisp_plugin.losses.per_sample import per_sample
 from semiisp_plugin.losses.pseudo_filter import (
@@ -29,7 +25,3 @@ __all__ = [
     "semi_supervised_loss",
     "zero_dropped_gradient",
 ]
-
-for _module in pkgutil.iter_modules(__path__):
-    if _module.name.endswith("_loss"):
-        importlib.import_module(f"{__name__}.{_module.name}")

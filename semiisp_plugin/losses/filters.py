@@ -1,7 +1,7 @@
 """The pseudo-data filters: how much each pseudo sample counts, from the losses of a batch.
 
 A filter is a pure function of one loss a sample, registered in
-`FILTER_REGISTRY <semiisp_plugin.toolbox.FILTER_REGISTRY>` under its own name, which is the ``type`` of an option
+`FILTER_REGISTRY <semiisp_plugin.registry.FILTER_REGISTRY>` under its own name, which is the ``type`` of an option
 file's section ``train: filter``. It takes
 
 * ``per_sample_loss``: ``(N,)``, detached;
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from semiisp_plugin.losses.per_sample import full_precision
-from semiisp_plugin.toolbox import FILTER_REGISTRY, register
+from semiisp_plugin.registry import FILTER_REGISTRY, register
 
 KEPT_FROM = 0.5
 """A sample of at least this weight is called kept, in pictures and counts. Ours; the paper's weights are 0 and 1."""

@@ -34,7 +34,7 @@ from semiisp_plugin.losses.filters import (
     threshold,
     upper_bound,
 )
-from semiisp_plugin.toolbox import FILTER_REGISTRY
+from semiisp_plugin.registry import FILTER_REGISTRY
 
 __all__ = [
     "REFERENCES",

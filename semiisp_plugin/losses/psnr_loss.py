@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from semiisp_plugin.losses.per_sample import check_image_pair, check_reduction, full_precision, reduce_samples
-from semiisp_plugin.toolbox import LOSS_REGISTRY, register
+from semiisp_plugin.registry import LOSS_REGISTRY, register
 
 _FLOOR = 1e-8
 _LUMA = (65.481 / 255, 128.553 / 255, 24.966 / 255)  # Y of BT.601 in [16, 235], for R, G, B in [0, 1]

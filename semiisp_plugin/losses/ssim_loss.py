@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semiisp_plugin.losses.per_sample import check_image_pair, check_reduction, full_precision, reduce_samples
-from semiisp_plugin.toolbox import LOSS_REGISTRY, register
+from semiisp_plugin.registry import LOSS_REGISTRY, register
 
 # K1 = 0.01 and K2 = 0.03 of Wang et al., squared, for images in [0, 1].
 _C1 = 0.01**2

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from semiisp_plugin.losses.per_sample import check_image_pair, check_reduction, full_precision, reduce_samples
-from semiisp_plugin.toolbox import LOSS_REGISTRY, VGG_LAYER_NAMES, register
+from semiisp_plugin.registry import LOSS_REGISTRY, register
+from semiisp_plugin.toolbox import VGG_LAYER_NAMES
 
 WEIGHTS_FILE = "vgg16-397923af.pth"
 WEIGHTS_URL = f"https://download.pytorch.org/models/{WEIGHTS_FILE}"

@@ -1,9 +1,6 @@
-"""Metrics beyond BasicSR's. Importing this package registers every module beside this file in ``METRIC_REGISTRY``."""
+"""Metrics beyond BasicSR's, one a file, registered when it is imported."""
 
 from __future__ import annotations
-
-import importlib
-import pkgutil
 
 from semiisp_plugin.metrics._declared import images_for, prepare_metric, prepared_by, takes_floats
 from semiisp_plugin.metrics.delta_e import calculate_delta_e
@@ -25,7 +22,3 @@ __all__ = [
     "prepared_by",
     "takes_floats",
 ]
-
-for _module in pkgutil.iter_modules(__path__):
-    if not _module.name.startswith("_"):
-        importlib.import_module(f"{__name__}.{_module.name}")

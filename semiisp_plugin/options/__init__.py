@@ -7,7 +7,6 @@ that take a dictionary, BasicSR's and other people's, against the keys that thei
 
 from __future__ import annotations
 
-from semiisp_plugin.options.command_line import add_arguments
 from semiisp_plugin.options.complete import complete, load_options, resolve_gpus
 from semiisp_plugin.options.messages import OptionError, nearest
 from semiisp_plugin.options.parts import OUR_DATASETS, OUR_MODELS, is_our_dataset, is_our_model
@@ -27,7 +26,6 @@ __all__ = [
     "OptionError",
     "PseudoOptions",
     "Source",
-    "add_arguments",
     "apply_overrides",
     "check_call",
     "check_options",

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 
 import msgspec
 
+from semiisp_plugin import plugins
 from semiisp_plugin.options.messages import as_yaml, choices, kind_of, nearest, short
 from semiisp_plugin.options.source import Source
 from semiisp_plugin.options.structures import Dataset, Filter, Strict
 
 if TYPE_CHECKING:
     from semiisp_plugin.options.accepted_keys import Accepted
-    from semiisp_plugin.toolbox import Registry
+    from semiisp_plugin.registry import Registry
 
 
 # --- structures ----------------------------------------------------------------------------------------------------
@@ -383,6 +384,7 @@ def registered_name(name: Any, registry: Registry, kind: str, source: Source, ke
 
 def names_in(registry: Registry) -> dict[str, Any]:
     """What is registered, by all names it answers to: BasicSR adds a suffix to some names in its look-up."""
+    plugins.register()
     found = {name.removesuffix("_basicsr"): value for name, value in registry}
     found.update(iter(registry))
     return found

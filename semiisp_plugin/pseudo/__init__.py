@@ -1,9 +1,5 @@
-"""Photographs to pseudo pairs.
+"""Photographs to pseudo pairs."""
 
-Importing this package registers every ``*_dataset.py`` beside this file in BasicSR's ``DATASET_REGISTRY``.
-"""
-
-from semiisp_plugin._scan import import_modules
 from semiisp_plugin.pseudo.generator import PseudoPair, PseudoPairGenerator
 from semiisp_plugin.pseudo.noise import add_shot_read_noise, draw_noise_levels
 from semiisp_plugin.pseudo.noise_estimation import NoiseEstimate, estimate_noise, estimate_noise_bounds
@@ -22,5 +18,3 @@ __all__ = [
     "estimate_noise",
     "estimate_noise_bounds",
 ]
-
-import_modules(__name__, __path__, "_dataset")

@@ -19,7 +19,6 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-import semiisp_plugin.archs  # noqa: F401 - registers them
 from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
 
 _UNET = {"width": 4, "middle_blk_num": 0, "enc_blk_nums": [1], "dec_blk_nums": [0]}

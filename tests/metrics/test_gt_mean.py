@@ -8,7 +8,6 @@ import pytest
 from skimage import img_as_ubyte
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-import semiisp_plugin.metrics  # noqa: F401 - registers
 from semiisp_plugin.metrics.gt_mean import (
     VARIANTS,
     calculate_psnr_gt_mean,

@@ -9,7 +9,7 @@ The paper's denoiser is KBNet with its SenseNoise weights; any registered networ
 OpenCV's non-local means does it, which is ours.
 """
 
-from semiisp_plugin.apps.denoise.command import add_arguments, run_from_arguments
+from semiisp_plugin.apps.denoise.command import run_from_arguments
 from semiisp_plugin.apps.denoise.denoisers import Denoiser, NetworkDenoiser, NonLocalMeans
 from semiisp_plugin.apps.denoise.folder import DenoiseReport, denoise_folder, is_denoised
 from semiisp_plugin.apps.denoise.image import denoise_image
@@ -22,7 +22,6 @@ __all__ = [
     "Denoiser",
     "NetworkDenoiser",
     "NonLocalMeans",
-    "add_arguments",
     "complete_denoise_options",
     "denoise_folder",
     "denoise_image",

@@ -10,14 +10,8 @@ from semiisp_plugin.apps.denoise.options import DenoiseOptions, load_denoise_opt
 _SHOWN = 5
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML), see options/denoise")
-    parser.add_argument("--force_yml", nargs="+", default=[], metavar="KEY=VALUE", help="override options")
-
-
 def run_from_arguments(args: argparse.Namespace) -> DenoiseReport:
-    """Run the command; see `add_arguments`, and `denoise_folder` for what is raised."""
+    """Run ``basicsr denoise``; see `denoise_folder` for what is raised."""
     return denoise_and_print(load_denoise_options(args.opt, args.force_yml))
 
 

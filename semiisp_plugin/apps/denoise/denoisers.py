@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import semiisp_plugin.archs  # noqa: F401 - registers the networks
 from semiisp_plugin.apps.denoise.noise_level import noise_level
 from semiisp_plugin.apps.tiling import Box, run_in_tiles, spans
 from semiisp_plugin.io.checkpoint import CheckpointError, load_checkpoint, load_weights

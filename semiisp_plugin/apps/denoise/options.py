@@ -99,8 +99,6 @@ def complete_denoise_options(values: dict[str, Any], source: Source) -> DenoiseO
     """
     options = checked_as(DenoiseOptions, values, source)
     if options.network is not None:
-        import semiisp_plugin.archs  # noqa: F401 - registers the networks
-
         check_network(options.network, source, ("network",))
     if options.uses_network:
         for key, value in (("network", options.network), ("weights", options.weights)):

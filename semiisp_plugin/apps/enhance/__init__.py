@@ -1,6 +1,6 @@
 """Trained networks on people's images: files, folders, RAW files, of any size; ``basicsr enhance``."""
 
-from semiisp_plugin.apps.enhance.command import add_arguments, run_from_arguments
+from semiisp_plugin.apps.enhance.command import run_from_arguments
 from semiisp_plugin.apps.enhance.enhancer import Enhancer
 from semiisp_plugin.apps.enhance.folder import EnhanceReport, enhance_files
 from semiisp_plugin.apps.enhance.network import load_network
@@ -10,7 +10,6 @@ __all__ = [
     "EnhanceReport",
     "Enhancer",
     "Picture",
-    "add_arguments",
     "enhance_files",
     "load_network",
     "read_picture",

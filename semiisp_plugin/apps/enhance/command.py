@@ -11,69 +11,17 @@ from semiisp_plugin.apps.enhance.encoding import format_of
 from semiisp_plugin.apps.enhance.enhancer import Enhancer
 from semiisp_plugin.apps.enhance.folder import EnhanceReport, enhance_jobs, jobs_for
 from semiisp_plugin.apps.enhance.network import describe, load_network
-from semiisp_plugin.io.image_io import MAX_PIXELS, printable_path
+from semiisp_plugin.io.image_io import printable_path
 from semiisp_plugin.io.raw_io import RAW_SUMMARY, is_raw
 from semiisp_plugin.options import read_options
 
-__all__ = ["add_arguments", "run_from_arguments"]
+__all__ = ["run_from_arguments"]
 
 _SHOWN = 20
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.epilog = (
-        "Results that are there already are left alone, so that the same command goes on with what was interrupted. "
-        "Exit status 1 if an image had to be set aside."
-    )
-    text = "files, folders (with all below them), patterns such as 'photos/**/*.jpg'; RAW files too"
-    parser.add_argument("images", nargs="+", metavar="IMAGES", help=text)
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results; the structure is kept")
-    network = parser.add_argument_group("network")
-    text = "option file of training (its run's net_g_latest) or testing (its pretrain_network_g)"
-    network.add_argument("-opt", metavar="FILE", help=text)
-    network.add_argument("--weights", metavar="FILE", help="checkpoint: net_g_*.pth of a run, f_isp_*.pth, safetensors")
-    text = "the network's options where a checkpoint does not tell them: '{type: NAFNet, width: 32}'"
-    network.add_argument("--network", metavar="YAML", help=text)
-    text = "which weights of the checkpoint (default: params_ema, params or state_dict, the first that is there)"
-    network.add_argument("--param_key", metavar="KEY", help=text)
-    network.add_argument("--force_yml", nargs="+", default=[], metavar="KEY=VALUE", help="override options of -opt")
-    results = parser.add_argument_group("results")
-    results.add_argument("--format", choices=["png", "jpg", "tiff", "webp"], help="default: each image's; RAW: png")
-    results.add_argument("--bits", choices=["keep", "8", "16"], default="keep", help="default: each image's; RAW: 16")
-    text = "of JPEG and WebP, 1 to 100 (default: %(default)s)"
-    results.add_argument("--quality", type=int, default=95, metavar="N", help=text)
-    results.add_argument("--suffix", default="", metavar="TEXT", help="added to the names, such as _enhanced")
-    results.add_argument("--overwrite", action="store_true", help="make results anew; images are never overwritten")
-    run = parser.add_argument_group("running")
-    run.add_argument(
-        "--device", default="auto", metavar="NAME", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps"
-    )
-    run.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="default: %(default)s")
-    text = "side of the tiles in pixels, 0 for none (default: none if memory suffices, else the largest that fit)"
-    run.add_argument("--tile", type=_tile, default="auto", metavar="N", help=text)
-    run.add_argument(
-        "--overlap", type=int, metavar="N", help="pixels that tiles share (default: an eighth of the tile)"
-    )
-    text = "bring tiles to the tone of the whole image (default: if they disagree about what they share)"
-    run.add_argument("--match", choices=["auto", "on", "off"], default="auto", help=text)
-    run.add_argument("--memory", type=float, metavar="GB", help="what the network may take (default: as found)")
-    text = f"larger images are set aside (default: {MAX_PIXELS:,d})"
-    run.add_argument("--max_pixels", type=int, default=MAX_PIXELS, metavar="N", help=text)
-    run.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read (default: %(default)s)")
-
-
-def _tile(text: str) -> int | str:
-    if text == "auto":
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is neither a number of pixels nor 'auto'") from None
-
-
 def run_from_arguments(args: argparse.Namespace) -> None:
-    """Run the command; see `add_arguments`.
+    """Run ``basicsr enhance``; see `semiisp_plugin.arguments`.
 
     Raises:
         ValueError: Something is wrong with the request, or images were set aside.
@@ -117,7 +65,7 @@ def run_from_arguments(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raise for arguments of the command alone that make no sense."""
+    """Raise for arguments that make no sense."""
     if args.workers < 1:
         raise ValueError(f"--workers: {args.workers} cannot be; give 1 or more.")
     if args.memory is not None and args.memory <= 0:

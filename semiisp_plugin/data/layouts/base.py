@@ -97,8 +97,7 @@ class DataSet:
     """A data set that can be prepared.
 
     Attributes:
-        name: On the command line.
-        help: One line.
+        name: On the command line, whose help has a line on it (`semiisp_plugin.arguments.DATA_SETS`).
         expected: Number of pairs of each split, as published; empty if it has no fixed number.
         find: Lists the pairs.
         options: Fields of `Request` that it takes besides the folders.
@@ -107,7 +106,6 @@ class DataSet:
     """
 
     name: str
-    help: str
     expected: dict[str, int]
     find: Callable[[Request], Listing]
     options: frozenset[str] = frozenset()

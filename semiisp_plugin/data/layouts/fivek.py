@@ -206,7 +206,6 @@ _EXPECTED = {"train": 4500, "test": 498}
 _SHARED = frozenset({"partial", "input", "target"})
 FIVEK_TONE_MAPPING = DataSet(
     "fivek_tone_mapping",
-    f"FiveK 480p (Zeng), 16-bit XYZ -> expert C, 4500 + 498 (not 500) pairs: {XYZ_FOLDER}, {TARGET_FOLDER}",
     _EXPECTED,
     partial(_find, task="tone_mapping"),
     _SHARED | {"channel_order"},
@@ -215,7 +214,6 @@ FIVEK_TONE_MAPPING = DataSet(
 )
 FIVEK_GENERAL_ISP = DataSet(
     "fivek_general_isp",
-    f"FiveK's DNG files, demosaiced (our choices) -> expert C, 4500 + 498 (not 500) pairs: *.dng, {TARGET_FOLDER}",
     _EXPECTED,
     partial(_find, task="general_isp"),
     _SHARED | {"min_alignment"},
@@ -227,7 +225,6 @@ FIVEK_GENERAL_ISP = DataSet(
 )
 FIVEK_IE = DataSet(
     "fivek_ie",
-    f"FiveK 480p (Zeng), 8-bit sRGB -> expert C, 4500 + 498 (not 500) pairs: {SRGB_FOLDER}, {TARGET_FOLDER}",
     _EXPECTED,
     partial(_find, task="ie"),
     _SHARED,

@@ -134,14 +134,12 @@ def _finder(folders: Mapping[str, tuple[tuple[str, str], ...]], home: str | None
 
 LOLV1 = DataSet(
     "lolv1",
-    "LOLv1, 485 + 15 pairs: LOLdataset/{our485,eval15}/{low,high}, or a repack",
     {"train": 485, "test": 15},
     _finder(_V1, None),
     frozenset({"partial"}),
 )
 LOLV2_REAL = DataSet(
     "lolv2_real",
-    "LOLv2 real, 689 + 100 pairs: Real_captured/{Train,Test}/{Low,Normal}",
     {"train": 689, "test": 100},
     _finder(_V2, "Real_captured"),
     frozenset({"partial"}),
@@ -149,7 +147,6 @@ LOLV2_REAL = DataSet(
 )
 LOLV2_SYNTHETIC = DataSet(
     "lolv2_synthetic",
-    "LOLv2 synthetic, 900 + 100 pairs: Synthetic/{Train,Test}/{Low,Normal}",
     {"train": 900, "test": 100},
     _finder(_V2, "Synthetic"),
     frozenset({"partial"}),

@@ -216,7 +216,6 @@ def _test_names(names: list[str], request: Request, listing: Listing) -> set[str
 
 OWN = DataSet(
     "own",
-    "your RAW files (DNG, NEF, ARW, CR2, CR3, RAF, ORF, RW2 ...) or images, and their edited versions",
     {},
     _find,
     frozenset({"input", "target", "short_side", "test_pairs", "test_list", "min_alignment"}),

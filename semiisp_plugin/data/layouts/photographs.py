@@ -17,12 +17,6 @@ COCO_COUNTS = {"train2017": 118287, "val2017": 5000, "unlabeled2017": 123403}
 LOW_SIDE = 480
 """Photographs with a shorter side are counted: the paper's images have this short side."""
 
-NAMES = {
-    "coco": "COCO's photographs, train2017 for instance: each is read, none is copied",
-    "photographs": "any folder of photographs: each is read, none is copied",
-}
-"""Names on the command line, and a line of help."""
-
 
 class Photograph(NamedTuple):
     """What was seen of a photograph.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -29,6 +28,7 @@ from semiisp_plugin.apps.denoise import (
     load_denoise_options,
     noise_level,
 )
+from semiisp_plugin.arguments import build_parser
 from semiisp_plugin.data.pairs import match_pairs
 from semiisp_plugin.io.checkpoint import CheckpointError
 from semiisp_plugin.io.image_io import decode_image, encode_png, read_image, to_float, to_uint8, write_image
@@ -478,12 +478,10 @@ def test_weights_that_nobody_uses_are_refused() -> None:
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = make_folder(tmp_path / "low", 2)
-    parser = argparse.ArgumentParser()
-    denoising.add_arguments(parser)
-    arguments = ["-opt", str(ROOT / "options" / "denoise" / "lolv1.yml"), "--force_yml", f"input={root}"]
+    arguments = ["denoise", "-opt", str(ROOT / "options" / "denoise" / "lolv1.yml"), "--force_yml", f"input={root}"]
 
     def run(*more: str) -> str:
-        denoising.run_from_arguments(parser.parse_args([*arguments, *more]))
+        denoising.run_from_arguments(build_parser().parse_args([*arguments, *more]))
         return capsys.readouterr().out
 
     said = run(f"out={tmp_path / 'out'}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 
@@ -16,6 +15,7 @@ from semiisp_plugin.apps import enhance
 from semiisp_plugin.apps.enhance.network import load_network
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.archs.seplut_arch import SepLUT
+from semiisp_plugin.arguments import build_parser
 from semiisp_plugin.io.checkpoint import CheckpointError, save_safetensors
 from semiisp_plugin.io.image_io import read_image
 from semiisp_plugin.isp import ParameterBank
@@ -138,9 +138,7 @@ def test_what_is_wrong_is_said(run, arguments, kind, message):
 
 
 def command(*arguments: str) -> None:
-    parser = argparse.ArgumentParser()
-    enhance.add_arguments(parser)
-    enhance.run_from_arguments(parser.parse_args([str(a) for a in arguments]))
+    enhance.run_from_arguments(build_parser().parse_args(["enhance", *map(str, arguments)]))
 
 
 def test_the_command_writes_what_testing_writes(run, capsys):

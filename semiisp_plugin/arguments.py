@@ -1,0 +1,216 @@
+"""The arguments of the ``basicsr`` command, all of them; nothing heavy is imported here.
+
+What a help text says about defaults and names that live elsewhere is compared with them by a test.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from semiisp_plugin._version import __version__
+
+DATA_SETS = {
+    "lolv1": "LOLv1, 485 + 15 pairs: LOLdataset/{our485,eval15}/{low,high}, or a repack",
+    "lolv2_real": "LOLv2 real, 689 + 100 pairs: Real_captured/{Train,Test}/{Low,Normal}",
+    "lolv2_synthetic": "LOLv2 synthetic, 900 + 100 pairs: Synthetic/{Train,Test}/{Low,Normal}",
+    "fivek_tone_mapping": (
+        "FiveK 480p (Zeng), 16-bit XYZ -> expert C, 4500 + 498 (not 500) pairs: input/PNG/480p_16bits_XYZ_WB, "
+        "expertC/JPG/480p"
+    ),
+    "fivek_general_isp": (
+        "FiveK's DNG files, demosaiced (our choices) -> expert C, 4500 + 498 (not 500) pairs: *.dng, expertC/JPG/480p"
+    ),
+    "fivek_ie": (
+        "FiveK 480p (Zeng), 8-bit sRGB -> expert C, 4500 + 498 (not 500) pairs: input/JPG/480p, expertC/JPG/480p"
+    ),
+    "own": "your RAW files (DNG, NEF, ARW, CR2, CR3, RAF, ORF, RW2 ...) or images, and their edited versions",
+    "coco": "COCO's photographs, train2017 for instance: each is read, none is copied",
+    "photographs": "any folder of photographs: each is read, none is copied",
+}
+"""What ``basicsr prepare`` takes, with a line of help."""
+
+PHASES = ("0_denoise", "1_fisp", "2_pseudo", "3_semi", "4_finetune", "0_supervised", "test")
+"""The phases of a recipe in the order in which they run."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's parser; ``command`` of what it gives is the subcommand's name."""
+    parser = argparse.ArgumentParser(
+        prog="basicsr",
+        description="BasicSR with semi-supervised learning for learned ISPs and image enhancement.",
+    )
+    parser.add_argument("--version", action="version", version=f"semiisp_plugin {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (text, add_arguments) in COMMANDS.items():
+        add_arguments(commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}."))
+    return parser
+
+
+def _options(parser: argparse.ArgumentParser, text: str = "option file (YAML)", *, required: bool = True) -> None:
+    """An option file, and what changes it."""
+    parser.add_argument("-opt", required=required, metavar="FILE", help=text)
+    _overrides(parser, "override options; of a section: train:ema_decay=0.999")
+
+
+def _overrides(parser: argparse._ActionsContainer, text: str) -> None:
+    parser.add_argument("--force_yml", nargs="+", default=[], metavar="KEY=VALUE", help=text)
+
+
+def _test(parser: argparse.ArgumentParser) -> None:
+    _options(parser)
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="job launcher")
+    parser.add_argument("--auto_resume", action="store_true", help="go on from the run's latest checkpoint, if any")
+    parser.add_argument("--debug", action="store_true", help="log every iteration, validate every 8")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def _train(parser: argparse.ArgumentParser) -> None:
+    _test(parser)
+    text = "check the options, build everything, run a few batches, report sizes and times, and write nothing"
+    parser.add_argument("--dry-run", action="store_true", help=text)
+
+
+def _prepare(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "data sets:\n" + "\n".join(f"  {name:<20} {text}" for name, text in DATA_SETS.items())
+    parser.add_argument("name", metavar="NAME", choices=DATA_SETS, help=f"data set: {', '.join(DATA_SETS)}")
+    parser.add_argument("--source", metavar="DIR", help="the data set as it was distributed, unpacked")
+    parser.add_argument("--out", metavar="DIR", help="folder to write; an interrupted run goes on there")
+    parser.add_argument("--check", action="store_true", help="verify the source, image by image; write nothing")
+    text = "threads that read and encode (default: %(default)s, one image after the other; a RAW file takes up to 1 GB)"
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help=text)
+    parser.add_argument("--input", metavar="DIR", help="own, fivek_*: the folder of the inputs")
+    parser.add_argument("--target", metavar="DIR", help="own, fivek_*: the folder of the targets")
+    text = "lolv*, fivek_*: leave out what lacks a partner or a file instead of stopping"
+    parser.add_argument("--partial", action="store_true", help=text)
+    text = (
+        "fivek_tone_mapping: which channels of the XYZ files hold X, Y, Z (default: %(default)s, told from the images)"
+    )
+    parser.add_argument("--channel_order", choices=["auto", "rgb", "bgr"], default="auto", help=text)
+    text = "own: shrink the pairs to this short side in pixels (the paper's images have 480)"
+    parser.add_argument("--short_side", type=int, metavar="N", help=text)
+    parser.add_argument("--test_pairs", type=int, metavar="N", help="own: pairs for testing (default: a tenth)")
+    parser.add_argument("--test_list", metavar="FILE", help="own: names of the pairs for testing, one a line")
+    text = "own, fivek_general_isp: least alignment of input and target, -1 to 1 (default: %(default)s)"
+    parser.add_argument("--min_alignment", type=float, default=0.7, metavar="X", help=text)
+
+
+def _pseudo(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        f"{parser.description} The same command goes on with a build that was interrupted; run on several machines, "
+        "they share the work."
+    )
+    _options(parser)
+    special = parser.add_mutually_exclusive_group()
+    special.add_argument("--check", action="store_true", help="verify a build, entry by entry, and write nothing")
+    special.add_argument("--retry", action="store_true", help="try photographs again that were set aside")
+    # What it asked for is what happens now.
+    parser.add_argument("--resume", action="store_true", help=argparse.SUPPRESS)
+
+
+def _denoise(parser: argparse.ArgumentParser) -> None:
+    _options(parser, "option file (YAML), see options/denoise")
+
+
+def _recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-opt", required=True, metavar="FILE", help="recipe (YAML), such as those of options/recipes")
+    _overrides(parser, "override options, of a phase with its name in front: 3_semi:train:total_iter=100")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be done, do nothing")
+    parser.add_argument("--until", metavar="PHASE", help=f"stop after this phase: {', '.join(PHASES)}")
+    text = "make these phases anew, and what follows them; without a name all that are stale"
+    parser.add_argument("--redo", nargs="*", metavar="PHASE", help=text)
+
+
+def _enhance(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Results that are there already are left alone, so that the same command goes on with what was interrupted. "
+        "Exit status 1 if an image had to be set aside."
+    )
+    text = "files, folders (with all below them), patterns such as 'photos/**/*.jpg'; RAW files too"
+    parser.add_argument("images", nargs="+", metavar="IMAGES", help=text)
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results; the structure is kept")
+    network = parser.add_argument_group("network")
+    text = "option file of training (its run's net_g_latest) or testing (its pretrain_network_g)"
+    network.add_argument("-opt", metavar="FILE", help=text)
+    network.add_argument("--weights", metavar="FILE", help="checkpoint: net_g_*.pth of a run, f_isp_*.pth, safetensors")
+    text = "the network's options where a checkpoint does not tell them: '{type: NAFNet, width: 32}'"
+    network.add_argument("--network", metavar="YAML", help=text)
+    text = "which weights of the checkpoint (default: params_ema, params or state_dict, the first that is there)"
+    network.add_argument("--param_key", metavar="KEY", help=text)
+    _overrides(network, "override options of -opt")
+    results = parser.add_argument_group("results")
+    results.add_argument("--format", choices=["png", "jpg", "tiff", "webp"], help="default: each image's; RAW: png")
+    results.add_argument("--bits", choices=["keep", "8", "16"], default="keep", help="default: each image's; RAW: 16")
+    text = "of JPEG and WebP, 1 to 100 (default: %(default)s)"
+    results.add_argument("--quality", type=int, default=95, metavar="N", help=text)
+    results.add_argument("--suffix", default="", metavar="TEXT", help="added to the names, such as _enhanced")
+    results.add_argument("--overwrite", action="store_true", help="make results anew; images are never overwritten")
+    run = parser.add_argument_group("running")
+    text = "auto (a GPU if there is one), cpu, cuda, cuda:1, mps"
+    run.add_argument("--device", default="auto", metavar="NAME", help=text)
+    run.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="default: %(default)s")
+    text = "side of the tiles in pixels, 0 for none (default: none if memory suffices, else the largest that fit)"
+    run.add_argument("--tile", type=_tile, default="auto", metavar="N", help=text)
+    text = "pixels that tiles share (default: an eighth of the tile)"
+    run.add_argument("--overlap", type=int, metavar="N", help=text)
+    text = "bring tiles to the tone of the whole image (default: if they disagree about what they share)"
+    run.add_argument("--match", choices=["auto", "on", "off"], default="auto", help=text)
+    run.add_argument("--memory", type=float, metavar="GB", help="what the network may take (default: as found)")
+    text = "larger images are set aside (default: 200,000,000)"
+    run.add_argument("--max_pixels", type=int, default=200_000_000, metavar="N", help=text)
+    run.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read (default: %(default)s)")
+
+
+def _tile(text: str) -> int | str:
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a number of pixels nor 'auto'") from None
+
+
+def _bank(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="f_isp_latest.pth of phase 1")
+    text = "folder for bank_global.png, bank_local.png and bank.json, which are replaced (default: that of FILE)"
+    parser.add_argument("--out", metavar="DIR", help=text)
+    parser.add_argument("--label", choices=["global", "local"], help="only this bank (default: both)")
+
+
+def _benchmark(parser: argparse.ArgumentParser) -> None:
+    _options(parser, "option file (YAML), see options/benchmarks")
+    text = "processes (default: one a GPU, or one a core; 0: none but this)"
+    parser.add_argument("--workers", type=int, metavar="N", help=text)
+
+
+def _demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pairs", metavar="DIR", help="your pairs: DIR/{input,target} or DIR/{low,high}")
+    parser.add_argument("--photos", metavar="DIR", help="your ordinary photographs")
+    parser.add_argument("--out", metavar="DIR", default="demo_output", help="folder to write (default: %(default)s)")
+    parser.add_argument("--task", choices=["raw", "lowlight"], help="simulated task (default: lowlight)")
+    text = "photographs of the simulated task: the default split, or one dealt out by the seed (default: %(default)s)"
+    parser.add_argument("--split", choices=["default", "drawn"], default="default", help=text)
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, metavar="N", help="iterations of semi-supervised training")
+
+
+COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "train": ("train a model: f_ISP, semi-supervised, fine-tuning, or any of BasicSR's", _train),
+    "test": ("test a model: write images and metrics", _test),
+    "prepare": (
+        "prepare a data set for training: LOLv1, LOLv2, FiveK, COCO, or your own RAW files and edits",
+        _prepare,
+    ),
+    "pseudo": ("turn a folder of photographs into pseudo pairs with a trained f_ISP", _pseudo),
+    "denoise": ("denoise the inputs of noisy pairs before f_ISP is trained on them", _denoise),
+    "recipe": ("run all phases of a recipe in order, going on where it was left, and compare what came out", _recipe),
+    "enhance": ("run a trained network over images: files, folders, RAW, of any size", _enhance),
+    "bank": ("show what the parameter banks of a trained f_ISP hold: statistics and pictures", _bank),
+    "benchmark": (
+        "compare systems over numbers of pairs and seeds: the method, baselines, ablations; with a report",
+        _benchmark,
+    ),
+    "demo": ("run all phases and the supervised baselines on simulated pairs, or on your own folders", _demo),
+}
+"""The subcommands: a line of help, and what declares the arguments."""
