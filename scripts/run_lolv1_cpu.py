@@ -18,7 +18,7 @@ from typing import Any
 from semiisp_plugin.options import load_options, load_pseudo_options
 from semiisp_plugin.pseudo import pipeline
 from semiisp_plugin.report.tables import markdown_table, mean_std
-from semiisp_plugin.train import train
+from semiisp_plugin.training import train
 
 METRICS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "psnr_gt_mean": "PSNR, GT-mean (dB)"}
 DECIMALS = {"psnr": 2, "ssim": 3, "psnr_gt_mean": 2}

@@ -85,13 +85,13 @@ def _one_line(error: Exception) -> str:
 def _run(args: argparse.Namespace) -> None:
     root_path = os.getcwd()
     if args.command == "train":
-        from semiisp_plugin import train
+        from semiisp_plugin.training import loop
 
-        train.run_from_arguments(args, root_path)
+        loop.run_from_arguments(args, root_path)
     elif args.command == "test":
-        from semiisp_plugin import test
+        from semiisp_plugin.training import testing
 
-        test.run_from_arguments(args, root_path)
+        testing.run_from_arguments(args, root_path)
     elif args.command == "prepare":
         from semiisp_plugin.data import prepare
 

@@ -14,18 +14,21 @@ same environment twice          ``semiisp_plugin.io.lmdb_io``), also after a for
 torchvision's ``vgg16(          ``pretrained=`` is translated to ``weights=`` where BasicSR's VGG asks for it
 pretrained=...)`` is on its way
 out
-CUDA is assumed on resume and   ``semiisp_plugin.train`` does not use those functions
-in distributed start-up
+resuming assumes CUDA, and looks  `run_basicsr` puts functions of its own in the place of those that read options and
+for states below the working    states
+directory; YAML can run code
 ==============================  ======================================================================================
 """
 
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 from semiisp_plugin import plugins, registry
@@ -56,10 +59,11 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import basicsr
     import basicsr.archs.vgg_arch as _vgg_arch
+    import basicsr.test
+    import basicsr.train
     from basicsr.archs import build_network as _build_network
     from basicsr.archs.vgg_arch import NAMES as VGG_LAYER_NAMES
     from basicsr.data import build_dataset as _build_dataset
-    from basicsr.data.data_sampler import EnlargedSampler
     from basicsr.losses import build_loss as _build_loss
     from basicsr.metrics import calculate_metric as _calculate_metric
     from basicsr.metrics import calculate_psnr, calculate_ssim
@@ -71,15 +75,17 @@ with warnings.catch_warnings():
         AvgTimer,
         FileClient,
         MessageLogger,
+        check_resume,
         get_env_info,
         get_root_logger,
         get_time_str,
         imwrite,
         init_tb_logger,
         init_wandb_logger,
+        set_random_seed,
         tensor2img,
     )
-    from basicsr.utils.dist_util import get_dist_info, master_only
+    from basicsr.utils.dist_util import get_dist_info, init_dist, master_only
     from basicsr.utils.file_client import LmdbBackend
     from basicsr.utils.logger import initialized_logger
     from basicsr.utils.options import dict2str
@@ -104,7 +110,6 @@ __all__ = [
     "VGG_LAYER_NAMES",
     "AvgTimer",
     "BaseModel",
-    "EnlargedSampler",
     "FileClient",
     "LmdbBackend",
     "MessageLogger",
@@ -129,6 +134,7 @@ __all__ = [
     "lr_schedulers",
     "master_only",
     "register",
+    "run_basicsr",
     "tensor2img",
 ]
 
@@ -190,3 +196,110 @@ class _SharedLmdbBackend(LmdbBackend):  # type: ignore[misc]  # BasicSR is untyp
 
 _vgg_arch.vgg = _TorchvisionVGG()
 FileClient._backends["lmdb"] = _SharedLmdbBackend
+
+
+# --- BasicSR's own models, in BasicSR's own pipeline ------------------------------------------------------------------
+
+
+def run_basicsr(
+    command: str,
+    root_path: str,
+    values: dict[str, Any],
+    option_file: str,
+    *,
+    launcher: str = "none",
+    auto_resume: bool = False,
+    debug: bool = False,
+) -> None:
+    """Train or test with ``basicsr.train.train_pipeline`` or ``basicsr.test.test_pipeline``, as BasicSR does it.
+
+    Different are: the options, which were read by the safe reader of `semiisp_plugin.options`; a state to resume is
+    read on a CPU, without running code in it, and looked for where the run writes.
+
+    Args:
+        command: ``train`` or ``test``.
+        root_path: Folder that gets ``experiments/``, ``tb_logger/`` and ``results/``.
+        values: The options as `semiisp_plugin.options.read_options` returns them; they are completed in place.
+        option_file: Copied into the run's folder.
+        launcher: ``none``, ``pytorch`` or ``slurm``; the others need GPUs.
+        auto_resume: Resume from the newest state in the run's folder.
+        debug: BasicSR's debug mode.
+    """
+
+    def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], Any]:
+        opt = complete_as_basicsr(values, root_path, is_train, launcher, debug)
+        opt["auto_resume"] = auto_resume
+        return opt, types.SimpleNamespace(opt=option_file)
+
+    if command == "train":
+        with _replaced(basicsr.train, parse_options=parse_options, load_resume_state=_load_resume_state):
+            basicsr.train.train_pipeline(root_path)
+    else:
+        with _replaced(basicsr.test, parse_options=parse_options):
+            basicsr.test.test_pipeline(root_path)
+
+
+@contextmanager
+def _replaced(module: Any, **functions: Callable[..., Any]) -> Iterator[None]:
+    before = {name: getattr(module, name) for name in functions}
+    try:
+        vars(module).update(functions)
+        yield
+    finally:
+        vars(module).update(before)
+
+
+def complete_as_basicsr(
+    opt: dict[str, Any], root_path: str, is_train: bool, launcher: str, debug: bool
+) -> dict[str, Any]:
+    """Start the processes and fill in, in place, what BasicSR's ``parse_options`` does beside reading."""
+    import torch
+
+    opt["dist"] = launcher != "none"
+    if opt["dist"]:
+        init_dist(launcher, **((opt.get("dist_params") or {}) if launcher == "slurm" else {}))
+    opt["rank"], opt["world_size"] = get_dist_info()
+    if opt.get("manual_seed") is None:
+        opt["manual_seed"] = 0
+    set_random_seed(opt["manual_seed"] + opt["rank"])
+    opt["is_train"] = is_train
+    if debug and not opt["name"].startswith("debug"):
+        opt["name"] = f"debug_{opt['name']}"
+    if opt.get("num_gpu", "auto") == "auto":
+        opt["num_gpu"] = torch.cuda.device_count()
+    for phase, dataset in opt["datasets"].items():
+        dataset["phase"] = phase.split("_")[0]
+        if "scale" in opt:
+            dataset["scale"] = opt["scale"]
+        for key in ("dataroot_gt", "dataroot_lq"):
+            if dataset.get(key) is not None:
+                dataset[key] = os.path.expanduser(dataset[key])
+    paths = opt["path"] = opt.get("path") or {}
+    for key, value in paths.items():
+        if value is not None and ("resume_state" in key or "pretrain_network" in key):
+            paths[key] = os.path.expanduser(value)
+    folder = os.path.join(root_path, "experiments" if is_train else "results", opt["name"])
+    paths.update({"experiments_root" if is_train else "results_root": folder, "log": folder})
+    paths["visualization"] = os.path.join(folder, "visualization")
+    if is_train:
+        paths.update(models=os.path.join(folder, "models"), training_states=os.path.join(folder, "training_states"))
+        if "debug" in opt["name"]:
+            if opt.get("val"):
+                opt["val"]["val_freq"] = 8
+            opt["logger"].update(print_freq=1, save_checkpoint_freq=8)
+    return opt
+
+
+def _load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
+    """``basicsr.train.load_resume_state`` without a GPU."""
+    from semiisp_plugin.io.checkpoint import load_checkpoint, saved_iterations
+
+    folder = opt["path"]["training_states"]
+    saved = saved_iterations(folder) if opt["auto_resume"] else []
+    if saved:
+        opt["path"]["resume_state"] = os.path.join(folder, f"{saved[-1]}.state")
+    if not opt["path"].get("resume_state"):
+        return None
+    state = load_checkpoint(opt["path"]["resume_state"])
+    check_resume(opt, state["iter"])
+    return state

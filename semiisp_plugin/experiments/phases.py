@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from semiisp_plugin import options as options_module
-from semiisp_plugin.train import train
+from semiisp_plugin.training import train
 
 METRICS = {
     "psnr": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": False},

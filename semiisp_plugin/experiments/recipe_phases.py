@@ -44,7 +44,7 @@ _NO_MATTER = {
     "prefetch_factor",
     "pin_memory",
     "persistent_workers",
-    "stall_warning",
+    "timeout",
     "cache_images",
     "resume_state",
 }
@@ -312,7 +312,7 @@ class Training(Phase):
             if same or (iterations and iterations[-1] == total and self._state_is_whole(total)):
                 return Status("complete", done=total, total=total)
         stems = {p.name.rsplit("_", 1)[0] for p in latest}
-        found, _ = newest_whole_state(states, models, stems)
+        found, _, _ = newest_whole_state(states, models, stems)
         if found is None:
             return Status("to do", damaged or "no training state is whole", total=total)
         return Status("interrupted", f"iteration {int(found.stem):,d}", done=int(found.stem), total=total)
@@ -326,7 +326,7 @@ class Training(Phase):
 
     def run(self, *, resume: bool, progress: bool) -> None:
         """Train."""
-        from semiisp_plugin.train import train
+        from semiisp_plugin.training import train
 
         ledger = self.ledger
         noted = ledger.read()
@@ -611,7 +611,7 @@ class Test(Phase):
 
     def run(self, *, resume: bool, progress: bool) -> None:
         """Test."""
-        from semiisp_plugin.test import test
+        from semiisp_plugin.training import test
 
         text = options_module.dump_options(self.values)
         values, _ = parse(text, self.file)

@@ -5,7 +5,7 @@ SepLUT's "sparsity" term, 1e-4 times the mean square of the weights that mix its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,23 +24,29 @@ class ActivityPenalty:
     validation nor held-out pairs leave anything.
 
     Args:
-        networks: Networks without parallel wrapper; each must have the module.
+        networks: Networks by the names of their sections; each must have the module.
         module: Its name, as of `torch.nn.Module.named_modules`.
         weight: Factor of the penalty.
-        keys: Names of the networks' sections, for messages.
 
     Raises:
-        ValueError: A network has no such module; the message names the nearest, or those that there are.
+        ValueError: A network has no such module; the message names the nearest, or those that there are. Or a network
+            runs in copies, one a GPU.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], module: str, weight: float, keys: Sequence[str]) -> None:
+    def __init__(self, networks: Mapping[str, nn.Module], module: str, weight: float = 1e-4) -> None:
         self.module = module
         self.weight = weight
         self._outputs: list[Any] = []
-        for key, network in zip(keys, networks, strict=True):
-            found = dict(network.named_modules())
+        for key, network in networks.items():
+            if isinstance(network, nn.DataParallel):
+                raise ValueError(
+                    "train:activity_penalty: does not go with several GPUs in one process, each of which runs a copy "
+                    "of the network; start a process for each GPU (torchrun and --launcher pytorch)."
+                )
+            bare = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+            found = dict(bare.named_modules())
             if not module or module not in found:
-                raise ValueError(_no_such_module(module, [n for n in found if n], key, network))
+                raise ValueError(_no_such_module(module, [n for n in found if n], key, bare))
             found[module].register_forward_hook(self._note)
 
     def _note(self, module: nn.Module, inputs: Any, output: Any) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints of the plugin's models: BasicSR's files, written atomically, with all that training needs to go on."""
+"""Checkpoints of the plugin's models: BasicSR's files, written atomically, with all that training needs to resume."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from torch import nn
 
 from semiisp_plugin.io.checkpoint import (
     CheckpointError,
-    load_checkpoint,
-    load_weights,
+    load_network_weights,
     prune,
     save_atomically,
     save_safetensors,
 )
-from semiisp_plugin.random_state import capture_rng, restore_rng
+from semiisp_plugin.models.random_state import capture_rng, restore_rng
 from semiisp_plugin.toolbox import BaseModel, get_root_logger, master_only
 
 BEST = "best"
@@ -27,7 +26,7 @@ BEST = "best"
 
 
 class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
-    """Saving and loading for `semiisp_plugin.models.restoration.RestorationModel`.
+    """The part of `semiisp_plugin.models.restoration.RestorationModel` that saves and loads.
 
     Files in the run's folder:
 
@@ -36,7 +35,7 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
       run, ``best`` of the best validation (``logger:keep_best``);
     * ``models/net_g_<iter>.safetensors`` (``logger:safetensors``): the bare weights that validation uses, the average
       where there is one;
-    * ``training_states/<iter>.state``: what training needs to go on, written last: a state always has its networks.
+    * ``training_states/<iter>.state``: what training needs to resume, written last: a state always has its networks.
 
     Attributes:
         loop_state: What the training loop wants to find in the state again.
@@ -44,29 +43,14 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
 
     opt: dict[str, Any]
     loop_state: dict[str, Any]
+    best_metric_results: Mapping[str, Any]
 
     def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str = "params") -> None:
-        """Load BasicSR's ``{params, params_ema}`` layout, a bare state dict, or safetensors."""
-        checkpoint = load_checkpoint(load_path)
-        if param_key in checkpoint:
-            weights = checkpoint[param_key]
-        elif "params" in checkpoint and param_key == "params_ema":
-            get_root_logger().info(f"{load_path} has no '{param_key}'; taking 'params'.")
-            weights = checkpoint["params"]
-        elif (param_key == "params" or load_path.endswith(".safetensors")) and not _state_dicts_in(checkpoint):
-            weights = checkpoint  # a bare state dict
-        elif found := _state_dicts_in(checkpoint):
-            raise CheckpointError(
-                f"{load_path} has no '{param_key}', but weights under {' and '.join(found)}: name one with "
-                f"path:param_key_g."
-            )
-        else:
-            raise CheckpointError(
-                f"{load_path} has no '{param_key}' (path:param_key_g); it has: {', '.join(list(checkpoint)[:6])}."
-            )
+        """See `semiisp_plugin.io.checkpoint.load_network_weights`."""
         net = self.get_bare_model(net)
-        load_weights(net, weights, load_path, strict)
-        get_root_logger().info(f"Loaded {type(net).__name__} from {load_path}.")
+        key = load_network_weights(net, load_path, key=param_key, strict=strict)
+        which = "" if key in (None, param_key) else f" ('{key}', as there is no '{param_key}')"
+        get_root_logger().info(f"Loaded {type(net).__name__} from {load_path}{which}.")
 
     # --- saving ----------------------------------------------------------------------------------------------
 
@@ -74,7 +58,7 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
         """Networks first, the training state last. Called in every process.
 
         Args:
-            epoch: Of BasicSR's data sets; 0 for others.
+            epoch: Passes over the real pairs.
             current_iter: Iterations done; -1 for ``latest``, which has no state.
         """
         self.save_networks(current_iter)
@@ -95,13 +79,12 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
         nets = net if isinstance(net, list) else [net]
         keys = param_key if isinstance(param_key, list) else [param_key]
         state = {
-            key: {k.removeprefix("module."): v.cpu() for k, v in self.get_bare_model(n).state_dict().items()}
+            key: {k: v.cpu() for k, v in self.get_bare_model(n).state_dict().items()}
             for n, key in zip(nets, keys, strict=True)
         }
-        name = net_label.removeprefix("net_")
-        path = self.checkpoint_path(f"net_{name}", current_iter)
-        network = self.opt.get(f"network_{name}")  # adopted models may have networks without a section
-        save_atomically({**state, "network": network} if network else state, path)
+        path = self.checkpoint_path(net_label, current_iter)
+        network = self.opt[f"network_{net_label.removeprefix('net_')}"]
+        save_atomically({**state, "network": network}, path)
         if self.opt["logger"].get("safetensors"):
             about = {"param_key": keys[-1], "network": json.dumps(network)}
             save_safetensors(state[keys[-1]], Path(path).with_suffix(".safetensors"), about)
@@ -111,18 +94,11 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
         return os.path.join(self.opt["path"]["models"], f"{stem}_{'latest' if label == -1 else label}.pth")
 
     def extra_state(self) -> dict[str, Any]:
-        """More that training needs to go on; saved with the training state."""
+        """More that training needs to resume; saved with the training state."""
         return {}
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `extra_state`."""
-
-    def step_state(self) -> dict[str, Any]:
-        """State of the machinery of a step."""
-        return {}
-
-    def load_step_state(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `step_state`."""
 
     def save_training_state(self, epoch: int, current_iter: int) -> None:
         """``<iter>.state``: optimisers, schedulers, random states of all processes, best metrics, and `extra_state`."""
@@ -142,7 +118,6 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
             "best_metric_results": getattr(self, "best_metric_results", {}),
             "files": self.files_of(current_iter),
             "loop": self.loop_state,
-            "step": self.step_state(),
             "extra": self.extra_state(),
         }
         save_atomically(state, os.path.join(self.opt["path"]["training_states"], f"{current_iter}.state"))
@@ -182,34 +157,35 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
         """Take up a state saved by `save_training_state`; the networks are those of the run the state is of.
 
         Raises:
-            CheckpointError: The state is of another phase.
+            CheckpointError: The state is of another phase, of a BasicSR model, or of another optimiser.
         """
-        iteration = resume_state["iter"]
-        saved_by = resume_state.get("model_type", self.opt["model_type"])
+        iteration, saved_by = resume_state["iter"], resume_state.get("model_type", "one of BasicSR's models")
         if saved_by != self.opt["model_type"]:
             raise CheckpointError(
                 f"{self.opt['path'].get('resume_state')} is a state of {saved_by}, not of {self.opt['model_type']}. To "
                 f"start from another phase's network, give path:pretrain_network_g instead of resume_state."
             )
         self.resume_networks(iteration)
-        chosen = [[_without_weights(group) for group in o.param_groups] for o in self.optimizers]
+        chosen = [[{k: v for k, v in g.items() if k != "params"} for g in o.param_groups] for o in self.optimizers]
         super().resume_training(resume_state)
         self._keep_to_options(chosen)
-        self._resume_rng(resume_state.get("rng"), iteration)
+        rng, rank = resume_state["rng"], self.opt.get("rank", 0)
+        if len(rng) == self.opt.get("world_size", 1):
+            restore_rng(rng[rank])
+        else:  # another number of processes: they must not draw the same dropout
+            torch.manual_seed(self.opt["manual_seed"] + 7919 * iteration + rank)
         metrics = set((self.opt.get("val") or {}).get("metrics") or {})
-        best: Mapping[str, Any] = resume_state.get("best_metric_results") or {}
         # Of a data set whose metrics have changed, the old ones would lack a record.
-        known = {name: record for name, record in best.items() if set(record) == metrics}
-        if known:
-            self.best_metric_results = known
-        self.loop_state = dict(resume_state.get("loop") or {})
-        if resume_state.get("step"):
-            self.load_step_state(resume_state["step"])
-        self.load_extra_state(resume_state.get("extra", {}))
+        best = {name: record for name, record in resume_state["best_metric_results"].items() if set(record) == metrics}
+        if best:
+            self.best_metric_results = best
+        self.loop_state = dict(resume_state["loop"])
+        # In states that were saved before, what is of the step stands beside it.
+        self.load_extra_state({**resume_state.get("step", {}), **resume_state["extra"]})
 
     def _keep_to_options(self, chosen: list[list[dict[str, Any]]]) -> None:
         """Let the option file's values count where they were changed since; a state brings those it was saved with."""
-        for i, (optimizer, groups) in enumerate(zip(self.optimizers, chosen, strict=True)):
+        for optimizer, scheduler, groups in zip(self.optimizers, self.schedulers, chosen, strict=True):
             for group, wanted in zip(optimizer.param_groups, groups, strict=True):
                 if wanted.keys() - group.keys():
                     raise CheckpointError(
@@ -223,17 +199,7 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
                     if key == "initial_lr" and group[key]:
                         group["lr"] *= wanted[key] / group[key]
                     group[key] = wanted[key]
-            if i < len(self.schedulers):
-                self.schedulers[i].base_lrs = [g["initial_lr"] for g in optimizer.param_groups]
-
-    def _resume_rng(self, rng: Any, iteration: int) -> None:
-        world_size, rank = self.opt.get("world_size", 1), self.opt.get("rank", 0)
-        if isinstance(rng, list) and len(rng) == world_size:
-            restore_rng(rng[rank])
-        elif isinstance(rng, torch.Tensor) and world_size == 1:  # before version 0.2: torch's alone
-            torch.set_rng_state(rng)
-        elif rng is not None:  # another number of processes: they must not draw the same dropout
-            torch.manual_seed(self.opt["manual_seed"] + 7919 * iteration + rank)
+            scheduler.base_lrs = [g["initial_lr"] for g in optimizer.param_groups]
 
     def resume_networks(self, iteration: int) -> None:
         """Load the weights of an iteration of this run."""
@@ -241,16 +207,3 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
         self.load_network(self.net_g, path)
         if hasattr(self, "net_g_ema"):
             self.load_network(self.net_g_ema, path, param_key="params_ema")
-
-
-def _without_weights(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in group.items() if k != "params"}
-
-
-def _state_dicts_in(checkpoint: Mapping[str, Any]) -> list[str]:
-    """Keys of a checkpoint under which there are weights: ``state_dict`` of MMEditing's, ``model`` of others'."""
-    return [
-        key
-        for key, value in checkpoint.items()
-        if isinstance(value, Mapping) and any(isinstance(entry, torch.Tensor) for entry in value.values())
-    ]

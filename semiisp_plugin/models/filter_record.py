@@ -7,7 +7,7 @@ import io
 import os
 from array import array
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,38 +66,36 @@ class _Batch(NamedTuple):
 
 
 class _PerKey:
-    """Counts a photograph: columns that grow, and the row of each key. Some 80 bytes a key beside its name."""
+    """Counts a photograph. Some 80 bytes a key beside its name."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, int] = {}
-        self.seen, self.dropped, self.not_finite = array("q"), array("q"), array("q")
-        self.ratios = array("d")  # sums over the visits whose loss was finite
+        self.rows: dict[str, int] = {}  # the row of each key in the columns
+        self.columns: dict[str, array[Any]] = {name: array(kind) for name, kind in _COLUMN_KINDS.items()}
 
-    def row(self, key: str) -> int:
+    def add(self, key: str, seen: int, dropped: int, not_finite: int, ratios: float) -> None:
+        """Add to the counts of a key; ``ratios`` is a sum over the visits whose loss was finite."""
         row = self.rows.setdefault(key, len(self.rows))
-        if row == len(self.seen):
-            for column in (self.seen, self.dropped, self.not_finite):
+        for column, value in zip(self.columns.values(), (seen, dropped, not_finite, ratios), strict=True):
+            if row == len(column):
                 column.append(0)
-            self.ratios.append(0.0)
-        return row
+            column[row] += value
+
+    def items(self) -> Iterator[tuple[Any, ...]]:
+        """Key and the four counts of each photograph."""
+        return zip(self.rows, *self.columns.values(), strict=True)
 
     def state(self) -> dict[str, Any]:
-        return {
-            "keys": list(self.rows),
-            **{name: torch.tensor(getattr(self, name), dtype=torch.int64) for name in _INTEGERS},
-            "ratios": torch.tensor(self.ratios, dtype=torch.float64),
-        }
+        kinds = {"q": torch.int64, "d": torch.float64}
+        columns = {n: torch.tensor(c.tolist(), dtype=kinds[c.typecode]) for n, c in self.columns.items()}
+        return {"keys": list(self.rows), **columns}
 
-    def add(self, state: Mapping[str, Any]) -> None:
+    def add_state(self, state: Mapping[str, Any]) -> None:
         """Add the counts of another table's `state`."""
-        columns = [(getattr(self, name), state[name].tolist()) for name in (*_INTEGERS, "ratios")]
-        for n, key in enumerate(state["keys"]):
-            row = self.row(key)
-            for column, values in columns:
-                column[row] += values[n]
+        for counts in zip(state["keys"], *(state[name].tolist() for name in self.columns), strict=True):
+            self.add(*counts)
 
 
-_INTEGERS = ("seen", "dropped", "not_finite")
+_COLUMN_KINDS = {"seen": "q", "dropped": "q", "not_finite": "q", "ratios": "d"}
 
 
 class FilterRecord:
@@ -182,16 +180,9 @@ class FilterRecord:
                 self._count(batch.keys, is_pseudo, is_dropped, ratios)
 
     def _count(self, keys: Sequence[str], is_pseudo: np.ndarray, is_dropped: np.ndarray, ratios: np.ndarray) -> None:
-        table = self._table
         for n in np.flatnonzero(is_pseudo).tolist():
-            row = table.row(keys[n])
-            table.seen[row] += 1
-            table.dropped[row] += int(is_dropped[n])
-            ratio = float(ratios[n])
-            if np.isfinite(ratio):
-                table.ratios[row] += ratio
-            else:
-                table.not_finite[row] += 1
+            finite = bool(np.isfinite(ratios[n]))
+            self._table.add(keys[n], 1, int(is_dropped[n]), int(not finite), float(ratios[n]) if finite else 0.0)
 
     def _warn(self) -> None:
         """Say it once when a batch loses all its pseudo samples, and once when most batches do."""
@@ -240,10 +231,8 @@ class FilterRecord:
         """
         self.read()
         rows = []
-        for key, n in self._table.rows.items():
-            seen, dropped, not_finite = (int(getattr(self._table, name)[n]) for name in _INTEGERS)
-            finite = seen - not_finite
-            ratio = self._table.ratios[n] / finite if finite else float("nan")
+        for key, seen, dropped, not_finite, ratios in self._table.items():
+            ratio = ratios / (seen - not_finite) if seen > not_finite else float("nan")
             rows.append((key, seen, dropped, dropped / seen, ratio, not_finite))
         return sorted(rows, key=lambda row: (-row[3], -row[2], row[0]))
 
@@ -263,7 +252,7 @@ class FilterRecord:
                 self._table = _PerKey()
                 return None
             for state in states[1:]:
-                self._table.add(state)
+                self._table.add_state(state)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -304,5 +293,5 @@ class FilterRecord:
             parts = (np.split(state[name].numpy(), ends) for name in ("losses", "groups"))
             self._losses.extend(zip(*parts, strict=True))
         if self.rank == 0:
-            self._table.add(state["photographs"])
+            self._table.add_state(state["photographs"])
         self._warned = {name: bool(state["warned"][name]) for name in self._warned}

@@ -9,11 +9,9 @@ import torch
 from torch import nn
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
-from semiisp_plugin.data.photometric import photometric_jitter
 from semiisp_plugin.io.checkpoint import load_checkpoint
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.models.restoration import RestorationModel
-from semiisp_plugin.models.supervised_model import iteration_generator
 from semiisp_plugin.pseudo.f_isp import save_f_isp
 from semiisp_plugin.toolbox import MODEL_REGISTRY, master_only, register
 
@@ -64,13 +62,7 @@ class ISPModel(RestorationModel):
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One iteration on the batch of `feed_data`."""
-        strength = self.opt["train"].get("photometric_jitter")
-        if strength:
-            number = self.draw_number(current_iter)
-            generator = iteration_generator(
-                self.opt["manual_seed"], number, self.device, stream=self.opt.get("rank", 0)
-            )
-            self.lq = photometric_jitter(self.lq, float(strength), generator)
+        self.jitter_inputs(current_iter)
         total = torch.zeros((), device=self.device)
         logs = {}
         for label, wrapped in (("global", self.net_global), ("local", self.net_g)):
@@ -140,9 +132,10 @@ class ISPModel(RestorationModel):
         self.banks = {label: ParameterBank.from_state_dict(state) for label, state in banks.items()}
 
     def extra_state(self) -> dict[str, Any]:
-        """The number of pairs."""
-        return {"n_pairs": self.n_pairs}
+        """Also the number of pairs."""
+        return {**super().extra_state(), "n_pairs": self.n_pairs}
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `extra_state`."""
-        self.n_pairs = int(state.get("n_pairs", self.n_pairs))
+        super().load_extra_state(state)
+        self.n_pairs = int(state["n_pairs"])

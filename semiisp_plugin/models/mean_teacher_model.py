@@ -10,7 +10,6 @@ from torch import Tensor
 
 from semiisp_plugin.data.photometric import photometric_jitter
 from semiisp_plugin.models.pseudo_inputs import PseudoInputsModel
-from semiisp_plugin.models.supervised_model import iteration_generator
 from semiisp_plugin.options import MeanTeacher
 from semiisp_plugin.toolbox import MODEL_REGISTRY, register
 
@@ -65,12 +64,7 @@ class MeanTeacherModel(PseudoInputsModel):
         chosen = torch.nonzero(self.is_pseudo.to(self.device)).flatten()
         if len(chosen) == 0:
             return
-        generator = iteration_generator(
-            self.opt["manual_seed"],
-            self.draw_number(current_iter),
-            self.device,
-            stream=1 + self.opt.get("rank", 0),
-        )
+        generator = self.generator_of(current_iter, 1)
         clean = self.lq[chosen]
         taught = self.net_g_ema(clean).clamp(0, 1).to(self.gt.dtype)
         self.lq, self.gt = self.lq.clone(), self.gt.clone()  # on a CPU they are the caller's batch

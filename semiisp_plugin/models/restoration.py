@@ -20,14 +20,16 @@ import torch
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
+from semiisp_plugin.data.photometric import photometric_jitter
 from semiisp_plugin.losses.per_sample import full_precision, per_sample
 from semiisp_plugin.metrics import prepare_metric
 from semiisp_plugin.models.activity_penalty import ActivityPenalty
 from semiisp_plugin.models.checkpointed import CheckpointedModel
-from semiisp_plugin.models.schedules import schedule_factor
+from semiisp_plugin.models.learning_rate import make_scheduler
+from semiisp_plugin.models.random_state import iteration_generator
 from semiisp_plugin.models.step_guard import Statistics, StepGuard, gradient_norm
 from semiisp_plugin.models.validation import Progress, validate
-from semiisp_plugin.toolbox import SRModel, build_loss, build_network, get_root_logger, lr_schedulers
+from semiisp_plugin.toolbox import SRModel, build_loss, build_network, get_root_logger
 
 LOSS_KEYS = {"pixel_opt": "l_pix", "perceptual_opt": "l_percep", "ssim_opt": "l_ssim"}
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -124,24 +126,11 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
             if train.get(key):
                 with naming(f"train:{key}"):
                     self.losses[name] = build_loss({**train[key], "reduction": "none"}).to(self.device)
-        self.activity_penalty = self.build_activity_penalty()
+        penalty = train.get("activity_penalty")
+        networks = dict(zip(("network_g", "network_global"), self.trained_networks(), strict=False))
+        self.activity_penalty = ActivityPenalty(networks, **penalty) if penalty else None
         self.setup_optimizers()
         self.setup_schedulers()
-
-    def build_activity_penalty(self) -> ActivityPenalty | None:
-        """The penalty of ``train:activity_penalty`` on the networks that are trained."""
-        settings = self.opt["train"].get("activity_penalty")
-        if settings is None:
-            return None
-        networks = self.trained_networks()
-        if any(isinstance(net, nn.DataParallel) for net in networks):
-            raise ValueError(
-                "train:activity_penalty: does not go with several GPUs in one process, each of which runs a copy of "
-                "the network; start a process for each GPU (torchrun and --launcher pytorch)."
-            )
-        keys = ("network_g", "network_global")[: len(networks)]
-        bare = [self.get_bare_model(net) for net in networks]
-        return ActivityPenalty(bare, settings["module"], float(settings.get("weight", 1e-4)), keys)
 
     def copy_of(self, net: nn.Module) -> nn.Module:
         """An uncompiled copy of a network, for averages: in evaluation mode, without gradients."""
@@ -166,25 +155,10 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         self.optimizers.append(self.optimizer_g)
 
     def setup_schedulers(self) -> None:
-        """A schedule of ours (`semiisp_plugin.models.schedules`), or one of BasicSR's."""
-        train = self.opt["train"]
-        settings = dict(train.get("scheduler") or {"type": "Constant"})  # checked with the options
-        kind = settings["type"]
-        of_basicsr = {k: v for k, v in settings.items() if k != "type"}
-        for optimiser in self.optimizers:
-            peaks = [float(group["lr"]) for group in optimiser.param_groups]
-            made = (schedule_factor(settings, train["total_iter"], peak) for peak in peaks)
-            factors = [factor for factor in made if factor is not None]
-            scheduler: Any
-            if factors:
-                scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, factors)
-            elif kind in ("MultiStepLR", "MultiStepRestartLR"):
-                scheduler = lr_schedulers.MultiStepRestartLR(optimiser, **of_basicsr)
-            elif kind == "CosineAnnealingRestartLR":
-                scheduler = lr_schedulers.CosineAnnealingRestartLR(optimiser, **of_basicsr)
-            else:
-                raise ValueError(f"train:scheduler:type: '{kind}' is unknown.")
-            self.schedulers.append(scheduler)
+        """The schedule of ``train:scheduler``, see `semiisp_plugin.models.learning_rate`."""
+        settings = self.opt["train"].get("scheduler") or {"type": "Constant"}
+        total = int(self.opt["train"]["total_iter"])
+        self.schedulers.extend(make_scheduler(optimiser, settings, total) for optimiser in self.optimizers)
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
         """BasicSR's schedule and linear warm-up; an iteration begins."""
@@ -248,6 +222,17 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
     def draw_number(self, current_iter: int) -> int:
         """Number of this batch, for what is drawn at random for it: each batch of a run has its own."""
         return (current_iter - 1) * self.accumulate + self.micro_batch + 1
+
+    def generator_of(self, current_iter: int, stream: int = 0) -> torch.Generator:
+        """A generator for this batch and process, on the model's device; each stream has its own."""
+        stream += self.opt.get("rank", 0)
+        return iteration_generator(self.opt["manual_seed"], self.draw_number(current_iter), self.device, stream)
+
+    def jitter_inputs(self, current_iter: int) -> None:
+        """Multiply brightness and saturation of the inputs by random factors, as ``train:photometric_jitter`` says."""
+        strength = self.opt["train"].get("photometric_jitter")
+        if strength:
+            self.lq = photometric_jitter(self.lq, float(strength), self.generator_of(current_iter))
 
     def sample_losses(self, output: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each sample, ``(N,)``, and its parts by name.
@@ -360,15 +345,16 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         for kept, buffer in zip(self.net_g_ema.buffers(), net.buffers(), strict=True):
             kept.copy_(buffer)
 
-    def step_state(self) -> dict[str, Any]:
+    def extra_state(self) -> dict[str, Any]:
         """The gradient scaler and the guard."""
         return {"scaler": self.scaler.state_dict(), "guard": self.guard.state_dict()}
 
-    def load_step_state(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `step_state`."""
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `extra_state`."""
         if state.get("scaler") and self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
-        self.guard.load_state_dict(state["guard"])
+        if "guard" in state:
+            self.guard.load_state_dict(state["guard"])
 
     # --- logging ---------------------------------------------------------------------------------------------
 

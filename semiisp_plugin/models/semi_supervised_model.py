@@ -22,7 +22,6 @@ from semiisp_plugin.losses.pseudo_filter import (
 )
 from semiisp_plugin.models.filter_record import GROUPS, FilterRecord, batch_counts
 from semiisp_plugin.models.pseudo_inputs import PseudoInputsModel
-from semiisp_plugin.models.supervised_model import iteration_generator
 from semiisp_plugin.pseudo.noise import READ_VARIANCE, SHOT_VARIANCE, add_shot_read_noise, draw_noise_levels
 from semiisp_plugin.toolbox import MODEL_REGISTRY, get_root_logger, register
 
@@ -125,9 +124,7 @@ class SemiSupervisedModel(PseudoInputsModel):
         if noise is None or len(pseudo) == 0:
             return
         pseudo = pseudo.to(self.device, non_blocking=True)
-        generator = iteration_generator(
-            self.opt["manual_seed"], self.draw_number(current_iter), self.device, stream=1 + self.opt.get("rank", 0)
-        )
+        generator = self.generator_of(current_iter, 1)
         shot, read = draw_noise_levels(
             len(pseudo),
             generator,
@@ -227,8 +224,9 @@ class SemiSupervisedModel(PseudoInputsModel):
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
     def extra_state(self) -> dict[str, Any]:
-        """The filter's counts and reference, and its record."""
+        """Also the filter's counts and reference, and its record."""
         return {
+            **super().extra_state(),
             "filter": self.filter.state_dict(),
             "filter_record": self.filter_record.state_dict(),
             "held_out_at": self._held_out_at,
@@ -236,8 +234,8 @@ class SemiSupervisedModel(PseudoInputsModel):
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `extra_state`."""
-        if "filter" in state:
-            self.filter.load_state_dict(state["filter"])
+        super().load_extra_state(state)
+        self.filter.load_state_dict(state["filter"])
         if "filter_record" in state:
             self.filter_record.load_state_dict(state["filter_record"])
         self._held_out_at = int(state.get("held_out_at", 0))

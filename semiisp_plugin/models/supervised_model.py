@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
-from semiisp_plugin.data.photometric import photometric_jitter
 from semiisp_plugin.models.mixup import draw_mixing, mix
 from semiisp_plugin.models.restoration import RestorationModel
 from semiisp_plugin.toolbox import MODEL_REGISTRY, register
@@ -21,13 +18,7 @@ class SupervisedModel(RestorationModel):
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One iteration on the batch of `feed_data`."""
-        strength = self.opt["train"].get("photometric_jitter")
-        if strength:
-            number = self.draw_number(current_iter)
-            generator = iteration_generator(
-                self.opt["manual_seed"], number, self.device, stream=self.opt.get("rank", 0)
-            )
-            self.lq = photometric_jitter(self.lq, float(strength), generator)
+        self.jitter_inputs(current_iter)
         self.mix_pairs(current_iter)
         self.output = self.predict(self.net_g, self.lq)
         losses, parts = self.sample_losses(self.output)
@@ -44,9 +35,3 @@ class SupervisedModel(RestorationModel):
         mixing = draw_mixing(len(self.lq), self.opt["manual_seed"], number, process, **settings)
         if mixing is not None:
             self.lq, self.gt = mix(self.lq, mixing), mix(self.gt, mixing)
-
-
-def iteration_generator(seed: int, iteration: int, device: torch.device, stream: int = 0) -> torch.Generator:
-    """A generator that depends on seed, iteration and stream alone: a resumed run draws what an unbroken one would."""
-    mixed = (seed * 1_000_003 + iteration) * 31 + stream
-    return torch.Generator(device=device).manual_seed(mixed % (2**63))

@@ -92,8 +92,7 @@ def validate(
 
     Args:
         model: A `semiisp_plugin.models.restoration.RestorationModel`.
-        loader: Gives this process's images one by one, in their order; ``sampler.indices`` are their numbers if they
-            are not all.
+        loader: Gives this process's images one by one; its ``sampler`` gives their numbers.
         current_iter: Iteration, or the run's name when testing.
         tb_logger: TensorBoard's writer, or None.
         save_img: Write the results as images.
@@ -105,7 +104,7 @@ def validate(
     """
     dataset, opt = loader.dataset, model.opt
     name, metrics = dataset.opt["name"], opt["val"].get("metrics") or {}
-    numbers = getattr(loader.sampler, "indices", range(len(dataset)))
+    numbers = list(loader.sampler)
     batch_size = int(dataset.opt.get("batch_size_per_gpu") or 1)
     name_of = result_names(dataset)
     rows: list[tuple[int, str, dict[str, float]]] = []

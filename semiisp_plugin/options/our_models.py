@@ -50,7 +50,7 @@ _OF_TRAINING = (
     "pseudo_per_batch",
     "persistent_workers",
     "prefetch_factor",
-    "stall_warning",
+    "timeout",
 )
 _LOSSES = ("pixel_opt", "perceptual_opt", "ssim_opt")
 

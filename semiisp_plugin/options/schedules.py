@@ -11,7 +11,7 @@ from semiisp_plugin.options.messages import kind_of, nearest, short
 from semiisp_plugin.options.sections import check_call, check_section, missing
 from semiisp_plugin.options.source import Keys, Source
 
-# The options of our schedules, for `check_call`; what they do is in `semiisp_plugin.models.schedules`.
+# The options of our schedules, for `check_call`; what they do is in `semiisp_plugin.models.learning_rate`.
 
 
 def _cosine_annealing(

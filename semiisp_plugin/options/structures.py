@@ -59,9 +59,10 @@ class Loader(msgspec.Struct, kw_only=True):
     pin_memory: Annotated[bool, doc("Load into page-locked memory, from which copies to a GPU are faster.")] = False
     persistent_workers: Annotated[bool, doc("Keep the reading processes from epoch to epoch.")] = True
     prefetch_factor: Annotated[Positive, doc("Batches that each reading process prepares ahead.")] = 2
-    stall_warning: Annotated[
-        NotNegative, doc("Warn when a batch is waited for longer than this, in seconds; 0: never.")
-    ] = 60
+    timeout: Annotated[
+        NotNegative,
+        doc("Seconds that a batch is waited for; then the run stops and names the files being read. 0: for ever."),
+    ] = 600
 
 
 class Dataset(Loader, forbid_unknown_fields=True, kw_only=True):

@@ -6,22 +6,23 @@ The weights change in memory alone. What a run would be is told in plain text.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 
+from semiisp_plugin.io.checkpoint import saved_iterations
 from semiisp_plugin.report.tables import text_table
-from semiisp_plugin.training.progress import duration
 from semiisp_plugin.training.run import Run
+from semiisp_plugin.training.stall import naming_files
 
 MOST_ITERATIONS = 5
 """Timed iterations; one more, which warms up, comes before them."""
@@ -32,262 +33,180 @@ MOST_SECONDS = 3.0
 _SHOWN = 2
 _SEEN_ON_A_CLOCK = 0.05  # share
 
-
-@dataclass(frozen=True)
-class Entry:
-    """What a batch holds under one key.
-
-    Attributes:
-        key: The key.
-        shape: ``20x3x128x128``; for what is no tensor, how many.
-        kind: Type of the values.
-        values: Their range, or the first of them.
-    """
-
-    key: str
-    shape: str
-    kind: str
-    values: str
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network of the model."""
-
-    name: str
-    kind: str
-    parameters: int
-    trained: int
-
-
-@dataclass(frozen=True)
-class Validated:
-    """One image of a validation set.
-
-    Attributes:
-        name: Of the data set.
-        images: In the data set.
-        entries: What the image is.
-        metrics: Of this image.
-        seconds: It took, reading included.
-        left_out: Why nothing was validated; None if it was.
-    """
-
-    name: str
-    images: int
-    entries: list[Entry]
-    metrics: dict[str, float]
-    seconds: float
-    left_out: str | None = None
+Row = dict[str, str]
 
 
 @dataclass
-class DryRun:
-    """What was measured.
+class _Trained:
+    """What a few iterations showed.
 
     Attributes:
-        name: Of the run.
-        model: Its class.
-        device: It is on.
-        start_iter: Iterations done before.
-        total: Iterations of the whole run.
-        about_data: Sizes, composition of a batch, passes over each source, as the log has it.
-        passes: Passes over each source in the whole run.
-        networks: The model's networks.
-        batch: The first batch.
-        output: The network's output for it, if the model shows it.
-        first_log: Logged values of the first iteration.
-        last_log: Of the iterations after it.
-        until_first_batch: Seconds from asking for the first batch to having it.
-        first_iteration: Seconds of the first iteration, its batch not included.
-        waited: Seconds waited for the batches of each timed iteration.
-        computed: Seconds of each timed iteration without that.
-        read_ahead: Batches that the loader reads ahead.
-        memory: Text.
-        validations: One a validation set.
-        times_validated: Validations in what is left of the run.
-        places: Where a run would write, and what is there.
+        rows: The first batch and the network's output for it, see `described`.
+        logs: Logged values of the first iteration, and their means over the others.
+        times: Of each iteration: seconds waited for its batches, seconds without that.
     """
 
-    name: str
-    model: str
-    device: str
-    start_iter: int
-    total: int
-    about_data: str
-    passes: dict[str, float]
-    networks: list[Network]
-    batch: list[Entry] = field(default_factory=list)
-    output: Entry | None = None
-    first_log: dict[str, float] = field(default_factory=dict)
-    last_log: dict[str, float] = field(default_factory=dict)
-    until_first_batch: float = 0.0
-    first_iteration: float = 0.0
-    waited: list[float] = field(default_factory=list)
-    computed: list[float] = field(default_factory=list)
-    read_ahead: int = 0
-    memory: str = ""
-    validations: list[Validated] = field(default_factory=list)
-    times_validated: int = 0
-    places: list[str] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    logs: list[Mapping[str, float]] = field(default_factory=list)
+    times: list[tuple[float, float]] = field(default_factory=list)
 
 
-def dry_run(run: Run, out: TextIO | None = None) -> DryRun:
-    """Try a run and print what it would be.
+def dry_run(run: Run, out: TextIO | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
+    """Try a run and print what it would be: train on a few batches, validate on one image of each set.
 
     Args:
         run: As training builds it.
         out: Where to print; default: standard output. Processes other than the first print nothing.
-    """
-    first = run.opt["rank"] == 0
-    with _warnings_shown(run, first):
-        measured = measure(run)
-    if first:
-        print(report(measured), file=out or sys.stdout, flush=True)
-    return measured
-
-
-# --- measuring -----------------------------------------------------------------------------------------------
-
-
-def measure(run: Run, clock: Callable[[], float] = time.perf_counter) -> DryRun:
-    """Train on a few batches, validate on one image of each set.
-
-    Args:
-        run: As training builds it.
         clock: Seconds.
     """
     opt, model = run.opt, run.model
-    total = int(opt["train"]["total_iter"])
-    frequency = (opt.get("val") or {}).get("val_freq")
-    loader = run.data.loader
-    result = DryRun(
-        name=opt["name"],
-        model=opt["model_type"],
-        device=str(model.device),
-        start_iter=run.start_iter,
-        total=total,
-        about_data=run.data.about(),
-        passes=dict(run.data.passes(total)),
-        networks=networks_of(model),
-        read_ahead=loader.num_workers * (loader.prefetch_factor or 0),
-        times_validated=total // frequency - run.start_iter // frequency if frequency else 0,
-        places=places_of(opt, run.start_iter if run.state else None),
-    )
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    with run.data.watch:
-        _train(run, result, clock)
-    result.memory = peak_memory(model.device)
-    if opt.get("val"):
-        model.opt["logger"]["keep_best"] = None  # it would save
-        result.validations = [_validate(run, loader, clock) for loader in run.val_loaders]
+    model.opt["logger"]["keep_best"] = None  # it would save
+    with _warnings_shown(run):
+        trained = _train(run, clock)
+        memory = peak_memory(model.device)
+        validations, seconds = [], 0.0
+        for loader in run.val_loaders if opt.get("val") else ():
+            text, one = _validate(run, loader.dataset, clock)
+            validations.append(text)
+            seconds += one * len(loader.dataset)
+    if opt["rank"] != 0:
+        return
+    first = f"First batch, and what the network made of it\n{_table(trained.rows)}"
+    sections = [
+        f"Dry run of '{opt['name']}' ({opt['model_type']} on {model.device}): nothing is written.",
+        run.data.about(),
+        first
+        if trained.rows
+        else f"All {opt['train']['total_iter']:,d} iterations are done: nothing is left to train.",
+        f"Networks\n{_indented(network_lines(model))}",
+        *([_logged_text(trained)] if trained.logs else []),
+        f"Time\n{_indented(_time_lines(run, trained.times, seconds))}",
+        f"Memory\n  {memory}",
+        *validations,
+        f"A run would write to\n{_indented(places_of(opt, run.start_iter if run.state else None))}",
+    ]
+    print("\n\n".join(sections), file=out or sys.stdout, flush=True)
+
+
+def _train(run: Run, clock: Callable[[], float]) -> _Trained:
+    model, train, result = run.model, run.opt["train"], _Trained()
+    iterations = range(run.start_iter + 1, int(train["total_iter"]) + 1)[: 1 + MOST_ITERATIONS]
+    with naming_files(run.data.loader.dataset), closing(run.data.batches()) as batches:
+        for iteration in iterations:
+            begin, waited = clock(), 0.0
+            model.update_learning_rate(iteration, warmup_iter=train.get("warmup_iter") or -1)
+            for part in range(int(train.get("accumulate") or 1)):
+                before = clock()
+                _, batch = next(batches)
+                waited += clock() - before
+                with model.accumulating(part):
+                    model.feed_data(batch)
+                    model.optimize_parameters(iteration)
+            if model.device.type == "cuda":
+                torch.cuda.synchronize()
+            result.times.append((waited, clock() - begin - waited))
+            if iteration == iterations[0]:
+                result.rows = [described(key, value) for key, value in {**batch, "output": model.output}.items()]
+                result.logs.append(model.get_current_log())
+            if sum(sum(pair) for pair in result.times[1:]) >= MOST_SECONDS:
+                break
+    if len(result.times) > 1:
+        result.logs.append(model.get_current_log())
     return result
 
 
-def _train(run: Run, result: DryRun, clock: Callable[[], float]) -> None:
-    model, batches = run.model, run.data.batches()
-    accumulate = int(run.opt["train"].get("accumulate") or 1)
-    warm_up = run.opt["train"].get("warmup_iter") or -1
-    for number in range(min(1 + MOST_ITERATIONS, result.total - run.start_iter)):
-        iteration = run.start_iter + 1 + number
-        waited = 0.0
-        begin = clock()
-        model.update_learning_rate(iteration, warmup_iter=warm_up)
-        for part in range(accumulate):
-            before = clock()
-            _, batch = next(batches)
-            waited += clock() - before
-            if number == 0 and part == 0:
-                result.batch = [entry(key, value) for key, value in batch.items()]
-            with ExitStack() as stack:
-                if run.ours:
-                    stack.enter_context(model.accumulating(part))
-                model.feed_data(batch)
-                model.optimize_parameters(iteration)
-        if model.device.type == "cuda":
-            torch.cuda.synchronize()
-        computed = clock() - begin - waited
-        if number == 0:
-            output = getattr(model, "output", None)
-            result.output = entry("output", output) if isinstance(output, Tensor) else None
-            result.first_log = _logged(model)
-            result.until_first_batch, result.first_iteration = waited, computed
-        else:
-            result.waited.append(waited)
-            result.computed.append(computed)
-        if sum(result.waited) + sum(result.computed) >= MOST_SECONDS:
-            break
-    if result.computed:
-        result.last_log = _logged(model)
-
-
-def _logged(model: Any) -> dict[str, float]:
-    if not hasattr(model, "get_current_log"):
-        return {}
-    return {k: float(v) for k, v in model.get_current_log().items()}
-
-
-class _First(Sampler[int]):
-    """The first image alone."""
-
-    def __init__(self) -> None:
-        self.indices = [0]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
-
-    def __len__(self) -> int:
-        return 1
-
-
-def _validate(run: Run, loader: Any, clock: Callable[[], float]) -> Validated:
-    dataset, model = loader.dataset, run.model
-    name = dataset.opt["name"]
-    one: DataLoader[Any] = DataLoader(dataset, batch_size=1, sampler=_First(), generator=torch.Generator())
+def _validate(run: Run, dataset: Any, clock: Callable[[], float]) -> tuple[str, float]:
+    """What validation makes of the first image; and the seconds it took, reading included."""
+    one: DataLoader[Any] = DataLoader(dataset, batch_size=1, sampler=[0], generator=torch.Generator())
     (item,) = one
-    entries = [entry(key, value) for key, value in item.items() if isinstance(value, Tensor)]
-    if item["lq"].dim() != 4:
-        return Validated(name, len(dataset), entries, {}, 0.0, "clips are validated as a whole only")
     begin = clock()
-    # Writes nothing: no TensorBoard, no images.
-    model.validation(one, run.start_iter, None, False)
-    metrics = getattr(model, "metric_results", {}) if run.opt["val"].get("metrics") else {}
-    return Validated(name, len(dataset), entries, {k: float(v) for k, v in metrics.items()}, clock() - begin)
+    run.model.validation(one, run.start_iter, None, False)  # writes nothing: no TensorBoard, no images
+    seconds = clock() - begin
+    values = run.model.metric_results if run.opt["val"].get("metrics") else {}
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in values.items()) or "no metrics asked for"
+    head = f"Validation on '{dataset.opt['name']}', the first of {len(dataset)} images"
+    table = _table([described(key, value) for key, value in item.items() if isinstance(value, Tensor)])
+    return f"{head}\n{table}\n  {metrics}; {seconds:.2f} s", seconds
 
 
-def entry(key: str, value: Any) -> Entry:
-    """Describe what a batch holds under a key."""
+def described(key: str, value: Any) -> Row:
+    """A line of a table: what a batch holds under a key."""
     if not isinstance(value, Tensor):
         items = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         shown = ", ".join(str(i) for i in items[:_SHOWN]) + (", ..." if len(items) > _SHOWN else "")
-        return Entry(key, str(len(items)), type(items[0]).__name__ if items else "-", shown)
-    value = value.detach()
+        return _row(key, str(len(items)), type(items[0]).__name__ if items else "-", shown)
     shape, kind = "x".join(map(str, value.shape)) or "scalar", str(value.dtype).removeprefix("torch.")
+    wrong = int((~torch.isfinite(value)).sum())
     if value.numel() == 0:
-        return Entry(key, shape, kind, "empty")
-    if value.dtype == torch.bool:
-        return Entry(key, shape, kind, f"{int(value.sum())} of {value.numel()} true")
-    if not value.is_floating_point():
-        return Entry(key, shape, kind, f"{int(value.min())} ... {int(value.max())}")
-    finite = torch.isfinite(value)
-    wrong = int((~finite).sum())
-    if wrong:
-        return Entry(key, shape, kind, f"{wrong} values are NaN or infinite")
-    value = value.float()
-    return Entry(key, shape, kind, f"{value.min():.4g} ... {value.max():.4g}, mean {value.mean():.4g}")
+        text = "empty"
+    elif value.dtype == torch.bool:
+        text = f"{int(value.sum())} of {value.numel()} true"
+    elif not value.is_floating_point():
+        text = f"{int(value.min())} ... {int(value.max())}"
+    elif wrong:
+        text = f"{wrong} values are NaN or infinite"
+    else:
+        value = value.detach().float()
+        text = f"{value.min():.4g} ... {value.max():.4g}, mean {value.mean():.4g}"
+    return _row(key, shape, kind, text)
 
 
-def networks_of(model: Any) -> list[Network]:
-    """The networks that a model keeps as ``net_<name>``."""
-    found = []
+def _row(key: str, shape: str, kind: str, values: str) -> Row:
+    return {"": key, "shape": shape, "type": kind, "values": values}
+
+
+def network_lines(model: Any) -> list[str]:
+    """The networks that a model keeps as ``net_<name>``, and their sizes."""
+    lines = []
     for name, net in sorted(vars(model).items()):
         if name.startswith("net_") and isinstance(net, nn.Module):
             bare = model.get_bare_model(net)
-            bare = getattr(bare, "_orig_mod", bare)  # of torch.compile
-            sizes = [(p.numel(), p.requires_grad) for p in bare.parameters()]
-            found.append(Network(name, type(bare).__name__, sum(n for n, _ in sizes), sum(n for n, g in sizes if g)))
-    return found
+            count = sum(p.numel() for p in bare.parameters())
+            trained = sum(p.numel() for p in bare.parameters() if p.requires_grad)
+            some = "" if trained == count else f", {trained:,d} of them trained"
+            lines.append(f"{name}: {type(bare).__name__}, {count:,d} parameters{some}")
+    return lines
+
+
+def _logged_text(trained: _Trained) -> str:
+    columns = ["first iteration", f"after {len(trained.times) - 1} more"]
+    rows = [
+        {"": key, **{c: f"{log[key]:.5g}" for c, log in zip(columns, trained.logs, strict=False) if key in log}}
+        for key in trained.logs[0]
+    ]
+    return f"Logged values\n{_table(rows)}"
+
+
+def _time_lines(run: Run, times: Sequence[tuple[float, float]], one_validation: float) -> list[str]:
+    if not times:
+        return ["not measured"]
+    waited, computed = times[0]
+    lines = [
+        f"first batch after {waited:.2f} s, first iteration in {computed:.2f} s more (kernels are chosen and compiled, "
+        f"memory is taken)"
+    ]
+    count = len(times) - 1
+    if count == 0:
+        return lines
+    waited, total = sum(w for w, _ in times[1:]), sum(w + c for w, c in times[1:])
+    share, loader, opt = waited / max(total, 1e-9), run.data.loader, run.opt
+    lines.append(f"{total / count:.3g} s an iteration, mean of {count}; {share:.0%} of it waiting for data")
+    ahead = loader.num_workers * (loader.prefetch_factor or 0)
+    if share >= _SEEN_ON_A_CLOCK:
+        lines.append("num_worker_per_gpu (more workers) or cache_images (few, small images) can lower the waiting")
+    elif ahead >= count:
+        lines.append(f"the loader had read up to {ahead} batches ahead by then: a lack of workers would show later")
+    last = int(opt["train"]["total_iter"])
+    left = last - run.start_iter
+    lines.append(f"{left:,d} iterations at this speed: {tqdm.format_interval(left * total / count)}")
+    frequency = (opt.get("val") or {}).get("val_freq")
+    validations = last // frequency - run.start_iter // frequency if frequency else 0
+    if one_validation and validations:
+        spent = tqdm.format_interval(validations * one_validation)
+        lines.append(f"{validations} validations at the speed of one image: {spent}")
+    return lines
 
 
 def peak_memory(device: torch.device) -> str:
@@ -314,7 +233,7 @@ def _gib(size: float) -> str:
 def places_of(opt: Mapping[str, Any], resumed_at: int | None) -> list[str]:
     """Where a run would write, and what would happen to what is there."""
     folders = [Path(opt["path"]["experiments_root"])]
-    if (opt.get("logger") or {}).get("use_tb_logger") and "debug" not in opt["name"]:
+    if opt["logger"].get("use_tb_logger") and "debug" not in opt["name"]:
         folders.append(Path(opt["root_path"]) / "tb_logger" / opt["name"])
     lines = []
     for folder in folders:
@@ -324,117 +243,32 @@ def places_of(opt: Mapping[str, Any], resumed_at: int | None) -> list[str]:
             lines.append(f"{folder}: is there; the run would go on in it from iteration {resumed_at:,d}")
         else:
             lines.append(f"{folder}: is there; it would be renamed to {folder.name}_archived_<time>")
-    states = Path(opt["path"].get("training_states") or folders[0] / "training_states")
-    numbers = [int(p.stem) for p in states.glob("*.state") if p.stem.isdigit()] if states.is_dir() else []
-    if numbers and resumed_at is None:
-        lines.append(f"with --auto_resume the run would go on from iteration {max(numbers):,d} instead")
+    saved = saved_iterations(opt["path"]["training_states"])
+    if saved and resumed_at is None:
+        lines.append(f"with --auto_resume the run would go on from iteration {saved[-1]:,d} instead")
     return lines
 
 
 @contextmanager
-def _warnings_shown(run: Run, first: bool) -> Iterator[None]:
+def _warnings_shown(run: Run) -> Iterator[None]:
     """Warnings, those of building included, go to the terminal; nothing else is logged."""
     logger = logging.getLogger("basicsr")
     handler = logging.StreamHandler()
-    handler.setLevel(logging.WARNING if first else logging.CRITICAL)
+    handler.setLevel(logging.WARNING if run.opt["rank"] == 0 else logging.CRITICAL)
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     for record in run.held.buffer:
         if record.levelno >= handler.level:
             handler.handle(record)
-    before = logger.handlers
-    logger.handlers = [handler]
+    before, logger.handlers = logger.handlers, [handler]
     try:
         yield
     finally:
         logger.handlers = before
 
 
-# --- telling -------------------------------------------------------------------------------------------------
-
-
-def report(result: DryRun) -> str:
-    """What was measured, as plain text."""
-    sections = [
-        f"Dry run of '{result.name}' ({result.model} on {result.device}): nothing is written.",
-        _batch_text(result),
-        "Networks\n" + _indented(_network_lines(result)),
-        *([_losses_text(result)] if result.first_log else []),
-        _time_text(result),
-        f"Memory\n  {result.memory}",
-        *(_validation_text(v) for v in result.validations),
-        "A run would write to\n" + _indented([os.fspath(p) for p in result.places]),
-    ]
-    return "\n\n".join(sections) + "\n"
-
-
-def _table(entries: Sequence[Entry]) -> str:
-    rows = [{"": e.key, "shape": e.shape, "type": e.kind, "values": e.values} for e in entries]
+def _table(rows: Sequence[Row]) -> str:
     return _indented(text_table(rows).splitlines())
 
 
 def _indented(lines: Sequence[str]) -> str:
     return "\n".join(f"  {line}" for line in lines)
-
-
-def _batch_text(result: DryRun) -> str:
-    if not result.batch:
-        return f"{result.about_data}\nAll {result.total:,d} iterations are done: there is nothing to train."
-    entries = [*result.batch, *([result.output] if result.output else [])]
-    return f"{result.about_data}\n\nFirst batch, and what the network made of it\n{_table(entries)}"
-
-
-def _network_lines(result: DryRun) -> list[str]:
-    lines = []
-    for net in result.networks:
-        trained = "" if net.trained == net.parameters else f", {net.trained:,d} of them trained"
-        lines.append(f"{net.name}: {net.kind}, {net.parameters:,d} parameters{trained}")
-    return lines or ["none of the name net_*"]
-
-
-def _losses_text(result: DryRun) -> str:
-    later = f"after {len(result.computed)} more"
-    rows = [{"": k, "first iteration": f"{v:.5g}"} for k, v in result.first_log.items()]
-    for row in rows:
-        if row[""] in result.last_log:
-            row[later] = f"{result.last_log[row['']]:.5g}"
-    return "Logged values\n" + _indented(text_table(rows).splitlines())
-
-
-def _time_text(result: DryRun) -> str:
-    if not result.batch:
-        return "Time\n  not measured"
-    lines = [
-        f"first batch after {result.until_first_batch:.2f} s, first iteration in {result.first_iteration:.2f} s more "
-        f"(kernels are chosen and compiled, memory is taken)"
-    ]
-    count = len(result.computed)
-    if count == 0:
-        return "\n".join(["Time", _indented(lines)])
-    waited, computed = sum(result.waited), sum(result.computed)
-    one = (waited + computed) / count
-    share = waited / max(waited + computed, 1e-9)
-    lines.append(f"{one:.3g} s an iteration, mean of {count}; {share:.0%} of it waiting for data")
-    if result.read_ahead >= count and share < _SEEN_ON_A_CLOCK:
-        lines.append(
-            f"the loader had read up to {result.read_ahead} batches ahead by then: a lack of workers would show later"
-        )
-    elif share >= _SEEN_ON_A_CLOCK:
-        lines.append("num_worker_per_gpu (more workers) or cache_images (few, small images) can lower the waiting")
-    left = result.total - result.start_iter
-    lines.append(f"{left:,d} iterations at this speed: {duration(left * one)}")
-    one_validation = sum(v.seconds * v.images for v in result.validations)
-    if one_validation and result.times_validated:
-        lines.append(
-            f"{result.times_validated} validations at the speed of one image: "
-            f"{duration(result.times_validated * one_validation)}"
-        )
-    return "\n".join(["Time", _indented(lines)])
-
-
-def _validation_text(validated: Validated) -> str:
-    head = f"Validation on '{validated.name}', the first of {validated.images} images"
-    lines = [head, _table(validated.entries)]
-    if validated.left_out:
-        return "\n".join([*lines, f"  not validated: {validated.left_out}"])
-    metrics = ", ".join(f"{name} {value:.4f}" for name, value in validated.metrics.items()) or "no metrics asked for"
-    return "\n".join([*lines, f"  {metrics}; {validated.seconds:.2f} s"])

@@ -1,4 +1,4 @@
-"""Data of a training run: what the loop takes batches from, and what validation reads."""
+"""Loaders: what the training loop takes batches from, and what validation reads."""
 
 from __future__ import annotations
 
@@ -7,32 +7,25 @@ import logging
 import random
 import signal
 import weakref
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator
 from contextlib import suppress
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
-from semiisp_plugin import options as options_module
 from semiisp_plugin.data.pairs import read_pair
 from semiisp_plugin.data.sampler import MixedBatchSampler
 from semiisp_plugin.io.image_io import to_float
+from semiisp_plugin.options import OptionError
 from semiisp_plugin.pseudo.noise_estimation import estimate_noise_bounds
 from semiisp_plugin.toolbox import build_dataset
-from semiisp_plugin.training.stall import StallWatch, WatchedDataset
+from semiisp_plugin.training.stall import WatchedDataset
 
-STALL_WARNING = 60  # seconds without a batch
+TIMEOUT = 600  # seconds without a batch
 _LAST_READ = 5  # seconds that a worker gets at the end
-
-
-def set_seed(seed: int) -> None:
-    """Seed torch, numpy and random of this process."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def seed_worker(worker_id: int) -> None:
@@ -98,16 +91,16 @@ def _kill_stuck_workers() -> None:
 
 
 class MixedData:
-    """Batches of a data set of ours: a function of the seed and the batch's number alone.
+    """Batches of the training set: a function of the seed and the batch's number alone.
 
     Args:
         opt: Complete options.
-        dataset: The built ``datasets:train``.
+        dataset: The built ``datasets:train``, one of the plugin's.
         start_iter: Iterations done before.
 
     Attributes:
         loader: The loader.
-        watch: To be opened around the training loop.
+        watched: What it reads, for `semiisp_plugin.training.stall.naming_files`.
         n_pairs: Real pairs.
     """
 
@@ -134,10 +127,20 @@ class MixedData:
             # A run that is resumed with a lower total_iter has nothing left to do.
             start_batch=min(self._start, self._total),
         )
-        arguments = loader_arguments(opt, settings, gpus)
-        watched = WatchedDataset(dataset, arguments["num_workers"])
-        self.watch = StallWatch(watched, settings.get("stall_warning", STALL_WARNING))
-        self.loader = Loader(watched, batch_sampler=self.sampler, **arguments)
+        workers = int(settings.get("num_worker_per_gpu") or 0) * gpus
+        self.watched = WatchedDataset(dataset, workers)
+        self.loader = Loader(
+            self.watched,
+            batch_sampler=self.sampler,
+            num_workers=workers,
+            pin_memory=bool(settings.get("pin_memory", False)),
+            worker_init_fn=seed_worker,
+            # Of its own: a loader that draws from torch's global generator would shift the dropout of a resumed run.
+            generator=torch.Generator().manual_seed(opt["manual_seed"] + opt["rank"]),
+            persistent_workers=workers > 0 and bool(settings.get("persistent_workers", True)),
+            prefetch_factor=int(settings.get("prefetch_factor") or 2) if workers else None,
+            timeout=float(settings.get("timeout", TIMEOUT) or 0) if workers else 0,
+        )
         self._about = f"{self.n_pairs} real and {n_pseudo} pseudo pairs; {per_batch[0]} + {per_batch[1]} a batch"
 
     def about(self) -> str:
@@ -148,7 +151,7 @@ class MixedData:
 
     def batches(self) -> Generator[tuple[int, Any], None, None]:
         """``(epoch, batch)`` to the end of the run; the epoch is that of the real pairs."""
-        for number, batch in enumerate(self.watch.batches(self.loader), self.sampler.start_batch):
+        for number, batch in enumerate(self.loader, self.sampler.start_batch):
             yield int(self.sampler.passes(number)["real"]), batch
 
     def passes(self, iteration: int) -> dict[str, float]:
@@ -161,36 +164,18 @@ class MixedData:
 
     def changes_since(self, state: dict[str, Any]) -> str | None:
         """How a state's order of samples differs from this one's, in words; None if it does not."""
-        return differences(state, {**self.sampler.state_dict(), "start_batch": self._start})
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """What the order of the training samples depends on and has changed since a state was saved; None if nothing."""
-    changed = [
-        f"{name.replace('_', ' ')} was {before.get(name)}, is {now.get(name)}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-    ]
-    return f"The order of the training samples is another: {'; '.join(changed)}." if changed else None
+        now = {**self.sampler.state_dict(), "start_batch": self._start}
+        changed = [
+            f"{name.replace('_', ' ')} was {state.get(name)}, is {now.get(name)}"
+            for name in sorted(state.keys() | now.keys())
+            if state.get(name) != now.get(name)
+        ]
+        return f"The order of the training samples is another: {'; '.join(changed)}." if changed else None
 
 
 def gpus_of_this_process(opt: dict[str, Any]) -> int:
     """GPUs that share a batch of the option file times their number: all, where there is no launcher."""
     return 1 if opt["dist"] else max(1, opt["num_gpu"])
-
-
-def loader_arguments(opt: dict[str, Any], settings: dict[str, Any], gpus: int) -> dict[str, Any]:
-    """What the training loaders of all data sets have in common."""
-    workers = int(settings.get("num_worker_per_gpu") or 0) * gpus
-    return {
-        "num_workers": workers,
-        "pin_memory": bool(settings.get("pin_memory", False)),
-        "worker_init_fn": seed_worker,
-        # Of its own: a loader that draws from torch's global generator would shift the dropout of a resumed run.
-        "generator": torch.Generator().manual_seed(opt["manual_seed"] + opt["rank"]),
-        "persistent_workers": workers > 0 and bool(settings.get("persistent_workers", True)),
-        "prefetch_factor": int(settings.get("prefetch_factor") or 2) if workers else None,
-    }
 
 
 def estimated_noise(dataset: Any, logger: logging.Logger, at_most: int = 100) -> dict[str, float] | None:
@@ -206,42 +191,21 @@ def estimated_noise(dataset: Any, logger: logging.Logger, at_most: int = 100) ->
     return {"shot_variance": shot, "read_variance": read}
 
 
-class _Share(Sampler[int]):
-    """This process's part of a validation set, in order; each image belongs to one process."""
-
-    def __init__(self, size: int, rank: int, world_size: int) -> None:
-        self.indices: Sequence[int] = range(rank, size, world_size)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-
 def build_val_loaders(opt: dict[str, Any]) -> list[Loader]:
-    """Loaders of all sections but ``train``, which give image by image.
-
-    Models of ours share the images among the processes and put those of one size into batches
-    (``batch_size_per_gpu``); BasicSR's validate in one process, image by image.
-    """
-    ours = options_module.is_our_model(opt["model_type"])
+    """Loaders of all sections but ``train``, which give this process's share of the images one by one."""
     loaders = []
     for phase, settings in opt["datasets"].items():
         if phase == "train":
             continue
         dataset = build_dataset(settings)
         if len(dataset) == 0:
-            raise options_module.OptionError(f"datasets:{phase}: there are no images.")
-        share = _Share(len(dataset), opt["rank"], opt["world_size"]) if ours else None
-        workers = int(settings.get("num_worker_per_gpu") or 0) if ours else 0
+            raise OptionError(f"datasets:{phase}: there are no images.")
         loaders.append(
             Loader(
                 dataset,
                 batch_size=1,
-                shuffle=False,
-                sampler=share,
-                num_workers=workers,
+                sampler=range(opt["rank"], len(dataset), opt["world_size"]),
+                num_workers=int(settings.get("num_worker_per_gpu") or 0),
                 generator=torch.Generator(),
                 worker_init_fn=seed_worker,
             )

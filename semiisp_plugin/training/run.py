@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from semiisp_plugin.data.auto_settings import resolve_auto
+from semiisp_plugin.io.checkpoint import load_checkpoint, newest_whole_state
 from semiisp_plugin.losses.pseudo_filter import held_out_settings
-from semiisp_plugin.models.adopted import build_adopted
-from semiisp_plugin.options import is_our_dataset, is_our_model
+from semiisp_plugin.options import OptionError
+from semiisp_plugin.options import is_our_dataset as is_plugin_dataset
 from semiisp_plugin.toolbox import build_dataset, build_model, get_root_logger
-from semiisp_plugin.training.basicsr_data import BasicSRData
-from semiisp_plugin.training.loaders import (
-    MixedData,
-    build_val_loaders,
-    estimated_noise,
-    gpus_of_this_process,
-    set_seed,
-)
-from semiisp_plugin.training.resume import find_resume_state
+from semiisp_plugin.training.loaders import MixedData, build_val_loaders, estimated_noise, gpus_of_this_process
 from semiisp_plugin.training.run_folder import held_log
 
 
@@ -30,15 +25,15 @@ class Run:
     """Data, model and training state of a run; a misspelt path fails here, and sets no older run aside.
 
     Args:
-        opt: Complete options.
-        auto_resume: Go on from the run's latest state.
+        opt: Complete options of one of the plugin's models.
+        auto_resume: Resume from the run's latest state.
 
     Attributes:
         opt: The options, with what is automatic filled in.
-        state: The training state that the run goes on from, or None.
+        state: The training state that is resumed, or None.
         found: What was found to resume, in sentences.
         start_iter: Iterations done before.
-        goes_on_in_its_folder: Whether ``state`` is of the folder that this run writes to.
+        resumes_in_its_folder: Whether ``state`` is of the folder that this run writes to.
         data: What batches come from.
         val_loaders: One a validation set.
         model: On its device, resumed.
@@ -48,7 +43,6 @@ class Run:
     def __init__(self, opt: dict[str, Any], auto_resume: bool = False) -> None:
         self.opt = opt
         opt["auto_resume"] = auto_resume
-        self.ours = is_our_model(opt["model_type"])
         set_seed(opt["manual_seed"] + opt["rank"])
         self.state, self.found = find_resume_state(opt, auto_resume)
         if opt["rank"] == 0:
@@ -56,48 +50,85 @@ class Run:
                 print(line, flush=True)
         self.start_iter = int(self.state["iter"]) if self.state else 0
         state_file, states = Path(opt["path"].get("resume_state") or ""), Path(opt["path"]["training_states"])
-        self.goes_on_in_its_folder = self.state is not None and state_file.resolve().parent == states.resolve()
+        self.resumes_in_its_folder = self.state is not None and state_file.resolve().parent == states.resolve()
         with held_log() as self.held:
-            self.data = self._build_data()
+            dataset = self._build_dataset()
+            self.data = MixedData(opt, dataset, self.start_iter)
+            get_root_logger().info(self.data.about())
             self.val_loaders = build_val_loaders(opt)
-            self.model = build_model(opt) if self.ours else build_adopted(opt, self.state)
+            self.model = build_model(opt)
             if hasattr(self.model, "n_pairs"):
                 self.model.n_pairs = self.data.n_pairs
             if "held_out" in opt["datasets"]["train"]:
-                self.model.use_held_out(self._dataset.held_out_batches())
+                self.model.use_held_out(dataset.held_out_batches())
             if self.state:
                 self.model.resume_training(self.state)
-                self._compare_data()
+                before = self.model.loop_state.get("data")
+                changes = self.data.changes_since(before) if before else None
+                if changes:
+                    get_root_logger().warning(f"The resumed run is not what an unbroken one would be. {changes}")
 
-    def _build_data(self) -> MixedData | BasicSRData:
+    def _build_dataset(self) -> Any:
         opt, logger = self.opt, get_root_logger()
         settings = opt["datasets"]["train"]
-        held_out = held_out_settings(opt["train"].get("filter")) if self.ours else None
+        if not is_plugin_dataset(settings["type"]):
+            raise OptionError(
+                f"datasets:train:type: {opt['model_type']} is trained on the plugin's data sets, whose samples depend "
+                f"on the seed alone, not on {settings['type']}; take PairedRestorationDataset."
+            )
+        held_out = held_out_settings(opt["train"].get("filter"))
         if held_out:
             settings["held_out"], settings["held_out_seed"] = held_out.count, opt["manual_seed"]
-        self._dataset = dataset = build_dataset(settings)
+        dataset = build_dataset(settings)
         gpus = gpus_of_this_process(opt)
         if gpus > 1:
             logger.warning(
                 f"No launcher, {gpus} GPUs: the batch is {gpus} times that of the option file, split over them."
             )
-        if not is_our_dataset(settings["type"]):
-            data: MixedData | BasicSRData = BasicSRData(dataset, settings, opt, self.start_iter)
-        else:
-            if opt["train"].get("noise") == "estimated":
-                opt["train"]["noise"] = estimated_noise(dataset, logger)
-            chosen = resolve_auto(opt, int(getattr(dataset, "n_real", len(dataset))))
-            if chosen:
-                logger.info(chosen)
-            data = MixedData(opt, dataset, self.start_iter)
-        logger.info(data.about())
-        return data
+        if opt["train"].get("noise") == "estimated":
+            opt["train"]["noise"] = estimated_noise(dataset, logger)
+        chosen = resolve_auto(opt, int(getattr(dataset, "n_real", len(dataset))))
+        if chosen:
+            logger.info(chosen)
+        return dataset
 
-    def _compare_data(self) -> None:
-        before = self.model.loop_state.get("data")
-        changes = self.data.changes_since(before) if before else None
-        if changes:
-            get_root_logger().warning(f"The resumed run is not what an unbroken one would be. {changes}")
+
+def find_resume_state(opt: dict[str, Any], auto_resume: bool) -> tuple[dict[str, Any] | None, list[str]]:
+    """The state to resume, or None.
+
+    With ``auto_resume`` it is the newest one in the folder that the run writes to, which is whole and has its networks;
+    ``path:resume_state`` becomes its path. Where there is none, ``path:resume_state`` counts, as without.
+
+    Returns:
+        The state; and what was found, in sentences for the user.
+
+    Raises:
+        CheckpointError: ``path:resume_state`` names what cannot be read.
+    """
+    paths = opt["path"]
+    named = paths.get("resume_state")
+    if not auto_resume:
+        return (load_checkpoint(named), [f"resume_state: going on from {named}"]) if named else (None, [])
+    folder = Path(paths["training_states"])
+    networks = [f"net_{k.removeprefix('network_')}" for k in opt if k.startswith("network_")]
+    found, state, passed_over = newest_whole_state(folder, paths["models"], networks)
+    said = [f"auto_resume: passed over: {reason}" for reason in passed_over]
+    if found is None:
+        start = f"going on from resume_state, {named}" if named else "starting at iteration 0"
+        return load_checkpoint(named) if named else None, [
+            *said,
+            f"auto_resume: nothing to resume in {folder}: {start}",
+        ]
+    paths["resume_state"] = str(found)
+    total = int(opt["train"]["total_iter"])
+    return state, [*said, f"auto_resume: going on from {found} (iteration {state['iter']:,d} of {total:,d})"]
+
+
+def set_seed(seed: int) -> None:
+    """Seed torch, numpy and random of this process."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 @contextmanager

@@ -201,7 +201,7 @@ def test_unfinished_pseudo_pairs_are_gone_on_with(done, capsys):
 SERVER = """
 import os, sys
 import torch
-import semiisp_plugin.train, semiisp_plugin.test
+import semiisp_plugin.training
 import torch.utils.tensorboard
 from semiisp_plugin.experiments.recipe import run_recipe
 from semiisp_plugin.models.restoration import RestorationModel

@@ -191,7 +191,7 @@ def test_validation_leaves_nothing_behind(make):
 
 def test_a_module_that_runs_twice_counts_twice():
     layer = nn.Linear(3, 2)
-    penalty = ActivityPenalty([nn.ModuleDict({"a": layer})], "a", 2.0, ["network_g"])
+    penalty = ActivityPenalty({"network_g": nn.ModuleDict({"a": layer})}, "a", 2.0)
     x = torch.rand(4, 3)
     first, second = layer(x), layer(x.square()).bfloat16()
     penalty._outputs[1] = second
@@ -252,8 +252,6 @@ def test_options(make):
         make(module=None, activity_penalty={"modul": "gain"})
 
 
-def test_several_gpus_in_one_process_are_refused(make):
-    model = make()
-    model.net_g = nn.DataParallel(model.net_g)
+def test_several_gpus_in_one_process_are_refused():
     with pytest.raises(ValueError, match="several GPUs in one process"):
-        model.build_activity_penalty()
+        ActivityPenalty({"network_g": nn.DataParallel(Scaled())}, "gain")

@@ -10,9 +10,9 @@ from torch import nn
 
 from semiisp_plugin.data.photometric import photometric_jitter
 from semiisp_plugin.isp import ParameterBank
-from semiisp_plugin.models.schedules import cosine_with_floor
+from semiisp_plugin.models.learning_rate import cosine_with_floor
 from semiisp_plugin.models.step_guard import StepGuard
-from semiisp_plugin.models.supervised_model import iteration_generator
+from semiisp_plugin.models.random_state import iteration_generator
 from semiisp_plugin.options import Source, complete
 from semiisp_plugin.toolbox import ARCH_REGISTRY, build_model
 

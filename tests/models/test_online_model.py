@@ -12,7 +12,7 @@ from semiisp_plugin.cli import main
 from semiisp_plugin.io.lmdb_io import close_all
 from semiisp_plugin.options import OptionError, Source, complete, load_options
 from semiisp_plugin.toolbox import build_dataset, build_model
-from semiisp_plugin.train import train
+from semiisp_plugin.training import train
 from semiisp_plugin.training.loaders import MixedData
 
 MODELS = {

@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from semiisp_plugin.models.schedules import (
+from semiisp_plugin.models.learning_rate import (
     constant,
     cosine_restart_cyclic,
     cosine_with_floor,

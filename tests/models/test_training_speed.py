@@ -119,9 +119,9 @@ def test_scaler_of_fp16_lowers_its_scale_instead_of_stopping(make_model):
     step(model, 1, batch(1))
     assert torch.equal(weights(model), before)
     assert model.scaler.get_scale() == 2.0**39
-    state = copy.deepcopy(model.step_state())
+    state = copy.deepcopy(model.extra_state())
     again = make_model(precision="fp16")
-    again.load_step_state(state)
+    again.load_extra_state(state)
     assert again.scaler.get_scale() == 2.0**39
 
 

@@ -290,7 +290,7 @@ def test_wrong_files_of_basicsr(change, message):
     [
         lambda o: o.update(deterministic=True),
         lambda o: o["logger"].update(keep_last=3, keep_best="psnr", image_freq=5),
-        lambda o: o["datasets"]["train"].update(seeded_order=True, stall_warning=10, prefetch_factor=4),
+        lambda o: o["datasets"]["train"].update(seeded_order=True, timeout=10, prefetch_factor=4),
         lambda o: o["datasets"]["val"].update(batch_size_per_gpu=1, num_worker_per_gpu=2),
         lambda o: o["datasets"]["train"].update(prefetch_mode="cuda", num_prefetch_queue=2, pin_memory=True),
         lambda o: o["datasets"]["train"].update(mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5], color="y"),

@@ -382,7 +382,7 @@ def auto_batch(options, total=None, **changes):
         ),
         (lambda o: o["logger"].update(keep_last=None), ("logger", "keep_last", None)),
         (
-            lambda o: o["datasets"]["train"].update(persistent_workers=False, prefetch_factor=4, stall_warning=0),
+            lambda o: o["datasets"]["train"].update(persistent_workers=False, prefetch_factor=4, timeout=0),
             ("datasets", "train", "prefetch_factor", 4),
         ),
         (
@@ -439,7 +439,7 @@ def test_keys_of_the_pipeline(option_files, change, value):
         (lambda o: o["datasets"]["train"].update(batch_size_per_gpu=4), "real_per_batch and pseudo_per_batch together"),
         (lambda o: auto_batch(o, 1), "a batch of 1 cannot hold"),
         (lambda o: o["datasets"]["val"].update(gt_size=32), "datasets:val:gt_size: only training uses this"),
-        (lambda o: o["datasets"]["val"].update(stall_warning=3), "datasets:val:stall_warning: only training uses this"),
+        (lambda o: o["datasets"]["val"].update(timeout=3), "datasets:val:stall_warning: only training uses this"),
         (lambda o: o["datasets"]["train"].update(seeded_order=True), "datasets:train:seeded_order: unknown key"),
         (
             lambda o: o["train"]["filter"].update(type="treshold"),

@@ -10,7 +10,7 @@ import torch
 
 from semiisp_plugin.options import Source, complete
 from semiisp_plugin.toolbox import initialized_logger
-from semiisp_plugin.train import train, train_pipeline
+from semiisp_plugin.training import train, train_pipeline
 from semiisp_plugin.training import dry_run as dry_run_module
 from semiisp_plugin.training.dry_run import (
     MOST_ITERATIONS,

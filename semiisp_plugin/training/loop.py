@@ -1,9 +1,8 @@
 """Training pipeline: a drop-in for ``basicsr.train.train_pipeline`` that can be stopped at any moment and trusted.
 
-Differences from BasicSR's, each for a reason in its issue tracker: data sets of ours are read through
-`MixedBatchSampler`, so that the batch of an iteration depends on the seed and the iteration alone; a run that was
-killed goes on from its latest whole checkpoint as if it had not been; ``--auto_resume`` looks where the run writes, and
-works without a GPU; SIGINT and SIGTERM save first; a loader that stalls says what it waits for.
+Of the plugin's models: the batch of an iteration depends on the seed and the iteration alone; a run that was killed
+resumes from its latest whole checkpoint as if it had not been; SIGINT and SIGTERM save first; a loader that stalls says
+what it waits for. BasicSR's own models run in BasicSR's own pipeline (`semiisp_plugin.toolbox.run_basicsr`).
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import datetime
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from typing import Any, NoReturn
 
 import torch
@@ -21,13 +20,14 @@ import torch
 from semiisp_plugin import options as options_module
 from semiisp_plugin.arguments import build_parser
 from semiisp_plugin.models.validation import ValidationStopped
-from semiisp_plugin.random_state import capture_rng, restore_rng
-from semiisp_plugin.toolbox import MessageLogger
+from semiisp_plugin.options import is_our_model as is_plugin_model
+from semiisp_plugin.toolbox import MessageLogger, run_basicsr
 from semiisp_plugin.training.distributed import init_distributed
 from semiisp_plugin.training.interrupt import Interrupt, Interrupted, StopWaiting
 from semiisp_plugin.training.progress import TrainingProgress
 from semiisp_plugin.training.run import Run, algorithms
 from semiisp_plugin.training.run_folder import replay, start_logging
+from semiisp_plugin.training.stall import naming_files
 
 OnLog = Callable[[int, Mapping[str, float]], None]
 OnValidation = Callable[[int, Mapping[str, Mapping[str, float]]], None]
@@ -41,7 +41,7 @@ def train_pipeline(root_path: str, argv: Sequence[str] | None = None) -> Any:
         argv: Arguments; default: those of the process.
 
     Returns:
-        The trained model; None after ``--dry-run``.
+        The trained model; None after ``--dry-run``, and of BasicSR's own models.
     """
     arguments = sys.argv[1:] if argv is None else argv
     return run_from_arguments(build_parser().parse_args(["train", *arguments]), root_path)
@@ -50,6 +50,16 @@ def train_pipeline(root_path: str, argv: Sequence[str] | None = None) -> Any:
 def run_from_arguments(args: argparse.Namespace, root_path: str) -> Any:
     """`train_pipeline` for parsed arguments."""
     values, source = options_module.read_options(args.opt, args.force_yml)
+    if not is_plugin_model(values.get("model_type")):
+        options_module.check_options(values, source, is_train=True)
+        if args.dry_run:
+            raise options_module.OptionError(
+                f"--dry-run: {values['model_type']} runs in BasicSR's own pipeline, which has no such thing. It is for "
+                f"the plugin's models; SupervisedModel trains any architecture."
+            )
+        how = {"launcher": args.launcher, "auto_resume": args.auto_resume, "debug": args.debug}
+        run_basicsr("train", root_path, values, args.opt, **how)
+        return None
     resolved = options_module.dump_options(values)
     opt = options_module.complete(values, source, root_path=root_path, is_train=True, debug=args.debug)
     init_distributed(opt, args.launcher)
@@ -120,7 +130,7 @@ class _Loop:
         on_log: OnLog | None,
         on_validation: OnValidation | None,
     ) -> None:
-        self.opt, self.model, self.data, self.ours = run.opt, run.model, run.data, run.ours
+        self.opt, self.model, self.data = run.opt, run.model, run.data
         self.val_loaders, self.start_iter = run.val_loaders, run.start_iter
         self.logger, self.tb_logger = logger, tb_logger
         self.on_log, self.on_validation = on_log, on_validation
@@ -134,9 +144,8 @@ class _Loop:
         self.bar = TrainingProgress(self.total, self.start_iter, self.opt["name"], progress, logger)
         self.interrupt = Interrupt()
         self.iteration, self.epoch = self.start_iter, int(run.state["epoch"]) if run.state else 0
-        self.saved_at = self.start_iter if run.goes_on_in_its_folder else None
+        self.saved_at = self.start_iter if run.resumes_in_its_folder else None
         self.how_to_go_on = ""
-        self._before_waiting: dict[str, Any] = {}
         self.waited = self.spent = 0.0  # seconds since the last log line
         self.logged_at = self.start_iter
 
@@ -148,32 +157,24 @@ class _Loop:
                 stack.callback(self.tb_logger.close)
             stack.enter_context(self.bar)
             stack.enter_context(self.interrupt)
-            stack.enter_context(self.data.watch)
+            stack.enter_context(naming_files(self.data.watched))
             stack.callback(self.data.loader.close)
-            if self.ours:
-                self.model.validation_progress = self.bar.validation
-                if not self.opt["dist"]:  # otherwise all processes have to stop at the same place
-                    self.model.stop_asked = lambda: self.interrupt.received is not None
+            self.model.validation_progress = self.bar.validation
+            if not self.opt["dist"]:  # otherwise all processes have to stop at the same place
+                self.model.stop_asked = lambda: self.interrupt.received is not None
             if self._validation_is_owed():
                 self.logger.info(f"The validation of iteration {self.iteration:,d} had not been done yet.")
                 self._validate()
             if self.start_iter < self.total:
-                self._iterate()
+                with closing(self.data.batches()) as batches:
+                    self._iterate_over(batches)
             spent = datetime.timedelta(seconds=int(time.monotonic() - start))
             self.logger.info(f"End of training. Time consumed: {spent}. Saving the latest model.")
-            if self.ours:
-                self.model.write_records()
+            self.model.write_records()
             self.model.save(epoch=-1, current_iter=-1)
             self.model.prune_checkpoints(self.iteration)
             if self.validates:
                 self._validate()
-
-    def _iterate(self) -> None:
-        batches = self.data.batches()
-        try:
-            self._iterate_over(batches)
-        finally:
-            batches.close()
 
     def _iterate_over(self, batches: Iterator[tuple[int, Any]]) -> None:
         try:
@@ -181,8 +182,6 @@ class _Loop:
                 self._train_on(batches, iteration)
                 self._after_iteration()
         except StopWaiting:
-            if self._before_waiting:
-                restore_rng(self._before_waiting)
             self._save_and_stop(self.interrupt.received)
         except torch.OutOfMemoryError as error:
             raise RuntimeError(
@@ -195,8 +194,6 @@ class _Loop:
         begin = time.perf_counter()
         for part in range(self.accumulate):
             before = time.perf_counter()
-            if not self.ours:  # whose data sets draw from the global generators: a batch may be half drawn
-                self._before_waiting = capture_rng()
             # Between two iterations nothing is half done. Several processes have to stop at the same place.
             with self.interrupt.waiting() if part == 0 and not self.opt["dist"] else nullcontext():
                 epoch, batch = next(batches)
@@ -204,11 +201,7 @@ class _Loop:
             if part == 0:
                 self.epoch = epoch
                 self.model.update_learning_rate(iteration, warmup_iter=self.opt["train"].get("warmup_iter") or -1)
-            if self.ours:
-                with self.model.accumulating(part):
-                    self.model.feed_data(batch)
-                    self.model.optimize_parameters(iteration)
-            else:
+            with self.model.accumulating(part):
                 self.model.feed_data(batch)
                 self.model.optimize_parameters(iteration)
         self.iteration = iteration
@@ -219,7 +212,7 @@ class _Loop:
         if iteration == self.start_iter + 1:
             self.message_logger.reset_start_time()
         self.bar.advance(self._log() if iteration % settings["print_freq"] == 0 else None)
-        if self.ours and iteration % self.image_freq == 0:
+        if iteration % self.image_freq == 0:
             if self.tb_logger:
                 self.model.log_images(self.tb_logger, iteration)
             self.model.log_histograms(self.tb_logger, iteration)
@@ -261,14 +254,13 @@ class _Loop:
 
     def _validation_is_owed(self) -> bool:
         """Whether the run was killed between a checkpoint and the validation of the same iteration."""
-        done = getattr(self.model, "loop_state", {}).get("validated", True)
+        done = self.model.loop_state.get("validated", True)
         return self.start_iter < self.total and self._validation_is_due() and not done
 
     def _validate(self) -> None:
         try:
             for loader in self.val_loaders:
-                with self._bar_of(loader):
-                    self.model.validation(loader, self.iteration, self.tb_logger, bool(self.opt["val"]["save_img"]))
+                self.model.validation(loader, self.iteration, self.tb_logger, bool(self.opt["val"]["save_img"]))
         except ValidationStopped:
             self._save_and_stop(self.interrupt.received)
         if self.on_validation:
@@ -277,16 +269,12 @@ class _Loop:
             self.model.loop_state["validated"] = True
             self.model.save_training_state(self.epoch, self.iteration)
 
-    def _bar_of(self, loader: Any) -> AbstractContextManager[Any]:
-        return ExitStack() if self.ours else self.bar.validation(loader.dataset.opt["name"], len(loader))
-
     def _save(self) -> None:
         self.model.loop_state = {
             "data": self.data.state_dict(self.iteration),
             "validated": not self._validation_is_due(),
         }
-        if self.ours:  # before the state, of which the records of all processes are a part
-            self.model.write_records()
+        self.model.write_records()  # before the state, of which the records of all processes are a part
         if self.tb_logger:  # what a killed run has not written by now, the resumed one does not write again
             self.tb_logger.flush()
         self.model.save(self.epoch, self.iteration)

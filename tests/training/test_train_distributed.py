@@ -17,7 +17,7 @@ import yaml
 from semiisp_plugin.data.sampler import MixedBatchSampler
 from semiisp_plugin.io.image_io import encode_png, to_uint8, to_uint16
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter, close_all
-from semiisp_plugin.train import train_pipeline
+from semiisp_plugin.training import train_pipeline
 
 pytestmark = [
     pytest.mark.skipif(
@@ -38,7 +38,7 @@ from torch import nn
 from semiisp_plugin.losses.pseudo_filter import PseudoFilter
 from semiisp_plugin.models.semi_supervised_model import SemiSupervisedModel
 from semiisp_plugin.toolbox import ARCH_REGISTRY, register
-from semiisp_plugin.train import train_pipeline
+from semiisp_plugin.training import train_pipeline
 from semiisp_plugin.training.interrupt import Interrupted
 
 torch.set_num_threads(1)

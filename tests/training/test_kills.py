@@ -26,7 +26,7 @@ SERVER = """
 import os, sys, threading, time
 import torch
 import torch.utils.tensorboard
-import semiisp_plugin.train
+import semiisp_plugin.training
 from semiisp_plugin import cli
 from semiisp_plugin.models.restoration import RestorationModel
 

@@ -2,7 +2,7 @@
 
 Each function here gives another one: of the number of scheduler steps taken so far (0 in the first iteration, t - 1 in
 iteration t), the factor on the peak learning rate. A run that goes on from a checkpoint therefore needs to know its
-step alone. What the options mean is checked with the option file, see `semiisp_plugin.options.schedules`.
+step alone. The options are checked with the option file.
 """
 
 from __future__ import annotations
@@ -11,6 +11,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
+
+import torch
+
+from semiisp_plugin.toolbox import lr_schedulers
 
 Factor = Callable[[int], float]
 
@@ -81,41 +85,6 @@ def cosine_restart_cyclic(
     return factor
 
 
-def _from_cosine(settings: Mapping[str, Any], total_iter: int, peak: float) -> Factor:
-    if settings.get("eta_min") is None:
-        floor = float(settings.get("eta_min_ratio", DEFAULT_ETA_MIN_RATIO))
-    else:
-        floor = float(settings["eta_min"]) / _above_zero(peak)
-    return cosine_with_floor(int(settings.get("total_iter", total_iter)), floor, int(settings.get("start_iter", 0)))
-
-
-def _from_true_cosine(settings: Mapping[str, Any], total_iter: int, peak: float) -> Factor:
-    return true_cosine(int(settings["T_max"]), float(settings.get("eta_min", 0)), _above_zero(peak))
-
-
-def _from_cyclic(settings: Mapping[str, Any], total_iter: int, peak: float) -> Factor:
-    periods = [int(p) for p in settings["periods"]]
-    weights = [float(w) for w in settings.get("restart_weights") or [1] * len(periods)]
-    floors = [float(e) for e in settings.get("eta_mins") or [0] * len(periods)]
-    return cosine_restart_cyclic(periods, weights, floors, _above_zero(peak))
-
-
-def _above_zero(peak: float) -> float:
-    if not peak > 0:
-        raise ValueError(
-            f"train:optim_g:lr: is {peak:g}; the schedule's floor is a learning rate, so give one above 0."
-        )
-    return peak
-
-
-_OURS: dict[str, Callable[[Mapping[str, Any], int, float], Factor]] = {
-    "Constant": lambda settings, total_iter, peak: constant(),
-    "CosineAnnealing": _from_cosine,
-    "TrueCosineAnnealingLR": _from_true_cosine,
-    "CosineAnnealingRestartCyclicLR": _from_cyclic,
-}
-
-
 def schedule_factor(settings: Mapping[str, Any], total_iter: int, peak: float) -> Factor | None:
     """The schedule that the section ``train: scheduler`` describes.
 
@@ -125,10 +94,36 @@ def schedule_factor(settings: Mapping[str, Any], total_iter: int, peak: float) -
         peak: The optimiser's learning rate.
 
     Returns:
-        Its factor; None if ``type`` is none of ours.
+        Its factor; None if ``type`` is one of BasicSR's.
 
     Raises:
         ValueError: The peak is 0 and the schedule's floor a learning rate.
     """
-    make = _OURS.get(settings["type"])
-    return None if make is None else make(settings, total_iter, peak)
+    kind, eta_min = settings["type"], settings.get("eta_min")
+    if kind == "Constant":
+        return constant()
+    if kind not in ("CosineAnnealing", "TrueCosineAnnealingLR", "CosineAnnealingRestartCyclicLR"):
+        return None
+    if not peak > 0 and (kind != "CosineAnnealing" or eta_min is not None):
+        raise ValueError(
+            f"train:optim_g:lr: is {peak:g}; the schedule's floor is a learning rate, so give one above 0."
+        )
+    if kind == "CosineAnnealing":
+        floor = settings.get("eta_min_ratio", DEFAULT_ETA_MIN_RATIO) if eta_min is None else eta_min / peak
+        return cosine_with_floor(settings.get("total_iter", total_iter), floor, settings.get("start_iter", 0))
+    if kind == "TrueCosineAnnealingLR":
+        return true_cosine(settings["T_max"], eta_min or 0.0, peak)
+    periods = settings["periods"]
+    weights = settings.get("restart_weights") or [1.0] * len(periods)
+    return cosine_restart_cyclic(periods, weights, settings.get("eta_mins") or [0.0] * len(periods), peak)
+
+
+def make_scheduler(optimiser: torch.optim.Optimizer, settings: Mapping[str, Any], total_iter: int) -> Any:
+    """A schedule of the plugin's, or one of BasicSR's; for the arguments see `schedule_factor`."""
+    factors = [schedule_factor(settings, total_iter, float(group["lr"])) for group in optimiser.param_groups]
+    if None not in factors:
+        return torch.optim.lr_scheduler.LambdaLR(optimiser, factors)
+    arguments = {key: value for key, value in settings.items() if key != "type"}
+    if settings["type"] == "CosineAnnealingRestartLR":
+        return lr_schedulers.CosineAnnealingRestartLR(optimiser, **arguments)
+    return lr_schedulers.MultiStepRestartLR(optimiser, **arguments)

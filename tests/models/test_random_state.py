@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from semiisp_plugin.random_state import capture_rng, draw_as_a_loader, reseed, restore_rng, seeded
+from semiisp_plugin.models.random_state import capture_rng, draw_as_a_loader, reseed, restore_rng, seeded
 
 
 def draw() -> list[float]:

@@ -12,11 +12,12 @@ import torch
 
 from semiisp_plugin import options as options_module
 from semiisp_plugin.arguments import build_parser
-from semiisp_plugin.models.adopted import build_adopted
-from semiisp_plugin.toolbox import build_model, dict2str, get_env_info, get_time_str
+from semiisp_plugin.options import is_our_model as is_plugin_model
+from semiisp_plugin.toolbox import build_model, dict2str, get_env_info, get_time_str, run_basicsr
 from semiisp_plugin.training.distributed import init_distributed
-from semiisp_plugin.training.loaders import build_val_loaders, set_seed
+from semiisp_plugin.training.loaders import build_val_loaders
 from semiisp_plugin.training.progress import TrainingProgress
+from semiisp_plugin.training.run import set_seed
 from semiisp_plugin.training.run_folder import archive, held_log, open_log, replay
 
 __test__ = False  # pytest: this module holds no tests
@@ -30,7 +31,7 @@ def test_pipeline(root_path: str, argv: Sequence[str] | None = None) -> dict[str
         argv: Arguments; default: those of the process.
 
     Returns:
-        Mean of every metric, by data set.
+        Mean of every metric, by data set; of BasicSR's own models, which run in its own pipeline, nothing.
     """
     arguments = sys.argv[1:] if argv is None else argv
     return run_from_arguments(build_parser().parse_args(["test", *arguments]), root_path)
@@ -38,9 +39,12 @@ def test_pipeline(root_path: str, argv: Sequence[str] | None = None) -> dict[str
 
 def run_from_arguments(args: argparse.Namespace, root_path: str) -> dict[str, dict[str, float]]:
     """`test_pipeline` for parsed arguments."""
-    opt = options_module.load_options(
-        args.opt, root_path=root_path, is_train=False, overrides=args.force_yml, debug=args.debug
-    )
+    values, source = options_module.read_options(args.opt, args.force_yml)
+    if not is_plugin_model(values.get("model_type")):
+        options_module.check_options(values, source, is_train=False)
+        run_basicsr("test", root_path, values, args.opt, launcher=args.launcher, debug=args.debug)
+        return {}
+    opt = options_module.complete(values, source, root_path=root_path, is_train=False, debug=args.debug)
     init_distributed(opt, args.launcher)
     return test(opt, progress=sys.stderr.isatty())
 
@@ -59,8 +63,7 @@ def test(opt: dict[str, Any], *, progress: bool = False, quiet: bool = False) ->
     torch.backends.cudnn.benchmark = True
     with held_log() as held:
         loaders = build_val_loaders(opt)
-        ours = options_module.is_our_model(opt["model_type"])
-        model = build_model(opt) if ours else build_adopted(opt, None)
+        model = build_model(opt)
     if opt["rank"] == 0:
         archive(opt["path"]["results_root"])
         os.makedirs(opt["path"]["visualization"], exist_ok=True)
@@ -75,8 +78,7 @@ def test(opt: dict[str, Any], *, progress: bool = False, quiet: bool = False) ->
         for loader in loaders:
             name = loader.dataset.opt["name"]  # type: ignore[attr-defined]  # BasicSR's data sets keep their options
             logger.info(f"Testing {name}: {len(loader.dataset)} images.")  # type: ignore[arg-type]  # as above
-            if ours:
-                model.validation_progress = bar.validation
+            model.validation_progress = bar.validation
             model.validation(loader, current_iter=opt["name"], tb_logger=None, save_img=opt["val"]["save_img"])
             results[name] = dict(getattr(model, "metric_results", {}))
     logger.info(f"Results are in {opt['path']['results_root']}.")
