@@ -120,8 +120,9 @@ def schedule_factor(settings: Mapping[str, Any], total_iter: int, peak: float) -
 
 def make_scheduler(optimiser: torch.optim.Optimizer, settings: Mapping[str, Any], total_iter: int) -> Any:
     """A schedule of the plugin's, or one of BasicSR's; for the arguments see `schedule_factor`."""
-    factors = [schedule_factor(settings, total_iter, float(group["lr"])) for group in optimiser.param_groups]
-    if None not in factors:
+    made = (schedule_factor(settings, total_iter, float(group["lr"])) for group in optimiser.param_groups)
+    factors = [factor for factor in made if factor is not None]
+    if factors:
         return torch.optim.lr_scheduler.LambdaLR(optimiser, factors)
     arguments = {key: value for key, value in settings.items() if key != "type"}
     if settings["type"] == "CosineAnnealingRestartLR":

@@ -68,18 +68,19 @@ def dry_run(run: Run, out: TextIO | None = None, clock: Callable[[], float] = ti
         memory = peak_memory(model.device)
         validations, seconds = [], 0.0
         for loader in run.val_loaders if opt.get("val") else ():
-            text, one = _validate(run, loader.dataset, clock)
+            dataset: Any = loader.dataset
+            text, one = _validate(run, dataset, clock)
             validations.append(text)
-            seconds += one * len(loader.dataset)
+            seconds += one * len(dataset)
     if opt["rank"] != 0:
         return
-    first = f"First batch, and what the network made of it\n{_table(trained.rows)}"
+    first = "All iterations are done: there is nothing to train."
+    if trained.rows:
+        first = f"First batch, and what the network made of it\n{_table(trained.rows)}"
     sections = [
         f"Dry run of '{opt['name']}' ({opt['model_type']} on {model.device}): nothing is written.",
         run.data.about(),
-        first
-        if trained.rows
-        else f"All {opt['train']['total_iter']:,d} iterations are done: nothing is left to train.",
+        first,
         f"Networks\n{_indented(network_lines(model))}",
         *([_logged_text(trained)] if trained.logs else []),
         f"Time\n{_indented(_time_lines(run, trained.times, seconds))}",
@@ -93,7 +94,7 @@ def dry_run(run: Run, out: TextIO | None = None, clock: Callable[[], float] = ti
 def _train(run: Run, clock: Callable[[], float]) -> _Trained:
     model, train, result = run.model, run.opt["train"], _Trained()
     iterations = range(run.start_iter + 1, int(train["total_iter"]) + 1)[: 1 + MOST_ITERATIONS]
-    with naming_files(run.data.loader.dataset), closing(run.data.batches()) as batches:
+    with naming_files(run.data.watched), closing(run.data.batches()) as batches:
         for iteration in iterations:
             begin, waited = clock(), 0.0
             model.update_learning_rate(iteration, warmup_iter=train.get("warmup_iter") or -1)

@@ -15,8 +15,8 @@ from torch import nn
 
 from semiisp_plugin.io.checkpoint import CheckpointError
 from semiisp_plugin.io.image_io import list_images, read_image
-from semiisp_plugin.training import test_pipeline as run_test
 from semiisp_plugin.toolbox import build_network
+from semiisp_plugin.training import test_pipeline as run_test
 
 SEPLUT = {"type": "SepLUT", "n_base_feats": 6, "n_vertices_3d": 9, "n_vertices_1d": 9}
 SEPLUT_17 = {"type": "SepLUT"}

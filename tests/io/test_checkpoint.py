@@ -236,15 +236,16 @@ def test_what_was_not_finished_is_removed(tmp_path):
 @pytest.mark.parametrize("files", [True, False])
 def test_newest_whole_state(tmp_path, files):
     models, states = saved(tmp_path, 9, 10, 11, 12, names=("net_g", "net_d"), files=files)
-    assert newest_whole_state(states, models, ["net_g", "net_d"]) == (states / "12.state", [])
+    assert newest_whole_state(states, models, ["net_g", "net_d"])[::2] == (states / "12.state", [])
     (states / "12.state").write_bytes((states / "12.state").read_bytes()[:-50])
     (models / "net_d_11.pth").unlink()
     data = bytearray((models / "net_g_10.pth").read_bytes())
     data[len(data) // 2] ^= 1
     (models / "net_g_10.pth").write_bytes(data)
-    found, passed_over = newest_whole_state(states, models, ["net_g", "net_d"])
+    found, state, passed_over = newest_whole_state(states, models, ["net_g", "net_d"])
     assert found == states / "9.state"
+    assert state == load_checkpoint(found)
     assert ["12.state is no readable" in passed_over[0], "lost its network" in passed_over[1]] == [True, True]
     assert "net_d_11.pth" in passed_over[1]
     assert "net_g_10.pth is damaged" in passed_over[2]
-    assert newest_whole_state(tmp_path / "none", models, ["net_g"]) == (None, [])
+    assert newest_whole_state(tmp_path / "none", models, ["net_g"]) == (None, {}, [])

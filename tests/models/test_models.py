@@ -11,8 +11,8 @@ from torch import nn
 from semiisp_plugin.data.photometric import photometric_jitter
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.models.learning_rate import cosine_with_floor
-from semiisp_plugin.models.step_guard import StepGuard
 from semiisp_plugin.models.random_state import iteration_generator
+from semiisp_plugin.models.step_guard import StepGuard
 from semiisp_plugin.options import Source, complete
 from semiisp_plugin.toolbox import ARCH_REGISTRY, build_model
 

@@ -1,12 +1,12 @@
-"""The state of the global generators: taken, saved, put back; seeds from numbers."""
+"""The state of the global generators: taken, saved, put back."""
 
 import random
 
 import numpy as np
-import pytest
 import torch
 
-from semiisp_plugin.models.random_state import capture_rng, draw_as_a_loader, reseed, restore_rng, seeded
+from semiisp_plugin.models.random_state import capture_rng, restore_rng
+from semiisp_plugin.training.run import set_seed
 
 
 def draw() -> list[float]:
@@ -22,7 +22,7 @@ def test_state_survives_a_file(tmp_path):
     draw()
     torch.save({"rng": capture_rng()}, tmp_path / "state")
     expected = [draw() for _ in range(3)]
-    reseed(5)
+    set_seed(5)
     assert [draw() for _ in range(3)] != expected
     restore_rng(torch.load(tmp_path / "state", weights_only=True)["rng"])
     assert [draw() for _ in range(3)] == expected
@@ -40,37 +40,3 @@ def test_states_of_gpus(device, tmp_path):
     assert torch.equal(torch.rand(2, device=device), expected)
     if device == "cpu":
         restore_rng({**state, "cuda": [torch.zeros(16, dtype=torch.uint8)] if not torch.cuda.is_available() else []})
-
-
-def test_seeds_depend_on_each_number_and_its_place():
-    def drawn(*numbers: int) -> tuple[float, ...]:
-        with seeded(*numbers):
-            return tuple(draw())
-
-    seeds = [(), (0,), (0, 0), (1, 0), (0, 1), (2**32, 0), (1, 2), (12,), (-1,), (2**63,), (3, 1, 4), (4, 1, 3)]
-    assert len({drawn(*numbers) for numbers in seeds}) == len(seeds)
-    assert drawn(3, 1, 4) == drawn(3, 1, 4)
-    reseed(3, 1, 4)
-    assert tuple(draw()) == drawn(3, 1, 4)
-
-
-def test_generators_go_on_after_the_block():
-    reseed(1)
-    expected = [draw(), draw()]
-    reseed(1)
-    with seeded(7):
-        draw()
-    found = [draw()]
-    with pytest.raises(ZeroDivisionError), seeded(8):
-        raise ZeroDivisionError
-    assert [*found, draw()] == expected
-
-
-def test_draw_of_a_loader():
-    """One number, whatever the loader."""
-    reseed(2)
-    iter(torch.utils.data.DataLoader([1, 2, 3]))
-    expected = torch.get_rng_state()
-    reseed(2)
-    draw_as_a_loader()
-    assert torch.equal(torch.get_rng_state(), expected)

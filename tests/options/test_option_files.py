@@ -30,8 +30,8 @@ from semiisp_plugin.io.lmdb_io import LmdbImageWriter
 from semiisp_plugin.options.yaml_text import parse
 from semiisp_plugin.pseudo import pipeline
 from semiisp_plugin.report.paper_figures import paper_results
-from semiisp_plugin.training import test as run_test
 from semiisp_plugin.toolbox import build_network
+from semiisp_plugin.training import test as run_test
 from semiisp_plugin.training.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
