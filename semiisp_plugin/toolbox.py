@@ -231,6 +231,7 @@ def run_basicsr(
         opt["auto_resume"] = auto_resume
         return opt, types.SimpleNamespace(opt=option_file)
 
+    plugins.register()
     if command == "train":
         with _replaced(basicsr.train, parse_options=parse_options, load_resume_state=_load_resume_state):
             basicsr.train.train_pipeline(root_path)
