@@ -369,6 +369,7 @@ def wait_options(args: argparse.Namespace, folders: Sequence[str]) -> dict[str, 
 def run_wait(args: argparse.Namespace) -> None:
     # Here, so that the other measurements work with a plugin of another age.
     from semiisp_plugin.training.run import Run
+    from semiisp_plugin.training.stall import naming_files
 
     with data_folders(args) as (folders, about):
         run = Run(wait_options(args, folders))
@@ -379,7 +380,7 @@ def run_wait(args: argparse.Namespace) -> None:
         print(f"{about}; {args.workers} workers\n")
         batches = run.data.batches()
         rows = []
-        with run.data.watch:
+        with naming_files(run.data.watched):
             next(batches)  # workers start
             ahead = run.data.loader.num_workers * (run.data.loader.prefetch_factor or 0)
             for _ in range(ahead):
