@@ -17,9 +17,9 @@ from torch import Tensor
 
 from semiisp_plugin.apps.enhance.enhancer import Enhancer
 from semiisp_plugin.apps.enhance.network import load_network
-from semiisp_plugin.apps.enhance.picture import read_picture
 from semiisp_plugin.apps.tiling import spans
 from semiisp_plugin.io.image_io import to_tensor, to_uint8, write_image
+from semiisp_plugin.io.picture import read_picture
 
 __all__ = ["Seams", "compare", "main"]
 
