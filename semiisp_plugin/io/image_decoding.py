@@ -101,19 +101,19 @@ def decode(
     else:
         pixels, opacity, profile = _pillow(buffer, header, name, max_pixels, alpha)
     if opacity is not None:
-        opacity = np.ascontiguousarray(_turned(opacity, header.orientation))
-    return Decoded(np.ascontiguousarray(_turned(pixels, header.orientation)), opacity, profile)
+        opacity = _turned(opacity, header.orientation)
+    return Decoded(_turned(pixels, header.orientation), opacity, profile)
 
 
 def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn an image (H, W, ...) as EXIF's orientation says."""
+    """Turn an image (H, W, ...) as EXIF's orientation says; contiguous."""
     if orientation >= 5:
-        image = image.swapaxes(0, 1)
+        image = cv2.transpose(image)
     if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
+        image = cv2.flip(image, 1)
     if orientation in (3, 4, 7, 8):
-        image = image[::-1]
-    return image
+        image = cv2.flip(image, 0)
+    return np.ascontiguousarray(image)
 
 
 # --- OpenCV ---------------------------------------------------------------------------------------------------------
