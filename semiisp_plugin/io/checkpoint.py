@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import zipfile
@@ -66,6 +67,73 @@ def check_whole(path: str | os.PathLike[str]) -> None:
             bad = archive.testzip()
     if bad:
         raise ValueError(f"its part {bad} differs from its checksum")
+
+
+_KEYS = ("params_ema", "params", "state_dict", "model")
+"""Where programs keep the weights of a network."""
+
+
+def weights_in(
+    checkpoint: Mapping[str, Any], path: str | os.PathLike[str], key: str | None = None
+) -> tuple[str | None, dict[str, Tensor]]:
+    """The weights in a checkpoint: BasicSR's ``{params, params_ema}`` and the like, or a bare state dict.
+
+    Args:
+        checkpoint: What `load_checkpoint` has read.
+        path: From this file.
+        key: Which weights; None takes the first of ``params_ema``, ``params``, ``state_dict`` and ``model``. A bare
+            state dict has none, and stands for ``params``; where there is no ``params_ema``, ``params`` are taken.
+
+    Returns:
+        The key that they were under, None for a bare state dict; the weights.
+
+    Raises:
+        CheckpointError: There are none under that key; the message says where there are.
+    """
+    sections = {str(k): _tensors(v) for k, v in checkpoint.items() if isinstance(v, Mapping) and _tensors(v)}
+    wanted = {"params_ema": ("params_ema", "params"), None: _KEYS}.get(key, (key,))
+    for name in wanted:
+        if name in sections:
+            return name, sections[name]
+    bare = _tensors(checkpoint)
+    if bare and not sections and (key in (None, "params") or Path(path).suffix == ".safetensors"):
+        return None, bare
+    near = difflib.get_close_matches(key or "", sections, 1)
+    meant = f"; did you mean '{near[0]}'?" if near else "."
+    if bare and not sections:
+        known = "It holds bare weights; leave the key out."
+    else:
+        known = f"It has: {', '.join(list(sections) or list(map(str, checkpoint))[:6])}."
+    raise CheckpointError(
+        f"{path} has no weights under '{key or ' or '.join(_KEYS)}'{meant} {known} The key is path:param_key_g in "
+        f"option files, --param_key in commands."
+    )
+
+
+def _tensors(values: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def load_network_weights(
+    net: nn.Module, path: str | os.PathLike[str], *, key: str | None = None, strict: bool = True
+) -> str | None:
+    """Load a file's weights into a network without parallel wrapper.
+
+    Args:
+        net: Network.
+        path: See `load_checkpoint`.
+        key: See `weights_in`.
+        strict: See `load_weights`.
+
+    Returns:
+        The key that they were under.
+
+    Raises:
+        CheckpointError: The file cannot be read, has no such weights, or is of another network.
+    """
+    found, weights = weights_in(load_checkpoint(path), path, key)
+    load_weights(net, weights, path, strict)
+    return found
 
 
 def load_weights(net: nn.Module, weights: Mapping[str, Tensor], path: str | os.PathLike[str], strict: bool) -> None:
