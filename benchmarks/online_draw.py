@@ -27,7 +27,7 @@ from machine import describe, load_average
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.data.augment import augment
 from semiisp_plugin.io.image_io import decode_image, encode_png, list_images, to_uint16
-from semiisp_plugin.io.photograph_io import decode_photograph
+from semiisp_plugin.io.picture import decode_photograph
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.pseudo import BankInverse, PseudoPairGenerator
 from semiisp_plugin.pseudo.online import WHOLE, OnlineDraw, coordinates, place_of

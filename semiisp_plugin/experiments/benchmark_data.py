@@ -17,7 +17,7 @@ from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair
 from semiisp_plugin.experiments.benchmark_options import Task
 from semiisp_plugin.experiments.phases import PairData
 from semiisp_plugin.io.image_io import ImageReadError, list_images, read_image, to_bit_depth, write_image
-from semiisp_plugin.io.photograph_io import shrink_short_side
+from semiisp_plugin.io.picture import shrink_short_side
 from semiisp_plugin.simulation.camera import SimulatedCamera
 from semiisp_plugin.simulation.look import LOOKS
 from semiisp_plugin.simulation.photographs import PHOTOGRAPHS, load_photographs

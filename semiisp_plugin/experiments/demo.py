@@ -19,7 +19,7 @@ from semiisp_plugin.data.pairs import find_pair_folders, match_pairs, read_pair
 from semiisp_plugin.experiments import phases
 from semiisp_plugin.experiments.phases import PairData, PhaseSettings
 from semiisp_plugin.io.image_io import list_images, read_image, to_bit_depth, to_float, to_uint8, write_image
-from semiisp_plugin.io.photograph_io import shrink_short_side
+from semiisp_plugin.io.picture import shrink_short_side
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.pseudo.contact_sheet import save_contact_sheet
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator

@@ -4,21 +4,26 @@ Two cameras, or one camera set to Adobe RGB and to sRGB, store different numbers
 which numbers mean what. The conversion is relative colorimetric with black point compensation: colours that sRGB has
 stay what they are, white becomes white and black black, and those outside it go to its border. The perceptual intent is
 not taken because it is each profile maker's own choice, and the same as the colorimetric one for the profiles of
-cameras and displays, which have a matrix and curves only. By Little CMS through Pillow, in 8 bits.
+cameras and displays, which have a matrix and curves only.
+
+By Little CMS through Pillow, in 8 bits, for Pillow has no colours of 16. Of 16-bit images, the profiles of cameras,
+displays and working spaces (Adobe RGB, Display P3, ProPhoto), which are a curve a colour and a matrix, are therefore
+applied here in floating point; others in 8 bits, and the result says so.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import struct
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from semiisp_plugin.io.bit_depth import to_bit_depth
 from semiisp_plugin.io.image_header import ImageReadError
-from semiisp_plugin.io.image_io import cmyk_to_rgb
 
 if TYPE_CHECKING:  # Little CMS is loaded for the first image that has a profile
     from PIL import ImageCms
@@ -27,13 +32,20 @@ if TYPE_CHECKING:  # Little CMS is loaded for the first image that has a profile
 # differ by the roundings of their makers.
 _SRGB_TOLERANCE = 2
 _HDR = re.compile(r"\b(PQ|HLG|2100|ST[ -]?2084)\b", re.IGNORECASE)
-_PQ, _HLG = 16, 18
+HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+"""Transfer functions of HDR images in ITU-T H.273: SMPTE ST 2084 and ARIB STD-B67."""
 # Flags of Little CMS, which Pillow names from version 10.3 on. Fine tables halve the error with those of presses, and
 # change nothing for matrix profiles.
 _BLACK_POINT_COMPENSATION, _FINE_TABLES = 0x2000, 0x0400
 _FLAGS: Any = _BLACK_POINT_COMPENSATION | _FINE_TABLES
-# Pixels converted at a time: Pillow needs a copy of 4 bytes each.
+# Pixels converted at a time: Pillow needs a copy of 4 bytes each, floating point one of 24.
 _BAND_PIXELS = 2**20
+# sRGB's primaries in XYZ, adapted (Bradford) from their white, x = .3127, y = .3290, to that of profiles, D50.
+_SRGB_TO_XYZ = np.array(
+    [[0.4360413, 0.3851129, 0.1430458], [0.2224845, 0.7169051, 0.0606104], [0.0139202, 0.0970672, 0.7139126]]
+)
+# Numbers of a curve given as a formula (ICC.1, parametricCurveType), by its kind.
+_PARAMETERS = {0: 1, 1: 3, 2: 4, 3: 5, 4: 7}
 
 
 class _Conversion(NamedTuple):
@@ -85,6 +97,45 @@ def to_srgb(pixels: np.ndarray, profile: bytes | None, *, name: str = "image") -
         if (pixels == grey).all():
             return np.repeat(conversion.table[grey], 3, axis=2)
     return cmyk_to_rgb(pixels) if cmyk else pixels
+
+
+def to_srgb16(pixels: np.ndarray, profile: bytes | None, *, name: str = "image") -> tuple[np.ndarray, str | None]:
+    """Convert a 16-bit image from the colour space of its profile to sRGB, by the rules of `to_srgb`.
+
+    Args:
+        pixels: (H, W, 3) RGB ``uint16``.
+        profile: The embedded profile, if any.
+        name: What messages call the image.
+
+    Returns:
+        (H, W, 3) ``uint16``, and a remark where the conversion was done in 8 bits.
+
+    Raises:
+        ImageReadError: The profile is that of an HDR image.
+    """
+    if profile is None or _conversion(profile, "RGB") is _AS_IT_IS:
+        return pixels, None
+    parsed = None if _conversion(profile, "RGB").hdr else _matrix_profile(profile)
+    if parsed is None:
+        converted = to_srgb(to_bit_depth(pixels, "8"), profile, name=name)
+        return to_bit_depth(converted, "16"), "its colour profile was applied in 8 bits"
+    curves, matrix = parsed
+    out = np.empty_like(pixels)
+    rows = max(1, _BAND_PIXELS // (4 * pixels.shape[1]))
+    for top in range(0, len(pixels), rows):
+        band = pixels[top : top + rows]
+        linear = np.stack([curve[band[..., i]] for i, curve in enumerate(curves)], axis=-1) @ matrix.T
+        linear = linear.clip(0, 1)
+        coded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)  # IEC 61966-2-1
+        out[top : top + rows] = np.rint(coded * 65535).astype(np.uint16)
+    return out, None
+
+
+def cmyk_to_rgb(cmyk: np.ndarray) -> np.ndarray:
+    """Convert CMYK (H, W, 4), ``uint8``, 255 being full ink, to RGB by R = (255 - C) (255 - K) / 255 and so on."""
+    height, width = cmyk.shape[:2]
+    image = Image.frombuffer("CMYK", (width, height), np.ascontiguousarray(cmyk), "raw", "CMYK", 0, 1)
+    return np.array(image.convert("RGB"))
 
 
 def hdr_error(transfer: str, name: str) -> ImageReadError:
@@ -175,11 +226,59 @@ def _differ_little(a: np.ndarray, b: np.ndarray) -> bool:
 
 def _hdr(profile: bytes, description: str) -> str | None:
     """``"PQ"`` or ``"HLG"`` by the profile's cicp tag (ICC v4.4) or, if it has none, by its description."""
-    tags = int.from_bytes(profile[128:132], "big")
-    for at in range(132, 132 + 12 * min(tags, 100), 12):
-        if profile[at : at + 4] == b"cicp":
-            start = int.from_bytes(profile[at + 4 : at + 8], "big")
-            transfer = profile[start + 9 : start + 10]
-            return {bytes([_PQ]): "PQ", bytes([_HLG]): "HLG"}.get(transfer)
+    cicp = _tags(profile).get(b"cicp")
+    if cicp is not None:
+        return HDR_TRANSFERS.get(cicp[9]) if len(cicp) > 9 else None
     found = _HDR.search(description)
     return None if found is None else "HLG" if found[0].upper() == "HLG" else "PQ"
+
+
+# --- profiles of a matrix and curves, in floating point -------------------------------------------------------------
+
+
+def _tags(profile: bytes) -> dict[bytes, bytes]:
+    """The tags of a profile."""
+    table = profile[132 : 132 + 12 * min(int.from_bytes(profile[128:132], "big"), 100)]
+    entries = struct.iter_unpack(">4sII", table[: len(table) // 12 * 12])
+    return {signature: profile[start : start + size] for signature, start, size in entries}
+
+
+def _matrix_profile(profile: bytes) -> tuple[list[np.ndarray], np.ndarray] | None:
+    """Curves (65536 values each) and the matrix to linear sRGB; None for profiles of another kind."""
+    tags = _tags(profile)
+    # With tables besides, these come first, and a matrix is only their rough likeness.
+    if profile[16:20] != b"RGB " or profile[20:24] != b"XYZ " or {b"A2B0", b"A2B1"} & tags.keys():
+        return None
+    try:
+        columns = [_fixed(tags[colour + b"XYZ"][8:20]) for colour in (b"r", b"g", b"b")]
+        curves = [_curve(tags[colour + b"TRC"]) for colour in (b"r", b"g", b"b")]
+        return curves, np.linalg.inv(_SRGB_TO_XYZ) @ np.array(columns).T
+    except (KeyError, ValueError, struct.error, IndexError):
+        return None
+
+
+def _fixed(data: bytes) -> np.ndarray:
+    """Numbers of 16 bits before and 16 after the point."""
+    return np.frombuffer(data, ">i4").astype(np.float64) / 65536
+
+
+def _curve(tag: bytes) -> np.ndarray:
+    """A tone curve at the 65536 inputs."""
+    x = np.arange(65536) / 65535
+    if tag[:4] == b"curv":
+        count = int.from_bytes(tag[8:12], "big")
+        if count == 0:
+            return x
+        if count == 1:
+            return x ** (int.from_bytes(tag[12:14], "big") / 256)
+        values = np.frombuffer(tag[12 : 12 + 2 * count], ">u2") / 65535
+        return np.interp(x, np.linspace(0, 1, count), values)
+    if tag[:4] != b"para":
+        raise ValueError("neither a table nor a formula")
+    kind = int.from_bytes(tag[8:10], "big")
+    g, a, b, c, d, e, f = [*_fixed(tag[12 : 12 + 4 * _PARAMETERS[kind]]), *[0.0] * 7][:7]
+    if kind == 0:
+        a = 1.0
+    elif kind <= 2:  # the straight part is a constant, up to where the power begins
+        c, d, e, f = 0.0, -b / a, c, c
+    return np.where(x >= d, (a * x + b).clip(0) ** g + e, c * x + f)

@@ -1,15 +1,19 @@
-"""What an image file says about itself before it is decoded: format, size, ICC profile, and whether it is complete.
+"""What an image file says about itself before it is decoded: format, size, colours, alpha, EXIF, and if it is complete.
 
-Sizes are known before memory is taken for pixels, so that a file of 100 bytes cannot ask for 100 gigabytes. Profiles
-are found, not applied. JPEG and PNG are walked marker by marker and chunk by chunk, which costs microseconds; the first
-tags of TIFF files are read; of the other formats, fixed fields.
+Sizes are known before memory is taken for pixels, so that a file of 100 bytes cannot ask for 100 gigabytes. Metadata
+are found here and nowhere else: decoders are told to leave them alone. JPEG, PNG and WebP are walked by their markers
+and chunks, which costs microseconds; of TIFF files the first tags are read; of the other formats, fixed fields. By
+hand, because Pillow finds neither missing ends nor cICP, and refuses PNG files for their texts.
 """
 
 from __future__ import annotations
 
 import io
 import zlib
-from typing import Any, NamedTuple
+from contextlib import suppress
+from typing import Any, Literal, NamedTuple
+
+from semiisp_plugin.io.exif import ExifError, first_directory, orientation_in, orientation_of
 
 FETCH_AGAIN = "Fetch or export the file again, or remove it (from both folders, if it is one of a pair)."
 """What to do about a damaged file; ends the messages of `ImageReadError`."""
@@ -22,11 +26,16 @@ _GIF = (b"GIF87a", b"GIF89a")
 _WITHOUT_LENGTH = frozenset([0x01, *range(0xD0, 0xD8)])
 # Start-of-frame markers; C4, C8 and CC are a table, a reserved code and another table.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_ICC_MARK = b"ICC_PROFILE\0"
+_ICC_MARK, _EXIF_MARK = b"ICC_PROFILE\0", b"Exif\0\0"
 # The largest real profiles, those of presses, have 3 MiB. A compressed one may claim anything.
 _MAX_PROFILE_BYTES = 8 * 2**20
-# ITU-T H.273: PQ (SMPTE ST 2084) and HLG (ARIB STD-B67).
-_HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+_PNG_CHUNKS = frozenset((b"IHDR", b"iCCP", b"cICP", b"eXIf", b"tRNS"))
+_PNG_TEXTS = (b"tEXt", b"zTXt")
+_EXIF_TEXTS = (b"Raw profile type exif", b"Raw profile type APP1")
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_COMPRESSION, _TIFF_PHOTOMETRIC = 256, 257, 258, 259, 262
+_TIFF_ROWS, _TIFF_PLANES, _TIFF_EXTRA, _TIFF_PROFILE = 278, 284, 338, 34675
+_TIFF_ALPHA: dict[int, Literal["associated", "channel"]] = {1: "associated", 2: "channel"}  # of extra samples
+_TIFF_PARTS = (273, 324), (279, 325)  # offsets of strips or tiles, and their sizes
 # What people have in folders of photographs, or under the name of one, and what it is called in messages.
 _OTHER_CONTENT: tuple[tuple[int, bytes, str], ...] = (
     (4, b"ftypheic", "a HEIC image"),
@@ -57,12 +66,19 @@ class ImageHeader(NamedTuple):
         kind: ``"JPEG"``, ``"PNG"``, ``"TIFF"``, ``"WEBP"``, ``"BMP"`` or ``"GIF"``: its content, whatever its name.
         width: As stored, before any EXIF rotation.
         height: As stored.
-        icc_profile: The embedded ICC profile, if there is one and it is complete.
+        icc_profile: The embedded ICC profile, if there is one and it is complete. Of GIF, Pillow finds it.
+        exif: The EXIF block of JPEG, PNG and WebP, if there is one.
+        orientation: As EXIF (of TIFF: a tag) numbers it; 1, upright, where the file says nothing or nothing readable.
+        alpha: ``"channel"``; ``"associated"``, with colours that are multiplied by it (TIFF); or ``"key"``: one colour
+            or some entries of a palette are transparent (PNG). Of WebP and GIF, Pillow finds it.
+        key: Of grey PNG: the transparent value.
         components: Of JPEG: 1, 3 or 4.
         adobe: Of JPEG: has Adobe's marker, so that its CMYK values, if it is CMYK, are stored inverted.
         bits: Of TIFF: bits of each sample.
         interleaved: Of TIFF: not stored plane by plane.
         photometric: Of TIFF: the tag PhotometricInterpretation.
+        compression: Of TIFF: the tag Compression.
+        parts: Of TIFF: where each strip or tile begins and how many bytes it has.
         coding: Of PNG: colour primaries and transfer function (the chunk cICP, codes of ITU-T H.273).
     """
 
@@ -70,17 +86,18 @@ class ImageHeader(NamedTuple):
     width: int
     height: int
     icc_profile: bytes | None = None
+    exif: bytes | None = None
+    orientation: int = 1
+    alpha: Literal["channel", "associated", "key"] | None = None
+    key: int | None = None
     components: int = 3
     adobe: bool = False
     bits: tuple[int, ...] = (8,)
     interleaved: bool = True
     photometric: int | None = None
+    compression: int = 1
+    parts: tuple[tuple[int, int], ...] = ()
     coding: tuple[int, int] | None = None
-
-    @property
-    def hdr(self) -> str | None:
-        """``"PQ"`` or ``"HLG"`` if the file says that it is coded so, else nothing."""
-        return _HDR_TRANSFERS.get(self.coding[1]) if self.coding else None
 
 
 def read_header(buffer: bytes, name: str) -> ImageHeader:
@@ -113,7 +130,19 @@ def read_header(buffer: bytes, name: str) -> ImageHeader:
         raise ImageReadError(
             f"{name}: damaged {header.kind} header (it claims {header.width}x{header.height} pixels). {FETCH_AGAIN}"
         )
+    if header.exif:
+        with suppress(ExifError):  # no reason to do without the picture
+            header = header._replace(orientation=orientation_of(header.exif))
     return header
+
+
+def check_size(width: int, height: int, max_pixels: int | None, name: str) -> None:
+    """Raise an `ImageReadError` if an image has more than ``max_pixels``."""
+    if max_pixels is not None and width * height > max_pixels:
+        raise ImageReadError(
+            f"{name}: {width}x{height} is {width * height / 1e6:.0f} megapixels, more than the limit of "
+            f"{max_pixels / 1e6:g}; shrink it, remove it, or raise the limit (max_pixels)."
+        )
 
 
 def is_image_start(start: bytes) -> bool:
@@ -142,6 +171,7 @@ def _jpeg(buffer: bytes, name: str) -> ImageHeader:
     position = 2
     width = height = components = precision = -1
     adobe = False
+    exif: bytes | None = None
     profile: list[bytes] = []
     while position + 4 <= len(buffer):
         if buffer[position] != 0xFF:
@@ -163,13 +193,15 @@ def _jpeg(buffer: bytes, name: str) -> ImageHeader:
                 raise ImageReadError(
                     f"{name}: a JPEG file of {precision} bits a sample; only 8 are supported. Save it as 16-bit PNG."
                 )
-            return ImageHeader("JPEG", width, height, _join(profile), components, adobe)
+            return ImageHeader("JPEG", width, height, _join(profile), exif, components=components, adobe=adobe)
         start, length = position + 4, int.from_bytes(buffer[position + 2 : position + 4], "big")
         if marker in _FRAMES and position + 10 <= len(buffer):
             precision = buffer[start]
             height = int.from_bytes(buffer[start + 1 : start + 3], "big")
             width = int.from_bytes(buffer[start + 3 : start + 5], "big")
             components = buffer[start + 5]
+        elif marker == 0xE1 and exif is None and buffer.startswith(_EXIF_MARK, start):
+            exif = buffer[start + len(_EXIF_MARK) : position + 2 + length]
         elif marker == 0xE2 and buffer.startswith(_ICC_MARK, start):
             profile.append(buffer[start + len(_ICC_MARK) : position + 2 + length])
         elif marker == 0xEE and buffer.startswith(b"Adobe", start):
@@ -196,58 +228,85 @@ def _png(buffer: bytes, name: str) -> ImageHeader:
     position = len(_PNG)
     if buffer[position + 4 : position + 8] != b"IHDR" and len(buffer) >= position + 8:
         raise ImageReadError(f"{name}: damaged PNG header (no IHDR chunk). {FETCH_AGAIN}")
-    width, height = (int.from_bytes(buffer[at : at + 4], "big") for at in (16, 20))
-    profile: bytes | None = None
-    coding: tuple[int, int] | None = None
+    found: dict[bytes, bytes] = {}
     while position + 12 <= len(buffer):
         kind, length = buffer[position + 4 : position + 8], int.from_bytes(buffer[position : position + 4], "big")
+        content = memoryview(buffer)[position + 8 : position + 8 + length]
         # Decoders take memory for what a chunk claims to hold, this one too.
         if kind == b"IEND" and length == 0:
-            return ImageHeader("PNG", width, height, profile, coding=coding)
-        if kind == b"iCCP":
-            profile = _inflate(buffer[position + 8 : position + 8 + length])
-        elif kind == b"cICP" and length == 4:
-            coding = (buffer[position + 8], buffer[position + 9])
+            return _png_header(found)
+        if kind in _PNG_CHUNKS:
+            found.setdefault(kind, bytes(content))
+        elif kind in _PNG_TEXTS and (text := bytes(content[:80]).partition(b"\0")[0]) in _EXIF_TEXTS:
+            found.setdefault(b"text", _exif_in_text(kind, bytes(content[len(text) + 1 :])))
         position += 12 + length
     raise ImageReadError(f"{name}: truncated PNG file ({len(buffer)} bytes, IEND chunk missing). {FETCH_AGAIN}")
 
 
-def _inflate(chunk: bytes) -> bytes | None:
-    """The profile in an iCCP chunk: a name, a zero byte, the compression method 0, the compressed profile."""
-    _, _, compressed = chunk.partition(b"\0")
+def _png_header(chunks: dict[bytes, bytes]) -> ImageHeader:
+    head, transparent, coding = chunks[b"IHDR"].ljust(13, b"\0"), chunks.get(b"tRNS"), chunks.get(b"cICP", b"")
+    bits, colour = head[8], head[9]
+    key = None
+    if transparent and colour == 0:  # grey of fewer than 8 bits is spread over 8
+        key = int.from_bytes(transparent[:2], "big") % 2**bits * (1 if bits >= 8 else 255 // (2**bits - 1))
+    return ImageHeader(
+        "PNG",
+        int.from_bytes(head[:4], "big"),
+        int.from_bytes(head[4:8], "big"),
+        # A name, a zero byte, the compression method 0, the compressed profile.
+        inflate(chunks.get(b"iCCP", b"").partition(b"\0")[2][1:]),
+        (chunks.get(b"eXIf") or chunks.get(b"text") or b"").removeprefix(_EXIF_MARK) or None,
+        alpha="channel" if colour in (4, 6) else "key" if transparent else None,
+        key=key,
+        coding=(coding[0], coding[1]) if len(coding) == 4 else None,
+    )
+
+
+def _exif_in_text(kind: bytes, content: bytes) -> bytes:
+    """EXIF as ImageMagick and ExifTool put it into a text: a name, the number of bytes, the bytes in hexadecimal."""
+    text = inflate(content[1:]) if kind == b"zTXt" else content
+    try:
+        return bytes.fromhex(b"".join((text or b"").split(b"\n")[3:]).decode("ascii"))
+    except ValueError:
+        return b""
+
+
+def inflate(compressed: bytes) -> bytes | None:
+    """What is compressed (zlib), if it is whole and no larger than metadata may be."""
     stream = zlib.decompressobj()
     try:
-        profile = stream.decompress(compressed[1:], _MAX_PROFILE_BYTES)
+        content = stream.decompress(compressed, _MAX_PROFILE_BYTES)
     except zlib.error:
         return None
-    return profile if stream.eof else None
+    return content if stream.eof else None
 
 
 def _tiff(buffer: bytes, name: str) -> ImageHeader:
     """Read the first directory of tags."""
-    from PIL import TiffImagePlugin
-
     try:
         # Not by Image.open: it refuses layouts that have no Pillow mode, which OpenCV may read well.
-        tags = TiffImagePlugin.ImageFileDirectory_v2(buffer[: 16 if buffer[2] == 43 or buffer[3] == 43 else 8])
-        file = io.BytesIO(buffer)
-        file.seek(tags.next)
-        tags.load(file)
-        profile: Any = tags.get(TiffImagePlugin.ICCPROFILE)
-        width, height = int(tags[TiffImagePlugin.IMAGEWIDTH]), int(tags[TiffImagePlugin.IMAGELENGTH])
-        strips = len(tags.get(TiffImagePlugin.STRIPOFFSETS, ()))
-        rows = int(tags.get(TiffImagePlugin.ROWSPERSTRIP, height))
+        tags = first_directory(io.BytesIO(buffer))
+        profile: Any = tags.get(_TIFF_PROFILE)
+        width, height = int(tags[_TIFF_WIDTH]), int(tags[_TIFF_HEIGHT])
+        starts, sizes = (tags.get(strips, tags.get(tiles, ())) for strips, tiles in _TIFF_PARTS)
+        rows = int(tags.get(_TIFF_ROWS, height))
         # Pillow leaves rows that no strip holds black.
-        if strips and strips * rows < height:
-            raise ValueError(f"{strips} strips of {rows} rows for {height} rows")
+        if _TIFF_PARTS[0][0] in tags and len(starts) * rows < height:
+            raise ValueError(f"{len(starts)} strips of {rows} rows for {height} rows")
+        bits = tuple(int(b) for b in tags.get(_TIFF_BITS, (1,)))
+        extra = tags.get(_TIFF_EXTRA, (2,) if len(bits) == 4 else ())
         return ImageHeader(
             "TIFF",
             width,
             height,
             profile if isinstance(profile, bytes) and len(profile) <= _MAX_PROFILE_BYTES else None,
-            bits=tuple(int(b) for b in tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))),
-            interleaved=tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) != 2,
-            photometric=tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION),
+            orientation=orientation_in(tags),
+            alpha=_TIFF_ALPHA.get(extra[0]) if extra else None,
+            bits=bits,
+            interleaved=tags.get(_TIFF_PLANES, 1) != 2,
+            photometric=tags.get(_TIFF_PHOTOMETRIC),
+            compression=int(tags.get(_TIFF_COMPRESSION, 1)),
+            parts=tuple(zip(starts, sizes, strict=False)),
         )
     except KeyError as error:
         raise ImageReadError(f"{name}: damaged or incomplete TIFF file (no tag {error}). {FETCH_AGAIN}") from error
@@ -256,17 +315,26 @@ def _tiff(buffer: bytes, name: str) -> ImageHeader:
 
 
 def _webp(buffer: bytes, name: str) -> ImageHeader:
-    """Read the first chunk: VP8X (a canvas), VP8L (lossless) or VP8 (lossy)."""
+    """Read the first chunk, which is VP8X (a canvas), VP8L (lossless) or VP8 (lossy), and find the metadata."""
     kind, data = buffer[12:16], buffer[20:30]
-    if len(data) == 10:
-        if kind == b"VP8X":
-            return ImageHeader("WEBP", 1 + _little(data[4:7]), 1 + _little(data[7:10]))
-        if kind == b"VP8L":
-            packed = _little(data[1:5])
-            return ImageHeader("WEBP", 1 + (packed & 0x3FFF), 1 + (packed >> 14 & 0x3FFF))
-        if kind == b"VP8 ":
-            return ImageHeader("WEBP", _little(data[6:8]) & 0x3FFF, _little(data[8:10]) & 0x3FFF)
-    raise ImageReadError(f"{name}: damaged or incomplete WebP file. {FETCH_AGAIN}")
+    if len(data) < 10 or kind not in (b"VP8X", b"VP8L", b"VP8 "):
+        raise ImageReadError(f"{name}: damaged or incomplete WebP file. {FETCH_AGAIN}")
+    if kind == b"VP8X":
+        size = 1 + _little(data[4:7]), 1 + _little(data[7:10])
+    elif kind == b"VP8L":
+        packed = _little(data[1:5])
+        size = 1 + (packed & 0x3FFF), 1 + (packed >> 14 & 0x3FFF)
+    else:
+        size = _little(data[6:8]) & 0x3FFF, _little(data[8:10]) & 0x3FFF
+    found: dict[bytes, bytes] = {}
+    position = 12
+    while kind == b"VP8X" and position + 8 <= len(buffer):
+        chunk, length = buffer[position : position + 4], _little(buffer[position + 4 : position + 8])
+        if chunk in (b"ICCP", b"EXIF"):
+            found.setdefault(chunk, buffer[position + 8 : position + 8 + length])
+        position += 8 + length + length % 2
+    exif = found.get(b"EXIF", b"").removeprefix(_EXIF_MARK) or None
+    return ImageHeader("WEBP", *size, found.get(b"ICCP"), exif)
 
 
 def _bmp(buffer: bytes, name: str) -> ImageHeader:

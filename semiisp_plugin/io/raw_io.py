@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from semiisp_plugin.io.image_io import ImageReadError
+from semiisp_plugin.io.image_header import ImageReadError
 
 RAW_EXTENSIONS: tuple[str, ...] = (
     ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef",
@@ -101,6 +101,18 @@ def read_raw(path: str | os.PathLike[str], *, orient: bool = True) -> np.ndarray
         ) from error
     image = _default_crop(image, sizes)
     return np.ascontiguousarray(_turn(image, sizes.flip) if orient else image)
+
+
+def preview_of(path: str | os.PathLike[str]) -> bytes | None:
+    """The JPEG file that a RAW file brings along as its preview; None where there is none that can be had."""
+    import rawpy
+
+    try:
+        with rawpy.imread(os.fspath(path)) as raw:
+            preview = raw.extract_thumb()
+        return bytes(preview.data) if preview.format is rawpy.ThumbFormat.JPEG else None
+    except (rawpy.LibRawError, OSError):
+        return None
 
 
 def _arguments(rawpy: Any) -> dict[str, Any]:

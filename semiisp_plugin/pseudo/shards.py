@@ -19,7 +19,7 @@ import torch
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.io.image_io import ImageReadError, encode_png, printable_path, to_uint8, to_uint16
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter
-from semiisp_plugin.io.photograph_io import MIN_SIDE, read_photograph
+from semiisp_plugin.io.picture import MIN_SIDE, read_photograph
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.keys import pair_keys, photograph_seed
 from semiisp_plugin.pseudo.manifest import SETS, BuildFolder, Photograph, ShardRecord, to_json

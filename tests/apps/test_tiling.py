@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +14,6 @@ from torch import Tensor, nn
 from semiisp_plugin.apps.enhance import Enhancer
 from semiisp_plugin.apps.enhance.matching import Agreement, match_tone, reduce, reduction_for
 from semiisp_plugin.apps.enhance.memory import TILES, MemoryModel, PeakMemory, available_memory, largest_tile
-from semiisp_plugin.apps.enhance.seams import compare
 from semiisp_plugin.apps.tiling import boxes, run_in_tiles, spans, weights_of
 from semiisp_plugin.archs.nafnet_arch import NAFNet
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
@@ -174,7 +176,12 @@ def test_seams_are_measured_where_tiles_meet():
     whole = picture(64, 256)
     tiled = whole.clone()
     tiled[..., 64:] += 10 / 255
-    seams = compare(tiled, whole, 64, 0, 1)
+    spec = importlib.util.spec_from_file_location(
+        "tile_seams", Path(__file__).parents[2] / "benchmarks" / "tile_seams.py"
+    )
+    tile_seams = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tile_seams)
+    seams = tile_seams.compare(tiled, whole, 64, 0, 1)
     assert seams.largest == pytest.approx(10, abs=1e-3)
     assert seams.step == pytest.approx(10 / 3, rel=1e-3)  # at one of the three borders
     assert seams.elsewhere < 1e-4

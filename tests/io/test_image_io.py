@@ -245,6 +245,18 @@ def test_jpeg_with_trailing_data_is_read(photo):
     np.testing.assert_array_equal(decode_image(data + b"trailer" * 100, name="x"), decode_image(data, name="x"))
 
 
+@pytest.mark.parametrize("depth", [8, 16])
+def test_checksums_of_tiff_are_looked_at(photo, photo16, depth):
+    """libtiff does not."""
+    data = bytearray(as_tiff(photo if depth == 8 else photo16, photometric="rgb", compression="zlib"))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        end = file.pages[0].dataoffsets[0] + file.pages[0].databytecounts[0]
+    decode_image(bytes(data), name="x")
+    data[end - 1] ^= 0xFF
+    with pytest.raises(ImageReadError, match="x: damaged TIFF file"):
+        decode_image(bytes(data), name="x")
+
+
 def test_damaged_png_is_refused(photo):
     data = bytearray(encoded(Image.fromarray(photo), "PNG"))
     data[len(data) // 2] ^= 0xFF

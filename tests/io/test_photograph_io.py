@@ -34,20 +34,19 @@ from image_zoo import (
 )
 from PIL import Image, ImageCms
 
-from semiisp_plugin.io import image_io, photograph_io
-from semiisp_plugin.io.colour_profile import to_srgb
+from semiisp_plugin.io import image_io
+from semiisp_plugin.io import picture as picture_module
+from semiisp_plugin.io.colour_profile import cmyk_to_rgb, to_srgb
 from semiisp_plugin.io.image_io import (
     ImageReadError,
-    cmyk_to_rgb,
     list_images,
     printable_path,
     read_image,
     scan_images,
     to_bit_depth,
-    unsupported_images,
     write_image,
 )
-from semiisp_plugin.io.photograph_io import decode_photograph, read_photograph, shrink_short_side
+from semiisp_plugin.io.picture import decode_photograph, read_photograph, shrink_short_side
 
 WAYS_OUT = re.compile(r"\b(again|remove|save|export|convert|shrink|repair)\b", re.IGNORECASE)
 
@@ -131,7 +130,7 @@ def test_the_broken_zoo_takes_little_memory(broken_zoo):
 def test_the_broken_zoo_is_listed_whole(broken_zoo):
     folder, zoo = broken_zoo
     assert list_images(folder) == sorted(zoo)
-    assert unsupported_images(folder) == {}
+    assert scan_images(folder).unsupported == {}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -319,7 +318,7 @@ def test_large_jpegs_are_decoded_at_a_fraction(monkeypatch):
     flags = []
     decode = cv2.imdecode
     monkeypatch.setattr(cv2, "imdecode", lambda data, flag: flags.append(flag) or decode(data, flag))
-    monkeypatch.setattr(photograph_io, "REDUCE_ABOVE", 10_000)
+    monkeypatch.setattr(picture_module, "REDUCE_ABOVE", 10_000)
     smooth = cv2.GaussianBlur(picture(400, 304), (0, 0), 12)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -331,6 +330,7 @@ def test_large_jpegs_are_decoded_at_a_fraction(monkeypatch):
         4: cv2.IMREAD_REDUCED_COLOR_4,
         8: cv2.IMREAD_REDUCED_COLOR_8,
     }
+    known = {factor: flag | cv2.IMREAD_IGNORE_ORIENTATION for factor, flag in known.items()}
     whole = decode_photograph(data, name="x").astype(int)
     assert whole.shape == (304, 400, 3)
     for short_side, factor in factors.items():
@@ -342,7 +342,7 @@ def test_large_jpegs_are_decoded_at_a_fraction(monkeypatch):
         assert abs((small - expected).mean()) < 0.5  # it is rounded twice
     png = encoded(smooth, "PNG")
     np.testing.assert_array_equal(decode_photograph(png, name="x", short_side=30), shrink_short_side(smooth, 30))
-    monkeypatch.setattr(photograph_io, "REDUCE_ABOVE", 400 * 304)
+    monkeypatch.setattr(picture_module, "REDUCE_ABOVE", 400 * 304)
     decode_photograph(data, name="x", short_side=5)
     assert flags[-1] == known[1]
 
@@ -351,9 +351,9 @@ def test_sizes_of_reduced_decodes_are_those_of_whole_ones(monkeypatch):
     for height, width in ((161, 160), (160, 161), (163, 167), (167, 163), (160, 1001), (999, 161), (165, 165)):
         data = encoded(picture(height, width), "JPEG")
         for short_side in (7, 10, 33, 40):
-            monkeypatch.setattr(photograph_io, "REDUCE_ABOVE", 10**9)
+            monkeypatch.setattr(picture_module, "REDUCE_ABOVE", 10**9)
             expected = decode_photograph(data, name="x", short_side=short_side)
-            monkeypatch.setattr(photograph_io, "REDUCE_ABOVE", 0)
+            monkeypatch.setattr(picture_module, "REDUCE_ABOVE", 0)
             assert decode_photograph(data, name="x", short_side=short_side).shape == expected.shape
 
 
@@ -362,7 +362,7 @@ def test_a_reduced_decode_is_not_displaced(monkeypatch):
     ramp = np.repeat(np.linspace(0, 255, 1024)[None, :, None], 512, axis=0).repeat(3, axis=2).astype(np.uint8)
     data = encoded(ramp, "JPEG", quality=100, subsampling=0)
     expected = decode_photograph(data, name="x", short_side=32).astype(int)
-    monkeypatch.setattr(photograph_io, "REDUCE_ABOVE", 0)
+    monkeypatch.setattr(picture_module, "REDUCE_ABOVE", 0)
     small = decode_photograph(data, name="x", short_side=32).astype(int)
     assert np.abs(small - expected)[:, 2:-2].mean() < 0.7
     assert abs((small - expected)[:, 2:-2].mean()) < 0.2
@@ -470,8 +470,8 @@ def test_unsupported_images_are_counted(tmp_path):
     for name in ("a.heic", "b/c.HEIC", "b/d.heif", "raw.CR2", "b/e.txt", ".hidden.heic", "photo.jpg", "noext"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert unsupported_images(tmp_path) == {".heic": 2, ".cr2": 1, ".heif": 1}
-    assert list(unsupported_images(tmp_path)) == [".heic", ".cr2", ".heif"]
+    assert scan_images(tmp_path).unsupported == {".heic": 2, ".cr2": 1, ".heif": 1}
+    assert list(scan_images(tmp_path).unsupported) == [".heic", ".cr2", ".heif"]
     assert scan_images(tmp_path).images == ["photo.jpg"] == list_images(tmp_path)
     (tmp_path / "photo.jpg").unlink()
     with pytest.raises(
@@ -480,7 +480,7 @@ def test_unsupported_images_are_counted(tmp_path):
         list_images(tmp_path)
     assert not image_io.UNSUPPORTED_EXTENSIONS & set(image_io.IMAGE_EXTENSIONS)
     with pytest.raises(FileNotFoundError):
-        unsupported_images(tmp_path / "nowhere")
+        scan_images(tmp_path / "nowhere")
 
 
 def test_folders_nested_deeper_than_the_stack(tmp_path):

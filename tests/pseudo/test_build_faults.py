@@ -19,7 +19,7 @@ import torch
 from semiisp_plugin.data.pairs import match_pairs
 from semiisp_plugin.io.image_io import decode_image, printable_path, write_image
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter, close_all, parts, read_meta, read_value
-from semiisp_plugin.io.photograph_io import read_photograph
+from semiisp_plugin.io.picture import read_photograph
 from semiisp_plugin.pseudo import PseudoPairGenerator
 from semiisp_plugin.pseudo import shards as shards_module
 from semiisp_plugin.pseudo import workers as workers_module

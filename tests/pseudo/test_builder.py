@@ -15,7 +15,7 @@ from PIL import Image
 
 from semiisp_plugin.io.image_io import decode_image, read_image, to_uint16, write_image
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter, close_all, read_meta, read_value
-from semiisp_plugin.io.photograph_io import read_photograph
+from semiisp_plugin.io.picture import read_photograph
 from semiisp_plugin.pseudo import shards
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.pseudo.keys import pair_keys, photograph_seed

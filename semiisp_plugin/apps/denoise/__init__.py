@@ -9,12 +9,10 @@ The paper's denoiser is KBNet with its SenseNoise weights; any registered networ
 OpenCV's non-local means does it, which is ours.
 """
 
-from semiisp_plugin.apps.denoise.command import run_from_arguments
-from semiisp_plugin.apps.denoise.denoisers import Denoiser, NetworkDenoiser, NonLocalMeans
+from semiisp_plugin.apps.denoise.denoisers import Denoiser, NetworkDenoiser, NonLocalMeans, denoise_image, noise_level
 from semiisp_plugin.apps.denoise.folder import DenoiseReport, denoise_folder, is_denoised
-from semiisp_plugin.apps.denoise.image import denoise_image
-from semiisp_plugin.apps.denoise.noise_level import noise_level
 from semiisp_plugin.apps.denoise.options import DenoiseOptions, complete_denoise_options, load_denoise_options
+from semiisp_plugin.apps.denoise.run import run_from_arguments
 
 __all__ = [
     "DenoiseOptions",

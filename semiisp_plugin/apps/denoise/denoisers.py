@@ -1,4 +1,4 @@
-"""What denoises: a network with weights (the paper's way), or OpenCV's non-local means (ours)."""
+"""Denoising one image (Sec. A.3): by a network with weights (the paper's way), or OpenCV's non-local means (ours)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semiisp_plugin.apps.denoise.noise_level import noise_level
 from semiisp_plugin.apps.tiling import Box, run_in_tiles, spans
-from semiisp_plugin.io.checkpoint import CheckpointError, load_checkpoint, load_weights
+from semiisp_plugin.io.checkpoint import load_network_weights
 from semiisp_plugin.io.image_io import to_tensor
 from semiisp_plugin.toolbox import build_network
 
@@ -23,10 +22,79 @@ _TO_RGB = np.array([[1, 1, 1], [1.402, -0.714136, 0], [0, -0.344136, 1.772]], np
 # Strengths as multiples of the luminance's noise. Chosen on seven pairs of LOLv1 between what is left of the noise and
 # what is lost of fine texture; colour bears more smoothing than luminance.
 _LUMINANCE, _COLOUR = 1.2, 2.0
+_NORMAL_MAD = 0.6744897501960817  # median of the magnitude of a standard normal number
+# The difference of two Laplacians: 0 on planes and quadratic surfaces (Immerkaer, 1996). Noise of deviation 1 gives 6.
+_MASK = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
+_MASK_NORM = 6.0
 
+Normalisation = Literal["max", "min_max", "none"]
 
 Denoiser = Callable[[np.ndarray], np.ndarray]
 """A function of images: (H, W, 3), ``float32`` in [0, 1] -> the same shape, ``float32``."""
+
+
+def denoise_image(
+    image: np.ndarray,
+    denoise: Denoiser,
+    *,
+    normalise: Normalisation = "max",
+    gamma: float = 2.2,
+) -> np.ndarray:
+    """Denoise a dark image as the paper does: normalise, gamma, denoise, undo both.
+
+    A denoiser is made for images that look like photographs; a dark image is stretched to [0, 1] and encoded with
+    ``1 / gamma`` before, and is as dark as it was afterwards. "Normalised to 0..1" is all the paper says: ``max``
+    divides by the largest value of the image, one for all channels (our reading: black stays black); ``min_max`` also
+    subtracts the smallest.
+
+    Args:
+        image: (H, W, 3), float in [0, 1].
+        denoise: Takes and returns an image of that shape, ``float32``; what it gives is clipped to [0, 1].
+        normalise: ``max``, ``min_max`` or ``none``.
+        gamma: Exponent of the decoding, as 2.2 of sRGB; above 0. 1 leaves it out.
+
+    Returns:
+        (H, W, 3), ``float32`` in [0, 1].
+
+    Raises:
+        ValueError: The image has another shape or type, an argument is unknown, or ``denoise`` returned another shape
+            or values that are not finite.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or not np.issubdtype(image.dtype, np.floating):
+        raise ValueError(f"The image has shape {image.shape} and type {image.dtype}; expected (H, W, 3), float.")
+    if normalise not in ("max", "min_max", "none"):
+        raise ValueError(f"normalise is {normalise!r}; choose 'max', 'min_max' or 'none'.")
+    if not gamma > 0:
+        raise ValueError(f"gamma is {gamma}; use a number above 0.")
+    low = float(image.min()) if normalise == "min_max" else 0.0
+    # An image of one value has no range: it stays as it is.
+    scale = (float(image.max()) - low if normalise != "none" else 1.0) or 1.0
+    bright = ((image.astype(np.float32) - np.float32(low)) / np.float32(scale)).clip(0, 1) ** np.float32(1 / gamma)
+    clean = denoise(bright)
+    if clean.shape != image.shape:
+        raise ValueError(f"The denoiser turned shape {image.shape} into {clean.shape}.")
+    if not np.isfinite(clean).all():
+        raise ValueError("the denoiser gave values that are not finite; is it the network that the weights belong to?")
+    dark = clean.astype(np.float32).clip(0, 1) ** np.float32(gamma)
+    return (dark * np.float32(scale) + np.float32(low)).clip(0, 1)
+
+
+def noise_level(plane: np.ndarray) -> float:
+    """Standard deviation of white noise in one channel of an image.
+
+    The image is filtered by a mask that smooth surfaces leave at zero; the median magnitude of the rest, which edges do
+    not move, is scaled to the deviation of normal noise. Where noise depends on the brightness this is a middle value.
+
+    Args:
+        plane: (H, W), float.
+
+    Returns:
+        The deviation in the units of ``plane``; 0 for sides below 3 pixels.
+    """
+    if min(plane.shape) < 3:
+        return 0.0
+    filtered = cv2.filter2D(np.ascontiguousarray(plane, np.float32), -1, _MASK)[1:-1, 1:-1]
+    return float(np.median(np.abs(filtered))) / (_MASK_NORM * _NORMAL_MAD)
 
 
 class NonLocalMeans:
@@ -50,9 +118,6 @@ class NonLocalMeans:
         patch: int = 7,
         search: int = 21,
     ) -> None:
-        for name, side in (("patch", patch), ("search", search)):
-            if side < 1 or side % 2 == 0:
-                raise ValueError(f"{name} is {side}; use an odd number of pixels, such as 7.")
         self.strength = strength
         self.colour_strength = colour_strength
         self.patch = patch
@@ -86,7 +151,7 @@ class NetworkDenoiser:
     Args:
         network: Its options as in an option file: ``type``, and its arguments.
         weights: File of the weights.
-        param_key: Where in the file they are; None: they are all it holds.
+        param_key: Where in the file they are; see `semiisp_plugin.io.checkpoint.weights_in`.
         strict: Names must be those of the network, no more and no fewer.
         tile: Images with a longer side go through in tiles of this side, pixels; None: whole.
         overlap: Pixels that neighbouring tiles share, at most half a tile; see `semiisp_plugin.apps.tiling`.
@@ -112,7 +177,7 @@ class NetworkDenoiser:
     ) -> None:
         self.device = torch.device(device)
         net: nn.Module = build_network(dict(network))
-        load_weights(net, _weights_in(weights, param_key), weights, strict)
+        load_network_weights(net, weights, key=param_key, strict=strict)
         self.net = net.to(self.device).eval().requires_grad_(False)
         self.multiple = int(getattr(net, "multiple", 1))
         if tile is not None:
@@ -151,14 +216,3 @@ class NetworkDenoiser:
                 "denoiser must keep the size."
             )
         return out
-
-
-def _weights_in(path: str | os.PathLike[str], param_key: str | None) -> Mapping[str, Tensor]:
-    """The weights that a checkpoint holds under a key."""
-    state = load_checkpoint(path)
-    weights = state if param_key is None else state.get(param_key)
-    if isinstance(weights, Mapping) and weights and all(isinstance(v, Tensor) for v in weights.values()):
-        return weights
-    sections = sorted(str(k) for k, v in state.items() if isinstance(v, Mapping))
-    held = f"sections {', '.join(sections)}" if sections else "no section; leave param_key empty (~)"
-    raise CheckpointError(f"{path}: param_key '{param_key}' names no weights; the file has {held}.")

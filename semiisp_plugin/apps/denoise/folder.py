@@ -24,8 +24,7 @@ import torch
 from tqdm import tqdm
 
 from semiisp_plugin._version import __version__
-from semiisp_plugin.apps.denoise.denoisers import Denoiser, NetworkDenoiser, NonLocalMeans
-from semiisp_plugin.apps.denoise.image import denoise_image
+from semiisp_plugin.apps.denoise.denoisers import Denoiser, NetworkDenoiser, NonLocalMeans, denoise_image
 from semiisp_plugin.apps.denoise.options import DenoiseOptions, is_lmdb
 from semiisp_plugin.io.checkpoint import CheckpointError
 from semiisp_plugin.io.files import write_atomically

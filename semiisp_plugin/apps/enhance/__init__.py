@@ -4,7 +4,7 @@ from semiisp_plugin.apps.enhance.command import run_from_arguments
 from semiisp_plugin.apps.enhance.enhancer import Enhancer
 from semiisp_plugin.apps.enhance.folder import EnhanceReport, enhance_files
 from semiisp_plugin.apps.enhance.network import load_network
-from semiisp_plugin.apps.enhance.picture import Picture, read_picture
+from semiisp_plugin.io.picture import Picture, read_picture
 
 __all__ = [
     "EnhanceReport",

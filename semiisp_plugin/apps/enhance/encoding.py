@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from semiisp_plugin.apps.enhance.exif import DESCRIPTIVE, ExifError, updated_block
-from semiisp_plugin.apps.enhance.picture import Picture
+from semiisp_plugin.io.exif import DESCRIPTIVE, ExifError, updated_block
 from semiisp_plugin.io.image_io import encode_png, to_bit_depth
+from semiisp_plugin.io.picture import Picture
 
 __all__ = ["EXTENSIONS", "Bits", "Format", "encode_picture", "format_of"]
 

@@ -17,9 +17,9 @@ from tqdm import tqdm
 from semiisp_plugin.apps.enhance.encoding import Bits, Format, encode_picture
 from semiisp_plugin.apps.enhance.enhancer import Enhancer, NetworkError
 from semiisp_plugin.apps.enhance.inputs import Job, find_images, plan_jobs
-from semiisp_plugin.apps.enhance.picture import Picture, read_picture
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.io.image_io import MAX_PIXELS, printable_path
+from semiisp_plugin.io.picture import Picture, read_picture
 from semiisp_plugin.io.raw_io import is_raw, require_rawpy
 
 __all__ = ["EnhanceReport", "enhance_files", "enhance_jobs"]

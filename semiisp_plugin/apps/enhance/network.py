@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -10,18 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
-from semiisp_plugin.io.checkpoint import CheckpointError, load_checkpoint, load_weights
+from semiisp_plugin.io.checkpoint import CheckpointError, load_checkpoint, load_weights, weights_in
 from semiisp_plugin.options import OptionError, Source, read_options
 from semiisp_plugin.options.parts import check_network
 from semiisp_plugin.options.yaml_text import parse
 from semiisp_plugin.toolbox import build_network
 
-__all__ = ["LoadedNetwork", "load_network", "network_of_options", "network_of_weights"]
-
-_KEYS = ("params_ema", "params", "state_dict", "model")
-_METADATA_KEY = "network"
 _RUN_FILE = re.compile(r"net_(?P<label>.+)_(?:\d+|latest|best)")
 
 
@@ -53,7 +48,10 @@ def load_network(
     """Build a network and load its weights.
 
     Args:
-        opt: An option file, of training or testing; see `network_of_options`.
+        opt: An option file, which has the network as ``network_g``. Its weights: of a file for testing
+            ``path:pretrain_network_g``; of one for training what its run has made,
+            ``experiments/<name>/models/net_g_latest.pth`` in the current folder, or in the run's folder if the option
+            file is the copy there.
         weights: A checkpoint; with ``opt`` in place of the one that the option file leads to.
         network: Options of the network, a mapping or its YAML text; with ``weights``.
         param_key: Which weights of a file that holds several; by default the average where there is one.
@@ -71,43 +69,30 @@ def load_network(
     if opt is None and force_yml:
         raise ValueError("--force_yml changes an option file: give one with -opt, or --network.")
     if opt is not None:
-        return network_of_options(opt, weights, param_key, force_yml)
+        return _of_option_file(opt, weights, param_key, force_yml)
     assert weights is not None
-    return network_of_weights(weights, network, param_key)
+    path = Path(weights).expanduser()
+    if network is not None:
+        return _load(_parsed(network), load_checkpoint(path), path, param_key, "--network")
+    return _of_checkpoint(path, param_key)
 
 
-def network_of_options(
+def _of_option_file(
     opt: str | os.PathLike[str],
-    weights: str | os.PathLike[str] | None = None,
-    param_key: str | None = None,
-    force_yml: Sequence[str] = (),
+    weights: str | os.PathLike[str] | None,
+    param_key: str | None,
+    force_yml: Sequence[str],
 ) -> LoadedNetwork:
-    """The network ``network_g`` of an option file.
-
-    Its weights: of a file for testing ``path:pretrain_network_g``; of one for training what its run has made,
-    ``experiments/<name>/models/net_g_latest.pth`` in the current folder, or in the run's folder if the option file is
-    the copy there.
-
-    Args:
-        opt: The option file.
-        weights: A checkpoint in place of that one.
-        param_key: See `load_network`.
-        force_yml: See `load_network`.
-
-    Raises:
-        OptionError: The file is missing or damaged, or has no ``network_g``.
-        CheckpointError: The weights are missing, damaged, or another network's.
-    """
+    """The network ``network_g`` of an option file."""
     options, source = read_options(opt, force_yml)
     if not isinstance(options.get("network_g"), dict):
         what = "a phase that trains a network, or a file for testing"
         raise OptionError(f"{source.path}: there is no section network_g; give the option file of {what}.")
     check_network(options["network_g"], source, ("network_g",))
     paths = options["path"] if isinstance(options.get("path"), dict) else {}
-    if weights is None:
-        weights = _weights_of_options(options, paths, source)
+    path = Path(weights).expanduser() if weights else _weights_of_options(options, paths, source)
     key = param_key or paths.get("param_key_g")
-    return _load(options["network_g"], Path(weights).expanduser(), key, f"network_g of {source.path}")
+    return _load(options["network_g"], load_checkpoint(path), path, key, f"network_g of {source.path}")
 
 
 def _weights_of_options(options: Mapping[str, Any], paths: Mapping[str, Any], source: Source) -> Path:
@@ -133,43 +118,27 @@ def _weights_of_options(options: Mapping[str, Any], paths: Mapping[str, Any], so
     )
 
 
-def network_of_weights(
-    weights: str | os.PathLike[str], network: str | Mapping[str, Any] | None = None, param_key: str | None = None
-) -> LoadedNetwork:
+def _of_checkpoint(path: Path, param_key: str | None) -> LoadedNetwork:
     """The network that a checkpoint is of.
 
-    Its options are looked for in the file itself, where our models put them, then in the copy of the option file that
-    lies in the run's folder, ``experiments/<name>/*.yml`` for ``experiments/<name>/models/net_g_*.pth``.
-
-    Args:
-        weights: The checkpoint.
-        network: Options of the network, a mapping or its YAML text, where those are not there.
-        param_key: See `load_network`.
-
-    Raises:
-        OptionError: ``network`` is no usable section.
-        CheckpointError: The weights are missing, damaged, or of a network that is not known.
+    Its options are looked for in the file itself, where the plugin's own models put them, then in the copy of the
+    option file that lies in the run's folder, ``experiments/<name>/*.yml`` for
+    ``experiments/<name>/models/net_g_*.pth``, and beside the weights.
     """
-    path = Path(weights).expanduser()
-    if network is not None:
-        return _load(_parsed(network), path, param_key, "--network")
     checkpoint = load_checkpoint(path)
     stored = _stored_options(path, checkpoint)
     if stored is not None:
-        return _load(stored, path, param_key, "the checkpoint itself", checkpoint)
+        return _load(stored, checkpoint, path, param_key, "the checkpoint itself")
     match = _RUN_FILE.fullmatch(path.stem)
     section = f"network_{match['label']}" if match else "network_g"
     tried = []
-    for file in _option_files_near(path):
+    run = path.absolute().parent.parent
+    for file in (*sorted(run.glob("*.y*ml")), *sorted(path.absolute().parent.glob("*.y*ml"))):
         try:
             options, source = read_options(file)
-        except OptionError:
-            continue
-        if not isinstance(options.get(section), dict) or not options.get("train"):
-            continue
-        try:
-            check_network(options[section], source, (section,))
-            return _load(options[section], path, param_key, f"{section} of {file}", checkpoint)
+            if isinstance(options.get(section), dict) and options.get("train"):
+                check_network(options[section], source, (section,))
+                return _load(options[section], checkpoint, path, param_key, f"{section} of {file}")
         except ValueError as error:  # another run's, or changed since
             tried.append(f"{file}: {error}")
     hint = f" What was tried: {tried[0]}" if tried else ""
@@ -180,12 +149,6 @@ def network_of_weights(
     )
 
 
-def _option_files_near(weights: Path) -> list[Path]:
-    """The copies of option files in the run's folder, then files beside the weights."""
-    weights = weights.absolute()
-    return [p for folder in (weights.parent.parent, weights.parent) for p in sorted(folder.glob("*.y*ml"))]
-
-
 def _stored_options(path: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
     """The network's options, if the file has them."""
     found = checkpoint.get("network")
@@ -193,7 +156,7 @@ def _stored_options(path: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]
         from safetensors import safe_open
 
         with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(_METADATA_KEY, "")
+            text = (file.metadata() or {}).get("network", "")
         try:
             found = json.loads(text)
         except ValueError:  # the name of the class alone, as it was once written
@@ -219,14 +182,9 @@ def _parsed(network: str | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load(
-    options: Mapping[str, Any],
-    path: Path,
-    param_key: str | None,
-    source: str,
-    checkpoint: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any], checkpoint: Mapping[str, Any], path: Path, param_key: str | None, source: str
 ) -> LoadedNetwork:
-    checkpoint = load_checkpoint(path) if checkpoint is None else checkpoint
-    key, weights = _weights_in(checkpoint, path, param_key)
+    key, weights = weights_in(checkpoint, path, param_key)
     try:
         network = build_network(dict(options))
     except (TypeError, IndexError, AttributeError, AssertionError) as error:
@@ -234,35 +192,6 @@ def _load(
     load_weights(network, weights, path, strict=True)
     network.eval().requires_grad_(False)
     return LoadedNetwork(network, dict(options), str(path), source, key)
-
-
-def _weights_in(
-    checkpoint: Mapping[str, Any], path: Path, param_key: str | None
-) -> tuple[str | None, dict[str, Tensor]]:
-    """The state dict in a checkpoint, and under which key it was."""
-    sections = [str(k) for k, v in checkpoint.items() if isinstance(v, Mapping) and _tensors(v)]
-    if param_key is not None:
-        if param_key in sections:
-            return param_key, _tensors(checkpoint[param_key])
-        if param_key == "params" and not sections:
-            return None, _tensors(checkpoint)
-        near = difflib.get_close_matches(param_key, sections, 1)
-        meant = f"; did you mean '{near[0]}'?" if near else "."
-        known = f" It has: {', '.join(sections)}." if sections else " It holds bare weights; leave the key out."
-        raise CheckpointError(f"{path} has no weights under '{param_key}'{meant}{known}")
-    for key in _KEYS:
-        if key in sections:
-            return key, _tensors(checkpoint[key])
-    bare = _tensors(checkpoint)
-    if bare:
-        return None, bare
-    known = f"it has: {', '.join(map(str, list(checkpoint)[:6]))}. Name the weights with --param_key"
-    raise CheckpointError(f"{path} holds no weights where they are looked for ({', '.join(_KEYS)}); {known}.")
-
-
-def _tensors(section: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a section, by name."""
-    return {str(name): value for name, value in section.items() if isinstance(value, Tensor)}
 
 
 def describe(loaded: LoadedNetwork) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from semiisp_plugin.data.layouts.base import Request, child_names, require_folder, subfolder
 from semiisp_plugin.io.image_io import scan_images
-from semiisp_plugin.io.photograph_io import MIN_SIDE, read_photograph
+from semiisp_plugin.io.picture import MIN_SIDE, read_photograph
 
 COCO_COUNTS = {"train2017": 118287, "val2017": 5000, "unlabeled2017": 123403}
 """Images of COCO's parts (from memory; the two larger ones are not verified)."""

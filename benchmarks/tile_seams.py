@@ -1,6 +1,6 @@
 """How far tiles are from the whole image, and whether their borders can be seen.
 
-``python -m semiisp_plugin.apps.enhance.seams IMAGE (-opt FILE | --weights FILE) --tile 512 [--side 4000]``
+python benchmarks/tile_seams.py IMAGE (-opt FILE | --weights FILE) --tile 512 [--side 4000]
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ from torch import Tensor
 
 from semiisp_plugin.apps.enhance.enhancer import Enhancer
 from semiisp_plugin.apps.enhance.network import load_network
-from semiisp_plugin.apps.enhance.picture import read_picture
 from semiisp_plugin.apps.tiling import spans
 from semiisp_plugin.io.image_io import to_tensor, to_uint8, write_image
-
-__all__ = ["Seams", "compare", "main"]
+from semiisp_plugin.io.picture import read_picture
 
 
 class Seams(NamedTuple):

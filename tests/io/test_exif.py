@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 from contextlib import suppress
 from pathlib import Path
@@ -14,12 +15,14 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_zoo import picture
-from PIL import Image
+from image_zoo import picture, with_png_chunk
+from PIL import Image, PngImagePlugin
 
 from semiisp_plugin.apps.enhance.encoding import encode_picture
-from semiisp_plugin.apps.enhance.exif import ExifError, block_of_tiff, find_block, orientation_of, updated_block
-from semiisp_plugin.apps.enhance.picture import read_picture
+from semiisp_plugin.io.exif import ExifError, block_of_tiff, orientation_of, updated_block
+from semiisp_plugin.io.image_header import read_header
+from semiisp_plugin.io.image_io import read_image
+from semiisp_plugin.io.picture import read_picture
 
 KINDS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "tiff": "TIFF"}
 MAKER_NOTE = b"what only its maker understands"
@@ -75,7 +78,7 @@ def test_camera_date_and_place_are_kept_and_the_rest_is_true(tmp_path, source, f
     if source != "tiff":
         assert photo[37500] == MAKER_NOTE
     if form != "tiff":
-        block = find_block(data, KINDS[form])
+        block = read_header(data, form).exif
         loaded = piexif.load(b"Exif\0\0" + block)
         assert loaded["thumbnail"] is None
         assert b"\xff\xd8\xff" not in block
@@ -139,14 +142,107 @@ def test_alpha_that_hides_in_palettes_single_colours_and_plain_webp(tmp_path):
     assert read_picture(tmp_path / "none.webp").alpha is None
 
 
-def test_zeros_at_the_end_of_a_block_are_values_too():
-    """A thumbnail in the middle is blotted out; what stands behind it stays."""
-    block = struct.pack("<2sHIH", b"II", 42, 8, 1) + struct.pack("<HHII", 0x010E, 2, 64, 60) + struct.pack("<I", 26)
-    block += struct.pack("<HHHII", 2, 0x0201, 4, 1, 56) + struct.pack("<HHII", 0x0202, 4, 1, 4) + bytes(4)
-    block += b"\xff\xd8\xff\xd9" + b"text" + bytes(60)
-    after = updated_block(block, 10, 20)
-    assert after[60:] == block[60:]
-    assert b"\xff\xd8" not in after
+def block_of(entries: list[tuple[int, int, bytes]], order: str = "<") -> bytes:
+    """A block of one directory: tags with their types and values of at most 4 bytes, or of more."""
+    sizes = {1: 1, 2: 1, 3: 2, 4: 4}
+    head = struct.pack(order + "2sHIH", b"II" if order == "<" else b"MM", 42, 8, len(entries))
+    table, values, end = b"", b"", 8 + 2 + 12 * len(entries) + 4
+    for tag, kind, value in entries:
+        table += struct.pack(order + "HHI", tag, kind, len(value) // sizes[kind])
+        table += value.ljust(4, b"\0") if len(value) <= 4 else struct.pack(order + "I", end + len(values))
+        values += value if len(value) > 4 else b""
+    return head + table + bytes(4) + values
+
+
+def test_letters_types_and_unknown_tags_are_kept():
+    name = "Jürgen Müller".encode("latin-1") + b"\0"
+    block = block_of([(0x010F, 2, b"Maker\0"), (0x013B, 2, name), (0xBEEF, 4, struct.pack("<I", 7))])
+    after = by_hand(updated_block(block, 10, 20))
+    assert after == {0x010F: (2, b"Maker\0"), 0x013B: (2, name), 0xBEEF: (4, struct.pack("<I", 7))}
+
+
+def by_hand(block: bytes) -> dict[int, tuple[int, bytes]]:
+    """Types and values of a little-endian block's first directory, read by hand."""
+    at = struct.unpack_from("<I", block, 4)[0]
+    found = {}
+    for field in range(at + 2, at + 2 + 12 * struct.unpack_from("<H", block, at)[0], 12):
+        tag, kind, count = struct.unpack_from("<HHI", block, field)
+        size = count * {1: 1, 2: 1, 3: 2, 4: 4}[kind]
+        start = field + 8 if size <= 4 else struct.unpack_from("<I", block, field + 8)[0]
+        found[tag] = (kind, block[start : start + size])
+    return found
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [3, 4])
+def test_orientations_of_either_type(tmp_path, order, kind):
+    block = block_of([(274, kind, struct.pack(order + {3: "H", 4: "I"}[kind], 6))], order)
+    assert orientation_of(block) == 6
+    Image.fromarray(picture()).save(tmp_path / "a.jpg", exif=b"Exif\0\0" + block)
+    assert read_picture(tmp_path / "a.jpg").pixels.shape == (64, 48, 3)
+    assert orientation_of(updated_block(block, 10, 20)) == 1
+
+
+def test_orientation_is_that_of_exif_alone(tmp_path):
+    """XMP may say another; colours and alpha must be turned alike."""
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="3"/></x:xmpmeta>'
+    pixels = np.dstack([picture(), picture()[..., 0]])
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    Image.fromarray(pixels).save(tmp_path / "a.png", pnginfo=info)
+    Image.fromarray(pixels).save(tmp_path / "a.webp", xmp=xmp, lossless=True, exact=True)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extratags=[(700, 1, len(xmp), xmp, True)])
+    for name in ("a.png", "a.webp", "a.tif"):
+        found = read_picture(tmp_path / name)
+        np.testing.assert_array_equal(found.pixels, pixels[..., :3], err_msg=name)
+        np.testing.assert_array_equal(found.alpha, pixels[..., 3], err_msg=name)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_exif_in_a_text_of_png(tmp_path, compressed):
+    """As ImageMagick writes it."""
+    block = camera_block()
+    text = f"\nexif\n{len(block):8d}\n" + "\n".join(re.findall(".{1,72}", block.hex())) + "\n"
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Raw profile type exif", text, compressed)
+    Image.fromarray(picture()).save(tmp_path / "a.png", pnginfo=info)
+    found = read_picture(tmp_path / "a.png")
+    assert found.pixels.shape == (64, 48, 3)
+    assert found.exif == block.removeprefix(b"Exif\0\0")
+
+
+def test_long_texts_of_png_do_not_cost_the_alpha_channel(tmp_path):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", "x" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), True)
+    pixels = np.dstack([picture(), picture()[..., 0]])
+    Image.fromarray(pixels).save(tmp_path / "a.png", pnginfo=info)
+    found = read_picture(tmp_path / "a.png")
+    assert found.notes == ()
+    np.testing.assert_array_equal(found.alpha, pixels[..., 3])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_colours_multiplied_by_alpha(tmp_path, dtype):
+    top = np.iinfo(dtype).max
+    pixels = np.zeros((4, 4, 4), dtype)
+    pixels[:, :, 0], pixels[:, :, 3] = top // 2 + 1, top // 2 + 1
+    pixels[0, 0] = 0
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=["assocalpha"])
+    found = read_picture(tmp_path / "a.tif")
+    np.testing.assert_array_equal(found.alpha, pixels[..., 3])
+    assert found.pixels[1, 1].tolist() == [top, 0, 0]
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), found.pixels)
+
+
+def test_transparent_colours_of_16_bits(tmp_path):
+    colours = picture().astype(np.uint16) * 257
+    for name, pixels in (("rgb", colours), ("grey", colours[..., 0])):
+        data = cv2.imencode(".png", pixels[..., ::-1] if pixels.ndim == 3 else pixels)[1].tobytes()
+        key = pixels[0, 0].astype(">u2").tobytes()
+        (tmp_path / f"{name}.png").write_bytes(with_png_chunk(data, b"tRNS", key))
+        transparent = (pixels == pixels[0, 0]).reshape(48, 64, -1).all(axis=2)
+        found = read_picture(tmp_path / f"{name}.png")
+        np.testing.assert_array_equal(found.alpha, np.where(transparent, 0, 65535))
 
 
 def test_tags_about_other_pixels_stay_out_of_tiff():
@@ -163,7 +259,9 @@ def test_tags_about_other_pixels_stay_out_of_tiff():
 
 def test_what_jpeg_cannot_hold_is_said(tmp_path):
     found = read_picture(photograph(tmp_path / "a.jpg"))
-    found = found._replace(alpha=np.zeros(found.pixels.shape[:2], np.uint8), exif=found.exif + bytes(70000) + b"x")
+    found = found._replace(
+        alpha=np.zeros(found.pixels.shape[:2], np.uint8), exif=block_of([(0x010E, 2, b"x" * 70000 + b"\0")])
+    )
     _, notes = encode_picture(found, "jpg")
     assert len(notes) == 2
     assert "alpha" in notes[0]
@@ -186,11 +284,12 @@ def test_quality_goes_with_colour_resolution():
 
 
 def read_picture_of(pixels: np.ndarray):
-    from semiisp_plugin.apps.enhance import Picture
+    from semiisp_plugin.io.picture import Picture
 
     return Picture(pixels)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_damaged_blocks_are_refused_or_kept_harmless(data):
@@ -202,15 +301,20 @@ def test_damaged_blocks_are_refused_or_kept_harmless(data):
     with suppress(ExifError):
         assert orientation_of(updated_block(block, 10, 20)) == 1
     with suppress(ExifError):
-        block_of_tiff(block)
+        block_of_tiff(io.BytesIO(block))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_damaged_exif_does_not_cost_the_picture(tmp_path):
-    damaged = camera_block()[:40] + b"\xff" * 30
-    Image.fromarray(picture()).save(tmp_path / "a.jpg", exif=damaged)
+    """Of a cut block what is there is kept; one that is none is left out with a note."""
+    block = camera_block()
+    for length in (14, 40, 100, len(block) - 1):
+        Image.fromarray(picture()).save(tmp_path / "a.jpg", exif=block[:length])
+        found = read_picture(tmp_path / "a.jpg")
+        data, _ = encode_picture(found, "jpg")
+        assert Image.open(io.BytesIO(data)).getexif().get(274, 1) == 1
+    Image.fromarray(picture()).save(tmp_path / "a.jpg", exif=b"Exif\0\0no TIFF header")
     found = read_picture(tmp_path / "a.jpg")
     data, notes = encode_picture(found, "jpg")
-    said = [*found.notes, *notes]
-    assert len(said) == 1
-    assert "EXIF is damaged" in said[0]
-    assert find_block(data, "JPEG") is None
+    assert [note for note in (*found.notes, *notes) if "EXIF is damaged" in note]
+    assert read_header(data, "a").exif is None

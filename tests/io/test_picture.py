@@ -21,11 +21,10 @@ from image_zoo import (
 )
 
 from semiisp_plugin.apps.enhance.encoding import encode_picture
-from semiisp_plugin.apps.enhance.exif import orientation_of
-from semiisp_plugin.apps.enhance.picture import read_picture
-from semiisp_plugin.apps.enhance.wide_profile import _curve, to_srgb16
-from semiisp_plugin.io.colour_profile import to_srgb
+from semiisp_plugin.io.colour_profile import _curve, to_srgb, to_srgb16
+from semiisp_plugin.io.exif import orientation_of
 from semiisp_plugin.io.image_io import ImageReadError, to_bit_depth
+from semiisp_plugin.io.picture import read_picture
 from semiisp_plugin.io.raw_io import read_raw
 
 
@@ -52,7 +51,7 @@ def test_broken_files_are_refused(broken_zoo):
 def test_16_bits_of_another_space_stay_16(primaries, gamma):
     """Against the formula. Rounding to 8 bits alone would be 128 off."""
     pixels = np.random.default_rng(0).integers(0, 65536, (40, 50, 3), dtype=np.uint16)
-    found, note = to_srgb16(pixels, matrix_profile(primaries, gamma), "a")
+    found, note = to_srgb16(pixels, matrix_profile(primaries, gamma))
     values = pixels / 65535
     linear = srgb_decode(values) if gamma is None else values**gamma
     linear = (linear @ (np.linalg.inv(primaries_to_xyz(SRGB_PRIMARIES)) @ primaries_to_xyz(primaries)).T).clip(0, 1)
@@ -67,7 +66,7 @@ def test_16_bits_of_another_space_stay_16(primaries, gamma):
 def test_16_bits_agree_with_the_conversion_in_8(odd_photographs):
     profile = matrix_profile(ADOBE_PRIMARIES, ADOBE_GAMMA)
     pixels = np.random.default_rng(1).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-    wide, _ = to_srgb16(to_bit_depth(pixels, "16"), profile, "a")
+    wide, _ = to_srgb16(to_bit_depth(pixels, "16"), profile)
     narrow = to_srgb(pixels, profile)
     assert np.abs(to_bit_depth(wide, "8").astype(int) - narrow).max() <= 1
 
@@ -98,7 +97,7 @@ def test_curves_given_as_formulas(parameters):
 def test_srgb_and_unprofiled_values_are_untouched():
     pixels = np.random.default_rng(0).integers(0, 65536, (10, 10, 3), dtype=np.uint16)
     for profile in (None, matrix_profile(SRGB_PRIMARIES, None), b"no profile"):
-        assert to_srgb16(pixels, profile, "a")[0] is pixels
+        assert to_srgb16(pixels, profile)[0] is pixels
 
 
 def test_hdr_is_refused_at_16_bits_too(tmp_path):

@@ -1,0 +1,247 @@
+"""The pixels of an image file: colours and alpha, turned alike, from the decoder that reads the format best.
+
+Training data is only as good as its worst file, so what decoders let pass in silence is an error here: OpenCV returns
+a half-grey image for a truncated JPEG file, some of its versions a half-black one for a truncated PNG, scrambled
+channels for a planar 16-bit TIFF; libtiff does not look at the checksums of compressed strips.
+
+==============================  ======================================================================================
+format                          decoder
+==============================  ======================================================================================
+JPEG, 1 or 3 components         OpenCV, after a look at the markers (twice as fast as Pillow)
+PNG                             OpenCV, after a walk over the chunks; 16 bits stay
+TIFF, more than 8 bits          OpenCV, after a look at the tags (Pillow reduces 16-bit RGB to 8 bits; without its large
+                                companion imagecodecs, tifffile reads no LZW)
+BMP, GIF, WebP, CMYK JPEG       Pillow, which refuses incomplete files
+==============================  ======================================================================================
+
+None of them turns an image: each reads the orientation from other places. What `ImageHeader` says is applied here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from semiisp_plugin.io.image_header import FETCH_AGAIN, ImageHeader, ImageReadError, check_size
+
+__all__ = ["Decoded", "decode"]
+
+_TIFF_GREY, _TIFF_RGB = 1, 2
+_TIFF_ORIENTATION = 274
+_DEFLATE = (8, 32946)
+_PILLOW_READERS = {
+    "BMP": ("BmpImagePlugin", "BmpImageFile"),
+    "GIF": ("GifImagePlugin", "GifImageFile"),
+    "JPEG": ("JpegImagePlugin", "JpegImageFile"),
+    "TIFF": ("TiffImagePlugin", "TiffImageFile"),
+    "WEBP": ("WebPImagePlugin", "WebPImageFile"),
+}
+_PILLOW_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+_CV_NO_MEMORY = -4  # StsNoMem
+_LIMIT_LOCK = threading.Lock()
+
+
+class Decoded(NamedTuple):
+    """An image as its file stores it, upright.
+
+    Attributes:
+        pixels: (H, W, 3) RGB, ``uint8`` or ``uint16``, or (H, W, 4) CMYK, ``uint8``, 255 being full ink. Not multiplied
+            by alpha, however the file has them.
+        alpha: (H, W) of the same type, where it was asked for and there is one.
+        icc_profile: The embedded ICC profile, if any; the pixels are in its colour space.
+    """
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None
+    icc_profile: bytes | None
+
+
+def decode(
+    buffer: bytes,
+    header: ImageHeader,
+    *,
+    name: str,
+    max_pixels: int | None,
+    alpha: bool = False,
+    reduce: Literal[1, 2, 4, 8] = 1,
+) -> Decoded:
+    """Decode an image file's bytes without any change of colour space.
+
+    Memory is taken after the size is known to be within ``max_pixels``: of the file, and 6 bytes a pixel (OpenCV, 8
+    bits a sample), 12 (16 bits) or about 16 (Pillow).
+
+    Args:
+        buffer: The encoded image.
+        header: What `semiisp_plugin.io.image_header.read_header` says of it.
+        name: What messages call it.
+        max_pixels: Larger images are refused before they are decoded; ``None``: OpenCV's limit (2^30) alone.
+        alpha: Whether the alpha channel is wanted.
+        reduce: Decode a JPEG file of 1 or 3 components at 1/2, 1/4 or 1/8 of its size (rounded up); others as they are.
+
+    Raises:
+        ImageReadError: The file is incomplete, damaged, too large, or of a layout that is not read.
+    """
+    check_size(header.width, header.height, max_pixels, name)
+    if header.compression in _DEFLATE:
+        _check_deflate(buffer, header, name)
+    profile = header.icc_profile
+    if header.kind == "PNG" or (header.kind == "JPEG" and header.components != 4):
+        pixels, opacity = _opencv(buffer, header, name, alpha, reduce)
+    elif header.kind == "TIFF" and max(header.bits) > 8:
+        pixels, opacity = _opencv(_opencv_tiff(buffer, header, name), header, name, alpha)
+    else:
+        pixels, opacity, profile = _pillow(buffer, header, name, max_pixels, alpha)
+    if opacity is not None:
+        opacity = _turned(opacity, header.orientation)
+    return Decoded(_turned(pixels, header.orientation), opacity, profile)
+
+
+def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn an image (H, W, ...) as EXIF's orientation says; contiguous."""
+    if orientation >= 5:
+        image = cv2.transpose(image)
+    if orientation in (2, 3, 6, 7):
+        image = cv2.flip(image, 1)
+    if orientation in (3, 4, 7, 8):
+        image = cv2.flip(image, 0)
+    return np.ascontiguousarray(image)
+
+
+# --- OpenCV ---------------------------------------------------------------------------------------------------------
+
+
+def _opencv(
+    buffer: bytes, header: ImageHeader, name: str, alpha: bool, reduce: int = 1
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """RGB of 8 or 16 bits, and the alpha channel where it is wanted."""
+    flags = {
+        1: cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH,
+        2: cv2.IMREAD_REDUCED_COLOR_2,
+        4: cv2.IMREAD_REDUCED_COLOR_4,
+        8: cv2.IMREAD_REDUCED_COLOR_8,
+    }[reduce] | cv2.IMREAD_IGNORE_ORIENTATION
+    if header.alpha == "associated" or (alpha and header.alpha and header.key is None):
+        flags = cv2.IMREAD_UNCHANGED
+    try:
+        image = cv2.imdecode(np.frombuffer(buffer, np.uint8), flags)
+    except cv2.error as error:
+        if error.code == _CV_NO_MEMORY:
+            raise MemoryError(f"{name}: there is not enough memory to decode it.") from error
+        raise ImageReadError(f"{name}: OpenCV cannot decode it ({error.err}). {FETCH_AGAIN}") from error
+    if image is None:
+        raise ImageReadError(f"{name}: damaged image, OpenCV cannot decode it. {FETCH_AGAIN}")
+    if image.dtype not in (np.uint8, np.uint16):
+        raise ImageReadError(f"{name}: {image.dtype} samples are not supported; save it as 8- or 16-bit PNG.")
+    opacity = image[..., 3] if image.ndim == 3 and image.shape[2] == 4 else None
+    pixels: np.ndarray = cv2.cvtColor(image, cv2.COLOR_BGR2RGB if opacity is None else cv2.COLOR_BGRA2RGB)
+    top = np.iinfo(pixels.dtype).max
+    if header.alpha == "associated" and opacity is not None:
+        wide = pixels.astype(np.uint64) * top + opacity[..., None] // 2
+        pixels = (wide // np.maximum(opacity, 1)[..., None]).clip(0, top).astype(pixels.dtype)
+    if alpha and header.key is not None:
+        opacity = np.where(pixels[..., 0] == header.key, 0, top).astype(pixels.dtype)
+    return pixels, opacity if alpha else None
+
+
+def _opencv_tiff(buffer: bytes, header: ImageHeader, name: str) -> bytes:
+    """A TIFF file that OpenCV decodes as it should."""
+    if set(header.bits) != {16} or not header.interleaved or header.photometric not in (_TIFF_GREY, _TIFF_RGB):
+        raise ImageReadError(
+            f"{name}: this TIFF layout is not supported (bits {header.bits}, separate planes {not header.interleaved}, "
+            f"photometric interpretation {header.photometric}); save it as 8- or 16-bit RGB, interleaved, or as PNG."
+        )
+    if len(header.bits) == 2:  # OpenCV would make 8 bits of them without a word
+        raise ImageReadError(f"{name}: 16-bit grey TIFF with alpha is not supported; save it without alpha.")
+    if header.orientation == 1:
+        return buffer
+    # It turns TIFF files even if told to leave them unchanged.
+    import tifffile
+
+    changed = io.BytesIO(buffer)
+    with tifffile.TiffFile(changed, mode="r+") as file:
+        file.pages.first.tags[_TIFF_ORIENTATION].overwrite(1)
+    return changed.getvalue()
+
+
+def _check_deflate(buffer: bytes, header: ImageHeader, name: str) -> None:
+    """Raise unless the strips or tiles of a TIFF file agree with their checksums (Adler-32)."""
+    for start, size in header.parts:
+        stream = zlib.decompressobj()
+        rest = buffer[start : start + size]
+        try:
+            while rest and not stream.eof:
+                stream.decompress(rest, 2**20)
+                rest = stream.unconsumed_tail
+        except zlib.error as error:
+            raise ImageReadError(f"{name}: damaged TIFF file ({error}). {FETCH_AGAIN}") from error
+
+
+# --- Pillow ---------------------------------------------------------------------------------------------------------
+
+
+def _pillow(
+    buffer: bytes, header: ImageHeader, name: str, max_pixels: int | None, alpha: bool
+) -> tuple[np.ndarray, np.ndarray | None, bytes | None]:
+    """RGB or CMYK of 8 bits, the alpha channel where it is wanted, and the ICC profile."""
+    opacity = None
+    try:
+        with _pillow_limit_lifted(header), _pillow_reader(header.kind)(io.BytesIO(buffer)) as image:
+            # A GIF's first frame may be larger than its header says.
+            check_size(image.width, image.height, max_pixels, name)
+            if header.kind == "TIFF":  # which it would turn, by this tag or by XMP
+                image.getexif()[_TIFF_ORIENTATION] = 1
+            image.load()
+            if image.mode not in _PILLOW_MODES:
+                raise ImageReadError(
+                    f"{name}: pixel format '{image.mode}' is not supported; save it as 8- or 16-bit RGB PNG."
+                )
+            profile = header.icc_profile or image.info.get("icc_profile")
+            if alpha and image.has_transparency_data:
+                both = np.array(image.convert("RGBA"))
+                pixels, opacity = both[..., :3], both[..., 3]
+            else:
+                pixels = np.array(image if image.mode == "CMYK" else image.convert("RGB"))
+    except (ImageReadError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's readers signal damage by nearly any exception
+        raise ImageReadError(f"{name}: damaged or incomplete image ({error}). {FETCH_AGAIN}") from error
+    if header.kind == "JPEG" and not header.adobe:
+        # Adobe's files store CMYK inverted, and have its marker; Pillow takes all for Adobe's.
+        pixels = 255 - pixels
+    return pixels, opacity, profile if isinstance(profile, bytes) else None
+
+
+def _pillow_reader(kind: str) -> Any:
+    """Pillow's class for files of a kind, imported when one comes: training on PNG needs none, and is to start soon.
+
+    Not Image.open, which has a limit of pixels of its own and warns from half of it.
+    """
+    module, name = _PILLOW_READERS[kind]
+    return getattr(importlib.import_module(f"PIL.{module}"), name)
+
+
+@contextmanager
+def _pillow_limit_lifted(header: ImageHeader) -> Iterator[None]:
+    """Let Pillow decode an image whose size was found good, though it be above the limit that Pillow has for all.
+
+    The limit is a global of Pillow: it is lifted for such an image only, by one thread at a time, and put back.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is None or header.width * header.height <= limit:
+        yield
+        return
+    with _LIMIT_LOCK:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
