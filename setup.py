@@ -32,6 +32,7 @@ REQUIRES = [
     "msgspec>=0.18",
     "rich>=13.0",
     "safetensors>=0.4",
+    "tabulate>=0.9",
     "tqdm>=4.64",
 ]
 # The demo's photographs are those that scikit-learn, matplotlib and scikit-image ship.
@@ -59,6 +60,7 @@ TEST = [
     "ruff>=0.9",
     "mypy>=1.13",
     "types-PyYAML",
+    "types-tabulate",
 ]
 
 setup(

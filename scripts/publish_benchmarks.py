@@ -38,7 +38,7 @@ def publish(folder: Path, docs: Path, plots: bool) -> None:
     target = docs / "benchmarks" / f"{results['name']}.json"
     target.parent.mkdir(exist_ok=True)
     fewest = min(cell["pairs"] for cell in results["cells"])
-    shown = ("gain_by_pairs_method", "gain_by_f_isp_method", f"inputs_method_{fewest}", f"kept_method_{fewest}")
+    shown = ("gain_by_pairs_method", f"kept_method_{fewest}")
     for stem in shown if plots else ():
         plot = folder / "plots" / f"{stem}.png"
         if plot.is_file():

@@ -19,14 +19,11 @@ from semiisp_plugin.report.benchmark_plots import (
     Grid,
     PlotFolder,
     curves_plot,
-    distribution_plot,
-    f_isp_plot,
     gain_by_pairs_plot,
     gain_plot,
     kept_plot,
     picture_grids,
     picture_sheets,
-    scatter_plot,
 )
 from semiisp_plugin.report.benchmark_results import (
     GROUPS,
@@ -140,21 +137,13 @@ def _sections(results: Results, folder: PlotFolder) -> list[Section | str]:
     kept = _present(kept_plot(results, pairs, group, folder) for pairs in every for group in results.groups())
     parts.append(Section("The filter", plots=kept) if kept else "The filter: no system recorded what it kept.")
     if results.f_isp:
-        of_pairs = sorted({item.pairs for item in results.f_isp})
-        plots = _present(f_isp_plot(results, pairs, folder) for pairs in of_pairs)
-        plots += _present(scatter_plot(results, group, folder) for group in MAIN_GROUPS)
-        parts.append(Section("f_ISP", tables=[f_isp_table(results)], plots=plots))
+        parts.append(Section("f_ISP", tables=[f_isp_table(results)]))
     else:
         parts.append("f_ISP: nothing was measured of it.")
-    inputs = sorted({item.pairs for item in results.distributions})
-    plots = _present(
-        distribution_plot(results, pairs, group, folder) for pairs in inputs for group in ("", *results.groups())
-    )
-    parts.append(
-        Section("Real and pseudo inputs", tables=[distribution_table(results)], plots=plots)
-        if plots
-        else "Real and pseudo inputs: their distributions were not recorded."
-    )
+    if results.distributions:
+        parts.append(Section("Real and pseudo inputs", tables=[distribution_table(results)]))
+    else:
+        parts.append("Real and pseudo inputs: their distributions were not recorded.")
     return [*parts, search_section(results), systems_section(results)]
 
 

@@ -20,14 +20,10 @@ from matplotlib.ticker import MaxNLocator
 from semiisp_plugin.io.image_io import read_image, to_bit_depth
 from semiisp_plugin.report.benchmark_results import (
     MAIN_GROUPS,
-    Cell,
     Results,
     Spread,
     compare_systems,
     group_heading,
-    paired_gains,
-    pooled_inputs,
-    psnr_by_repetition,
 )
 from semiisp_plugin.report.benchmark_tables import Plot, Section, counted, format_number
 from semiisp_plugin.report.grids import save_grid
@@ -80,8 +76,7 @@ def gain_plot(results: Results, pairs: int, folder: PlotFolder) -> Plot | None:
         y += 1 if k == 0 or rows[k - 1].group == row.group else 1.5
         y += 0.45 * labels[k].count("\n")
         places.append(y)
-    figure, axes = _figure(0.9 + 0.27 * y)
-    ax = axes[0, 0]
+    figure, ax = _figure(0.9 + 0.27 * y)
     ax.axvline(0, color=_INK, lw=1)
     for row, place in zip(rows, places, strict=True):
         if row.gain is None:
@@ -143,8 +138,7 @@ def gain_by_pairs_plot(results: Results, group: str, folder: PlotFolder) -> Plot
                 series.setdefault(row.system, []).append((pairs, row.gain))
     if not series or (len(rows) < 2 and not papers):
         return None
-    figure, axes = _figure(3.3)
-    ax = axes[0, 0]
+    figure, ax = _figure(3.3)
     ax.axhline(0, color=_INK, lw=1)
     entries: list[tuple[str, Line2D | Patch]] = []
     for k, (key, points) in enumerate(series.items()):
@@ -180,8 +174,7 @@ def curves_plot(results: Results, pairs: int, group: str, folder: PlotFolder) ->
     keys = [key for key, s in results.systems.items() if key in baselines or s.group == group]
     if not any(cell.curve for key in results.in_group(group) for cell in results.of(pairs, key)):
         return None
-    figure, axes = _figure(3.3)
-    ax = axes[0, 0]
+    figure, ax = _figure(3.3)
     entries: list[tuple[str, Line2D | Patch]] = []
     settled = []
     for key in keys:
@@ -218,8 +211,7 @@ def curves_plot(results: Results, pairs: int, group: str, folder: PlotFolder) ->
 
 def kept_plot(results: Results, pairs: int, group: str, folder: PlotFolder) -> Plot | None:
     """Share of the pseudo pairs that the filter kept."""
-    figure, axes = _figure(2.9)
-    ax = axes[0, 0]
+    figure, ax = _figure(2.9)
     entries: list[tuple[str, Line2D | Patch]] = []
     for key in results.in_group(group):
         curve = _mean_curve([(x, y) for x, y in cell.kept_ratio] for cell in results.of(pairs, key))
@@ -257,170 +249,17 @@ def _mean_curve(runs: Iterable[Sequence[tuple[float, float | None]]]) -> tuple[n
     return grid, values.mean(0), values.min(0), values.max(0)
 
 
-def f_isp_plot(results: Results, pairs: int, folder: PlotFolder) -> Plot | None:
-    """PSNR of f_ISP itself on training, validation and test images."""
-    items = [item for item in results.f_isp if item.pairs == pairs]
-    variants = list(dict.fromkeys(item.variant for item in items))
-    parts = {
-        "train": "train_psnr",
-        "validation": "validation_psnr",
-        "test": "test_psnr",
-        "test, global": "test_psnr_global",
-    }
-    parts = {part: name for part, name in parts.items() if any(getattr(item, name) is not None for item in items)}
-    if not parts:
-        return None
-    figure, axes = _figure(3.0)
-    ax = axes[0, 0]
-    entries: list[tuple[str, Line2D | Patch]] = []
-    for k, variant in enumerate(variants):
-        style: dict[str, Any] = {
-            "color": _PALETTE[k % len(_PALETTE)],
-            "marker": _MARKERS[k % len(_MARKERS)],
-            "ls": "none",
-        }
-        for place, attribute in enumerate(parts.values()):
-            values = [getattr(item, attribute) for item in items if item.variant == variant]
-            values = [value for value in values if value is not None and math.isfinite(value)]
-            x = place + 0.7 * ((k + 0.5) / len(variants) - 0.5)
-            if values:
-                spread = 0.12 / len(variants) * np.linspace(-1, 1, len(values)) if len(values) > 1 else np.zeros(1)
-                ax.plot(x + spread, values, ms=5, alpha=0.75, mew=0, **style)
-                width = 0.25 / len(variants)
-                ax.plot([x - width, x + width], [np.mean(values)] * 2, color=style["color"], lw=2)
-                if results.label(variant) not in dict(entries):
-                    entries.append((results.label(variant), Line2D([], [], **style)))
-    if not entries:
-        return None
-    ax.set_xticks(range(len(parts)), list(parts))
-    ax.set_xlim(-0.5, len(parts) - 0.5)
-    ax.grid(axis="x", visible=False)
-    _name_axes(ax, "", "PSNR of f_ISP [dB]", counted(pairs, "pair"))
-    _legend(figure, entries)
-    caption = (
-        f"PSNR of f_ISP itself, {counted(pairs, 'pair')}: a mark a repetition, the line their mean. Training far "
-        "above test means overfitting."
-    )
-    return folder.plot(f"f_isp_{pairs}", figure, caption)
-
-
-def scatter_plot(results: Results, group: str, folder: PlotFolder) -> Plot | None:
-    """A system's gain against how much better f_ISP is than supervised learning."""
-    f_isp = {(item.pairs, item.variant, item.repetition): item.test_psnr for item in results.f_isp}
-    figure, axes = _figure(3.5)
-    ax = axes[0, 0]
-    systems: dict[str, str] = {}
-    counts: dict[int, str] = {}
-    for k, pairs in enumerate(results.pairs()):
-        reference = results.reference(pairs)
-        base = psnr_by_repetition(results.of(pairs, reference) if reference else [])
-        for key in results.in_group(group):
-            cells = {cell.repetition: cell for cell in results.of(pairs, key)}
-            points = []
-            for repetition, gain in paired_gains(psnr_by_repetition(cells.values()), base).items():
-                own = f_isp.get((pairs, _f_isp_of(results, cells[repetition]) or "", repetition))
-                if own is not None and math.isfinite(own - base[repetition]) and math.isfinite(gain):
-                    points.append((own - base[repetition], gain))
-            if points:
-                marker = _MARKERS[k % len(_MARKERS)]
-                ax.plot(*zip(*points, strict=True), marker, ms=6, mec="white", mew=0.5, **_style(results, key))
-                systems[key], counts[pairs] = results.label(key), marker
-    if not systems:
-        return None
-    ax.axhline(0, color=_INK, lw=1)
-    ax.axvline(0, color=_INK, lw=1)
-    entries: list[tuple[str, Line2D | Patch]] = [
-        (label, Patch(lw=0, **_style(results, key))) for key, label in systems.items()
-    ]
-    if len(counts) > 1:
-        entries += [
-            (counted(pairs, "pair"), Line2D([], [], color="#777777", marker=marker, ls="none"))
-            for pairs, marker in counts.items()
-        ]
-    x = "test PSNR of f_ISP minus the best supervised [dB]"
-    _name_axes(ax, x, "gain in test PSNR [dB]", group_heading(group))
-    _legend(figure, entries)
-    caption = (
-        f"{group_heading(group)}: does a better f_ISP give a larger gain? A mark a repetition; both axes subtract the "
-        "same baseline, whose own chance moves a mark along the diagonal."
-    )
-    return folder.plot(f"gain_by_f_isp_{_slug(group)}", figure, caption)
-
-
-def _f_isp_of(results: Results, cell: Cell) -> str | None:
-    """The variant of f_ISP that a run used: the one it names, that of its system's name, or the only one."""
-    variants = {item.variant for item in results.f_isp if item.pairs == cell.pairs}
-    if cell.f_isp is not None:
-        return cell.f_isp
-    return cell.system if cell.system in variants else next(iter(variants)) if len(variants) == 1 else None
-
-
-def distribution_plot(results: Results, pairs: int, group: str, folder: PlotFolder) -> Plot | None:
-    """Brightness and chroma of the networks' real and pseudo inputs, of the variants of one group."""
-    items = [item for item in results.distributions if item.pairs == pairs]
-    variants = list(dict.fromkeys(item.variant for item in items if _group_of(results, item.variant) == group))
-    if not variants:
-        return None
-    figure, axes = _figure(4.4, 2, 2)
-    drawn = False
-    for column, quantity in enumerate(("brightness", "chroma")):
-        top, bottom = axes[:, column]
-        # The real inputs of all variants are the same images.
-        real, _ = pooled_inputs(results, pairs, None, quantity)
-        pools = {variant: pooled_inputs(results, pairs, variant, quantity)[1] for variant in variants}
-        everything = np.concatenate([real, *pools.values()])
-        if not len(everything):
-            continue
-        drawn = True
-        high = min(1.0, 1.05 * float(everything.max())) or 1.0
-        edges = np.linspace(0, high, 26)
-        for values, colour, fill in [(real, "#555555", True)] + [
-            (pools[variant], _PALETTE[k % len(_PALETTE)], False) for k, variant in enumerate(variants)
-        ]:
-            if not len(values):
-                continue
-            share = 100 * np.histogram(values.clip(0, high), edges)[0] / len(values)
-            top.stairs(share, edges, fill=fill, color=colour, alpha=0.35 if fill else 1, lw=0 if fill else 1.6)
-            x = np.sort(values)
-            bottom.step([0, *x, high], [0, *100 * np.arange(1, len(x) + 1) / len(x), 100], where="post", color=colour)
-        for ax in (top, bottom):
-            ax.set_xlim(0, high)
-            ax.set_ylim(bottom=0)
-        _name_axes(top, "", "images [%]" if column == 0 else "", quantity)
-        _name_axes(bottom, f"{quantity} of the input, 0 to 1", "images below [%]" if column == 0 else "")
-    if not drawn:
-        return None
-    entries: list[tuple[str, Line2D | Patch]] = [("real", Patch(color="#555555", alpha=0.5, lw=0))]
-    entries += [
-        (f"pseudo, {results.label(variant)}", Line2D([], [], color=_PALETTE[k % len(_PALETTE)], lw=2))
-        for k, variant in enumerate(variants)
-    ]
-    _legend(figure, entries)
-    caption = (
-        f"Inputs of the network, {counted(pairs, 'pair')}: brightness (mean Rec. 709 luma) and chroma (mean "
-        "saturation) of an image; above histograms, below the share of images below a value."
-    )
-    return folder.plot(f"inputs_{_slug(group)}_{pairs}" if group else f"inputs_{pairs}", figure, caption)
-
-
-def _group_of(results: Results, variant: str) -> str:
-    """A variant may have the name of the system that uses it."""
-    system = results.systems.get(variant)
-    return system.group if system else ""
-
-
 # --- how they look ----------------------------------------------------------------------------------------------------
 
 
-def _figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:
+def _figure(height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(_WIDTH, height), facecolor="white", layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for ax in axes.flat:
-        ax.tick_params(labelsize=_FONT - 1, length=3, colors=_INK)
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(color="#e4e4e4", lw=0.7)
-        ax.set_axisbelow(True)
-    return figure, axes
+    ax = figure.subplots()
+    ax.tick_params(labelsize=_FONT - 1, length=3, colors=_INK)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(color="#e4e4e4", lw=0.7)
+    ax.set_axisbelow(True)
+    return figure, ax
 
 
 def _name_axes(ax: Axes, x: str, y: str, title: str = "") -> None:

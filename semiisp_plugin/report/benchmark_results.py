@@ -76,7 +76,6 @@ class Cell(msgspec.Struct):
         early_stopped: Where it would have been stopped; None where that is not asked.
         curve: Scores during the training, by iteration.
         kept_ratio: Iteration and the share of the pseudo pairs, 0 to 1, that the filter kept.
-        f_isp: Which variant of f_ISP it used; None where it used none or it is not known.
     """
 
     pairs: int
@@ -90,7 +89,6 @@ class Cell(msgspec.Struct):
     early_stopped: EarlyStop | None = None
     curve: list[Point] = []
     kept_ratio: list[tuple[float, float | None]] = []
-    f_isp: str | None = None
 
 
 class System(msgspec.Struct):

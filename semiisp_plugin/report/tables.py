@@ -1,4 +1,4 @@
-"""Tables of results as Markdown (for documents) and as plain text (for a terminal).
+"""Tables of results as Markdown (for documents) and as plain text (for a terminal), laid out by `tabulate`.
 
 A row is a mapping from column title to value. A value may be text, a number, or a sequence of numbers, one a repetition
 (seed); a sequence is shown as mean ± standard deviation.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, get_args
 
-Better = Literal["higher", "lower"]
+from tabulate import tabulate
+
 Row = Mapping[str, object]
 
 MISSING = "–"
@@ -43,12 +43,7 @@ def mean_std(values: Sequence[float], decimals: int = 2) -> str:
 
 
 def markdown_table(
-    rows: Sequence[Row],
-    columns: Sequence[str] | None = None,
-    *,
-    decimals: int = 2,
-    best: Mapping[str, Better] | None = None,
-    right: Iterable[str] = (),
+    rows: Sequence[Row], columns: Sequence[str] | None = None, *, decimals: int = 2, right: Iterable[str] = ()
 ) -> str:
     """Write a Markdown table.
 
@@ -56,94 +51,59 @@ def markdown_table(
         rows: The rows, from the top.
         columns: Their order; by default every title, in the order of first appearance.
         decimals: Digits after the point of every float.
-        best: Column -> whether higher or lower is better; the best value of the column is set in bold. Values that
-            print alike to the best are bold too: the table does not claim differences it does not show.
         right: Columns to align to the right besides those of numbers, such as numbers that are text already.
 
     Returns:
         Lines ending in newlines. Numbers are aligned to the right, also in the source.
 
     Raises:
-        ValueError: There is no row, or ``columns``, ``best`` or ``right`` names a column that no row has, or a sequence
-            is empty.
+        ValueError: There is no row, or ``columns`` or ``right`` names a column that no row has, or a sequence is empty.
     """
-    titles, cells, numeric, winners = _lay_out(rows, columns, decimals, best, right)
-    cells = [
-        [f"**{cell}**" if (r, c) in winners else cell.replace("|", "\\|") for c, cell in enumerate(line)]
-        for r, line in enumerate(cells)
-    ]
-    titles = [title.replace("|", "\\|") for title in titles]
-    widths = _widths(titles, cells)
-    rule = [("-" * (width - 1) + ":") if right else "-" * width for width, right in zip(widths, numeric, strict=True)]
-    lines = [_align(titles, widths, numeric), rule, *(_align(line, widths, numeric) for line in cells)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    titles, cells, alignment = _lay_out(rows, columns, decimals, right)
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in (titles, *cells)]
+    rule, *lines = tabulate(escaped, tablefmt="pipe", disable_numparse=True, colalign=alignment).splitlines()
+    return "".join(f"{line}\n" for line in (lines[0], rule, *lines[1:]))
 
 
 def text_table(
-    rows: Sequence[Row],
-    columns: Sequence[str] | None = None,
-    *,
-    decimals: int = 2,
-    best: Mapping[str, Better] | None = None,
-    right: Iterable[str] = (),
+    rows: Sequence[Row], columns: Sequence[str] | None = None, *, decimals: int = 2, right: Iterable[str] = ()
 ) -> str:
-    """Write a table for a terminal; arguments and errors as in `markdown_table`, but the best values end in ``*``."""
-    titles, cells, numeric, winners = _lay_out(rows, columns, decimals, best, right)
-    marked = {c for _, c in winners}
-    # Every number of a marked column is as wide as a marked one, or the decimal points would not line up.
-    cells = [
-        [cell + (("*" if (r, c) in winners else " ") if c in marked else "") for c, cell in enumerate(line)]
-        for r, line in enumerate(cells)
-    ]
-    titles = [title + (" " if c in marked else "") for c, title in enumerate(titles)]
-    widths = _widths(titles, cells)
-    lines = [_align(titles, widths, numeric), ["-" * width for width in widths]]
-    lines += [_align(line, widths, numeric) for line in cells]
-    return "".join("  ".join(line).rstrip() + "\n" for line in lines)
+    """Write a table for a terminal; arguments and errors as in `markdown_table`."""
+    titles, cells, alignment = _lay_out(rows, columns, decimals, right)
+    table = tabulate(
+        [titles, *cells], (), "simple", disable_numparse=True, colalign=alignment, preserve_whitespace=True
+    )
+    rule, *lines, _ = table.splitlines()
+    return "".join(f"{line.rstrip()}\n" for line in (lines[0], rule, *lines[1:]))
 
 
+# The titles go to `tabulate` as a row: it pads headings by two spaces, which a wide table has no room for.
 def _lay_out(
-    rows: Sequence[Row],
-    columns: Sequence[str] | None,
-    decimals: int,
-    best: Mapping[str, Better] | None,
-    right: Iterable[str],
-) -> tuple[list[str], list[list[str]], list[bool], set[tuple[int, int]]]:
-    """Return titles, cell texts, which columns stand right, and the (row, column) of the best values."""
+    rows: Sequence[Row], columns: Sequence[str] | None, decimals: int, right: Iterable[str]
+) -> tuple[list[str], list[list[str]], list[str]]:
+    """Titles, the texts of the cells, and how each column is aligned."""
     if not rows:
         raise ValueError("a table needs at least one row; got none")
     known = list(dict.fromkeys(title for row in rows for title in row))
-    titles = list(known if columns is None else columns)
-    besides = set(right)
-    for title in (*titles, *(best or {}), *sorted(besides)):
+    titles, besides = list(known if columns is None else columns), set(right)
+    for title in (*titles, *sorted(besides)):
         if title not in known:
             raise ValueError(f"no row has a column '{title}'; there are: {', '.join(known)}")
-    for title, better in (best or {}).items():
-        if better not in get_args(Better):
-            raise ValueError(f"best: '{title}' is '{better}'; give one of {', '.join(get_args(Better))}")
-
     values = [[_plain(row.get(title)) for title in titles] for row in rows]
-    cells = [[_format(value, decimals) for value in line] for line in values]
-    means = [[_mean(value) for value in line] for line in values]
-    numeric = [
-        title in besides
-        or all(line[c] is not None for line, row in zip(means, values, strict=True) if row[c] is not None)
-        for c, title in enumerate(titles)
+    alignment = [
+        "right" if title in besides or all(map(_is_number, filter(lambda v: v is not None, column))) else "left"
+        for title, column in zip(titles, zip(*values, strict=True), strict=True)
     ]
-    winners: set[tuple[int, int]] = set()
-    for c, title in enumerate(titles):
-        if title not in (best or {}):
-            continue
-        finite = {r: mean for r, line in enumerate(means) if (mean := line[c]) is not None and not math.isnan(mean)}
-        if finite:
-            extreme = (max if (best or {})[title] == "higher" else min)(finite.values())
-            winners |= {(r, c) for r, mean in finite.items() if f"{mean:.{decimals}f}" == f"{extreme:.{decimals}f}"}
-    return titles, cells, numeric, winners
+    return titles, [[_format(value, decimals) for value in line] for line in values], alignment
 
 
 def _plain(value: object) -> object:
     """NumPy and torch numbers and vectors as Python's own."""
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _is_number(value: object) -> bool:
+    return not isinstance(value, bool | str) and isinstance(value, int | float | Sequence)
 
 
 def _format(value: object, decimals: int) -> str:
@@ -156,24 +116,3 @@ def _format(value: object, decimals: int) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return mean_std([float(item) for item in value], decimals)
     return str(value)
-
-
-def _mean(value: object) -> float | None:
-    """The number a cell stands for, or None for text and for nothing."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return sum(float(item) for item in value) / len(value)
-    return None
-
-
-def _widths(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int]:
-    # Markdown wants at least three dashes in the rule.
-    return [max(3, *(len(line[c]) for line in (titles, *cells))) for c in range(len(titles))]
-
-
-def _align(line: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> list[str]:
-    return [
-        cell.rjust(width) if right else cell.ljust(width)
-        for cell, width, right in zip(line, widths, numeric, strict=True)
-    ]
