@@ -47,10 +47,16 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _options(parser: argparse.ArgumentParser, text: str = "option file (YAML)", *, required: bool = True) -> None:
+def _imports(parser: argparse._ActionsContainer) -> None:
+    text = "module of your own that registers networks, losses and the like; may be repeated"
+    parser.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE", help=text)
+
+
+def _options(parser: argparse.ArgumentParser, text: str = "option file (YAML)") -> None:
     """An option file, and what changes it."""
-    parser.add_argument("-opt", required=required, metavar="FILE", help=text)
+    parser.add_argument("-opt", required=True, metavar="FILE", help=text)
     _overrides(parser, "override options; of a section: train:ema_decay=0.999")
+    _imports(parser)
 
 
 def _overrides(parser: argparse._ActionsContainer, text: str) -> None:
@@ -116,6 +122,7 @@ def _denoise(parser: argparse.ArgumentParser) -> None:
 def _recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-opt", required=True, metavar="FILE", help="recipe (YAML), such as those of options/recipes")
     _overrides(parser, "override options, of a phase with its name in front: 3_semi:train:total_iter=100")
+    _imports(parser)
     parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be done, do nothing")
     parser.add_argument("--until", metavar="PHASE", help=f"stop after this phase: {', '.join(PHASES)}")
     text = "make these phases anew, and what follows them; without a name all that are stale"
@@ -139,6 +146,7 @@ def _enhance(parser: argparse.ArgumentParser) -> None:
     text = "which weights of the checkpoint (default: params_ema, params or state_dict, the first that is there)"
     network.add_argument("--param_key", metavar="KEY", help=text)
     _overrides(network, "override options of -opt")
+    _imports(network)
     results = parser.add_argument_group("results")
     results.add_argument("--format", choices=["png", "jpg", "tiff", "webp"], help="default: each image's; RAW: png")
     results.add_argument("--bits", choices=["keep", "8", "16"], default="keep", help="default: each image's; RAW: 16")
@@ -173,6 +181,7 @@ def _tile(text: str) -> int | str:
 
 def _bank(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="f_isp_latest.pth of phase 1")
+    _imports(parser)
     text = "folder for bank_global.png, bank_local.png and bank.json, which are replaced (default: that of FILE)"
     parser.add_argument("--out", metavar="DIR", help=text)
     parser.add_argument("--label", choices=["global", "local"], help="only this bank (default: both)")

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _importing():
             from semiisp_plugin import plugins
 
-            plugins.register()
+            plugins.register(getattr(args, "imports", ()))
         _run(args)
     except KeyboardInterrupt as interrupt:
         print(f"basicsr: interrupted{f': {interrupt}' if str(interrupt) else ''}", file=sys.stderr)

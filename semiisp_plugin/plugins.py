@@ -15,6 +15,11 @@ from pathlib import Path
 
 GROUP = "semiisp_plugin.plugins"
 """Entry-point group of installed packages; the value of an entry is a module."""
+HOW = (
+    "One of your own: name the module that registers it with --import my_package.my_module, or with imports: "
+    "[my_package.my_module] in the option file."
+)
+"""For messages about a name that nothing has registered."""
 
 # The files that register something, by folder.
 _OWN = {
@@ -42,11 +47,11 @@ def register(imports: Iterable[str] = ()) -> None:
     for name in _modules():
         importlib.import_module(name)
     for name in _installed():
-        _import(name, f"entry point of the group {GROUP}")
+        _import(name)
     for name in imports:
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())  # last: nothing installed is hidden by a file of the same name
-        _import(name, "imports")
+        _import(name)
         if name not in _named:
             _named.append(name)
 
@@ -72,10 +77,10 @@ def _installed() -> tuple[str, ...]:
     return tuple(entry.value for entry in entry_points(group=GROUP))
 
 
-def _import(name: str, what: str) -> None:
+def _import(name: str) -> None:
     try:
         importlib.import_module(name)
     except Exception as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}.")
         hint = f" It was looked for in the current folder {os.getcwd()} and among what is installed." if missing else ""
-        raise ValueError(f"{what}: '{name}' cannot be imported: {type(error).__name__}: {error}.{hint}") from error
+        raise ValueError(f"the module '{name}' cannot be imported: {type(error).__name__}: {error}.{hint}") from error

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 import types
 import warnings
@@ -144,13 +145,21 @@ def basicsr_location() -> str:
     return str(basicsr.__file__)
 
 
-def _registering_first(function: F) -> F:
-    """Before something is looked up by its name, all that can be named is registered."""
+_UNKNOWN = re.compile(r"No object named '.*' found in '.*' registry!")
 
-    @functools.wraps(function)
+
+def _registering_first(function: F) -> F:
+    """Before something is looked up by its name, all that can be named is registered; what is not, says how."""
+
+    @functools.wraps(function, assigned=("__name__", "__qualname__", "__doc__"))
     def call(*args: Any, **kwargs: Any) -> Any:
         plugins.register()
-        return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except KeyError as error:
+            if not _UNKNOWN.match(str(error.args[0] if error.args else "")):
+                raise
+            raise KeyError(f"{error.args[0]} {plugins.HOW}") from None
 
     return cast(F, call)
 

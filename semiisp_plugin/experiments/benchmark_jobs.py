@@ -30,6 +30,7 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
+from semiisp_plugin import plugins
 from semiisp_plugin._version import __version__
 from semiisp_plugin.data.pairs import match_pairs
 from semiisp_plugin.experiments import phases
@@ -305,12 +306,13 @@ def load_result(folder: Path) -> dict[str, Any] | None:
         return None  # cut short: it is done again
 
 
-def _start_worker(devices: Any) -> None:
-    """One thread a worker, and one GPU, where there are any."""
+def _start_worker(devices: Any, imports: Sequence[str]) -> None:
+    """One thread a worker, one GPU, where there are any, and the user's own modules."""
     threading.Thread(target=leave_with_parent, daemon=True).start()
     if devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(devices.get())
     torch.set_num_threads(1)
+    plugins.register(imports)
 
 
 def default_workers() -> int:
@@ -348,7 +350,9 @@ def _pool(workers: int) -> Iterator[Executor]:
         names = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
         for index in range(workers):
             devices.put(names[index % len(names)])
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(devices,))
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(devices, plugins.named())
+    )
     try:
         yield pool
     finally:

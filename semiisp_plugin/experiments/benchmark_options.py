@@ -104,6 +104,7 @@ class BenchmarkOptions(_Strict):
         search_repetitions: On how many repetitions the candidates of a search are compared.
         paper_setting: The system that is the paper's own setting.
         pictures: Test images shown in the report.
+        imports: Modules of the user's own that register networks and losses.
         out: Folder; default ``benchmark_results/<name>``, beside a cache that all benchmarks there share.
     """
 
@@ -118,6 +119,7 @@ class BenchmarkOptions(_Strict):
     search_repetitions: _Positive = 2
     paper_setting: str = "paper"
     pictures: _Count = 4
+    imports: list[str] = msgspec.field(default_factory=list)
     out: str | None = None
 
 

@@ -12,7 +12,7 @@ import msgspec
 from semiisp_plugin.arguments import PHASES
 from semiisp_plugin.options import OptionError, Source, check_section, nearest, read_options
 from semiisp_plugin.options.schema import Schema
-from semiisp_plugin.options.structures import Count, Name, Positive, Strict, doc
+from semiisp_plugin.options.structures import Count, Imports, Name, Positive, Strict, doc
 from semiisp_plugin.report.paper_figures import PAPER_TASKS
 
 ORDER = PHASES
@@ -55,6 +55,7 @@ class RecipeOptions(Strict):
     extends: Annotated[
         str | list[str] | None, doc("Option file, or files, that this one changes; relative to its own folder.")
     ] = None
+    imports: Imports = msgspec.field(default_factory=list)
     overrides: Annotated[
         dict[str, list[str]],
         doc("Changes of the phases' options: a list of `section:key=value`, as of `--force_yml`, for each phase."),

@@ -10,7 +10,18 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from semiisp_plugin.options.structures import Auto, Count, DistParams, Loader, Logger, Name, NotNegative, Seed, doc
+from semiisp_plugin.options.structures import (
+    Auto,
+    Count,
+    DistParams,
+    Imports,
+    Loader,
+    Logger,
+    Name,
+    NotNegative,
+    Seed,
+    doc,
+)
 
 Number = int | float
 
@@ -155,6 +166,7 @@ class BasicSROptions(msgspec.Struct, kw_only=True):
     model_type: Annotated[str, doc("Class of the model.")]
     datasets: Annotated[dict[str, dict[str, Any]], doc("Data sets: `train`, and `val...` or `test...`.")]
     extends: Annotated[str | list[str] | None, doc("Option file, or files, that this one changes.")] = None
+    imports: Imports = msgspec.field(default_factory=list)
     scale: Annotated[int | None, doc("How much larger outputs are than inputs.")] = None
     num_gpu: Annotated[int | Auto | None, doc("GPUs; 0 for the CPU, `auto` for all there are.")] = None
     manual_seed: Annotated[Seed | None, doc("Seed of everything random.")] = None

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from semiisp_plugin import plugins
 from semiisp_plugin.options.messages import OptionError, kind_of, nearest
 from semiisp_plugin.options.source import Keys, Source
 from semiisp_plugin.options.yaml_text import dump, parse
@@ -29,11 +30,20 @@ _UNSAID: dict[Keys, str] = {("train", "filter"): "threshold"}
 def read_options(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> tuple[dict[str, Any], Source]:
     """An option file with all it extends and ``--force_yml``'s changes, not checked yet.
 
+    The modules that it names with ``imports`` are imported, so that what they register can be checked and built.
+
     Raises:
-        OptionError: A file is missing, is not YAML, repeats a key, or extends itself; an override cannot be applied.
+        OptionError: A file is missing, is not YAML, repeats a key, or extends itself; an override cannot be applied; a
+            module cannot be imported.
     """
     options, source = load_yaml(path)
     apply_overrides(options, overrides, source)
+    imports = options.get("imports")
+    if isinstance(imports, list) and all(isinstance(name, str) for name in imports):
+        try:
+            plugins.register(imports)
+        except ValueError as error:
+            source.fail(("imports",), f"{error}")
     return options, source
 
 
@@ -43,7 +53,7 @@ def dump_options(options: Mapping[str, Any]) -> str:
 
 
 def load_yaml(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Source]:
-    """Read an option file and what it extends.
+    """Read an option file and what it extends; nothing that it names is imported.
 
     Raises:
         OptionError: A file is missing, is not YAML, repeats a key, or extends itself.

@@ -377,7 +377,7 @@ def registered_name(name: Any, registry: Registry, kind: str, source: Source, ke
         source.fail(
             keys,
             f"no {kind} '{short(name)}' is registered{nearest(str(name), found)} Registered: "
-            f"{', '.join(sorted(found))} (BasicSR imported from {basicsr_location()}).",
+            f"{', '.join(sorted(found))} (BasicSR imported from {basicsr_location()}). {plugins.HOW}",
         )
     return found[name]
 

@@ -281,6 +281,11 @@ class DistParams(msgspec.Struct, kw_only=True):
     port: Annotated[int | None, doc("Of the first process.")] = None
 
 
+Imports = Annotated[
+    list[str], doc("Modules of your own that register networks, losses and the like; imported before anything else.")
+]
+
+
 class Options(Strict):
     """A whole option file of one of our models."""
 
@@ -293,6 +298,7 @@ class Options(Strict):
     extends: Annotated[
         str | list[str] | None, doc("Option file, or files, that this one changes; relative to its own folder.")
     ] = None
+    imports: Imports = msgspec.field(default_factory=list)
     scale: Annotated[Literal[1], doc("Our models do not change the size of images.")] = 1
     num_gpu: Annotated[int | Auto, doc("GPUs; 0 for the CPU, `auto` for all there are.")] = "auto"
     manual_seed: Annotated[Seed, doc("Seed of everything random.")] = 0
@@ -316,6 +322,7 @@ class PseudoOptions(Strict):
     extends: Annotated[
         str | list[str] | None, doc("Option file, or files, that this one changes; relative to its own folder.")
     ] = None
+    imports: Imports = msgspec.field(default_factory=list)
     mode: Annotated[
         Literal["stored", "online", "keys"],
         doc(

@@ -7,8 +7,9 @@ import logging
 import random
 import signal
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import cv2
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from semiisp_plugin import plugins
 from semiisp_plugin.data.pairs import read_pair
 from semiisp_plugin.data.sampler import MixedBatchSampler
 from semiisp_plugin.io.image_io import to_float
@@ -28,8 +30,8 @@ TIMEOUT = 600  # seconds without a batch
 _LAST_READ = 5  # seconds that a worker gets at the end
 
 
-def seed_worker(worker_id: int) -> None:
-    """Prepare a loader worker: seeds of numpy and random from torch's, one thread, signals."""
+def seed_worker(worker_id: int, imports: Sequence[str] = ()) -> None:
+    """Prepare a loader worker: seeds of numpy and random from torch's, one thread, signals, the user's own modules."""
     # Ctrl+C and job schedulers signal the workers, too. The training process decides: it may still want a batch.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -38,6 +40,8 @@ def seed_worker(worker_id: int) -> None:
     seed = torch.initial_seed() % 2**32
     np.random.seed(seed)
     random.seed(seed)
+    if imports:  # where processes are spawned, they know of none
+        plugins.register(imports)
 
 
 class Loader(DataLoader[Any]):
@@ -134,7 +138,7 @@ class MixedData:
             batch_sampler=self.sampler,
             num_workers=workers,
             pin_memory=bool(settings.get("pin_memory", False)),
-            worker_init_fn=seed_worker,
+            worker_init_fn=partial(seed_worker, imports=plugins.named()),
             # Of its own: a loader that draws from torch's global generator would shift the dropout of a resumed run.
             generator=torch.Generator().manual_seed(opt["manual_seed"] + opt["rank"]),
             persistent_workers=workers > 0 and bool(settings.get("persistent_workers", True)),
@@ -207,7 +211,7 @@ def build_val_loaders(opt: dict[str, Any]) -> list[Loader]:
                 sampler=range(opt["rank"], len(dataset), opt["world_size"]),
                 num_workers=int(settings.get("num_worker_per_gpu") or 0),
                 generator=torch.Generator(),
-                worker_init_fn=seed_worker,
+                worker_init_fn=partial(seed_worker, imports=plugins.named()),
             )
         )
     return loaders

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import torch
 
 from semiisp_plugin import options as options_module
+from semiisp_plugin import plugins
 from semiisp_plugin.arguments import build_parser
 from semiisp_plugin.models.validation import ValidationStopped
 from semiisp_plugin.options import is_our_model as is_plugin_model
@@ -44,7 +45,9 @@ def train_pipeline(root_path: str, argv: Sequence[str] | None = None) -> Any:
         The trained model; None after ``--dry-run``, and of BasicSR's own models.
     """
     arguments = sys.argv[1:] if argv is None else argv
-    return run_from_arguments(build_parser().parse_args(["train", *arguments]), root_path)
+    args = build_parser().parse_args(["train", *arguments])
+    plugins.register(args.imports)
+    return run_from_arguments(args, root_path)
 
 
 def run_from_arguments(args: argparse.Namespace, root_path: str) -> Any:

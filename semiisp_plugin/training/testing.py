@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from semiisp_plugin import options as options_module
+from semiisp_plugin import plugins
 from semiisp_plugin.arguments import build_parser
 from semiisp_plugin.options import is_our_model as is_plugin_model
 from semiisp_plugin.toolbox import build_model, dict2str, get_env_info, get_time_str, run_basicsr
@@ -34,7 +35,9 @@ def test_pipeline(root_path: str, argv: Sequence[str] | None = None) -> dict[str
         Mean of every metric, by data set; of BasicSR's own models, which run in its own pipeline, nothing.
     """
     arguments = sys.argv[1:] if argv is None else argv
-    return run_from_arguments(build_parser().parse_args(["test", *arguments]), root_path)
+    args = build_parser().parse_args(["test", *arguments])
+    plugins.register(args.imports)
+    return run_from_arguments(args, root_path)
 
 
 def run_from_arguments(args: argparse.Namespace, root_path: str) -> dict[str, dict[str, float]]:

@@ -10,7 +10,7 @@ import msgspec
 
 from semiisp_plugin.options import OptionError, Source, checked_as, read_options, resolve_gpus
 from semiisp_plugin.options.parts import check_network
-from semiisp_plugin.options.structures import Auto, Count, NotNegative, Positive, Strict, doc
+from semiisp_plugin.options.structures import Auto, Count, Imports, NotNegative, Positive, Strict, doc
 
 _PositiveNumber = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -37,6 +37,7 @@ class DenoiseOptions(Strict):
     extends: Annotated[
         str | list[str] | None, doc("Option file, or files, that this one changes; relative to its own folder.")
     ] = None
+    imports: Imports = msgspec.field(default_factory=list)
     method: Annotated[
         Literal["auto", "network", "opencv"],
         doc(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from semiisp_plugin.io.checkpoint import CheckpointError, load_checkpoint, load_weights, weights_in
-from semiisp_plugin.options import OptionError, Source, read_options
+from semiisp_plugin.options import OptionError, Source, load_yaml, read_options
 from semiisp_plugin.options.parts import check_network
 from semiisp_plugin.options.yaml_text import parse
 from semiisp_plugin.toolbox import build_network
@@ -128,6 +128,7 @@ def _of_checkpoint(path: Path, param_key: str | None) -> LoadedNetwork:
     checkpoint = load_checkpoint(path)
     stored = _stored_options(path, checkpoint)
     if stored is not None:
+        check_network(stored, Source(f"{path}: the network's options in it"), ())
         return _load(stored, checkpoint, path, param_key, "the checkpoint itself")
     match = _RUN_FILE.fullmatch(path.stem)
     section = f"network_{match['label']}" if match else "network_g"
@@ -135,7 +136,7 @@ def _of_checkpoint(path: Path, param_key: str | None) -> LoadedNetwork:
     run = path.absolute().parent.parent
     for file in (*sorted(run.glob("*.y*ml")), *sorted(path.absolute().parent.glob("*.y*ml"))):
         try:
-            options, source = read_options(file)
+            options, source = load_yaml(file)  # a file that nobody has named imports nothing
             if isinstance(options.get(section), dict) and options.get("train"):
                 check_network(options[section], source, (section,))
                 return _load(options[section], checkpoint, path, param_key, f"{section} of {file}")
