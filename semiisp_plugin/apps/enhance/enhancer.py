@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -21,15 +20,12 @@ from semiisp_plugin.apps.enhance.matching import (
     sees_everything,
 )
 from semiisp_plugin.apps.enhance.memory import TILES, MemoryModel, available_memory, largest_tile
-from semiisp_plugin.apps.enhance.network import LoadedNetwork, load_network
 from semiisp_plugin.apps.tiling import Box, run_in_tiles, tile_count
 from semiisp_plugin.io.image_io import to_tensor
 
-__all__ = ["PRECISIONS", "Enhancer", "NetworkError", "Plan", "choose_device"]
-
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-_SMALLEST_TILE = 64
+_SMALLEST_TILE = 16
 _MULTIPLE = 16  # of tiles of networks that do not say what they need
 # Pixels, and a side, up to which an image is not worth finding out whether it fits.
 _SMALL, _SMALL_SIDE = 512**2, 1024
@@ -117,29 +113,6 @@ class Enhancer:
         self._memory = memory
         self._memory_model: MemoryModel | None = None
         self._too_large: dict[tuple[int, int], int] = {}  # size -> tile that fitted after memory had run out
-
-    @classmethod
-    def load(
-        cls,
-        opt: str | os.PathLike[str] | None = None,
-        weights: str | os.PathLike[str] | None = None,
-        network: str | Mapping[str, Any] | None = None,
-        param_key: str | None = None,
-        force_yml: Sequence[str] = (),
-        **settings: Any,
-    ) -> Enhancer:
-        """Make an enhancer from files.
-
-        Args:
-            opt: See `semiisp_plugin.apps.enhance.network.load_network`.
-            weights: Likewise.
-            network: Likewise.
-            param_key: Likewise.
-            force_yml: Likewise.
-            settings: See `Enhancer`.
-        """
-        loaded: LoadedNetwork = load_network(opt, weights, network, param_key, force_yml)
-        return cls(loaded.network, **settings)
 
     def enhance_image(self, image: np.ndarray, done: Callable[[int, int], None] | None = None) -> np.ndarray:
         """Enhance an image.
