@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from semiisp_plugin.apps.enhance.matching import (
     DISAGREEMENT,
-    Agreement,
+    disagreement,
     match_tone,
     reduce,
     reduction_for,
     sees_everything,
 )
 from semiisp_plugin.apps.enhance.memory import TILES, MemoryModel, available_memory, largest_tile
-from semiisp_plugin.apps.tiling import Box, run_in_tiles, tile_count
+from semiisp_plugin.apps.tiling import Box, boxes, run_in_tiles, tile_count
 from semiisp_plugin.io.image_io import to_tensor
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -74,7 +74,7 @@ class Enhancer:
         overlap: Pixels that neighbouring tiles share; default: an eighth of the tile, and none where the network
             decides by the whole image.
         match: Whether tiles are brought to the tone of the whole image; ``auto``: of networks whose result depends on
-            more than a neighbourhood, which is tried out, where tiles disagree about what they share.
+            more than a neighbourhood, which is tried out, where tiles differ from the whole image, both reduced.
         memory: Bytes that the network may take; default: see `semiisp_plugin.apps.enhance.memory.available_memory`.
 
     Raises:
@@ -264,29 +264,25 @@ class Enhancer:
     def _matched(
         self, image: Tensor, one: Callable[[Tensor, Box], Tensor], plan: Plan, count: Callable[[], None]
     ) -> Tensor:
-        """Tiles as they are, or, where they disagree (or it was asked for), brought to the tone of the whole image."""
+        """Tiles as they are, or, where one differs from the whole (or it was asked for), brought to its tone."""
         assert plan.tile is not None
         assert plan.reduction is not None
         factor = plan.reduction
-        radius = max(4, plan.tile // (8 * factor))
         small = reduce(image, factor)
         whole = self._small(small)
-        agreement = Agreement(int(image.shape[-2]), int(image.shape[-1]), factor)
-
-        def both(tile: Tensor, box: Box) -> Tensor:
-            result = one(tile, box).float()
+        parts: dict[Box, tuple[Tensor, Tensor]] = {}
+        size = (int(image.shape[-2]), int(image.shape[-1]))
+        for box in boxes(size, plan.tile, plan.overlap, plan.multiple):
             rows, columns = (slice(s.start // factor, -(-s.stop // factor)) for s in box)
-            alone = self._small(small[..., rows, columns])
-            matched = match_tone(result, alone, whole[..., rows, columns], factor, radius)
-            if not self._asks:
-                return matched
-            agreement.add(result, box)
-            return torch.cat((result, matched), 1)
+            parts[box] = self._small(small[..., rows, columns]), whole[..., rows, columns]
+        run = one
+        if not self._asks or disagreement(parts.values()) > DISAGREEMENT:
+            radius = max(4, plan.tile // (8 * factor))
 
-        out = run_in_tiles(image, both, plan.tile, plan.overlap, plan.multiple, count)
-        if not self._asks:
-            return out
-        return out[:, 3:] if agreement.disagreement() > DISAGREEMENT else out[:, :3]
+            def run(tile: Tensor, box: Box) -> Tensor:
+                return match_tone(one(tile, box).float(), *parts[box], factor, radius)
+
+        return run_in_tiles(image, run, plan.tile, plan.overlap, plan.multiple, count)
 
     def _small(self, image: Tensor) -> Tensor:
         """The network's result for a reduced image, or a part of it."""
