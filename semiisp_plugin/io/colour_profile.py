@@ -131,6 +131,16 @@ def to_srgb16(pixels: np.ndarray, profile: bytes | None, *, name: str = "image")
     return out, None
 
 
+def profile_name(profile: bytes | None) -> str:
+    """What a profile calls itself; empty where there is none that can be read."""
+    from PIL import ImageCms
+
+    try:
+        return ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile or b""))).strip()
+    except (OSError, ImageCms.PyCMSError):
+        return ""
+
+
 def cmyk_to_rgb(cmyk: np.ndarray) -> np.ndarray:
     """Convert CMYK (H, W, 4), ``uint8``, 255 being full ink, to RGB by R = (255 - C) (255 - K) / 255 and so on."""
     height, width = cmyk.shape[:2]

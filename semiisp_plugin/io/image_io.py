@@ -176,7 +176,7 @@ def encode_png(image_rgb: np.ndarray, compression: int | Literal["fast"] = "fast
     """Encode an image as PNG.
 
     Args:
-        image_rgb: RGB (H, W, 3), ``uint8`` or ``uint16``; the bit depth is kept.
+        image_rgb: RGB (H, W, 3) or RGBA (H, W, 4), ``uint8`` or ``uint16``; the bit depth is kept.
         compression: ``fast``: differences of neighbours, run lengths and Huffman codes; of photographs as small as
             level 1, in half its time (``benchmarks/pseudo_data.py``). Or a zlib level, 0 (none) to 9 (slowest), with
             libpng's choice of filters; 1 is BasicSR's for LMDB.
@@ -337,12 +337,13 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def _encode(extension: str, image_rgb: np.ndarray, parameters: list[int]) -> bytes:
-    """Encode an RGB image with OpenCV."""
-    check_dtype(image_rgb)
-    if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or 0 in image_rgb.shape:
-        raise ValueError(f"The image has shape {image_rgb.shape}; expected RGB (height, width, 3).")
-    ok, data = cv2.imencode(extension, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), parameters)
+def _encode(extension: str, image: np.ndarray, parameters: list[int]) -> bytes:
+    """Encode an RGB or RGBA image with OpenCV."""
+    check_dtype(image)
+    if image.ndim != 3 or image.shape[2] not in (3, 4) or 0 in image.shape:
+        raise ValueError(f"The image has shape {image.shape}; expected RGB (height, width, 3).")
+    order = cv2.COLOR_RGB2BGR if image.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
+    ok, data = cv2.imencode(extension, cv2.cvtColor(image, order), parameters)
     if not ok:
-        raise ValueError(f"OpenCV cannot encode an image of shape {image_rgb.shape} as {extension}.")
+        raise ValueError(f"OpenCV cannot encode an image of shape {image.shape} as {extension}.")
     return data.tobytes()

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from semiisp_plugin.apps.enhance import Enhancer
-from semiisp_plugin.apps.enhance.matching import Agreement, match_tone, reduce, reduction_for
+from semiisp_plugin.apps.enhance.matching import disagreement, match_tone, reduce, reduction_for
 from semiisp_plugin.apps.enhance.memory import TILES, MemoryModel, PeakMemory, available_memory, largest_tile
-from semiisp_plugin.apps.tiling import boxes, run_in_tiles, spans, weights_of
+from semiisp_plugin.apps.tiling import run_in_tiles, spans, weights_of
 from semiisp_plugin.archs.nafnet_arch import NAFNet
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.archs.seplut_arch import SepLUT
@@ -245,16 +245,12 @@ def test_matching_does_no_harm_to_texture_that_is_gone_in_the_reduced_image():
     assert errors[True] == errors["auto"] < errors[False] / 3
 
 
-def test_disagreement_is_what_two_tiles_differ_by():
-    tiles = list(boxes((64, 96), 64, 32, 8))
-    assert len(tiles) == 2
-    agreement = Agreement(64, 96, 4)
-    for tile, value in zip(tiles, (0.25, 0.375), strict=True):
-        agreement.add(torch.full((1, 3, 64, tile.columns.stop - tile.columns.start), value), tile)
-    assert agreement.disagreement() == pytest.approx(0.125, rel=0.15)
-    alone = Agreement(64, 64, 4)
-    alone.add(torch.rand(1, 3, 64, 64), next(boxes((64, 64), 64, 32, 8)))
-    assert alone.disagreement() == 0
+def test_disagreement_is_that_of_the_middle_of_the_worst_tile():
+    whole = picture(32, 48)
+    border = whole.clone()
+    border[..., :8, :] = 1
+    assert disagreement([(whole, whole), (border, whole)]) == 0
+    assert disagreement([(whole, whole), (whole + 0.125, whole)]) == pytest.approx(0.125)
 
 
 def test_which_networks_are_matched_is_found_out():

@@ -9,7 +9,7 @@ The paper's denoiser is KBNet with its SenseNoise weights; any registered networ
 OpenCV's non-local means does it, which is ours.
 """
 
-from semiisp_plugin.apps.denoise.denoisers import Denoiser, NetworkDenoiser, NonLocalMeans, denoise_image, noise_level
+from semiisp_plugin.apps.denoise.denoisers import Denoiser, NonLocalMeans, denoise_image, network_denoiser, noise_level
 from semiisp_plugin.apps.denoise.folder import DenoiseReport, denoise_folder, is_denoised
 from semiisp_plugin.apps.denoise.options import DenoiseOptions, complete_denoise_options, load_denoise_options
 from semiisp_plugin.apps.denoise.run import run_from_arguments
@@ -18,13 +18,13 @@ __all__ = [
     "DenoiseOptions",
     "DenoiseReport",
     "Denoiser",
-    "NetworkDenoiser",
     "NonLocalMeans",
     "complete_denoise_options",
     "denoise_folder",
     "denoise_image",
     "is_denoised",
     "load_denoise_options",
+    "network_denoiser",
     "noise_level",
     "run_from_arguments",
 ]

@@ -9,11 +9,9 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from semiisp_plugin.apps.tiling import Box, run_in_tiles, spans
+from semiisp_plugin.apps.enhance.enhancer import Enhancer, Precision
 from semiisp_plugin.io.checkpoint import load_network_weights
-from semiisp_plugin.io.image_io import to_tensor
 from semiisp_plugin.toolbox import build_network
 
 _TOP = 65535
@@ -145,7 +143,17 @@ class NonLocalMeans:
         return np.asarray(clean).reshape(planes.shape)
 
 
-class NetworkDenoiser:
+def network_denoiser(
+    network: Mapping[str, Any],
+    weights: str | os.PathLike[str],
+    param_key: str | None = "params",
+    *,
+    strict: bool = True,
+    tile: int | None = 1024,
+    overlap: int = 64,
+    precision: Precision = "fp32",
+    device: torch.device | str = "cpu",
+) -> Denoiser:
     """A network that takes and returns images of one size.
 
     Args:
@@ -160,59 +168,9 @@ class NetworkDenoiser:
 
     Raises:
         CheckpointError: The weights are missing, unreadable, or another network's.
-        ValueError: The tile is too small for the network, or for the overlap.
+        ValueError: The tile is too small, or the overlap too large for it.
     """
-
-    def __init__(
-        self,
-        network: Mapping[str, Any],
-        weights: str | os.PathLike[str],
-        param_key: str | None = "params",
-        *,
-        strict: bool = True,
-        tile: int | None = 1024,
-        overlap: int = 64,
-        precision: Literal["fp32", "bf16"] = "fp32",
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.device = torch.device(device)
-        net: nn.Module = build_network(dict(network))
-        load_network_weights(net, weights, key=param_key, strict=strict)
-        self.net = net.to(self.device).eval().requires_grad_(False)
-        self.multiple = int(getattr(net, "multiple", 1))
-        if tile is not None:
-            spans(1, tile, overlap, self.multiple)  # refuses what does not go together
-        self.tile = tile
-        self.overlap = overlap
-        self.precision = precision
-
-    @torch.no_grad()
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Denoise (H, W, 3), ``float32`` in [0, 1].
-
-        Raises:
-            ValueError: The network does not return an image of the same size, or there is too little memory for it.
-        """
-        batch = to_tensor(image)[None]
-        try:
-            if self.tile is None:
-                clean = self._run(batch).float().cpu()
-            else:
-                clean = run_in_tiles(batch, self._run, self.tile, self.overlap, self.multiple)
-        except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            side = self.tile or max(batch.shape[-2:])
-            raise ValueError(
-                f"the GPU has too little memory for tiles of {side} pixels; choose a smaller 'tile'."
-            ) from None
-        return clean[0].permute(1, 2, 0).numpy()
-
-    def _run(self, batch: Tensor, box: Box | None = None) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            out: Tensor = self.net(batch.to(self.device))
-        if out.shape != batch.shape:
-            raise ValueError(
-                f"{type(self.net).__name__} turned an image of shape {tuple(batch.shape)} into {tuple(out.shape)}; a "
-                "denoiser must keep the size."
-            )
-        return out
+    net = build_network(dict(network))
+    load_network_weights(net, weights, key=param_key, strict=strict)
+    enhancer = Enhancer(net, device=device, precision=precision, tile=tile or 0, overlap=overlap, match=False)
+    return enhancer.enhance_image

@@ -24,7 +24,7 @@ import torch
 from tqdm import tqdm
 
 from semiisp_plugin._version import __version__
-from semiisp_plugin.apps.denoise.denoisers import Denoiser, NetworkDenoiser, NonLocalMeans, denoise_image
+from semiisp_plugin.apps.denoise.denoisers import Denoiser, NonLocalMeans, denoise_image, network_denoiser
 from semiisp_plugin.apps.denoise.options import DenoiseOptions, is_lmdb
 from semiisp_plugin.io.checkpoint import CheckpointError
 from semiisp_plugin.io.files import write_atomically
@@ -74,7 +74,7 @@ def make_denoiser(options: DenoiseOptions) -> Denoiser:
     if options.uses_network:
         if options.network is None or options.weights is None:
             raise ValueError("method: network needs a network and its weights; give both, or choose method: opencv.")
-        return NetworkDenoiser(
+        return network_denoiser(
             options.network,
             options.weights,
             options.param_key,

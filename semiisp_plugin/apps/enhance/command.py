@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-from semiisp_plugin.apps.enhance.encoding import format_of
+from semiisp_plugin.apps.enhance.encoding import EXTENSIONS
 from semiisp_plugin.apps.enhance.enhancer import Enhancer
 from semiisp_plugin.apps.enhance.folder import EnhanceReport, enhance_jobs, jobs_for
 from semiisp_plugin.apps.enhance.network import describe, load_network
@@ -70,7 +70,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"--workers: {args.workers} cannot be; give 1 or more.")
     if args.memory is not None and args.memory <= 0:
         raise ValueError(f"--memory: {args.memory:g} GB cannot be; give more than 0.")
-    if not os.path.lexists(args.out) and format_of(os.path.splitext(args.out)[1]):
+    if not os.path.lexists(args.out) and os.path.splitext(args.out)[1].lower() in EXTENSIONS:
         raise ValueError(f"--out: '{args.out}' looks like a file; give a folder, and the format with --format.")
 
 

@@ -7,28 +7,26 @@ import struct
 import zlib
 from typing import Literal
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from semiisp_plugin.io.exif import DESCRIPTIVE, ExifError, updated_block
-from semiisp_plugin.io.image_io import encode_png, to_bit_depth
+from semiisp_plugin.io.image_io import BitDepth, encode_png, to_bit_depth
 from semiisp_plugin.io.picture import Picture
 
-__all__ = ["EXTENSIONS", "Bits", "Format", "encode_picture", "format_of"]
-
 Format = Literal["png", "jpg", "tiff", "webp"]
-Bits = Literal["keep", "8", "16"]
 
 EXTENSIONS: dict[str, Format] = {
     ".png": "png",
     ".jpg": "jpg",
     ".jpeg": "jpg",
+    ".jfif": "jpg",
+    ".jpe": "jpg",
     ".tif": "tiff",
     ".tiff": "tiff",
     ".webp": "webp",
 }
-"""Extensions that name a format that is written; what has another one is written as PNG."""
+"""Extensions (in lower case) that name a format that is written; what has another one is written as PNG."""
 
 _MAX_SIDE = {"jpg": 65500, "webp": 16383}
 _MAX_JPEG_EXIF = 65535 - 2 - 6
@@ -37,13 +35,8 @@ _TIFF_STRIP_BYTES = 2**20
 _SHORT, _LONG = 3, 4
 
 
-def format_of(extension: str) -> Format | None:
-    """The format of an extension (with its dot, in any case)."""
-    return EXTENSIONS.get(extension.lower())
-
-
 def encode_picture(
-    picture: Picture, form: Format, *, bits: Bits = "keep", quality: int = 95
+    picture: Picture, form: Format, *, bits: BitDepth = "keep", quality: int = 95
 ) -> tuple[bytes, list[str]]:
     """Encode a result.
 
@@ -79,47 +72,23 @@ def encode_picture(
         if exif is not None and len(exif) > _MAX_JPEG_EXIF:
             exif = None
             notes.append("its EXIF is too long for JPEG and was left out")
-        return _jpeg(pixels, exif, quality), notes
+        subsampling = 0 if quality >= _FULL_COLOUR_FROM else 2
+        return _pillow(pixels, "JPEG", exif, quality=quality, subsampling=subsampling), notes
+    stored = pixels if alpha is None else np.dstack([pixels, alpha])
     if form == "webp":
-        return _webp(_with_alpha(pixels, alpha), exif, quality), notes
-    if form == "tiff":
-        return _tiff(_with_alpha(pixels, alpha), exif), notes
-    return _png(pixels, alpha, exif), notes
+        return _pillow(stored, "WEBP", exif, quality=quality, lossless=quality == 100, exact=True), notes
+    return (_tiff if form == "tiff" else _png)(stored, exif), notes
 
 
-def _with_alpha(pixels: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
-    return pixels if alpha is None else np.dstack([pixels, alpha])
-
-
-def _jpeg(pixels: np.ndarray, exif: bytes | None, quality: int) -> bytes:
+def _pillow(pixels: np.ndarray, kind: str, exif: bytes | None, **options: object) -> bytes:
     buffer = io.BytesIO()
-    options = {"exif": b"Exif\0\0" + exif} if exif else {}
-    subsampling = 0 if quality >= _FULL_COLOUR_FROM else 2
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=subsampling, **options)
+    Image.fromarray(pixels).save(buffer, kind, **({"exif": b"Exif\0\0" + exif} if exif else {}), **options)
     return buffer.getvalue()
 
 
-def _webp(pixels: np.ndarray, exif: bytes | None, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    options = {"exif": b"Exif\0\0" + exif} if exif else {}
-    lossless = quality == 100
-    Image.fromarray(pixels).save(buffer, "WEBP", quality=quality, lossless=lossless, exact=True, **options)
-    return buffer.getvalue()
-
-
-def _png(pixels: np.ndarray, alpha: np.ndarray | None, exif: bytes | None) -> bytes:
+def _png(pixels: np.ndarray, exif: bytes | None) -> bytes:
     """PNG with the chunks sRGB and eXIf, which neither OpenCV nor (at 16 bits) Pillow writes."""
-    if alpha is None:
-        data = encode_png(pixels)
-    else:
-        ok, array = cv2.imencode(
-            ".png",
-            cv2.cvtColor(np.dstack([pixels, alpha]), cv2.COLOR_RGBA2BGRA),
-            [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE],
-        )
-        if not ok:
-            raise ValueError(f"OpenCV cannot encode an image of shape {pixels.shape} with alpha as PNG.")
-        data = array.tobytes()
+    data = encode_png(pixels)
     chunks = _chunk(b"sRGB", b"\0") + (_chunk(b"eXIf", exif) if exif else b"")
     after_head = 8 + 25  # the signature and IHDR
     return data[:after_head] + chunks + data[after_head:]

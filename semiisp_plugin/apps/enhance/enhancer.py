@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -14,22 +13,19 @@ from torch import Tensor, nn
 
 from semiisp_plugin.apps.enhance.matching import (
     DISAGREEMENT,
-    Agreement,
+    disagreement,
     match_tone,
     reduce,
     reduction_for,
     sees_everything,
 )
 from semiisp_plugin.apps.enhance.memory import TILES, MemoryModel, available_memory, largest_tile
-from semiisp_plugin.apps.enhance.network import LoadedNetwork, load_network
-from semiisp_plugin.apps.tiling import Box, run_in_tiles, tile_count
+from semiisp_plugin.apps.tiling import Box, boxes, run_in_tiles, tile_count
 from semiisp_plugin.io.image_io import to_tensor
-
-__all__ = ["PRECISIONS", "Enhancer", "NetworkError", "Plan", "choose_device"]
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-_SMALLEST_TILE = 64
+_SMALLEST_TILE = 16
 _MULTIPLE = 16  # of tiles of networks that do not say what they need
 # Pixels, and a side, up to which an image is not worth finding out whether it fits.
 _SMALL, _SMALL_SIDE = 512**2, 1024
@@ -78,7 +74,7 @@ class Enhancer:
         overlap: Pixels that neighbouring tiles share; default: an eighth of the tile, and none where the network
             decides by the whole image.
         match: Whether tiles are brought to the tone of the whole image; ``auto``: of networks whose result depends on
-            more than a neighbourhood, which is tried out, where tiles disagree about what they share.
+            more than a neighbourhood, which is tried out, where tiles differ from the whole image, both reduced.
         memory: Bytes that the network may take; default: see `semiisp_plugin.apps.enhance.memory.available_memory`.
 
     Raises:
@@ -117,29 +113,6 @@ class Enhancer:
         self._memory = memory
         self._memory_model: MemoryModel | None = None
         self._too_large: dict[tuple[int, int], int] = {}  # size -> tile that fitted after memory had run out
-
-    @classmethod
-    def load(
-        cls,
-        opt: str | os.PathLike[str] | None = None,
-        weights: str | os.PathLike[str] | None = None,
-        network: str | Mapping[str, Any] | None = None,
-        param_key: str | None = None,
-        force_yml: Sequence[str] = (),
-        **settings: Any,
-    ) -> Enhancer:
-        """Make an enhancer from files.
-
-        Args:
-            opt: See `semiisp_plugin.apps.enhance.network.load_network`.
-            weights: Likewise.
-            network: Likewise.
-            param_key: Likewise.
-            force_yml: Likewise.
-            settings: See `Enhancer`.
-        """
-        loaded: LoadedNetwork = load_network(opt, weights, network, param_key, force_yml)
-        return cls(loaded.network, **settings)
 
     def enhance_image(self, image: np.ndarray, done: Callable[[int, int], None] | None = None) -> np.ndarray:
         """Enhance an image.
@@ -291,29 +264,25 @@ class Enhancer:
     def _matched(
         self, image: Tensor, one: Callable[[Tensor, Box], Tensor], plan: Plan, count: Callable[[], None]
     ) -> Tensor:
-        """Tiles as they are, or, where they disagree (or it was asked for), brought to the tone of the whole image."""
+        """Tiles as they are, or, where one differs from the whole (or it was asked for), brought to its tone."""
         assert plan.tile is not None
         assert plan.reduction is not None
         factor = plan.reduction
-        radius = max(4, plan.tile // (8 * factor))
         small = reduce(image, factor)
         whole = self._small(small)
-        agreement = Agreement(int(image.shape[-2]), int(image.shape[-1]), factor)
-
-        def both(tile: Tensor, box: Box) -> Tensor:
-            result = one(tile, box).float()
+        parts: dict[Box, tuple[Tensor, Tensor]] = {}
+        size = (int(image.shape[-2]), int(image.shape[-1]))
+        for box in boxes(size, plan.tile, plan.overlap, plan.multiple):
             rows, columns = (slice(s.start // factor, -(-s.stop // factor)) for s in box)
-            alone = self._small(small[..., rows, columns])
-            matched = match_tone(result, alone, whole[..., rows, columns], factor, radius)
-            if not self._asks:
-                return matched
-            agreement.add(result, box)
-            return torch.cat((result, matched), 1)
+            parts[box] = self._small(small[..., rows, columns]), whole[..., rows, columns]
+        run = one
+        if not self._asks or disagreement(parts.values()) > DISAGREEMENT:
+            radius = max(4, plan.tile // (8 * factor))
 
-        out = run_in_tiles(image, both, plan.tile, plan.overlap, plan.multiple, count)
-        if not self._asks:
-            return out
-        return out[:, 3:] if agreement.disagreement() > DISAGREEMENT else out[:, :3]
+            def run(tile: Tensor, box: Box) -> Tensor:
+                return match_tone(one(tile, box).float(), *parts[box], factor, radius)
+
+        return run_in_tiles(image, run, plan.tile, plan.overlap, plan.multiple, count)
 
     def _small(self, image: Tensor) -> Tensor:
         """The network's result for a reduced image, or a part of it."""

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 import cv2
 from tqdm import tqdm
 
-from semiisp_plugin.apps.enhance.encoding import Bits, Format, encode_picture
+from semiisp_plugin.apps.enhance.encoding import Format, encode_picture
 from semiisp_plugin.apps.enhance.enhancer import Enhancer, NetworkError
 from semiisp_plugin.apps.enhance.inputs import Job, find_images, plan_jobs
 from semiisp_plugin.io.files import write_atomically
-from semiisp_plugin.io.image_io import MAX_PIXELS, printable_path
+from semiisp_plugin.io.image_io import MAX_PIXELS, BitDepth, printable_path
 from semiisp_plugin.io.picture import Picture, read_picture
 from semiisp_plugin.io.raw_io import is_raw, require_rawpy
 
@@ -59,7 +59,7 @@ def enhance_files(
     out: str | os.PathLike[str],
     *,
     form: Format | None = None,
-    bits: Bits = "keep",
+    bits: BitDepth = "keep",
     quality: int = 95,
     suffix: str = "",
     overwrite: bool = False,
@@ -110,7 +110,7 @@ def jobs_for(
     images: Sequence[str],
     out: str | os.PathLike[str],
     form: Format | None,
-    bits: Bits,
+    bits: BitDepth,
     quality: int,
     suffix: str,
 ) -> tuple[list[Job], list[str]]:
@@ -133,7 +133,7 @@ def enhance_jobs(
     jobs: Sequence[Job],
     report: EnhanceReport,
     *,
-    bits: Bits = "keep",
+    bits: BitDepth = "keep",
     quality: int = 95,
     overwrite: bool = False,
     max_pixels: int | None = MAX_PIXELS,
@@ -204,7 +204,7 @@ def _enhanced(enhancer: Enhancer, picture: Picture, bar: tqdm) -> Picture:
     return picture._replace(pixels=enhancer.enhance_image(picture.pixels, show))
 
 
-def _write(job: Job, result: Picture, bits: Bits, quality: int) -> list[str]:
+def _write(job: Job, result: Picture, bits: BitDepth, quality: int) -> list[str]:
     data, notes = encode_picture(result, job.form, bits=bits, quality=quality)
     write_atomically(job.target, data)
     return [*result.notes, *notes]

@@ -9,15 +9,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from semiisp_plugin.apps.enhance.encoding import Bits, Format, format_of
-from semiisp_plugin.data.layouts.base import list_files
-from semiisp_plugin.io.image_io import IMAGE_EXTENSIONS, printable_path, scan_images
-from semiisp_plugin.io.raw_io import RAW_EXTENSIONS, is_raw
+from semiisp_plugin.apps.enhance.encoding import EXTENSIONS, Format
+from semiisp_plugin.io.image_io import IMAGE_EXTENSIONS, BitDepth, list_files, printable_path, scan_images
+from semiisp_plugin.io.raw_io import RAW_EXTENSIONS
 
-__all__ = ["Found", "Job", "find_images", "plan_jobs"]
-
-_JPEG_TOO = (".jfif", ".jpe")
 _EXTENSION: dict[Format, str] = {"png": ".png", "jpg": ".jpg", "tiff": ".tif", "webp": ".webp"}
+_FOUND = (*IMAGE_EXTENSIONS, *RAW_EXTENSIONS)
 
 
 class Found(NamedTuple):
@@ -55,41 +52,34 @@ def find_images(images: Sequence[str], out: str | os.PathLike[str]) -> tuple[lis
         out: The folder of results; what lies in it is not taken for an image, unless it was named itself.
 
     Returns:
-        The images in the order of the arguments, each once; and remarks about what was not found.
+        The images in the order of the arguments, each once; and remarks about pictures that are not read.
 
     Raises:
         FileNotFoundError: There is no such file, or nothing fits a pattern.
         ValueError: There is no image at all.
     """
-    found: list[Found] = []
-    files: list[str] = []
-    remarks: list[str] = []
     arguments = list(_expanded(images))
-    folders = [path for path, _ in arguments if os.path.isdir(path)]
+    named = [path for path, relative in arguments if relative is None and not os.path.isdir(path)]
+    # Files of one name keep as much of their paths as lies below a folder that they share.
+    alike = len({os.path.basename(path) for path in named}) < len(named)
+    shared = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in named]) if alike else None
+    found: dict[str, Found] = {}
+    remarks: list[str] = []
     for path, relative in arguments:
         if os.path.isdir(path):
             # One folder is copied with its structure; several keep their names, so that they do not mix.
             prefix = "" if len(arguments) == 1 else f"{relative or os.path.basename(os.path.abspath(path))}/"
-            inside = list(_in_folder(path, out))
-            if not inside:
-                remarks.append(_no_image(path))
-            found += [Found(os.path.join(path, name), prefix + name) for name in inside]
-        elif relative is not None:
-            found.append(Found(path, relative))
+            inside = [Found(os.path.join(path, name), prefix + name) for name in _in_folder(path, out)]
+            remarks += _left_out(path, len(inside))
+        elif relative is None and shared is not None:
+            inside = [Found(path, Path(os.path.relpath(os.path.abspath(path), shared)).as_posix())]
         else:
-            files.append(path)
-            found.append(Found(path, os.path.basename(path)))
-    if len({os.path.basename(path) for path in files}) < len(files):
-        below = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in files])
-        named = set(files)
-        found = [
-            Found(f.path, Path(os.path.relpath(os.path.abspath(f.path), below)).as_posix()) if f.path in named else f
-            for f in found
-        ]
-    once = list({os.path.realpath(f.path): f for f in reversed(found)}.values())[::-1]
-    if not once:
-        raise ValueError(remarks[0] if len(folders) == 1 else f"none of the {len(folders)} folders holds an image.")
-    return once, remarks
+            inside = [Found(path, relative or os.path.basename(path))]
+        for image in inside:
+            found.setdefault(os.path.realpath(image.path), image)
+    if not found:
+        raise ValueError(f"{' '.join(remarks)} Check the path.")
+    return list(found.values()), remarks
 
 
 def _expanded(images: Sequence[str]) -> Iterator[tuple[str, str | None]]:
@@ -99,17 +89,15 @@ def _expanded(images: Sequence[str]) -> Iterator[tuple[str, str | None]]:
         if os.path.lexists(path):
             yield path, None
             continue
-        if not glob.has_magic(path):
-            near = _nearby(path)
-            raise FileNotFoundError(f"There is no file or folder '{printable_path(argument)}'{near}. Check the path.")
-        # Patterns with ** find a folder and then what is in it.
-        matches = sorted(match for match in glob.glob(path, recursive=True) if match.rstrip(os.sep))
-        if "**" in path:
-            matches = [m for m in matches if not os.path.isdir(m) and _is_image_name(m)]
+        what = "There is no file or folder"
+        matches = []
+        if glob.has_magic(path):
+            what = "Nothing fits the pattern"
+            matches = sorted(match for match in glob.glob(path, recursive=True) if match.rstrip(os.sep))
+            if "**" in path:  # it finds a folder and then what is in it
+                matches = [m for m in matches if not os.path.isdir(m) and os.path.splitext(m)[1].lower() in _FOUND]
         if not matches:
-            raise FileNotFoundError(
-                f"Nothing fits the pattern '{printable_path(argument)}' (from {os.getcwd()}). Check the path."
-            )
+            raise FileNotFoundError(f"{what} '{printable_path(argument)}' (from {os.getcwd()}). Check the path.")
         root = path
         while glob.has_magic(root):
             root = os.path.dirname(root)
@@ -117,36 +105,24 @@ def _expanded(images: Sequence[str]) -> Iterator[tuple[str, str | None]]:
             yield match, Path(os.path.relpath(match, root or os.curdir)).as_posix()
 
 
-def _nearby(path: str) -> str:
-    folder = os.path.dirname(path) or os.curdir
-    if not os.path.isdir(folder):
-        return f" (there is no folder '{printable_path(folder)}' either)"
-    return f" (from {os.getcwd()})" if not os.path.isabs(path) else ""
-
-
-def _is_image_name(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in (*IMAGE_EXTENSIONS, *RAW_EXTENSIONS)
-
-
 def _in_folder(folder: str, out: str | os.PathLike[str]) -> Iterator[str]:
     """Images below a folder; results of earlier runs, where the folder of results lies in it, are none."""
     results = os.path.realpath(out)
-    if results == os.path.realpath(folder):  # with a suffix; `plan_jobs` sees to it
-        results = ""
-    for name in list_files(Path(folder), (*IMAGE_EXTENSIONS, *RAW_EXTENSIONS)):
+    for name in list_files(folder, _FOUND):
         real = os.path.realpath(os.path.dirname(os.path.join(folder, name)))
-        if not results or not (real == results or real.startswith(results + os.sep)):
+        # With a suffix results may lie beside the images; `plan_jobs` sees to it.
+        if results == os.path.realpath(folder) or not f"{real}{os.sep}".startswith(results + os.sep):
             yield name
 
 
-def _no_image(folder: str) -> str:
-    others = scan_images(folder).unsupported
-    text = ", ".join(f"{count} {extension}" for extension, count in others.items() if extension not in RAW_EXTENSIONS)
-    return (
-        f"'{printable_path(folder)}' holds no image, neither itself nor below"
-        + (f", but pictures of other formats ({text}), which must be converted first" if text else "")
-        + ". Check the path."
-    )
+def _left_out(folder: str, images: int) -> list[str]:
+    """A remark about a folder that holds no image, or pictures of formats that are not read."""
+    others = {e: n for e, n in scan_images(folder).unsupported.items() if e not in RAW_EXTENSIONS}
+    text = ", ".join(f"{count} {extension}" for extension, count in others.items())
+    if images:
+        return [f"left out of '{printable_path(folder)}': {text}; convert them first, or name them."] if text else []
+    also = f", but pictures of other formats ({text}), which must be converted first" if text else ""
+    return [f"'{printable_path(folder)}' holds no image, neither itself nor below{also}."]
 
 
 def plan_jobs(
@@ -154,7 +130,7 @@ def plan_jobs(
     out: str | os.PathLike[str],
     *,
     form: Format | None = None,
-    bits: Bits = "keep",
+    bits: BitDepth = "keep",
     suffix: str = "",
 ) -> list[Job]:
     """Where each result goes: the image's place below ``out``, with the suffix before the extension.
@@ -175,56 +151,55 @@ def plan_jobs(
     """
     if any(c in suffix for c in "/\\\0"):
         raise ValueError(f"--suffix: '{suffix}' cannot be part of a file's name; leave slashes out.")
-    forms = [form or _own_form(f.path, bits) for f in found]
-    targets = [_target(out, f.relative, kind, suffix, keep=form is None) for f, kind in zip(found, forms, strict=True)]
-    often = Counter(str(target).casefold() for target in targets)
-    for i, (f, kind) in enumerate(zip(found, forms, strict=True)):
-        if often[str(targets[i]).casefold()] > 1:
-            targets[i] = _target(out, f.relative, kind, suffix, keep=False, both=True)
-    jobs = [Job(f.path, target, kind) for f, target, kind in zip(found, targets, forms, strict=True)]
-    return _without_clashes(jobs)
-
-
-def _own_form(path: str, bits: Bits) -> Format:
-    extension = os.path.splitext(path)[1].lower()
-    own = "jpg" if extension in _JPEG_TOO else format_of(extension)
-    if own is None or is_raw(path) or (bits == "16" and own in ("jpg", "webp")):
-        return "png"
-    return own
-
-
-def _target(
-    out: str | os.PathLike[str], relative: str, form: Format, suffix: str, *, keep: bool, both: bool = False
-) -> Path:
-    stem, extension = os.path.splitext(relative)
-    if extension.lower() not in (*IMAGE_EXTENSIONS, *RAW_EXTENSIONS, *_JPEG_TOO, ".gif"):
-        stem, extension = relative, ""  # a name with a point in it
-    if both:
-        stem += extension
-    same = keep and not both and format_of(extension) == form
-    return Path(out, f"{stem}{suffix}{extension if same else _EXTENSION[form]}")
-
-
-def _without_clashes(jobs: list[Job]) -> list[Job]:
-    """The jobs, without images that are results of others among them."""
+    jobs = [_job(image, out, form, bits, suffix) for image in found]
+    often = Counter(str(job.target).casefold() for job in jobs)
+    jobs = [
+        _job(image, out, form, bits, suffix, whole=True) if often[str(job.target).casefold()] > 1 else job
+        for image, job in zip(found, jobs, strict=True)
+    ]
     results = {os.path.realpath(job.target) for job in jobs}
+    seen: dict[str, str] = {}
+    left = []
     for job in jobs:
-        if os.path.realpath(job.target) == os.path.realpath(job.source):
+        source, target = os.path.realpath(job.source), os.path.realpath(job.target)
+        if source == target:
             raise ValueError(
                 f"'{printable_path(job.source)}' would be overwritten by its result. Choose another --out, or add "
                 "--suffix _enhanced."
             )
-    # In one folder with the images, an earlier run's results are images to this one's listing.
-    left = [job for job in jobs if os.path.realpath(job.source) not in results]
-    if len(left) < len(jobs) and not left:
-        raise ValueError("every image would be overwritten by the result of another. Choose another --out.")
-    seen: dict[str, str] = {}
-    for job in left:
-        key = str(job.target).casefold()
-        if key in seen:
+        # In one folder with the images, an earlier run's results are images to this one's listing.
+        if source in results:
+            continue
+        other = seen.setdefault(str(job.target).casefold(), job.source)
+        if other != job.source:
             raise ValueError(
-                f"'{printable_path(seen[key])}' and '{printable_path(job.source)}' would both be written to "
+                f"'{printable_path(other)}' and '{printable_path(job.source)}' would both be written to "
                 f"'{printable_path(job.target)}'. Give the folder above them, or enhance them one after the other."
             )
-        seen[key] = job.source
+        left.append(job)
+    if not left:
+        raise ValueError("every image would be overwritten by the result of another. Choose another --out.")
     return left
+
+
+def _job(
+    image: Found,
+    out: str | os.PathLike[str],
+    form: Format | None,
+    bits: BitDepth,
+    suffix: str,
+    *,
+    whole: bool = False,
+) -> Job:
+    """The job of one image; ``whole``: the result's name has the whole of the image's."""
+    stem, extension = os.path.splitext(image.relative)
+    own = EXTENSIONS.get(extension.lower())
+    if extension.lower() not in (*_FOUND, *EXTENSIONS, ".gif"):
+        stem, extension = image.relative, ""  # a name with a point in it
+    if form is None and own is not None and not (bits == "16" and own in ("jpg", "webp")):
+        form, ending = own, extension
+    else:
+        form = form or "png"
+        ending = _EXTENSION[form]
+    name = f"{stem}{extension}{suffix}{_EXTENSION[form]}" if whole else f"{stem}{suffix}{ending}"
+    return Job(image.path, Path(out, name), form)

@@ -13,27 +13,22 @@ with means over windows of an eighth of the tile to each side, as in the fast gu
 
 A network may treat reduced images differently from large ones: noise and fine texture are gone. As both sides of the
 comparison are reduced, most of this cancels; what does not would make good tiles worse, so tiles are matched only where
-they disagree about what they share.
+a reduced one differs from the whole.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semiisp_plugin.apps.tiling import Box, weights_of
-
-__all__ = ["DISAGREEMENT", "Agreement", "match_tone", "reduce", "reduction_for", "sees_everything"]
-
 _EPSILON = 0.01**2  # of values in [0, 1]: fainter structure than this decides nothing
 _GAINS = (0.25, 4.0)
-_EVEN = 0.75  # largest share of a tile where another counts as well
 DISAGREEMENT = 2 / 255
-"""From this on (`Agreement.disagreement`) tiles are matched: patches of this difference can be seen on plain walls."""
+"""From this on (see `disagreement`) tiles are matched: patches of this difference can be seen on plain walls."""
 _PROBE, _CORNER, _LEAST = 384, 32, 1e-3
 
 
@@ -50,41 +45,18 @@ def reduce(image: Tensor, factor: int) -> Tensor:
     return F.avg_pool2d(image, factor, ceil_mode=True, count_include_pad=False)
 
 
-class Agreement:
-    """How much tiles disagree about what they share, from what they make of it, reduced.
+def disagreement(parts: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Mean difference, of the tile that differs most, between what a network makes of it alone and within the whole.
 
     Args:
-        height: Of the image.
-        width: Of the image.
-        factor: By what results are reduced; tiles begin at multiples of it.
+        parts: The two results ``(1, 3, h, w)`` for each tile, reduced. Their outer quarters do not count: a tile's
+            border reaches in there.
     """
-
-    def __init__(self, height: int, width: int, factor: int) -> None:
-        size = (1, 3, -(-height // factor), -(-width // factor))
-        self.factor = factor
-        self._sum, self._squares = torch.zeros(size), torch.zeros(size)
-        self._largest = torch.zeros(1, 1, *size[2:])
-
-    def add(self, result: Tensor, box: Box) -> None:
-        """Take the result ``(1, 3, h, w)`` for a tile."""
-        weights = weights_of(box.rows)[:, None] * weights_of(box.columns)[None, :]
-        share = reduce(weights[None, None], self.factor)
-        small = reduce(result.float().cpu(), self.factor)
-        rows, columns = (slice(s.start // self.factor, -(-s.stop // self.factor)) for s in box)
-        where = (..., rows, columns)
-        self._sum[where] += share * small
-        self._squares[where] += share * small * small
-        self._largest[where] = torch.maximum(self._largest[where], share)
-
-    def disagreement(self) -> float:
-        """Of the differences between two tiles in the middle of what they share, the ninth of ten, in [0, 1].
-
-        0 if there is no place where two tiles count alike.
-        """
-        middle = (self._largest < _EVEN).expand_as(self._sum)
-        # Two values that count half each are twice the standard deviation apart.
-        apart = 2 * (self._squares - self._sum * self._sum).clamp_min(0)[middle].sqrt()
-        return float(apart.kthvalue(math.ceil(0.9 * apart.numel())).values) if apart.numel() else 0.0
+    apart = []
+    for alone, whole in parts:
+        rows, columns = (slice(side // 4, side - side // 4) for side in alone.shape[-2:])
+        apart.append(float((alone - whole)[..., rows, columns].abs().mean()))
+    return max(apart)
 
 
 def match_tone(tile: Tensor, alone: Tensor, whole: Tensor, factor: int, radius: int) -> Tensor:

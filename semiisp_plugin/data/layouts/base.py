@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import numpy as np
 
 from semiisp_plugin.data.align import MIN_ALIGNMENT
 from semiisp_plugin.data.pairs import Pair, read_pair
-from semiisp_plugin.io.image_io import IMAGE_EXTENSIONS
+from semiisp_plugin.io.image_io import IMAGE_EXTENSIONS, list_files
 
 SPLITS = ("train", "test")
 """Halves of a data set; either may be empty."""
@@ -179,40 +178,22 @@ def child_names(root: Path) -> str:
     return "it has " + ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def list_files(root: Path, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> list[str]:
-    """Files below ``root`` that end in one of the extensions (in lower case), relative, with ``/``, sorted.
-
-    Hidden files and folders are left out, symbolic links followed; a folder that was visited is not visited again.
-    """
-    found, seen = [], set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        relative = Path(folder).relative_to(root)
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in extensions:
-                found.append((relative / name).as_posix())
-    return sorted(found)
-
-
-def by_name(root: Path, files: Iterable[str], name_of: Callable[[str], str | None], what: str) -> dict[str, str]:
-    """Name -> path of the files of a folder.
+def by_name(
+    root: Path, name_of: Callable[[str], str | None], what: str, extensions: Collection[str] = IMAGE_EXTENSIONS
+) -> dict[str, str]:
+    """Name -> path of the images below a folder.
 
     Args:
         root: The folder.
-        files: Relative paths.
         name_of: Makes the name of a pair from a relative path; None for files that do not count.
         what: What messages call them: "inputs".
+        extensions: Which files count, in lower case.
 
     Raises:
-        ValueError: Two files have one name.
+        ValueError: Two files have one name, or there is none.
     """
     named: dict[str, str] = {}
-    for relative in files:
+    for relative in list_files(root, extensions):
         name = name_of(relative)
         if name is None:
             continue
@@ -223,6 +204,11 @@ def by_name(root: Path, files: Iterable[str], name_of: Callable[[str], str | Non
                 "to the pair; remove or rename one."
             )
         named[name] = path
+    if not named:
+        raise ValueError(
+            f"'{root}' holds no image that could be one of the {what}, neither itself nor below. Check the path, and "
+            "that the archive was unpacked completely."
+        )
     return named
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from semiisp_plugin.data.layouts.base import (
     bases,
     by_name,
     child_names,
-    list_files,
     read_images,
     require_folder,
     subfolder,
@@ -82,13 +81,8 @@ def _find(request: Request, *, task: str) -> Listing:
     inputs_root = _folder(root, request.input, task, "input")
     targets_root = _folder(root, request.target, task, "target")
     extensions = {"tone_mapping": (".png",), "general_isp": (".dng",), "ie": (".jpg", ".jpeg", ".png")}[task]
-    inputs = by_name(inputs_root, list_files(inputs_root, extensions), photo_name, "inputs")
-    targets = by_name(targets_root, list_files(targets_root), photo_name, "targets")
-    for folder, images, endings in ((inputs_root, inputs, extensions), (targets_root, targets, ("image",))):
-        if not images:
-            raise ValueError(
-                f"'{folder}' holds no file named a0001 to a5000 ({', '.join(endings)}). Was the archive unpacked?"
-            )
+    inputs = by_name(inputs_root, photo_name, "inputs a0001 to a5000", extensions)
+    targets = by_name(targets_root, photo_name, "targets a0001 to a5000")
     listing = Listing({}, read_images)
     listing.found = [
         f"inputs: {len(inputs)} in '{inputs_root}'",
@@ -134,9 +128,9 @@ def _folder(root: Path | None, named: str | None, task: str, role: str) -> Path:
 
 
 def _split(root: Path | None, listing: Listing) -> dict[str, list[str]]:
-    """Names of the splits, from the lists of the distribution or else from our copy of them."""
+    """Names of the splits, from the lists of the distribution or else from the package's copy of them."""
     train, test = fivek_split()
-    ours = {"train": train, "test": test}
+    zengs = {"train": train, "test": test}
     for base in bases(root, 1) if root else []:
         test_file, halves = base / "test.txt", [base / "train_input.txt", base / "train_label.txt"]
         whole = base / "train.txt"
@@ -144,21 +138,18 @@ def _split(root: Path | None, listing: Listing) -> dict[str, list[str]]:
         if not test_file.is_file() or not all(path.is_file() for path in train_files):
             continue
         theirs = {
-            "train": sorted(_listed(name) for path in train_files for name in read_names(path)),
-            "test": sorted(_listed(name) for name in read_names(test_file)),
+            split: sorted(strip_extension(name)[0] for path in paths for name in read_names(path))
+            for split, paths in (("train", train_files), ("test", [test_file]))
         }
-        for split, names in theirs.items():
-            repeated = sorted({a for a, b in pairwise(names) if a == b})
-            if repeated:
-                raise ValueError(f"the {split} lists in '{base}' name '{repeated[0]}' twice. Fetch the lists again.")
-        common = sorted(set(theirs["train"]) & set(theirs["test"]))
-        if common:
+        often = Counter(name for names in theirs.values() for name in names)
+        repeated = [name for name, count in often.items() if count > 1]
+        if repeated:
             raise ValueError(
-                f"the lists in '{base}' have {len(common)} names in both train and test, '{common[0]}' among them. "
-                "Fetch the lists again."
+                f"the lists in '{base}' have {len(repeated)} names more than once or in both train and test, "
+                f"'{repeated[0]}' among them. Fetch the lists again."
             )
         listing.split_source = f"{', '.join(path.name for path in [*train_files, test_file])} in '{base}'"
-        if theirs == ours:
+        if theirs == zengs:
             listing.split_source += ", the same as Zeng's"
         else:
             listing.warnings.append(
@@ -168,12 +159,7 @@ def _split(root: Path | None, listing: Listing) -> dict[str, list[str]]:
             )
         return theirs
     listing.split_source = "the package's copy of Zeng's lists (the source has no train.txt and test.txt)"
-    return ours
-
-
-def _listed(name: str) -> str:
-    """A name as it stands in a list, without extension."""
-    return strip_extension(name)[0]
+    return zengs
 
 
 def _reader(task: str, request: Request, listing: Listing) -> tuple[Reader, dict[str, Any]]:

@@ -15,13 +15,11 @@ from semiisp_plugin.data.layouts.base import (
     bases,
     by_name,
     child_names,
-    list_files,
     match,
     read_images,
     require_folder,
     subfolder,
 )
-from semiisp_plugin.data.pairs import Pair
 from semiisp_plugin.io.image_io import strip_extension
 from semiisp_plugin.io.lmdb_io import lmdb_key
 
@@ -90,7 +88,11 @@ def _find(request: Request, *, folders: Mapping[str, tuple[tuple[str, str], ...]
                 f"{_wanted(folders[split])}; {child_names(root)}."
             )
             continue
-        pairs, missing = _pairs(*located, split=split)
+        inputs, targets = (
+            by_name(folder, pair_name, f"{split} {what}")
+            for folder, what in zip(located, ("inputs", "targets"), strict=True)
+        )
+        pairs, missing = match(inputs, targets)
         listing.splits[split] = pairs
         listing.missing |= {f"{split}/{name}": text for name, text in missing.items()}
         listing.found.append(f"{split}: {len(pairs)} pairs in '{located[0]}' and '{located[1]}'")
@@ -114,18 +116,6 @@ def _located(root: Path, choices: tuple[tuple[str, str], ...]) -> tuple[Path, Pa
 def _wanted(choices: Sequence[tuple[str, str]]) -> str:
     """The folders looked for, for a message: ``our485/{low,high} or Train/{input,target}``."""
     return " or ".join(f"{a.partition('/')[0]}/{{{a.partition('/')[2]},{b.partition('/')[2]}}}" for a, b in choices)
-
-
-def _pairs(low: Path, high: Path, *, split: str) -> tuple[list[Pair], dict[str, str]]:
-    """Pairs of two folders, and what has no partner."""
-    named = [
-        by_name(folder, list_files(folder), pair_name, f"{split} {what}")
-        for folder, what in ((low, "inputs"), (high, "targets"))
-    ]
-    for folder, images in zip((low, high), named, strict=True):
-        if not images:
-            raise ValueError(f"'{folder}' holds no image. Was the archive unpacked completely?")
-    return match(*named)
 
 
 def _finder(folders: Mapping[str, tuple[tuple[str, str], ...]], home: str | None) -> Callable[[Request], Listing]:

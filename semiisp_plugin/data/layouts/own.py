@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from functools import partial
 from pathlib import Path
-
-import cv2
-import numpy as np
-from PIL import Image
 
 from semiisp_plugin.data.align import align
 from semiisp_plugin.data.layouts.base import (
@@ -19,15 +14,17 @@ from semiisp_plugin.data.layouts.base import (
     Request,
     by_name,
     child_names,
-    list_files,
     match,
     require_folder,
     subfolder,
 )
 from semiisp_plugin.data.pairs import PAIR_FOLDERS, Pair
 from semiisp_plugin.data.subsets import rank_names, read_names
-from semiisp_plugin.io.image_io import IMAGE_EXTENSIONS, read_image
+from semiisp_plugin.io.colour_profile import profile_name
+from semiisp_plugin.io.image_header import read_header
+from semiisp_plugin.io.image_io import IMAGE_EXTENSIONS, decode_image, list_files, read_file, read_image
 from semiisp_plugin.io.lmdb_io import lmdb_key
+from semiisp_plugin.io.picture import shrink_short_side
 from semiisp_plugin.io.raw_io import RAW_EXTENSIONS, RAW_PROCESSING, RAW_SUMMARY, is_raw, read_raw, require_rawpy
 
 FOLDERS: tuple[tuple[str, str], ...] = (
@@ -35,6 +32,8 @@ FOLDERS: tuple[tuple[str, str], ...] = (
     *dict.fromkeys((a.lower(), b.lower()) for a, b in PAIR_FOLDERS),
 )
 """Names that the two folders below --source may have; their case does not matter."""
+
+_INPUT_EXTENSIONS = (*RAW_EXTENSIONS, *IMAGE_EXTENSIONS)
 
 TEST_SEED = "test"
 """Seed of `rank_names` for the pairs kept for testing; another than that of the subsets."""
@@ -48,34 +47,17 @@ def read_own(pair: Pair, *, min_alignment: float, short_side: int | None) -> Pai
         min_alignment: See `semiisp_plugin.data.align.MIN_ALIGNMENT`.
         short_side: Area-resize the target to this short side first; None keeps its size.
     """
-    target = read_image(pair.target)
-    if short_side is not None and min(target.shape[:2]) > short_side:
-        scale = short_side / min(target.shape[:2])
-        size = max(1, round(target.shape[1] * scale)), max(1, round(target.shape[0] * scale))
-        target = np.ascontiguousarray(cv2.resize(target, size, interpolation=cv2.INTER_AREA))
+    buffer = read_file(pair.target)
+    target = shrink_short_side(decode_image(buffer, name=pair.target), short_side)
     raw = is_raw(pair.input)
     aligned = align(read_raw(pair.input) if raw else read_image(pair.input), target, min_alignment=min_alignment)
     notes = []
     if aligned.turns:
         notes.append("input turned by quarter turns to fit the edited image")
-    profile = colour_profile(pair.target)
+    profile = profile_name(read_header(buffer, pair.target).icc_profile)
     if profile and "srgb" not in profile.lower():
         notes.append(f"edited image with the colour profile '{profile}', read as if it were sRGB; export it as sRGB")
     return PairImages(aligned.image, target, aligned.score, tuple(notes))
-
-
-def colour_profile(path: str) -> str:
-    """Description of an image's embedded colour profile; empty if it has none that can be read."""
-    from PIL import ImageCms
-
-    try:
-        with Image.open(path) as image:
-            data = image.info.get("icc_profile")
-        if not data:
-            return ""
-        return ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(data))).strip()
-    except (OSError, ValueError, SyntaxError, ImageCms.PyCMSError):
-        return ""
 
 
 # --- listing --------------------------------------------------------------------------------------------------------
@@ -84,20 +66,16 @@ def colour_profile(path: str) -> str:
 def _find(request: Request) -> Listing:
     """List the pairs of two folders."""
     input_root, target_root = _folders(request)
-    files = list_files(input_root, (*RAW_EXTENSIONS, *IMAGE_EXTENSIONS))
+    files = list_files(input_root, _INPUT_EXTENSIONS)
     if any(is_raw(name) for name in files):
         require_rawpy()
     # Cameras write both: the RAW file is the input.
     raw_names = {_stem(name) for name in files if is_raw(name)}
-    beside = [name for name in files if not is_raw(name) and _stem(name) in raw_names]
-    files = [name for name in files if name not in set(beside)]
+    beside = dict.fromkeys(name for name in files if not is_raw(name) and _stem(name) in raw_names)
     inputs, targets = _named(
-        by_name(input_root, files, _stem, "inputs"),
-        by_name(target_root, list_files(target_root), _stem, "edited images"),
+        by_name(input_root, lambda n: None if n in beside else _stem(n), "inputs", _INPUT_EXTENSIONS),
+        by_name(target_root, _stem, "edited images"),
     )
-    for folder, images, what in ((input_root, inputs, "RAW file or image"), (target_root, targets, "image")):
-        if not images:
-            raise ValueError(f"'{folder}' holds no {what}, neither itself nor below. Check the path.")
     names = sorted(inputs.keys() & targets.keys())
     listing = Listing({}, partial(read_own, min_alignment=request.min_alignment, short_side=request.short_side))
     listing.left_out = match(inputs, targets)[1]
@@ -109,7 +87,7 @@ def _find(request: Request) -> Listing:
         )
     if beside:
         listing.warnings.append(
-            f"{len(beside)} images beside RAW files of the same name, such as '{beside[0]}', are not used as inputs."
+            f"{len(beside)} images beside RAW files of the same name, such as '{min(beside)}', are not used as inputs."
         )
     n_raw = sum(is_raw(inputs[name]) for name in names)
     listing.found = [
