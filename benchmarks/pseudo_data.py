@@ -35,10 +35,11 @@ from semiisp_plugin.io.image_io import decode_image, encode_png, list_images, to
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter
 from semiisp_plugin.io.picture import decode_photograph
 from semiisp_plugin.isp import ParameterBank
+from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo import BankInverse, PseudoPairGenerator
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
+from semiisp_plugin.pseudo.f_isp import make_generator
 from semiisp_plugin.pseudo.manifest import plan
-from semiisp_plugin.pseudo.pipeline import make_generator
 from semiisp_plugin.report.tables import markdown_table
 from semiisp_plugin.simulation.photographs import load_photographs
 
@@ -191,9 +192,16 @@ def scaling(photographs: str, args: argparse.Namespace) -> None:
             for workers in args.workers:
                 out = os.path.join(folder, "out")
                 start = time.perf_counter()
-                report = build_pseudo_lmdb(
-                    photographs, out, generator, workers=workers, shard_size=args.shard_size, progress=False
+                options = PseudoOptions(
+                    name="benchmark",
+                    photographs=photographs,
+                    f_isp="",
+                    out=out,
+                    num_gpu=0,
+                    workers=workers,
+                    shard_size=args.shard_size,
                 )
+                report = build_pseudo_lmdb(options, generator, progress=False)
                 if repeat:
                     seconds[workers].append(time.perf_counter() - start)
                 written = report.written
@@ -227,7 +235,7 @@ def plan_alone(count: int) -> dict[str, float]:
         seconds = []
         for _ in range(2):
             start = time.perf_counter()
-            build = plan(folder, "photographs", names, "stored", {})
+            build = plan(folder, names, {"photographs": "photographs"})
             seconds.append(time.perf_counter() - start)
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
         shards = len(build)

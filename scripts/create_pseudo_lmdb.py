@@ -4,7 +4,7 @@
         --f_isp experiments/fisp_lolv1/models/f_isp_latest.pth
     python scripts/create_pseudo_lmdb.py -opt options/pseudo_lolv1.yml --max_photographs 1000 --out DIR
 
-The same command goes on with a build that was interrupted.
+The same command resumes a build that was interrupted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import sys
 from collections.abc import Sequence
 
 from semiisp_plugin.options import Source, complete_pseudo_options, load_yaml
-from semiisp_plugin.pseudo.pipeline import SOURCES, run
+from semiisp_plugin.pseudo.builder import run
+from semiisp_plugin.pseudo.f_isp import SOURCES
 
 
 def word_or_int(text: str) -> int | str:
@@ -32,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-opt", metavar="FILE", default=None, help="option file of `basicsr pseudo`; arguments go first"
     )
-    parser.add_argument("--retry", action="store_true", default=False, help="try photographs again that were set aside")
+    parser.add_argument("--retry", action="store_true", default=False, help="try photographs again that were skipped")
     add = parser.add_argument_group("options, as in the option file").add_argument
     add("--name", help="of the run, for messages (default: pseudo)")
     add("--photographs", metavar="DIR", help="ordinary photographs, searched recursively")
@@ -42,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--manual_seed", type=int, metavar="N", help="of the random parameter sets (default: 0)")
     add("--max_photographs", type=int, metavar="N", help="take the first N by name (default: all)")
     add("--short_side", type=int, metavar="PIXELS", help="shrink longer short sides to this (default: keep)")
-    add("--max_pixels", type=int, metavar="N", help="set larger photographs aside")
+    add("--max_pixels", type=int, metavar="N", help="skip larger photographs")
     add("--draw_per", choices=["auto", "isp", "function"], help="what step 3 draws at a time (default: auto)")
     add("--sets", choices=["auto", "global", "local"], help="sets of the last step (default: auto, by pairs)")
     add("--update_quality", action=argparse.BooleanOptionalAction, help="steps 1 and 2 (default: yes)")
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         values, source = load_yaml(option_file) if option_file else ({"name": "pseudo"}, Source("arguments"))
         run(complete_pseudo_options({**values, **given}, source), retry=retry, progress=sys.stderr.isatty())
     except KeyboardInterrupt:
-        parser.exit(130, f"{parser.prog}: interrupted; the same command goes on\n")
+        parser.exit(130, f"{parser.prog}: interrupted; the same command resumes it\n")
     except (ValueError, OSError, RuntimeError) as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
 

@@ -10,16 +10,18 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semiisp_plugin.data.pairs import read_location
+from semiisp_plugin.io.lmdb_io import read_meta
+from semiisp_plugin.pseudo.f_isp import make_generator
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
-from semiisp_plugin.pseudo.keys import photograph_seed
-from semiisp_plugin.pseudo.manifest import BuildFolder
+from semiisp_plugin.pseudo.manifest import DRAWN_WITH, BuildFolder, pair_keys, photograph_seed
 from semiisp_plugin.pseudo.sources import BankInverse
 
 F_ISP_NAME = "f_isp.pth"
@@ -51,24 +53,13 @@ class OnlineDraw:
             ValueError, FileNotFoundError: See `check_drawable`.
             CheckpointError: The copy of f_ISP is damaged.
         """
-        # It brings in what making a build needs, too.
-        from semiisp_plugin.pseudo.pipeline import make_generator
-
         build = BuildFolder(folder)
         check_drawable(build)
-        made_with = build.manifest.made_with
         # Whoever opens it in the middle of training must not shift the dropout: a network begins with random weights.
         with torch.random.fork_rng(devices=[]):
-            generator = make_generator(
-                str(build.folder / F_ISP_NAME),
-                made_with["sets"],
-                made_with["update_quality"],
-                made_with["inverse"],
-                made_with["source"],
-                candidates=made_with["candidates"],
-                per=made_with["draw_per"],
-            )
-        return cls(generator, made_with["input_bits"])
+            drawn_with = {name: build.settings[name] for name in DRAWN_WITH}
+            generator = make_generator(build.folder / F_ISP_NAME, **drawn_with)
+        return cls(generator, build.settings["input_bits"])
 
     def to(self, device: torch.device | str) -> OnlineDraw:
         """Draw on another device; returns itself."""
@@ -152,13 +143,52 @@ class OnlineDraw:
             made = inverted(second, targets, second.draw(len(targets), generators).to(self.device), places)
         return made.mul_(self.levels).round_().div_(self.levels)  # its own memory, in [0, 1]
 
-    def entry_generator(self, seed: int, key: str) -> torch.Generator:
-        """The random state with which a stored build of this seed begins step 3 of the pair ``key``."""
-        generator = torch.Generator().manual_seed(photograph_seed(seed, key))
-        if self.generator.update_quality:
-            # What step 1 draws does not depend on the picture.
+    def whole_pair(self, build: BuildFolder, entry: Entry, picture: np.ndarray) -> tuple[Tensor, Tensor]:
+        """A pair as a stored build of the same seed would hold it.
+
+        Args:
+            build: A build that does not store its inputs.
+            entry: The pair.
+            picture: `read_entry` of it.
+
+        Returns:
+            The pseudo ground truth, ``(1, 3, H, W)`` uint8, and the pseudo input, ``(3, H, W)`` float32 in [0, 1].
+        """
+        generator = torch.Generator().manual_seed(photograph_seed(int(build.settings["manual_seed"]), entry.key))
+        images = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].to(self.device)
+        if build.mode == "keys":
+            images = self.targets(images, [generator])
+        elif self.generator.update_quality:
+            # As step 1 has left it: what that draws does not depend on the picture.
             self.generator.first.invert(torch.zeros(1, 3, 1, 1, dtype=torch.uint8), generator)
-        return generator
+        return images, self.inputs(images, [generator])[0]
+
+
+class Entry(NamedTuple):
+    """A pair of a build.
+
+    Attributes:
+        key: Its name.
+        location: Where its pseudo ground truth is, or in the mode ``keys`` its photograph, relative to their root.
+    """
+
+    key: str
+    location: str
+
+
+def entries_of(build: BuildFolder) -> list[Entry]:
+    """The pairs of all complete shards, in order."""
+    if build.mode == "keys":
+        draws = int(build.settings["draws"])
+        usable = (photograph for shard in range(len(build)) for photograph in build.usable(shard))
+        return [Entry(key, photograph.path) for photograph in usable for key in pair_keys(photograph.key, draws)]
+    folders = [build.lmdb(shard, "gt") for shard, _ in build.records()]
+    return [Entry(entry.key, f"{folder}/{entry.key}") for folder in folders for entry in read_meta(folder)]
+
+
+def read_entry(build: BuildFolder, entry: Entry) -> np.ndarray:
+    """The pseudo ground truth or the photograph of an entry, RGB (H, W, 3) uint8."""
+    return build.read(entry.location) if build.mode == "keys" else read_location(entry.location)
 
 
 def inverted(source: BankInverse, images: Tensor, sets: Tensor, places: Tensor | None = None) -> Tensor:
@@ -237,15 +267,15 @@ def check_drawable(build: BuildFolder) -> None:
             f"{path} is missing, the f_ISP that pseudo inputs are drawn with. Copy the file that the build was made "
             f"with there, or run the same `basicsr pseudo` command again."
         ) from None
-    expected = str(build.manifest.made_with["f_isp_sha256"])
+    expected = str(build.settings["f_isp_sha256"])
     if not found.startswith(expected):
         raise ValueError(
             f"{path} is not the f_ISP that the build was made with (SHA-256 {found[: len(expected)]}, not {expected}). "
-            f"Put that file back, or build the pairs anew in another folder."
+            f"Put that file back, or build the pairs again in another folder."
         )
-    if mode == "keys" and not os.path.isdir(build.manifest.photographs):
+    if mode == "keys" and not os.path.isdir(build.settings["photographs"]):
         raise FileNotFoundError(
-            f"The photographs of '{folder}' are read in training, but '{build.manifest.photographs}' is no folder. "
+            f"The photographs of '{folder}' are read in training, but '{build.settings['photographs']}' is no folder. "
             f"Mount it, or build with mode: online, which needs the photographs only once."
         )
 

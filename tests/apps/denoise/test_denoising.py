@@ -223,9 +223,9 @@ def test_folder_to_folder(tmp_path: Path) -> None:
     (root / "notes.txt").write_text("not an image")
     assert not is_denoised(options(root, out))
     report = denoise_folder(options(root, out), progress=False)
-    assert (report.written, report.kept, report.set_aside) == (4, 0, {})
+    assert (report.written, report.kept, report.skipped) == (4, 0, {})
     assert is_denoised(options(root, out))
-    names = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
+    names = sorted(str(p.relative_to(out)) for p in out.rglob("[!.]*") if p.is_file())
     assert names == ["0.png", "1.png", "2.png", "denoised.json", "sub/a.b.png"]
     assert [p.key for p in match_pairs(out, root)] == ["0", "1", "2", "sub/a%2Eb"]
     image = read_image(out / "1.png")
@@ -278,16 +278,17 @@ def test_the_record_calls_non_local_means_ours(tmp_path: Path) -> None:
     assert (settings["method"], "ours" in settings["label"]) == ("opencv", True)
 
 
-def test_bad_images_are_set_aside_and_tried_again(tmp_path: Path) -> None:
+def test_bad_images_are_skipped_and_tried_again(tmp_path: Path) -> None:
     root, out = make_folder(tmp_path / "low"), tmp_path / "out"
     whole = (root / "1.png").read_bytes()
     (root / "1.png").write_bytes(whole[:100])
     (root / "broken.png").symlink_to(root / "nowhere.png")
     report = denoise_folder(options(root, out), progress=False)
     assert report.written == 2
-    assert list(report.set_aside) == ["1.png", "broken.png"]
-    assert "1.png" in report.set_aside["1.png"]
-    assert json.loads((out / "denoised.json").read_text())["set_aside"] == report.set_aside
+    assert list(report.skipped) == ["1.png", "broken.png"]
+    assert "1.png" in report.skipped["1.png"]
+    lines = (out / "skipped.txt").read_text().splitlines()
+    assert dict(line.split("\t") for line in lines) == report.skipped
     assert not is_denoised(options(root, out))
     (root / "1.png").write_bytes(whole)
     (root / "broken.png").unlink()
@@ -313,7 +314,7 @@ def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
 def test_settings_are_not_mixed_and_foreign_folders_not_touched(tmp_path: Path) -> None:
     root, out = make_folder(tmp_path / "low", 1), tmp_path / "out"
     denoise_folder(options(root, out), progress=False)
-    with pytest.raises(ValueError, match=r"other settings \(gamma: 2.2 then, 2.0 now\)"):
+    with pytest.raises(ValueError, match=r"other files \(gamma: 2.2 then, 2.0 now\)"):
         denoise_folder(options(root, out, gamma=2.0), progress=False)
     (out / "denoised.json").write_text("{")
     with pytest.raises(ValueError, match="is damaged"):
@@ -337,7 +338,7 @@ def test_the_input_may_be_spelt_in_another_way_and_moved_with_the_output(
     (tmp_path / "data").rename(tmp_path / "moved")
     assert is_denoised(options(tmp_path / "moved" / "low", tmp_path / "moved" / "out"))
     other = make_folder(tmp_path / "moved" / "other", 1)
-    with pytest.raises(ValueError, match=r"other settings \(input: \.\./low then, \.\./other now\)"):
+    with pytest.raises(ValueError, match=r"other files \(input: \.\./low then, \.\./other now\)"):
         denoise_folder(options(other, tmp_path / "moved" / "out"), progress=False)
 
 
@@ -412,7 +413,7 @@ def test_two_runs_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     found: list[str] = []
 
     def second(self: NonLocalMeans, image: np.ndarray) -> np.ndarray:
-        with pytest.raises(ValueError, match="another `basicsr denoise` is writing") as error:
+        with pytest.raises(ValueError, match="is being written by") as error:
             denoise_folder(options(root, out), progress=False)
         found.append(str(error.value))
         return image
@@ -490,7 +491,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = run(f"out={tmp_path / 'out'}")
     assert "0 images denoised" in said
     assert "2 were there before" in said
-    assert "Warning: 1 images set aside" in said
+    assert "Warning: 1 images skipped" in said
     path = weights(tmp_path / "net.pth")
     network = "network={type: NAFNet, width: 2, middle_blk_num: 0, enc_blk_nums: [1], dec_blk_nums: [0]}"
     said = run(f"out={tmp_path / 'net'}", network, f"weights={path}", "param_key=params")
