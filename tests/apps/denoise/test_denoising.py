@@ -202,7 +202,7 @@ def test_network_with_weights(tmp_path: Path, precision: Any) -> None:
 
 def test_wrong_weights_are_named(tmp_path: Path) -> None:
     path = weights(tmp_path / "net.pth", "model")
-    with pytest.raises(CheckpointError, match="no weights under 'params'. It has: model"):
+    with pytest.raises(CheckpointError, match=r"no weights under 'params'. It has: model"):
         NetworkDenoiser(NETWORK, path)
     bare = weights(tmp_path / "bare.pth", None)
     NetworkDenoiser(NETWORK, bare, None)
