@@ -134,7 +134,7 @@ class _Open:
     Attributes:
         environment: The LMDB environment.
         pid: Process that opened it; a child of a fork must not use it.
-        file: Device and inode of ``data.mdb``: a folder that was deleted and made anew is another one.
+        file: Device and inode of ``data.mdb``: a folder that was deleted and made again is another one.
         writing: It belongs to a `LmdbImageWriter`.
         reads: Reads under way; it must not be closed meanwhile.
     """
@@ -334,8 +334,8 @@ class LmdbImageWriter:
     """Writes an LMDB folder image by image, in constant memory.
 
     Each batch is committed to the database first and then appended to ``meta_info.txt``: whatever the moment the
-    process is killed at, the lines of ``meta_info.txt`` name images that can be read, and ``resume=True`` goes on from
-    there. The database grows as needed.
+    process is killed at, the lines of ``meta_info.txt`` name images that can be read, and ``resume=True`` resumes
+    from there. The database grows as needed.
 
     Args:
         folder: Where to; the name ends in ``.lmdb``. Parent folders are made.
@@ -463,7 +463,7 @@ class LmdbImageWriter:
                 # lmdb's errors are no OSErrors, and it reports a full disk as an input/output error.
                 raise OSError(
                     f"'{self.folder}' could not be written: {error}. Is the disk full? {len(self._pending)} images "
-                    "were not stored; those before them are safe. Make room, then go on from there."
+                    "were not stored; those before them are safe. Make room, then resume."
                 ) from error
         # From here on they must not be written again, whatever interrupts the rest: their lines would be doubled. An
         # image without a line is as if it were not there.

@@ -1,4 +1,4 @@
-"""Real pairs, and pseudo pairs whose inputs are drawn afresh at every visit."""
+"""Real pairs, and pseudo pairs whose inputs are drawn again at every visit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class OnlineSemiSupervisedDataset(SemiSupervisedDataset):
     """A `SemiSupervisedDataset` on a build of ``mode: online`` or ``keys`` (ours; the paper stores its pseudo pairs).
 
     Of an ``online`` build the pseudo ground truth is read and its input drawn, of a ``keys`` build the photograph is
-    read and both are drawn: anew at every visit, by the visit's seed, whichever process reads it. An int asks for a
+    read and both are drawn: again at every visit, by the visit's seed, whichever process reads it. An int asks for a
     pair as a stored build of the same seed would hold it.
 
     Items are those of `PairedRestorationDataset`. With ``draw_on: gpu`` they have two more, for real pairs too:
