@@ -31,7 +31,8 @@ from semiisp_plugin.io.picture import decode_photograph
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.pseudo import BankInverse, PseudoPairGenerator
 from semiisp_plugin.pseudo.f_isp import make_generator
-from semiisp_plugin.pseudo.online import WHOLE, OnlineDraw, coordinates, place_of
+from semiisp_plugin.pseudo.online import OnlineDraw
+from semiisp_plugin.pseudo.places import WHOLE, coordinates, place_of
 from semiisp_plugin.report.tables import markdown_table
 from semiisp_plugin.simulation.photographs import load_photographs
 

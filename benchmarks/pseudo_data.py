@@ -229,7 +229,7 @@ def peak_mib() -> float:
 def plan_alone(count: int) -> dict[str, float]:
     """What a child does: plan a build, and look it over once more as the command does that goes on with it."""
     names = [f"train2017/{i // 10_000:06d}/{i:012d}.jpg" for i in range(count)]
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew; it was that of the process's parent
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins again; it was that of the process's parent
     before = peak_mib()
     with tempfile.TemporaryDirectory() as folder:
         seconds = []
@@ -258,7 +258,7 @@ def planning(counts: Sequence[int]) -> None:
                 "photographs": f"{count:,}",
                 "shards": f"{found['shards']}",
                 "first time, s": f"{found['first']:.1f}",
-                "going on, s": f"{found['again']:.1f}",
+                "again, s": f"{found['again']:.1f}",
                 "memory besides the list, MiB": f"{found['MiB']:.0f}",
                 "lists on disk, MiB": f"{found['size']:.0f}",
             }

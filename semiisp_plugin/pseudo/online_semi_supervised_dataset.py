@@ -16,15 +16,8 @@ from semiisp_plugin.data.sampler import SampleIndex
 from semiisp_plugin.data.semi_supervised_dataset import PseudoPairs, SemiSupervisedDataset
 from semiisp_plugin.io.image_io import to_tensor, to_uint8, to_uint16
 from semiisp_plugin.pseudo.manifest import BuildFolder
-from semiisp_plugin.pseudo.online import (
-    WHOLE,
-    OnlineDraw,
-    check_drawable,
-    coordinates,
-    entries_of,
-    place_of,
-    read_entry,
-)
+from semiisp_plugin.pseudo.online import OnlineDraw, check_drawable, entries_of, read_entry
+from semiisp_plugin.pseudo.places import WHOLE, coordinates, place_of
 from semiisp_plugin.toolbox import DATASET_REGISTRY, register
 
 NOTHING_TO_DRAW = -1
@@ -45,7 +38,7 @@ class OnlineSemiSupervisedDataset(SemiSupervisedDataset):
     Items are those of `PairedRestorationDataset`. With ``draw_on: gpu`` they have two more, for real pairs too:
     ``draw_seed``, int64 (), the seed by which the model is to draw the input from ``gt``, -1 where ``lq`` is there
     already (elsewhere it is black); and, where the parameter sets lie on a grid, ``draw_place``, float32 (2, 3), see
-    `semiisp_plugin.pseudo.online.place_of`.
+    `semiisp_plugin.pseudo.places.place_of`.
 
     Args:
         opt: Options of `PairedRestorationDataset` for the real pairs, and ``pseudo``: a section with

@@ -23,8 +23,9 @@ from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.pseudo.f_isp import make_generator, save_f_isp
 from semiisp_plugin.pseudo.manifest import BuildFolder
-from semiisp_plugin.pseudo.online import WHOLE, OnlineDraw, coordinates, place_of
+from semiisp_plugin.pseudo.online import OnlineDraw
 from semiisp_plugin.pseudo.online_semi_supervised_dataset import OnlineSemiSupervisedDataset
+from semiisp_plugin.pseudo.places import WHOLE, coordinates, place_of
 from semiisp_plugin.toolbox import DATASET_REGISTRY, build_dataset
 
 SEED = 4
@@ -228,7 +229,7 @@ def test_tensors_do_what_compiled_code_does(make_build, monkeypatch):
     monkeypatch.setattr("semiisp_plugin.isp.crop.invert_crops", lambda *_: None)
     expected = draw.inputs(targets, [seeded(1), seeded(2)], places)
     assert float((compiled - expected).abs().max()) <= UNIT
-    monkeypatch.setattr("semiisp_plugin.pseudo.online._BAND", {"cpu": 3 * 60 * 7})
+    monkeypatch.setattr("semiisp_plugin.pseudo.places._BAND", {"cpu": 3 * 60 * 7})
     assert torch.equal(draw.inputs(targets, [seeded(1), seeded(2)], places), expected)
     alone = draw.inputs(targets[1:], [seeded(2)])
     assert float((expected[1:] - alone).abs().max()) <= UNIT
