@@ -28,6 +28,7 @@ from machine import describe, load_average
 from pseudo_data import packaged_photographs, untrained_generator
 
 from semiisp_plugin.io.image_io import list_images
+from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.report.tables import text_table
 
@@ -73,9 +74,16 @@ def build(photographs: str, out: str, short_side: int) -> dict[str, Any]:
     watcher.start()
     start = time.perf_counter()
     try:
-        report = build_pseudo_lmdb(
-            photographs, out, untrained_generator(), short_side=short_side, workers=1, progress=False
+        options = PseudoOptions(
+            name="benchmark",
+            photographs=photographs,
+            f_isp="",
+            out=out,
+            num_gpu=0,
+            short_side=short_side,
+            workers=1,
         )
+        report = build_pseudo_lmdb(options, untrained_generator(), progress=False)
     finally:
         finished.set()
         watcher.join()

@@ -30,8 +30,9 @@ from semiisp_plugin.io.image_io import decode_image, encode_png, list_images, to
 from semiisp_plugin.io.picture import decode_photograph
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.pseudo import BankInverse, PseudoPairGenerator
-from semiisp_plugin.pseudo.online import WHOLE, OnlineDraw, coordinates, place_of
-from semiisp_plugin.pseudo.pipeline import make_generator
+from semiisp_plugin.pseudo.f_isp import make_generator
+from semiisp_plugin.pseudo.online import OnlineDraw
+from semiisp_plugin.pseudo.places import WHOLE, coordinates, place_of
 from semiisp_plugin.report.tables import markdown_table
 from semiisp_plugin.simulation.photographs import load_photographs
 
@@ -74,7 +75,7 @@ def draws(files: Sequence[str]) -> dict[tuple[str, str], OnlineDraw]:
     found = {}
     for file in files:
         for sets in SETS:
-            draw = OnlineDraw(make_generator(file, sets))
+            draw = OnlineDraw(make_generator(file, sets=sets))
             enhancement = draw.generator.network.spec.inverse_tone_mapping
             found["image enhancement" if enhancement else "RAW", sets] = draw
     return found

@@ -35,10 +35,11 @@ from semiisp_plugin.io.image_io import decode_image, encode_png, list_images, to
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter
 from semiisp_plugin.io.picture import decode_photograph
 from semiisp_plugin.isp import ParameterBank
+from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo import BankInverse, PseudoPairGenerator
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
+from semiisp_plugin.pseudo.f_isp import make_generator
 from semiisp_plugin.pseudo.manifest import plan
-from semiisp_plugin.pseudo.pipeline import make_generator
 from semiisp_plugin.report.tables import markdown_table
 from semiisp_plugin.simulation.photographs import load_photographs
 
@@ -191,9 +192,16 @@ def scaling(photographs: str, args: argparse.Namespace) -> None:
             for workers in args.workers:
                 out = os.path.join(folder, "out")
                 start = time.perf_counter()
-                report = build_pseudo_lmdb(
-                    photographs, out, generator, workers=workers, shard_size=args.shard_size, progress=False
+                options = PseudoOptions(
+                    name="benchmark",
+                    photographs=photographs,
+                    f_isp="",
+                    out=out,
+                    num_gpu=0,
+                    workers=workers,
+                    shard_size=args.shard_size,
                 )
+                report = build_pseudo_lmdb(options, generator, progress=False)
                 if repeat:
                     seconds[workers].append(time.perf_counter() - start)
                 written = report.written
@@ -221,13 +229,13 @@ def peak_mib() -> float:
 def plan_alone(count: int) -> dict[str, float]:
     """What a child does: plan a build, and look it over once more as the command does that goes on with it."""
     names = [f"train2017/{i // 10_000:06d}/{i:012d}.jpg" for i in range(count)]
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew; it was that of the process's parent
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins again; it was that of the process's parent
     before = peak_mib()
     with tempfile.TemporaryDirectory() as folder:
         seconds = []
         for _ in range(2):
             start = time.perf_counter()
-            build = plan(folder, "photographs", names, "stored", {})
+            build = plan(folder, names, {"photographs": "photographs"})
             seconds.append(time.perf_counter() - start)
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
         shards = len(build)
@@ -250,7 +258,7 @@ def planning(counts: Sequence[int]) -> None:
                 "photographs": f"{count:,}",
                 "shards": f"{found['shards']}",
                 "first time, s": f"{found['first']:.1f}",
-                "going on, s": f"{found['again']:.1f}",
+                "again, s": f"{found['again']:.1f}",
                 "memory besides the list, MiB": f"{found['MiB']:.0f}",
                 "lists on disk, MiB": f"{found['size']:.0f}",
             }

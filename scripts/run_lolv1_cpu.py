@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from semiisp_plugin.options import load_options, load_pseudo_options
-from semiisp_plugin.pseudo import pipeline
+from semiisp_plugin.pseudo import builder
 from semiisp_plugin.report.tables import markdown_table, mean_std
 from semiisp_plugin.training import train
 
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     seeds = parser.parse_args(argv).seeds
     f_isp = run("fisp", "fisp_lolv1_cpu")
     if not Path("datasets/pseudo_lolv1_cpu/report.json").exists():
-        pipeline.run(load_pseudo_options("options/pseudo_lolv1_cpu.yml"))
+        builder.run(load_pseudo_options("options/pseudo_lolv1_cpu.yml"))
     found: dict[str, list[dict[str, float]]] = {}
 
     def keep(system: str, metrics: dict[str, Any]) -> None:

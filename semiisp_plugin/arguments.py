@@ -82,7 +82,7 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "data sets:\n" + "\n".join(f"  {name:<20} {text}" for name, text in DATA_SETS.items())
     parser.add_argument("name", metavar="NAME", choices=DATA_SETS, help=f"data set: {', '.join(DATA_SETS)}")
     parser.add_argument("--source", metavar="DIR", help="the data set as it was distributed, unpacked")
-    parser.add_argument("--out", metavar="DIR", help="folder to write; an interrupted run goes on there")
+    parser.add_argument("--out", metavar="DIR", help="folder to write; an interrupted run resumes there")
     parser.add_argument("--check", action="store_true", help="verify the source, image by image; write nothing")
     text = "threads that read and encode (default: %(default)s, one image after the other; a RAW file takes up to 1 GB)"
     parser.add_argument("--workers", type=int, default=0, metavar="N", help=text)
@@ -104,13 +104,13 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
 
 def _pseudo(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        f"{parser.description} The same command goes on with a build that was interrupted; run on several machines, "
+        f"{parser.description} The same command resumes a build that was interrupted; run on several machines, "
         "they share the work."
     )
     _options(parser)
     special = parser.add_mutually_exclusive_group()
     special.add_argument("--check", action="store_true", help="verify a build, entry by entry, and write nothing")
-    special.add_argument("--retry", action="store_true", help="try photographs again that were set aside")
+    special.add_argument("--retry", action="store_true", help="try photographs again that were skipped")
     # What it asked for is what happens now.
     parser.add_argument("--resume", action="store_true", help=argparse.SUPPRESS)
 
@@ -131,8 +131,8 @@ def _recipe(parser: argparse.ArgumentParser) -> None:
 
 def _enhance(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Results that are there already are left alone, so that the same command goes on with what was interrupted. "
-        "Exit status 1 if an image had to be set aside."
+        "Results that are there already are left alone, so that the same command resumes what was interrupted. "
+        "Exit status 1 if an image had to be skipped."
     )
     text = "files, folders (with all below them), patterns such as 'photos/**/*.jpg'; RAW files too"
     parser.add_argument("images", nargs="+", metavar="IMAGES", help=text)
@@ -153,7 +153,7 @@ def _enhance(parser: argparse.ArgumentParser) -> None:
     text = "of JPEG and WebP, 1 to 100 (default: %(default)s)"
     results.add_argument("--quality", type=int, default=95, metavar="N", help=text)
     results.add_argument("--suffix", default="", metavar="TEXT", help="added to the names, such as _enhanced")
-    results.add_argument("--overwrite", action="store_true", help="make results anew; images are never overwritten")
+    results.add_argument("--overwrite", action="store_true", help="make results again; images are never overwritten")
     run = parser.add_argument_group("running")
     text = "auto (a GPU if there is one), cpu, cuda, cuda:1, mps"
     run.add_argument("--device", default="auto", metavar="NAME", help=text)
@@ -165,7 +165,7 @@ def _enhance(parser: argparse.ArgumentParser) -> None:
     text = "bring tiles to the tone of the whole image (default: if they disagree about what they share)"
     run.add_argument("--match", choices=["auto", "on", "off"], default="auto", help=text)
     run.add_argument("--memory", type=float, metavar="GB", help="what the network may take (default: as found)")
-    text = "larger images are set aside (default: 200,000,000)"
+    text = "larger images are skipped (default: 200,000,000)"
     run.add_argument("--max_pixels", type=int, default=200_000_000, metavar="N", help=text)
     run.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read (default: %(default)s)")
 

@@ -98,15 +98,15 @@ def _run(args: argparse.Namespace) -> None:
         prepare.run_from_arguments(args)
     elif args.command == "pseudo":
         from semiisp_plugin.options import load_pseudo_options
-        from semiisp_plugin.pseudo import pipeline
+        from semiisp_plugin.pseudo import builder
 
         pseudo_options = load_pseudo_options(args.opt, args.force_yml)
         if args.check:
-            from semiisp_plugin.pseudo.check import print_check
+            from semiisp_plugin.pseudo.check_build import print_check
 
             print_check(pseudo_options.out)
         else:
-            pipeline.run(pseudo_options, retry=args.retry)
+            builder.run(pseudo_options, retry=args.retry)
     elif args.command == "denoise":
         from semiisp_plugin.apps import denoise as denoising
 

@@ -63,15 +63,15 @@ def test_every_phase(pseudo_pairs, capsys):
         scalars
     )
 
-    # Pseudo-data: the same keys in the same order, 8 and 16 bits, the damaged photograph set aside and listed.
+    # Pseudo-data: the same keys in the same order, 8 and 16 bits, the damaged photograph skipped and listed.
     gt, lq = read_meta("pseudo/gt.lmdb"), read_meta("pseudo/lq.lmdb")
     assert [e.key for e in gt] == [e.key for e in lq]
     assert len(gt) == 4
     assert all("." not in e.key for e in gt)
     report = json.loads(Path("pseudo/report.json").read_text())
-    assert (report["pairs"], report["set_aside"]) == (4, 1)
+    assert (report["pairs"], report["skipped"]) == (4, 1)
     assert Path("pseudo/contact_sheet.jpg").stat().st_size > 1000
-    assert "broken.jpg" in Path("pseudo/set_aside.txt").read_text()
+    assert "broken.jpg" in Path("pseudo/skipped.txt").read_text()
     dataset = build_dataset(
         {
             "name": "pseudo",

@@ -31,10 +31,10 @@ class PairedRestorationDataset(Dataset[dict[str, Any]]):
     where they come from (``folder.lmdb/key`` for an LMDB); ``key``, the pair's name; ``is_pseudo``, a bool tensor ().
 
     Args:
-        opt: The section of the option file:
+        opt: The section of the option file, checked (`semiisp_plugin.options.structures.Dataset`):
 
-            * ``dataroot_gt``, ``dataroot_lq``: folders (searched recursively) or LMDBs of targets and inputs.
-            * ``io_backend``: ``{type: disk}`` (default) or ``{type: lmdb}``.
+            * ``dataroot_gt``, ``dataroot_lq``: folders (searched recursively) or LMDBs (known by their names, which end
+              in ``.lmdb``) of targets and inputs.
             * ``meta_info_file``: a text file that selects pairs: each line begins with the name of a target, with or
               without extension (of an LMDB: its key), as BasicSR's do. Without it all pairs are used.
             * ``filename_tmpl``: name of an input, ``{}`` being its target's; default ``"{}"``.
@@ -49,40 +49,35 @@ class PairedRestorationDataset(Dataset[dict[str, Any]]):
             * ``cache_images``: keep decoded images in memory (8 or 16 bits a value). Each DataLoader worker keeps its
               own.
             * ``seed``: added to the samples' seeds; default 0.
-            * ``scale``: absent or 1.
 
-            BasicSR's keys for the loader may be there too.
+            What is for the loader may be there too.
 
     Raises:
-        ValueError: An option is missing or wrong, the pairs do not match (see `match_pairs`), or
-            ``meta_info_file`` names what is no pair or names one twice (see `select_pairs`).
+        ValueError: The pairs do not match (see `match_pairs`), or ``meta_info_file`` names what is no pair or names
+            one twice (see `select_pairs`).
         FileNotFoundError: A folder or ``meta_info_file`` is missing.
     """
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
-        # BasicSR's validation reads opt['name'] from here.
-        self.opt = opt
-        name = f"data set '{opt.get('name', type(self).__name__)}'"
-        if opt.get("scale") not in (None, 1):
-            raise ValueError(f"{name}: scale is {opt['scale']}; inputs and targets have one size here, so leave it 1.")
-        self.size = _crop_size(opt.get("gt_size"), name)
-        self.crop_ratio = _crop_ratio(opt.get("crop_ratio"), name)
-        if self.size is not None and self.crop_ratio is not None:
-            raise ValueError(f"{name}: gt_size and crop_ratio both say how large the crop is; leave one of them out.")
+        self.opt = opt  # BasicSR's validation reads opt['name'] from here
+        size = opt.get("gt_size")
+        self.size = (size, size) if isinstance(size, int) else None if size is None else (size[0], size[1])
+        self.crop_ratio = opt.get("crop_ratio")
         self.training = opt.get("phase") == "train"
         self.hflip = bool(opt.get("use_hflip", False))
         self.rot = bool(opt.get("use_rot", False))
         self.seed = int(opt.get("seed") or 0)
         self.cache_images = bool(opt.get("cache_images", False))
         self.pairs = match_pairs(
-            _root(opt, "dataroot_lq", name),
-            _root(opt, "dataroot_gt", name),
+            os.path.expanduser(opt["dataroot_lq"]),
+            os.path.expanduser(opt["dataroot_gt"]),
             filename_template=opt.get("filename_tmpl") or "{}",
         )
         names = opt.get("meta_info_file")
         if names:
             path = os.path.expanduser(os.fspath(names))
-            self.pairs = select_pairs(self.pairs, read_names(path), source=f"{name}: meta_info_file '{path}'")
+            where = f"data set '{opt.get('name', type(self).__name__)}': meta_info_file '{path}'"
+            self.pairs = select_pairs(self.pairs, read_names(path), source=where)
         self._cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
@@ -156,51 +151,3 @@ def as_item(pair: Pair, lq: torch.Tensor, gt: torch.Tensor, is_pseudo: bool) -> 
         "key": pair.key,
         "is_pseudo": torch.tensor(is_pseudo),
     }
-
-
-def _root(opt: Mapping[str, Any], key: str, name: str) -> str:
-    """The folder an option names, checked against ``io_backend``."""
-    if not opt.get(key):
-        raise ValueError(f"{name}: the option '{key}' is missing; give the folder or LMDB.")
-    root = os.path.expanduser(os.fspath(opt[key]))
-    backend = (opt.get("io_backend") or {"type": "disk"}).get("type")
-    if backend not in ("disk", "lmdb"):
-        raise ValueError(f"{name}: io_backend type is {backend!r}; it must be 'disk' or 'lmdb'.")
-    is_lmdb = root.rstrip("/" + os.sep).endswith(".lmdb")
-    if is_lmdb != (backend == "lmdb"):
-        raise ValueError(
-            f"{name}: io_backend type is '{backend}' but {key} is '{root}'. LMDB folders end in '.lmdb', others do "
-            "not; correct one of the two."
-        )
-    return root
-
-
-def _crop_size(value: object, name: str) -> tuple[int, int] | None:
-    """(height, width) from an int or a list of two."""
-    if value is None:
-        return None
-    sides = [value, value] if isinstance(value, int) else value
-    if (
-        not isinstance(sides, Sequence)
-        or len(sides) != 2
-        or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in sides)
-    ):
-        raise ValueError(f"{name}: gt_size is {value!r}; it must be a positive integer or [height, width].")
-    return sides[0], sides[1]
-
-
-def _crop_ratio(value: object, name: str) -> tuple[float, float] | None:
-    """(least, largest) share from a list of two."""
-    if value is None:
-        return None
-    if (
-        not isinstance(value, Sequence)
-        or len(value) != 2
-        or any(isinstance(share, bool) or not isinstance(share, (int, float)) for share in value)
-        or not 0 < value[0] <= value[1] <= 1
-    ):
-        raise ValueError(
-            f"{name}: crop_ratio is {value!r}; give the least and the largest share of a side, above 0 and at most 1, "
-            "such as [0.6, 1.0]."
-        )
-    return float(value[0]), float(value[1])

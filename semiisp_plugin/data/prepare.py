@@ -2,10 +2,11 @@
 
     OUT/train/{lq,gt}.lmdb, OUT/test/{lq,gt}.lmdb   PNG values of the data's 8 or 16 bits, equal keys in equal order
     OUT/names/train_100.txt, train_500.txt          the subsets, where there are that many pairs
-    OUT/prepared.json                               counts, settings, what was set aside and why, the split's source
+    OUT/skipped.txt                                 images that could not be used, and why
+    OUT/prepared.json                               counts, settings, the split's source
 
-An image that cannot be used is set aside with its reason and never ends a run. A run that was stopped goes on when the
-same command is given again; what was set aside is then tried again.
+An image that cannot be used is skipped with its reason and never ends a run. A run that was stopped resumes when the
+same command is given again; what was skipped is then tried again.
 """
 
 from __future__ import annotations
@@ -15,16 +16,15 @@ import hashlib
 import json
 import os
 import sys
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import cv2
-from tqdm import tqdm
 
 from semiisp_plugin._version import __version__
 from semiisp_plugin.data.layouts import DATA_SETS, photographs
@@ -32,6 +32,7 @@ from semiisp_plugin.data.layouts.base import SPLITS, DataSet, Listing, Reader, R
 from semiisp_plugin.data.pairs import Pair
 from semiisp_plugin.data.subsets import SEED, SIZES, shipped, subset
 from semiisp_plugin.io.files import write_atomically
+from semiisp_plugin.io.folder_job import SKIPPED, UNUSABLE, FolderJob, Journal, mapped, progress_bar, reason_of
 from semiisp_plugin.io.image_io import encode_png
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter, read_meta
 
@@ -44,7 +45,7 @@ _SHOWN = 5
 _SHOWN_BY_CHECK = 100
 _LMDBS = ("lq.lmdb", "gt.lmdb")
 _MEASURED = "measured.jsonl"
-_PHOTOGRAPHS, _SET_ASIDE, _JOURNAL = "photographs.txt", "set_aside.txt", "checked.jsonl"
+_PHOTOGRAPHS, _CHECKED = "photographs.txt", "checked.jsonl"
 
 
 def run_from_arguments(args: argparse.Namespace) -> None:
@@ -91,73 +92,38 @@ def _check_request(name: str, request: Request, *, out: str | None, check: bool,
 # --- pairs ----------------------------------------------------------------------------------------------------------
 
 
-class EncodedPair(NamedTuple):
-    """A pair as PNG, or why there is none.
+class _Outcome(NamedTuple):
+    """What came of a pair.
 
     Attributes:
-        problem: Why the pair is set aside; None if it is not.
-        images: (PNG bytes, shape) of the input and the target.
+        pair: The pair.
+        problem: Why it is skipped; None if it is not.
+        images: (PNG bytes, shape) of the input and the target, where they were to be encoded.
         depths: Bits of the input and the target.
         alignment: See `semiisp_plugin.data.layouts.base.PairImages`.
         notes: Likewise.
     """
 
-    problem: str | None
+    pair: Pair
+    problem: str | None = None
     images: tuple[tuple[bytes, tuple[int, ...]], ...] = ()
-    depths: tuple[int, int] | None = None
+    depths: tuple[int, ...] = ()
     alignment: float | None = None
     notes: tuple[str, ...] = ()
 
 
-@dataclass
-class Tally:
-    """What came of the pairs of a split.
-
-    Attributes:
-        set_aside: Key -> reason.
-        depths: How many pairs have which bits of input and target.
-        notes: How often the readers noted something.
-        alignment: Key -> measure of alignment, where it was taken.
-    """
-
-    set_aside: dict[str, str] = field(default_factory=dict)
-    depths: Counter[tuple[int, int]] = field(default_factory=Counter)
-    notes: Counter[str] = field(default_factory=Counter)
-    alignment: dict[str, float] = field(default_factory=dict)
-
-    def add(self, key: str, result: EncodedPair) -> None:
-        """Count a result."""
-        if result.problem is not None:
-            self.set_aside[key] = result.problem
-            return
-        if result.depths:
-            self.depths[result.depths] += 1
-        self.notes.update(result.notes)
-        if result.alignment is not None:
-            self.alignment[key] = round(result.alignment, 3)
-
-
-@dataclass(frozen=True)
-class _Task:
-    """Reads, and perhaps encodes, a pair."""
-
-    reader: Reader
-    encode: bool
-
-    def __call__(self, pair: Pair) -> EncodedPair:
-        try:
-            images = self.reader(pair)
-            depths = (8 * images.input.dtype.itemsize, 8 * images.target.dtype.itemsize)
-            if images.input.shape != images.target.shape:
-                raise ValueError(f"input {images.input.shape} and target {images.target.shape} differ in size.")
-            encoded = (
-                tuple((encode_png(image), image.shape) for image in (images.input, images.target))
-                if self.encode
-                else ()
-            )
-        except (ValueError, OSError, cv2.error) as error:
-            return EncodedPair(" ".join(str(error).split()) or type(error).__name__)
-        return EncodedPair(None, encoded, depths, images.alignment, images.notes)
+def _read(pair: Pair, reader: Reader, encode: bool) -> _Outcome:
+    """Read, and perhaps encode, a pair."""
+    try:
+        read = reader(pair)
+        images = (read.input, read.target)
+        if read.input.shape != read.target.shape:
+            raise ValueError(f"input {read.input.shape} and target {read.target.shape} differ in size.")
+        encoded = tuple((encode_png(image), image.shape) for image in images) if encode else ()
+    except UNUSABLE as error:
+        return _Outcome(pair, reason_of(error))
+    alignment = None if read.alignment is None else round(read.alignment, 3)
+    return _Outcome(pair, None, encoded, tuple(8 * image.itemsize for image in images), alignment, read.notes)
 
 
 def prepare_pairs(
@@ -178,7 +144,7 @@ def prepare_pairs(
         ValueError: The source is not this data set, images lack partners, ``out`` was made by another command, or no
             pair can be read.
     """
-    target = _out_folder(out)
+    job = _job(out)
     listing = _listing(data_set, request)
     if listing.errors:
         raise ValueError(". ".join(f"{what}: {text}" for what, text in listing.errors.items()))
@@ -188,53 +154,50 @@ def prepare_pairs(
             "leave these out with --partial."
         )
     settings = {
+        "data_set": data_set.name,
         "source": {
             name: os.path.abspath(os.path.expanduser(value))
             for name in ("source", "input", "target")
             if (value := getattr(request, name))
         },
         **listing.settings,
-        **{split: _digest(listing.splits.get(split, [])) for split in SPLITS},
+        **{split: _digest([pair.key for pair in listing.splits.get(split, [])]) for split in SPLITS},
     }
     left_out = {**listing.left_out, **(listing.missing if request.partial else {})}
     record: dict[str, Any] = {
-        "data_set": data_set.name,
-        "complete": False,
-        "settings": settings,
         "split_source": listing.split_source,
         "left_out": left_out,
         "warnings": listing.warnings,
         "versions": _versions(),
     }
-    resumed = _begin(target, record)
-    _show_listing(data_set, listing, resumed=resumed)
-    if left_out:
-        print(f"{_number(len(left_out), 'name')} left out ({RECORD} has all): {_first(left_out)}")
-    tallies = {}
-    with _locked(target):
+    with job.begun(settings, **record) as resumed:
+        _show_listing(data_set, listing, resumed=resumed)
+        if left_out:
+            print(f"{_number(len(left_out), 'name')} left out ({RECORD} has all): {_first(left_out)}")
+        record |= {"counts": {}, "skipped": {}, "notes": {}, "alignment": {}}
         for split in SPLITS:
             pairs = listing.splits.get(split, [])
             if pairs:
-                tallies[split] = _write_split(target / split, pairs, listing.reader, split, workers)
-    record["counts"] = {split: _count(target / split, len(listing.splits.get(split, []))) for split in SPLITS}
-    if not any(count["written"] for count in record["counts"].values()):
-        reasons = {key: reason for tally in tallies.values() for key, reason in tally.set_aside.items()}
-        raise ValueError(f"not one pair could be used; {len(reasons)} set aside. {_first(reasons)}")
-    for split, count in record["counts"].items():
-        count["expected"] = data_set.expected.get(split)
-    record["set_aside"] = {split: tally.set_aside for split, tally in tallies.items()}
-    record["notes"], record["alignment"] = {}, {}
-    for split in tallies:
-        alignments, notes = _read_measured(target / split)
-        if notes:
-            record["notes"][split] = dict(notes.most_common())
-        if alignments:
-            lowest = sorted(alignments.items(), key=lambda item: item[1])[:10]
-            record["alignment"][split] = {"measured": len(alignments), "lowest": dict(lowest)}
-    record["names"] = _write_names(target, data_set)
-    record["complete"] = True
-    _write_json(target / RECORD, record)
-    _show_result(target, record)
+                record["skipped"][split] = _write_split(job.folder / split, pairs, listing.reader, split, workers)
+            record["counts"][split] = {
+                **_count(job.folder / split, len(pairs)),
+                "expected": data_set.expected.get(split),
+            }
+        skipped = {f"{split}/{key}": why for split, those in record["skipped"].items() for key, why in those.items()}
+        job.write_skipped(skipped)
+        if not any(count["written"] for count in record["counts"].values()):
+            raise ValueError(f"not one pair could be used; {len(skipped)} skipped. {_first(skipped)}")
+        for split in record["skipped"]:
+            alignments, notes = _measured(job.folder / split)
+            if notes:
+                record["notes"][split] = dict(notes.most_common())
+            if alignments:
+                lowest = sorted(alignments.items(), key=lambda item: item[1])[:10]
+                record["alignment"][split] = {"measured": len(alignments), "lowest": dict(lowest)}
+        record["names"] = _write_names(job.folder, data_set)
+        record = {"settings": settings, **record, "complete": True}
+        job.write(record)
+    _show_result(job.folder, record)
     return record
 
 
@@ -251,21 +214,17 @@ def check_pairs(data_set: DataSet, request: Request, *, workers: int = 0) -> Non
         print(f"{_number(len(left_out), 'name')} would be left out: {_first(left_out)}")
     problems = {**listing.errors, **({} if request.partial else listing.missing)}
     for split, pairs in listing.splits.items():
-        tally = Tally()
-        for pair, result in _map(_Task(listing.reader, encode=False), pairs, workers, f"check {split}"):
-            tally.add(pair.key, result)
-        problems |= {f"{split}/{key}": reason for key, reason in tally.set_aside.items()}
+        work = partial(_read, reader=listing.reader, encode=False)
+        outcomes = list(_shown(work, pairs, workers, f"check {split}"))
+        good = [outcome for outcome in outcomes if outcome.problem is None]
+        problems |= {f"{split}/{o.pair.key}": o.problem for o in outcomes if o.problem is not None}
         if pairs:
-            print(
-                f"{split}: {len(pairs) - len(tally.set_aside)} of {len(pairs)} pairs can be used"
-                f"{_depth_text(tally.depths)}"
-            )
-        _show_notes(split, tally)
-    if problems:
-        for line in _by_reason(problems, _SHOWN_BY_CHECK):
-            print(f"  wrong: {line}")
-        raise ValueError(f"{_number(len(problems), 'thing')} wrong with this {data_set.name}; see the list above.")
-    print("Nothing wrong was found." + (" See the warnings above." if listing.warnings else ""))
+            depths = Counter(o.depths for o in good).most_common()
+            text = ", ".join(f"{n}: {a}-bit inputs, {b}-bit targets" for (a, b), n in depths)
+            print(f"{split}: {len(good)} of {len(pairs)} pairs can be used" + (f" ({text})" if text else ""))
+        _show_notes(split, Counter(note for o in good for note in o.notes))
+        _show_alignment(split, {o.pair.key: o.alignment for o in good if o.alignment is not None})
+    _show_problems(problems, f"wrong with this {data_set.name}", listing.warnings)
 
 
 def _listing(data_set: DataSet, request: Request) -> Listing:
@@ -281,38 +240,32 @@ def _listing(data_set: DataSet, request: Request) -> Listing:
     return listing
 
 
-def _digest(pairs: Sequence[Pair]) -> str:
-    """Number of pairs and a hash of their keys: tells another state of the source."""
-    text = "\n".join(pair.key for pair in pairs)
-    return f"{len(pairs)} pairs, {hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-def _write_split(folder: Path, pairs: Sequence[Pair], reader: Reader, split: str, workers: int) -> Tally:
-    """Write what is not yet there of a split."""
-    tally = Tally()
+def _write_split(folder: Path, pairs: Sequence[Pair], reader: Reader, split: str, workers: int) -> dict[str, str]:
+    """Write what is not yet there of a split; returns what was skipped, and why."""
+    skipped = {}
     with ExitStack() as stack:
         lq, gt = (stack.enter_context(LmdbImageWriter(folder / name, resume=True)) for name in _LMDBS)
-        before = _read_journal(folder / _MEASURED, "key")
-        # What was stored of one image alone, or of files that are others now, is made anew.
+        journal = stack.enter_context(Journal(folder / _MEASURED))
+        # What was stored of one image alone, or of files that are others now, is made again.
         done = {
             pair.key
             for pair in pairs
-            if pair.key in lq and pair.key in gt and before.get(pair.key, {}).get("bytes") == _sizes(pair)
+            if pair.key in lq and pair.key in gt and journal.entries.get(pair.key, {}).get("bytes") == _sizes(pair)
         }
         for writer in (lq, gt):
             writer.discard(writer.keys() - done)
         todo = [pair for pair in pairs if pair.key not in done]
-        progress = tqdm(total=len(pairs), initial=len(done), desc=split, unit="pair", disable=not sys.stderr.isatty())
-        stack.callback(progress.close)
-        for pair, result in _map(_Task(reader, encode=True), todo, workers):
-            tally.add(pair.key, result)
-            progress.update()
-            if result.problem is None:
-                noted = {"alignment": tally.alignment.get(pair.key), "notes": result.notes, "bytes": _sizes(pair)}
-                _append(folder / _MEASURED, {"key": pair.key, **noted})
-            for writer, (png, shape) in zip((lq, gt), result.images, strict=False):
-                writer.put(pair.key, png, shape)
-    return tally
+        work = partial(_read, reader=reader, encode=True)
+        for outcome in _shown(work, todo, workers, split, done=len(done)):
+            key = outcome.pair.key
+            if outcome.problem is not None:
+                skipped[key] = outcome.problem
+                continue
+            noted = {"alignment": outcome.alignment, "notes": outcome.notes, "bytes": _sizes(outcome.pair)}
+            journal.add({key: noted})
+            for writer, (png, shape) in zip((lq, gt), outcome.images, strict=True):
+                writer.put(key, png, shape)
+    return skipped
 
 
 def _sizes(pair: Pair) -> list[int]:
@@ -327,35 +280,12 @@ def _size(path: str) -> int:
         return -1
 
 
-def _map(
-    work: Callable[[_T], _R], items: Sequence[_T], workers: int, progress: str | None = None
-) -> Iterator[tuple[_T, _R]]:
-    """Do work on items, in order; with a bounded number of results waiting, whatever their size."""
-    shown: Iterable[tuple[_T, _R]] = _in_order(work, items, workers)
-    if progress is not None:
-        shown = tqdm(shown, total=len(items), desc=progress, disable=not sys.stderr.isatty())
-    yield from shown
-
-
-def _in_order(work: Callable[[_T], _R], items: Sequence[_T], workers: int) -> Iterator[tuple[_T, _R]]:
-    if workers == 0 or not items:
-        for item in items:
-            yield item, work(item)
-        return
-    # Threads: decoding, developing and encoding release Python's lock, and nothing has to be sent to them.
-    pool = ThreadPoolExecutor(workers)
-    waiting: deque[tuple[_T, Future[_R]]] = deque()
-    try:
-        for item in items:
-            waiting.append((item, pool.submit(work, item)))
-            if len(waiting) >= 2 * workers:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def _shown(work: Callable[[_T], _R], items: Sequence[_T], workers: int, what: str, done: int = 0) -> Iterator[_R]:
+    """`mapped`, with a progress bar."""
+    with progress_bar(len(items) + done, what, "image", done=done) as bar:
+        for result in mapped(work, items, workers):
+            yield result
+            bar.update()
 
 
 def _count(folder: Path, listed: int) -> dict[str, Any]:
@@ -371,18 +301,18 @@ def _count(folder: Path, listed: int) -> dict[str, Any]:
     return {"listed": listed, "written": len(keys[0])}
 
 
-def _read_measured(folder: Path) -> tuple[dict[str, float], Counter[str]]:
+def _measured(folder: Path) -> tuple[dict[str, float], Counter[str]]:
     """Alignments and notes of all pairs of a split, those of earlier runs included."""
-    stored = {entry.key for entry in read_meta(folder / _LMDBS[0])}
     # A killed run may have noted pairs that it did not store; they are noted again when they are.
-    measured = {key: entry for key, entry in _read_journal(folder / _MEASURED, "key").items() if key in stored}
+    stored = {entry.key for entry in read_meta(folder / _LMDBS[0])}
+    with Journal(folder / _MEASURED) as journal:
+        measured = {key: entry for key, entry in journal.entries.items() if key in stored}
     alignments = {key: entry["alignment"] for key, entry in measured.items() if entry["alignment"] is not None}
     return alignments, Counter(note for entry in measured.values() for note in entry["notes"])
 
 
 def _write_names(target: Path, data_set: DataSet) -> dict[str, str]:
     """Write the lists of subsets; returns where each comes from."""
-    folder = target / "names"
     sources: dict[str, str] = {}
     if not (target / "train" / _LMDBS[0]).is_dir():
         return sources
@@ -399,8 +329,7 @@ def _write_names(target: Path, data_set: DataSet) -> dict[str, str]:
             if published is not None:
                 absent = len(set(published) - set(names))
                 source += f"; not the package's list, {absent} of whose names are not in this training set"
-        folder.mkdir(exist_ok=True)
-        _write_text(folder / f"train_{size}.txt", "".join(f"{name}\n" for name in chosen))
+        write_atomically(target / "names" / f"train_{size}.txt", "".join(f"{name}\n" for name in chosen))
         sources[f"train_{size}"] = source
     return sources
 
@@ -408,59 +337,48 @@ def _write_names(target: Path, data_set: DataSet) -> dict[str, str]:
 # --- photographs ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Look:
-    """Looks at a photograph."""
-
-    root: str
-
-    def __call__(self, relative: str) -> dict[str, Any]:
-        try:
-            return photographs.look_at(os.path.join(self.root, relative))._asdict()
-        except (ValueError, OSError, cv2.error) as error:
-            return {"problem": " ".join(str(error).split())}
+def _look(relative: str, root: Path) -> tuple[str, dict[str, Any]]:
+    """Look at a photograph."""
+    try:
+        return relative, photographs.look_at(os.path.join(root, relative))._asdict()
+    except UNUSABLE as error:
+        return relative, {"problem": reason_of(error)}
 
 
 def prepare_photographs(
     name: str, request: Request, out: str | os.PathLike[str], *, workers: int = 0
 ) -> dict[str, Any]:
-    """Read every photograph of a folder and write which can be used: ``photographs.txt`` and ``set_aside.txt``.
+    """Read every photograph of a folder and write which can be used: ``photographs.txt`` and ``skipped.txt``.
 
     No image is copied. Arguments as in `prepare_pairs`; returns what ``prepared.json`` holds.
     """
-    target = _out_folder(out)
+    job = _job(out)
     root, files, warnings = photographs.find_photographs(name, request)
-    digest = hashlib.sha256("\n".join(files).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    record: dict[str, Any] = {
-        "data_set": name,
-        "complete": False,
-        "settings": {"source": str(root.absolute()), "photographs": f"{len(files)}, {digest}"},
-        "warnings": warnings,
-        "versions": _versions(),
-    }
-    resumed = _begin(target, record)
-    _show_photographs(root, files, warnings, resumed=resumed)
-    with ExitStack() as stack:
-        stack.enter_context(_locked(target))
-        seen = _read_journal(target / _JOURNAL, "path")
-        sizes = {path: _size(os.path.join(root, path)) for path in files}
-        todo = [p for p in files if "height" not in seen.get(p, {}) or seen[p].get("bytes") != sizes[p]]
-        journal = stack.enter_context(open(target / _JOURNAL, "a", encoding="utf-8"))
-        for path, found in _map(_Look(str(root)), todo, workers, "photographs"):
-            seen[path] = found = {**found, "bytes": sizes[path]}
-            journal.write(json.dumps({"path": path, **found}) + "\n")
-            journal.flush()
-    usable = [path for path in files if "height" in seen[path]]
-    aside = {path: seen[path]["problem"] for path in files if "problem" in seen[path]}
-    if not usable:
-        raise ValueError(f"not one of the {len(files)} photographs can be used: {_first(aside)}")
-    _write_text(target / _PHOTOGRAPHS, "".join(f"{path}\n" for path in usable))
-    _write_text(target / _SET_ASIDE, "".join(f"{path}\t{reason}\n" for path, reason in aside.items()))
-    record |= {"complete": True, "counts": _photograph_counts(usable, seen), "set_aside": aside}
-    _write_json(target / RECORD, record)
-    _show_photograph_counts(record["counts"], aside)
-    print(f"Lists: {target / _PHOTOGRAPHS} and {target / _SET_ASIDE}; no image was copied.")
+    settings = {"data_set": name, "source": str(root.absolute()), "photographs": _digest(files)}
+    record: dict[str, Any] = {"warnings": warnings, "versions": _versions()}
+    with job.begun(settings, **record) as resumed:
+        _show_photographs(root, files, warnings, resumed=resumed)
+        with Journal(job.folder / _CHECKED) as journal:
+            seen = journal.entries
+            sizes = {path: _size(os.path.join(root, path)) for path in files}
+            todo = [p for p in files if "height" not in seen.get(p, {}) or seen[p].get("bytes") != sizes[p]]
+            for path, found in _shown(partial(_look, root=root), todo, workers, name, done=len(files) - len(todo)):
+                journal.add({path: {**found, "bytes": sizes[path]}})
+        usable = {path: seen[path] for path in files if "height" in seen[path]}
+        skipped = {path: seen[path]["problem"] for path in files if "problem" in seen[path]}
+        job.write_skipped(skipped)
+        if not usable:
+            raise ValueError(f"not one of the {len(files)} photographs can be used: {_first(skipped)}")
+        text = "".join(f"{path}\n" for path in usable)  # names of files need not be text
+        write_atomically(job.folder / _PHOTOGRAPHS, text.encode("utf-8", "surrogateescape"))
+        record |= {"counts": _photograph_counts(list(usable.values())), "skipped": skipped}
+        record = {"settings": settings, **record, "complete": True}
+        job.write(record)
+    _show_photograph_counts(record["counts"])
+    if skipped:
+        print(f"{_number(len(skipped), 'photograph')} skipped ({job.folder / SKIPPED}): {_first(skipped)}")
     print(
+        f"List: {job.folder / _PHOTOGRAPHS}; no image was copied.\n"
         "In the option file of 'basicsr pseudo', which leaves unreadable photographs out by itself:\n"
         f"  photographs: {root}"
     )
@@ -475,19 +393,14 @@ def check_photographs(name: str, request: Request, *, workers: int = 0) -> None:
     """
     root, files, warnings = photographs.find_photographs(name, request)
     _show_photographs(root, files, warnings)
-    seen = dict(_map(_Look(str(root)), files, workers, "check photographs"))
-    aside = {path: found["problem"] for path, found in seen.items() if "problem" in found}
-    _show_photograph_counts(_photograph_counts([path for path in files if path not in aside], seen), {})
-    for line in _by_reason(aside, _SHOWN_BY_CHECK):
-        print(f"  wrong: {line}")
-    if aside:
-        raise ValueError(f"{len(aside)} of the {len(files)} photographs cannot be used; they are listed above.")
-    print("Nothing wrong was found." + (" See the warnings above." if warnings else ""))
+    seen = dict(_shown(partial(_look, root=root), files, workers, f"check {name}"))
+    _show_photograph_counts(_photograph_counts([found for found in seen.values() if "height" in found]))
+    problems = {path: found["problem"] for path, found in seen.items() if "problem" in found}
+    _show_problems(problems, f"wrong with the {len(files)} photographs", warnings)
 
 
-def _photograph_counts(usable: Sequence[str], seen: dict[str, dict[str, Any]]) -> dict[str, int]:
+def _photograph_counts(looks: Sequence[dict[str, Any]]) -> dict[str, int]:
     """Figures of the photographs that can be used."""
-    looks = [seen[path] for path in usable]
     return {
         "usable": len(looks),
         "grey": sum(look["grey"] for look in looks),
@@ -498,92 +411,19 @@ def _photograph_counts(usable: Sequence[str], seen: dict[str, dict[str, Any]]) -
     }
 
 
-def _append(path: Path, entry: dict[str, Any]) -> None:
-    """Add a line to a journal."""
-    with open(path, "a", encoding="utf-8") as journal:
-        journal.write(json.dumps(entry) + "\n")
+# --- the job --------------------------------------------------------------------------------------------------------
 
 
-def _read_journal(path: Path, name: str) -> dict[str, dict[str, Any]]:
-    """The last line of each name in a journal; an unfinished line, which a killed run leaves, is cut off."""
-    seen: dict[str, dict[str, Any]] = {}
-    if not path.is_file():
-        return seen
-    data = path.read_bytes()
-    if data and not data.endswith(b"\n"):
-        data = data[: data.rfind(b"\n") + 1]
-        os.truncate(path, len(data))
-    for line in data.decode("utf-8", "replace").splitlines():
-        try:
-            entry = json.loads(line)
-            seen[entry.pop(name)] = entry
-        except (ValueError, KeyError, TypeError, AttributeError):  # of a power cut; what it was about is done again
-            continue
-    return seen
+def _job(out: str | os.PathLike[str]) -> FolderJob:
+    job = FolderJob(Path(out).expanduser(), "basicsr prepare", RECORD, option="--out")
+    job.read()  # a folder of something else is refused before the source is looked through
+    return job
 
 
-def _show_photographs(root: Path, files: Sequence[str], warnings: Sequence[str], *, resumed: bool = False) -> None:
-    print(f"{len(files)} photographs in '{root}'" + ("; going on with an earlier run" if resumed else ""))
-    for warning in warnings:
-        print(f"Warning: {warning}")
-
-
-def _show_photograph_counts(counts: dict[str, int], aside: dict[str, str]) -> None:
-    rest = ", ".join(f"{number} {what}" for what, number in counts.items() if what != "usable" and number)
-    print(f"{counts['usable']} photographs can be used" + (f" (of these {rest})" if rest else "") + ".")
-    if aside:
-        print(f"{_number(len(aside), 'photograph')} set aside: {_first(aside)}")
-
-
-# --- the record -----------------------------------------------------------------------------------------------------
-
-
-def _out_folder(out: str | os.PathLike[str]) -> Path:
-    """The folder to write, refused if it is a file."""
-    target = Path(out).expanduser()
-    if target.exists() and not target.is_dir():
-        raise NotADirectoryError(f"--out: '{target}' is a file; choose a folder.")
-    return target
-
-
-def _begin(target: Path, record: dict[str, Any]) -> bool:
-    """Start the folder, or make sure that it was made with the same settings; returns whether it is gone on with."""
-    path = target / RECORD
-    advice = "Choose another --out, or delete it."
-    if path.is_file():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-            other = before["data_set"], before["settings"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"'{path}' is damaged, so it is not clear what '{target}' holds. {advice}") from error
-        # As JSON has it: tuples have become lists.
-        settings = json.loads(json.dumps(record["settings"]))
-        if other[0] != record["data_set"]:
-            raise ValueError(f"'{target}' holds {other[0]}, not {record['data_set']}. {advice}")
-        changed = sorted(k for k in {*settings, *other[1]} if settings.get(k) != other[1].get(k))
-        if changed:
-            details = "; ".join(f"{k}: {other[1].get(k)} then, {settings.get(k)} now" for k in changed)
-            source = " or of another state of the source" if {*SPLITS, "photographs"} & set(changed) else ""
-            raise ValueError(f"'{target}' was made with other settings{source} ({details}). {advice}")
-        return True
-    if target.is_dir() and any(target.iterdir()):
-        raise FileExistsError(f"--out: '{target}' holds files, but none of 'basicsr prepare' ({RECORD}). {advice}")
-    target.mkdir(parents=True, exist_ok=True)
-    _write_json(path, record)
-    return False
-
-
-@contextmanager
-def _locked(target: Path) -> Iterator[None]:
-    """Keep a second command away from the folder."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(target / ".lock", timeout=0)
-    try:
-        with lock:
-            yield
-    except Timeout as error:
-        raise ValueError(f"another 'basicsr prepare' is writing '{target}' just now. Wait for it to end.") from error
+def _digest(names: Sequence[str]) -> str:
+    """Number of names and a hash: tells another state of the source."""
+    text = "\n".join(names).encode("utf-8", "surrogateescape")
+    return f"{len(names)}, {hashlib.sha256(text).hexdigest()[:16]}"
 
 
 def _versions() -> dict[str, str]:
@@ -592,15 +432,6 @@ def _versions() -> dict[str, str]:
     if rawpy is not None:
         versions |= {"rawpy": rawpy.__version__, "libraw": ".".join(str(n) for n in rawpy.libraw_version)}
     return versions
-
-
-def _write_json(path: Path, value: object) -> None:
-    _write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    # Names of files need not be text.
-    write_atomically(path, text.encode("utf-8", "surrogateescape"))
 
 
 # --- what is printed ------------------------------------------------------------------------------------------------
@@ -628,14 +459,8 @@ def _number(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-def _depth_text(depths: Counter[tuple[int, int]]) -> str:
-    if not depths:
-        return ""
-    return " (" + ", ".join(f"{n}: {a}-bit inputs, {b}-bit targets" for (a, b), n in depths.most_common()) + ")"
-
-
 def _show_listing(data_set: DataSet, listing: Listing, *, resumed: bool = False) -> None:
-    print(data_set.name + ("; going on with an earlier run" if resumed else ""))
+    print(data_set.name + ("; resuming an earlier run" if resumed else ""))
     for line in listing.found:
         print(f"  {line}")
     counts = ", ".join(
@@ -650,12 +475,35 @@ def _show_listing(data_set: DataSet, listing: Listing, *, resumed: bool = False)
         print(f"Warning: {warning}")
 
 
-def _show_notes(split: str, tally: Tally) -> None:
-    for note, number in tally.notes.most_common():
+def _show_photographs(root: Path, files: Sequence[str], warnings: Sequence[str], *, resumed: bool = False) -> None:
+    print(f"{len(files)} photographs in '{root}'" + ("; resuming an earlier run" if resumed else ""))
+    for warning in warnings:
+        print(f"Warning: {warning}")
+
+
+def _show_photograph_counts(counts: dict[str, int]) -> None:
+    rest = ", ".join(f"{number} {what}" for what, number in counts.items() if what != "usable" and number)
+    print(f"{counts['usable']} photographs can be used" + (f" (of these {rest})" if rest else "") + ".")
+
+
+def _show_problems(problems: dict[str, str], where: str, warnings: Sequence[str]) -> None:
+    """What a check has found; raises a ValueError if that is anything."""
+    for line in _by_reason(problems, _SHOWN_BY_CHECK):
+        print(f"  wrong: {line}")
+    if problems:
+        raise ValueError(f"{_number(len(problems), 'thing')} {where}; see the list above.")
+    print("Nothing wrong was found." + (" See the warnings above." if warnings else ""))
+
+
+def _show_notes(split: str, notes: Counter[str] | dict[str, int]) -> None:
+    for note, number in Counter(notes).most_common():
         print(f"Warning: {split}: {_number(number, 'time')}: {note}")
-    if tally.alignment:
-        key = min(tally.alignment, key=lambda k: tally.alignment[k])
-        print(f"{split}: the least aligned pair is '{key}' with {tally.alignment[key]:.2f}")
+
+
+def _show_alignment(split: str, alignments: dict[str, float]) -> None:
+    if alignments:
+        key = min(alignments, key=lambda k: alignments[k])
+        print(f"{split}: the least aligned pair is '{key}' with {alignments[key]:.2f}")
 
 
 def _show_result(target: Path, record: dict[str, Any]) -> None:
@@ -663,15 +511,11 @@ def _show_result(target: Path, record: dict[str, Any]) -> None:
         if count["listed"]:
             expected = f", {count['expected']} expected" if count["expected"] else ""
             print(f"{split}: {_number(count['written'], 'pair')} in {target / split}{expected}")
-    for split, aside in record["set_aside"].items():
-        if aside:
-            print(f"{split}: {_number(len(aside), 'pair')} set aside ({RECORD} has all reasons): {_first(aside)}")
-    for split, notes in record["notes"].items():
-        for note, number in notes.items():
-            print(f"Warning: {split}: {_number(number, 'time')}: {note}")
-    for split, measured in record["alignment"].items():
-        key, value = next(iter(measured["lowest"].items()))
-        print(f"{split}: the least aligned pair is '{key}' with {value:.2f}")
+    for split, skipped in record["skipped"].items():
+        if skipped:
+            print(f"{split}: {_number(len(skipped), 'pair')} skipped ({target / SKIPPED} has all): {_first(skipped)}")
+        _show_notes(split, record["notes"].get(split, {}))
+        _show_alignment(split, record["alignment"].get(split, {}).get("lowest", {}))
     for name, source in record["names"].items():
         print(f"{target / 'names' / name}.txt: {source}")
     print(f"For an option file, in place of its section 'datasets':\n{option_lines(target, record)}")
@@ -689,7 +533,7 @@ def option_lines(target: Path, record: dict[str, Any]) -> str:
             continue
         lines += [
             f"  {section}:",
-            f"    name: {record['data_set']}_{split}",
+            f"    name: {record['settings']['data_set']}_{split}",
             "    type: PairedRestorationDataset",
             f"    dataroot_lq: {quoted(target / split / 'lq.lmdb')}",
             f"    dataroot_gt: {quoted(target / split / 'gt.lmdb')}",

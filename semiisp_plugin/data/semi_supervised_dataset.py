@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch.utils.data import Dataset, default_collate
@@ -37,8 +37,8 @@ class SemiSupervisedDataset(Dataset[dict[str, Any]]):
     tells the sources apart.
 
     Args:
-        opt: Options of `PairedRestorationDataset` for the real pairs, and ``pseudo``: a section with ``dataroot_gt``,
-            ``dataroot_lq``, ``io_backend`` and, where they are few and small, ``cache_images``. ``filename_tmpl``,
+        opt: Options of `PairedRestorationDataset` for the real pairs, checked, and ``pseudo``: a section with
+            ``dataroot_gt``, ``dataroot_lq`` and, where they are few and small, ``cache_images``. ``filename_tmpl``,
             ``meta_info_file`` and ``cache_images`` outside that section concern the real pairs only: pseudo pairs are
             many and have one name. ``held_out`` (default 0) real pairs, chosen by ``held_out_seed`` (default 0), are
             kept from training: no index asks for them, `held_out_batches` gives them (ours).
@@ -47,41 +47,28 @@ class SemiSupervisedDataset(Dataset[dict[str, Any]]):
         n_real: Number of real pairs, without those held out.
         n_pseudo: Number of pseudo pairs.
         held_out_pairs: Where the held-out pairs are.
-        PSEUDO_OPTIONS: Keys of the section ``pseudo``.
-    """
 
-    PSEUDO_OPTIONS: ClassVar[tuple[str, ...]] = ("dataroot_gt", "dataroot_lq", "io_backend", "cache_images")
+    Raises:
+        ValueError, FileNotFoundError: See `PairedRestorationDataset`; or more pairs are to be held out than there are.
+    """
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.opt = opt
         name = opt.get("name", type(self).__name__)
-        pseudo = opt.get("pseudo")
-        if not isinstance(pseudo, Mapping):
-            raise ValueError(
-                f"data set '{name}': the section 'pseudo' is missing; give it {', '.join(self.PSEUDO_OPTIONS)}. "
-                "Without pseudo pairs use PairedRestorationDataset."
-            )
-        unknown = sorted(pseudo.keys() - set(self.PSEUDO_OPTIONS))
-        if unknown:
-            raise ValueError(
-                f"data set '{name}': unknown option '{unknown[0]}' in 'pseudo', which takes "
-                f"{', '.join(self.PSEUDO_OPTIONS)}; the others are those of the real pairs."
-            )
         shared = {key: value for key, value in opt.items() if key != "pseudo"}
         self._held_out_seed = int(opt.get("held_out_seed") or 0)
         real, self._held_out = self._divided(PairedRestorationDataset(shared), int(opt.get("held_out") or 0), name)
-        self._sources = (real, self.open_pseudo_pairs(f"{name}, pseudo", pseudo, real))
+        self._sources = (real, self.open_pseudo_pairs(opt["pseudo"], real))
         self.n_real, self.n_pseudo = (len(source) for source in self._sources)
 
-    def open_pseudo_pairs(self, name: str, pseudo: Mapping[str, Any], real: PairedRestorationDataset) -> PseudoPairs:
+    def open_pseudo_pairs(self, pseudo: Mapping[str, Any], real: PairedRestorationDataset) -> PseudoPairs:
         """The pseudo pairs that the section ``pseudo`` describes.
 
         Args:
-            name: What messages call them.
-            pseudo: The section, its keys checked.
+            pseudo: The section.
             real: The real pairs, whose options hold for both but where the class says otherwise.
         """
-        own = {"cache_images": False, **pseudo, "name": name, "filename_tmpl": "{}", "meta_info_file": None}
+        own = {"cache_images": False, **pseudo, "filename_tmpl": "{}", "meta_info_file": None}
         return PairedRestorationDataset({**real.opt, **own})
 
     def _divided(

@@ -41,9 +41,10 @@ from semiisp_plugin.experiments.phases import PairData, PhaseSettings
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.io.image_io import decode_image, list_images, read_image, to_float, write_image
 from semiisp_plugin.io.lmdb_io import read_meta, read_value
+from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
+from semiisp_plugin.pseudo.f_isp import make_generator
 from semiisp_plugin.pseudo.noise import READ_VARIANCE, SHOT_VARIANCE
-from semiisp_plugin.pseudo.pipeline import make_generator
 from semiisp_plugin.pseudo.workers import leave_with_parent
 
 RESULT = "result.json"
@@ -228,22 +229,24 @@ def _pseudo(
     checkpoint = str(f_isp / "experiments" / "run" / "models" / "f_isp_latest.pth")
     generator = make_generator(
         checkpoint,
-        settings["sets"],
-        settings["update_quality"],
+        sets=settings["sets"],
+        update_quality=settings["update_quality"],
         source=settings["source"],
         pairs=match_pairs(labelled.input, labelled.target),
         candidates=settings.get("candidates", 1),
     )
     out = folder / "pseudo"
-    report = build_pseudo_lmdb(
-        str(photos),
-        str(out),
-        generator,
-        seed=seed,
+    how = PseudoOptions(
+        name="benchmark",
+        photographs=str(photos),
+        f_isp=checkpoint,
+        out=str(out),
+        manual_seed=seed,
         draws=settings["draws"],
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        progress=False,
+        num_gpu=int(torch.cuda.is_available()),
+        workers=0,
     )
+    report = build_pseudo_lmdb(how, generator, progress=False)
     lq = str(out / "lq.lmdb")
     keys = [entry.key for entry in read_meta(lq)]
     chosen = [keys[int(i)] for i in np.random.default_rng(seed).permutation(len(keys))[:60]]

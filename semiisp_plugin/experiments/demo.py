@@ -20,11 +20,12 @@ from semiisp_plugin.experiments import phases
 from semiisp_plugin.experiments.phases import PairData, PhaseSettings
 from semiisp_plugin.io.image_io import list_images, read_image, to_bit_depth, to_float, to_uint8, write_image
 from semiisp_plugin.io.picture import shrink_short_side
+from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.pseudo.contact_sheet import save_contact_sheet
+from semiisp_plugin.pseudo.f_isp import make_generator
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.manifest import BuildFolder
-from semiisp_plugin.pseudo.pipeline import make_generator
 from semiisp_plugin.report.grids import save_grid
 from semiisp_plugin.report.tables import text_table
 from semiisp_plugin.simulation.scenes import DEFAULT_SPLIT, Task, draw_split, make_scenes
@@ -166,7 +167,10 @@ def train_all(
     f_isp = str(out / "experiments" / "1_fisp" / "models" / "f_isp_latest.pth")
     pseudo = str(out / "pseudo")
     generator = make_generator(f_isp)
-    built = build_pseudo_lmdb(str(photos), pseudo, generator, seed=seed)
+    how = PseudoOptions(
+        name="demo", photographs=str(photos), f_isp=f_isp, out=pseudo, manual_seed=seed, num_gpu=0, workers=0
+    )
+    built = build_pseudo_lmdb(how, generator)
     print(f"{built.written} pseudo pairs; {built.clipped:.1%} of the pseudo inputs' values were clipped.")
     print(f"A random selection of them: {save_contact_sheet(BuildFolder(pseudo), generator)}")
     semi = phases.run(phases.semi_options(s, pairs, pseudo, evaluation, seed), out, True)

@@ -28,9 +28,10 @@ from semiisp_plugin.apps.denoise.folder import RECORD
 from semiisp_plugin.apps.denoise.run import denoise_and_print
 from semiisp_plugin.io.checkpoint import check_whole, newest_whole_state, saved_iterations
 from semiisp_plugin.io.files import write_atomically
+from semiisp_plugin.io.folder_job import SKIPPED
 from semiisp_plugin.options import OptionError, PseudoOptions, Source
 from semiisp_plugin.options.yaml_text import parse
-from semiisp_plugin.pseudo.manifest import BuildFolder
+from semiisp_plugin.pseudo.manifest import MADE_WITH, BuildFolder
 
 State = Literal["complete", "interrupted", "to do", "stale"]
 
@@ -425,21 +426,16 @@ class Pseudo(Phase):
             done = sum(record.photographs for _, record in build.records())
         except (OSError, ValueError) as error:
             return Status("stale", str(error))
-        made = build.manifest.made_with
-        now: dict[str, Any] = {
-            "seed": options.manual_seed,
-            **{key: getattr(options, key) for key in _MADE_WITH},
-        }
+        made = build.settings
+        now: dict[str, Any] = {key: getattr(options, key) for key in MADE_WITH}
         f_isp = fingerprint(self.path(options.f_isp))
         if f_isp is not None:
             now["f_isp_sha256"] = f_isp[:16]
         changes = [f"{key}: {made[key]} -> {value}" for key, value in now.items() if key in made and made[key] != value]
-        if build.mode != options.mode:
-            changes.append(f"mode: {build.mode} -> {options.mode}")
         if options.max_photographs is not None and total > options.max_photographs:
             changes.append(f"max_photographs: {total} -> {options.max_photographs}")
-        if not _same_folder(build.manifest.photographs, options.photographs):
-            changes.append(f"photographs: {build.manifest.photographs} -> {options.photographs}")
+        if not _same_folder(build.settings["photographs"], options.photographs):
+            changes.append(f"photographs: {build.settings['photographs']} -> {options.photographs}")
         if changes:
             return Status("stale", "made otherwise: " + "; ".join(changes[:4]))
         if unfinished or not (self.out / "report.json").is_file():
@@ -448,12 +444,12 @@ class Pseudo(Phase):
 
     def run(self, *, resume: bool, progress: bool) -> None:
         """Build, or go on."""
-        from semiisp_plugin.pseudo import pipeline
+        from semiisp_plugin.pseudo import builder
 
         if not resume and self.out.exists():
             set_aside(self.out)
         began = time.monotonic()
-        report = pipeline.run(self.options, progress=progress)
+        report = builder.run(self.options, progress=progress)
         if report.unfinished:
             raise RecipeError(f"{self.out}: {report.unfinished} shards are being built by other processes; try later.")
         self.ledger.write(complete=True, seconds=time.monotonic() - began)
@@ -477,20 +473,6 @@ class Pseudo(Phase):
             count = max(0, count - status.done)
         share = min(1.0, (options.short_side or _MEASURED_SIDE) / _MEASURED_SIDE) ** 2
         return int(count * options.draws * share * _BYTES_A_PHOTOGRAPH[options.mode])
-
-
-_MADE_WITH = (
-    "draws",
-    "short_side",
-    "max_pixels",
-    "input_bits",
-    "sets",
-    "draw_per",
-    "update_quality",
-    "inverse",
-    "source",
-    "candidates",
-)
 
 
 def _same_folder(a: str, b: str) -> bool:
@@ -562,8 +544,8 @@ class Denoise(Phase):
             set_aside(self.out)
         began = time.monotonic()
         report = denoise_and_print(self.options)
-        if report.set_aside:
-            raise RecipeError(f"{len(report.set_aside)} images could not be denoised, see {self.out / RECORD}.")
+        if report.skipped:
+            raise RecipeError(f"{len(report.skipped)} images could not be denoised, see {self.out / SKIPPED}.")
         self.ledger.write(complete=True, seconds=time.monotonic() - began)
 
 

@@ -38,12 +38,13 @@ MAX_KEY_BYTES = 511
 
 _META_LINE = re.compile(r"(?P<key>[^.]+)(?P<suffix>\.\S+) \((\d+),\s*(\d+),\s*(\d+)\) (?P<level>\d+)")
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-/")
+_DATABASE = {"data.mdb", "lock.mdb"}
 _PNG_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 # Images waiting for a commit never take more memory than this, however large they are.
 _MAX_PENDING_BYTES = 128 * 2**20
 # Of a data set of thousands of shards only the last used stay open: a process has 1024 files, two an environment.
 _MAX_OPEN = 256
-# Up to this many keys are all compared with a missing one; above, only its neighbours are.
+# So many keys are compared with a missing one.
 _MAX_COMPARED_KEYS = 5000
 
 
@@ -133,7 +134,7 @@ class _Open:
     Attributes:
         environment: The LMDB environment.
         pid: Process that opened it; a child of a fork must not use it.
-        file: Device and inode of ``data.mdb``: a folder that was deleted and made anew is another one.
+        file: Device and inode of ``data.mdb``: a folder that was deleted and made again is another one.
         writing: It belongs to a `LmdbImageWriter`.
         reads: Reads under way; it must not be closed meanwhile.
     """
@@ -191,7 +192,10 @@ def read_value(folder: str | os.PathLike[str], key: str) -> bytes:
             with environment.begin() as transaction:
                 value = transaction.get(encoded)
         if value is None:
-            raise KeyError(_missing_key_message(environment, path, key))
+            keys = [entry.key for entry in read_meta(path)]
+            alike = difflib.get_close_matches(key, keys[:_MAX_COMPARED_KEYS], n=1, cutoff=0.0)
+            hint = f"of its {len(keys)} keys, '{alike[0]}' is alike" if alike else "it is empty"
+            raise KeyError(f"'{path}' has no key '{key}'; {hint}.")
     return bytes(value)
 
 
@@ -323,22 +327,6 @@ def _entry(folder: str) -> _Open:
         return _open[path]
 
 
-def _missing_key_message(environment: Any, folder: str, key: str) -> str:
-    """Say which key is missing where, and which one was perhaps meant."""
-    with environment.begin() as transaction:
-        cursor = transaction.cursor()
-        count = transaction.stat()["entries"]
-        if count <= _MAX_COMPARED_KEYS:
-            candidates = [bytes(k) for k in cursor.iternext(keys=True, values=False)]
-        elif cursor.set_range(key.encode("utf-8")):
-            candidates = [bytes(cursor.key())] + ([bytes(cursor.key())] if cursor.prev() else [])
-        else:
-            candidates = [bytes(cursor.key())] if cursor.last() else []
-    nearest = difflib.get_close_matches(key, [c.decode("utf-8", "replace") for c in candidates], n=1, cutoff=0.0)
-    hint = f"the nearest of its {count} keys is '{nearest[0]}'" if nearest else "it is empty"
-    return f"'{folder}' has no key '{key}'; {hint}."
-
-
 # --- writing --------------------------------------------------------------------------------------------------------
 
 
@@ -346,15 +334,15 @@ class LmdbImageWriter:
     """Writes an LMDB folder image by image, in constant memory.
 
     Each batch is committed to the database first and then appended to ``meta_info.txt``: whatever the moment the
-    process is killed at, the lines of ``meta_info.txt`` name images that can be read, and ``resume=True`` goes on from
-    there. The database grows as needed.
+    process is killed at, the lines of ``meta_info.txt`` name images that can be read, and ``resume=True`` resumes
+    from there. The database grows as needed.
 
     Args:
         folder: Where to; the name ends in ``.lmdb``. Parent folders are made.
         map_size: Initial size limit of the database in bytes. It is doubled when reached, so it need not be right.
         batch: Images in a commit.
-        resume: Go on with a folder that an interrupted writer has left. Without it a folder that holds anything is
-            refused.
+        resume: Resume a folder that an interrupted writer has left, or begin one that holds nothing but the record of a
+            job. Without it a folder that holds anything is refused.
         compression: PNG compression level to note in ``meta_info.txt``; ``fast`` is noted as 1.
 
     Attributes:
@@ -389,7 +377,7 @@ class LmdbImageWriter:
         occupied = self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir()))
         if occupied and not resume:
             raise FileExistsError(
-                f"'{folder}' exists and is not empty. Delete it, choose another folder, or go on with it (resume=True)."
+                f"'{folder}' exists and is not empty. Delete it, choose another folder, or resume it (resume=True)."
             )
         self.batch = batch
         self.level = 1 if compression == "fast" else compression
@@ -475,7 +463,7 @@ class LmdbImageWriter:
                 # lmdb's errors are no OSErrors, and it reports a full disk as an input/output error.
                 raise OSError(
                     f"'{self.folder}' could not be written: {error}. Is the disk full? {len(self._pending)} images "
-                    "were not stored; those before them are safe. Make room, then go on from there."
+                    "were not stored; those before them are safe. Make room, then resume."
                 ) from error
         # From here on they must not be written again, whatever interrupts the rest: their lines would be doubled. An
         # image without a line is as if it were not there.
@@ -521,12 +509,13 @@ class LmdbImageWriter:
     def _interrupted_keys(self) -> set[str]:
         """Keys that an interrupted run has completed; mends the list of images if it ends within a line."""
         path = self.folder / META_NAME
-        if self.folder.is_dir() and {p.name for p in self.folder.iterdir()} <= {"data.mdb", "lock.mdb"}:
+        held = {p.name for p in self.folder.iterdir()} if self.folder.is_dir() else {""}
+        if {name for name in held if not name.startswith(".") and not name.endswith(".json")} <= _DATABASE:
             # Killed, or on a full disk, while it was being made: nothing was promised, half a header may be there.
-            for part in self.folder.iterdir():
-                part.unlink()
+            for name in held & _DATABASE:
+                (self.folder / name).unlink()
             return set()
-        if not self.folder.is_dir() or not path.is_file() or not (self.folder / "data.mdb").is_file():
+        if not {META_NAME, "data.mdb"} <= held:
             raise ValueError(
                 f"'{self.folder}' is not what an interrupted writer leaves (data.mdb and {META_NAME}); it cannot be "
                 "resumed. Delete it or choose another folder."

@@ -28,8 +28,11 @@ def complete_pseudo_options(values: dict[str, Any], source: Source) -> PseudoOpt
     options = checked_as(PseudoOptions, values, source)
     if options.source not in ("bank", "mixture") and options.sets == "local":
         source.fail(("sets",), f"source: {options.source} knows no local sets; leave it at auto, or source at bank.")
-    if options.source == "upi" and options.inverse != "exact":
-        source.fail(("inverse",), "source: upi does not invert f_ISP; leave it out.")
+    if options.source in ("upi", "fitted") and options.inverse != "exact":
+        why = "does not invert f_ISP" if options.source == "upi" else "inverts exactly"
+        source.fail(("inverse",), f"source: {options.source} {why}; leave it out.")
+    if options.source == "deterministic" and options.candidates > 1:
+        source.fail(("candidates",), "source: deterministic makes one input only; leave it at 1.")
     if (options.source == "fitted") != bool(options.dataroot_lq and options.dataroot_gt):
         source.fail(("source",), "fitted, and no other, needs dataroot_lq and dataroot_gt, the labelled pairs.")
     if options.source not in ("bank", "mixture", "fitted") and options.draw_per != "auto":

@@ -1,17 +1,24 @@
-"""The file that phase 1 hands over: f_ISP with its parameter banks, ``f_isp_<iter>.pth``."""
+"""The file that phase 1 hands over, f_ISP with its parameter banks (``f_isp_<iter>.pth``), and what draws with it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
+from semiisp_plugin.data.pairs import Pair, read_pair
 from semiisp_plugin.io.checkpoint import CheckpointError, load_checkpoint, load_weights, save_atomically
-from semiisp_plugin.isp import ParameterBank
-from semiisp_plugin.toolbox import build_network
+from semiisp_plugin.io.image_io import to_float
+from semiisp_plugin.isp import InvertibleISP, PaperLUTSettings, ParameterBank
+from semiisp_plugin.pseudo.fitted_sets import fit_parameter_sets
+from semiisp_plugin.pseudo.generator import PseudoPairGenerator
+from semiisp_plugin.pseudo.sources import UPI, BankInverse, DeterministicInverse, MixtureInverse, SRGBToRAW
+
+SOURCES = ("bank", "mixture", "fitted", "upi", "deterministic")
+MANY_PAIRS = 1000  # Sec. 4.2: below, global sets for the whole ISP; from there on, local ones per function
 
 
 def save_f_isp(
@@ -58,7 +65,106 @@ def load_f_isp(path: str | os.PathLike[str]) -> tuple[PQDynamicISP, dict[str, Pa
             f"{path} is not an f_ISP of phase 1 (it lacks {', '.join(sorted(missing))}); give the run's "
             f"models/f_isp_latest.pth."
         )
-    network = build_network(state["network"])
+    options = dict(state["network"])
+    kind = options.pop("type")
+    if kind != PQDynamicISP.__name__:
+        raise CheckpointError(f"{path} holds a {kind}; an f_ISP of phase 1 is a {PQDynamicISP.__name__}.")
+    network = PQDynamicISP(**options)
     load_weights(network, state["params"], path, strict=True)
     banks = {label: ParameterBank.from_state_dict(bank) for label, bank in state["banks"].items()}
     return network, banks, int(state.get("n_pairs", 0))
+
+
+def make_generator(
+    f_isp: str | os.PathLike[str],
+    *,
+    sets: str = "auto",
+    draw_per: str = "auto",
+    update_quality: bool = True,
+    inverse: str = "exact",
+    source: str = "bank",
+    candidates: int = 1,
+    pairs: Sequence[Pair] | None = None,
+) -> PseudoPairGenerator:
+    """The generator of a phase 1 checkpoint.
+
+    Args:
+        f_isp: ``f_isp_<iter>.pth``.
+        sets: ``global``, ``local`` or ``auto`` (by the number of pairs).
+        draw_per: What step 3 draws at a time: the set of the whole ``isp``, or one of each ``function``; ``auto``: per
+            function with local sets (Sec. 3.2, 4.2).
+        update_quality: See `PseudoPairGenerator`.
+        inverse: ``exact`` or ``paper_lut``, whose tables span what the banks hold.
+        source: sRGB-to-RAW of steps 1 and 3: ``bank`` (the paper's, `BankInverse`), ``mixture`` (`MixtureInverse`),
+            ``upi`` (`UPI`) or ``deterministic`` (`DeterministicInverse` with the mean of the global sets). With the
+            last two, ``sets: auto`` is ``global`` whatever the number of pairs. ``fitted``: step 3 draws from sets
+            fitted to the pairs (`fit_parameter_sets`, ours), step 1 from the bank.
+        candidates: See `PseudoPairGenerator`.
+        pairs: The labelled pairs, for ``fitted``.
+
+    What goes together is checked where option files are (`semiisp_plugin.options.complete_pseudo_options`).
+
+    Raises:
+        ValueError: The source is unknown, or is to be fitted without pairs.
+        CheckpointError: See `load_f_isp`.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"source: '{source}' is none of {', '.join(SOURCES)}.")
+    network, banks, n_pairs = load_f_isp(f_isp)
+    first, second = _sources(network, banks, n_pairs, sets, inverse, source, pairs, draw_per)
+    return PseudoPairGenerator(network, first, second, update_quality=update_quality, candidates=candidates)
+
+
+def _sources(
+    network: PQDynamicISP,
+    banks: Mapping[str, ParameterBank],
+    n_pairs: int,
+    sets: str,
+    inverse: str,
+    source: str,
+    pairs: Sequence[Pair] | None,
+    draw_per: str,
+) -> tuple[SRGBToRAW, SRGBToRAW | None]:
+    """sRGB-to-RAW of steps 1 and 3, see `make_generator`; None: step 3 takes that of step 1."""
+    if source == "upi":
+        return UPI(image_enhancement=network.spec.inverse_tone_mapping), None
+    from_bank = source in ("bank", "mixture")
+    local = from_bank and (sets == "local" or (sets == "auto" and n_pairs >= MANY_PAIRS))
+    lut = _tables_for(banks.values() if local else [banks["global"]]) if inverse == "paper_lut" else None
+    isp = InvertibleISP(network.spec, lut)
+    if source == "fitted":
+        if not pairs:
+            raise ValueError("source: fitted needs the labelled pairs: give dataroot_lq and dataroot_gt.")
+        images = [tuple(to_float(image) for image in read_pair(pair)) for pair in pairs]
+        fitted = fit_parameter_sets(isp, banks["global"], [(image[0], image[1]) for image in images])
+        return BankInverse(isp, banks["global"]), MixtureInverse(isp, fitted, per_function=draw_per == "function")
+    backend = "auto" if inverse == "exact" else inverse
+    if source == "deterministic":
+        return DeterministicInverse(isp, banks["global"], backend), None
+    inverse_of = MixtureInverse if source == "mixture" else BankInverse
+    first = inverse_of(isp, banks["global"], backend=backend)
+    per_function = local if draw_per == "auto" else draw_per == "function"
+    if not local and not per_function:
+        return first, None
+    return first, inverse_of(isp, banks["local" if local else "global"], per_function=per_function, backend=backend)
+
+
+def _tables_for(banks: Iterable[ParameterBank]) -> PaperLUTSettings:
+    """Tables as narrow as the sets allow: their error grows with the ranges."""
+    spans: dict[str, tuple[float, float]] = {}
+    for bank in banks:
+        if len(bank) == 0:
+            continue
+        for group in bank.spec.split(bank.sets).values():
+            for name, values in group.items():
+                low, high = float(values.min()), float(values.max())
+                before = spans.get(name, (low, high))
+                spans[name] = (min(low, before[0]), max(high, before[1]))
+    if not spans:
+        raise ValueError("The parameter banks are empty: train f_ISP first (phase 1).")
+
+    def ranges(names: Sequence[str]) -> tuple[tuple[float, float], ...] | None:
+        # A table has no range of zero width.
+        return tuple((spans[n][0] - 1e-6, spans[n][1] + 1e-6) for n in names) if names[0] in spans else None
+
+    return PaperLUTSettings(gamma_ranges=ranges(("g1", "g2", "k")), tone_ranges=ranges(("g3", "g4", "k2")))

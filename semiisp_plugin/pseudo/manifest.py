@@ -2,7 +2,7 @@
 
 ::
 
-    manifest.json                   settings, root of the photographs, number of photographs of each shard
+    manifest.json                   settings, and the number of photographs of each shard
     shards/00000.photographs.jsonl  a line a photograph: its key and its path below the root
     shards/00000.journal.jsonl      while the shard is being built: a line a pair, written before the pair
     shards/00000.done.json          once it is complete: a `ShardRecord`
@@ -17,23 +17,52 @@ read. A shard is written by one process at a time, and never again once its reco
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from semiisp_plugin.io.files import write_atomically
+from semiisp_plugin.io.folder_job import FolderJob
+from semiisp_plugin.io.image_io import ImageReadError, printable_path
 from semiisp_plugin.io.lmdb_io import unique_keys
+from semiisp_plugin.io.picture import MIN_SIDE, read_photograph
 
-FORMAT = 1
+FORMAT = 2
 SETS = {"stored": ("gt", "lq"), "online": ("gt",), "keys": ()}
 """What a build stores, by its mode: pseudo ground truths and inputs, ground truths, or nothing but keys."""
 
+DRAWN_WITH = ("sets", "draw_per", "update_quality", "inverse", "source", "candidates")
+"""Options (`semiisp_plugin.options.PseudoOptions`) that say how pairs are drawn; see `make_generator`."""
+
+MADE_WITH = ("mode", "manual_seed", "draws", "max_pixels", "short_side", "input_bits", *DRAWN_WITH)
+"""Options that decide what a build holds; the others say where, how fast, and how much of it."""
+
 _SHARDS = (64, 4096)
+_DRAW = re.compile(r"__draw[0-9]+$")
+
+
+def photograph_seed(seed: int, key: str) -> int:
+    """Seed of one pair's draws: of the run's seed and the pair's key alone, whatever was read before it."""
+    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") % (2**63)
+
+
+def pair_keys(key: str, draws: int) -> list[str]:
+    """Keys of the pairs of one photograph: its own for the first, ``<key>__draw1`` and so on for the others.
+
+    Different photographs never share one: if there are several draws, a photograph whose own key ends in ``__draw``
+    and a number gets ``__draw0`` for the first, so that a key's last ``__draw<n>`` is always the build's.
+    """
+    first = f"{key}__draw0" if draws > 1 and _DRAW.search(key) else key
+    return [first, *(f"{key}__draw{i}" for i in range(1, draws))]
 
 
 class Photograph(NamedTuple):
@@ -56,34 +85,18 @@ class ShardRecord(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         pairs: Pairs made of them.
         bytes: Size of the encoded images, by set (``gt``, ``lq``).
         clipped: Sum over the pairs of the share of input values that were clamped to [0, 1]; 0 where none are stored.
-        set_aside: Photographs that could not be used, with the reason.
+        skipped: Photographs that could not be used, with the reason.
     """
 
     photographs: int
     pairs: int
     bytes: dict[str, int]
     clipped: float
-    set_aside: dict[str, str]
+    skipped: dict[str, str]
 
-
-class Manifest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """``manifest.json``.
-
-    Attributes:
-        format: Version of the folder's layout.
-        mode: See `SETS`.
-        made_with: Everything that the entries depend on besides the photographs.
-        photographs: Root of the photographs, absolute.
-        shard_size: Photographs of a shard.
-        shards: Number of photographs of each shard.
-    """
-
-    format: int
-    mode: Literal["stored", "online", "keys"]
-    made_with: dict[str, Any]
-    photographs: str
-    shard_size: int
-    shards: list[int]
+    def to_json(self) -> str:
+        """As it is written; not by msgspec's encoder, which refuses file names that are no text."""
+        return json.dumps(msgspec.to_builtins(self), indent=1) + "\n"
 
 
 class BuildFolder:
@@ -92,6 +105,12 @@ class BuildFolder:
     Args:
         folder: Its folder.
 
+    Attributes:
+        settings: Everything that the entries depend on: the options `MADE_WITH`, the root of the ``photographs``
+            (absolute), and what the builder adds.
+        shard_size: Photographs of a shard.
+        sizes: Number of photographs of each shard.
+
     Raises:
         FileNotFoundError: There is none.
         ValueError: Its manifest cannot be read.
@@ -99,34 +118,37 @@ class BuildFolder:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        path = self.folder / "manifest.json"
         try:
-            self.manifest = msgspec.convert(json.loads(path.read_bytes()), Manifest)
-        except FileNotFoundError:
+            manifest = job_of(folder).read()
+        except OSError:
+            manifest = None
+        if manifest is None:
             raise FileNotFoundError(
                 f"'{folder}' holds no manifest.json, so it is no build of pseudo pairs; give the folder (out) of a "
                 f"`basicsr pseudo` run."
-            ) from None
-        except (ValueError, msgspec.ValidationError) as error:
-            raise ValueError(f"{path} cannot be read ({error}); delete the folder and build it anew.") from None
-        if self.manifest.format != FORMAT:
-            raise ValueError(
-                f"{path} is of format {self.manifest.format}, this version reads {FORMAT}; build the pairs anew."
             )
+        if manifest.get("format") != FORMAT:
+            raise ValueError(
+                f"{self.folder / 'manifest.json'} is of format {manifest.get('format')}, this version reads {FORMAT}; "
+                f"build the pairs again."
+            )
+        self.settings: dict[str, Any] = manifest["settings"]
+        self.shard_size: int = manifest["shard_size"]
+        self.sizes: list[int] = manifest["shards"]
 
     @property
     def mode(self) -> str:
         """See `SETS`."""
-        return self.manifest.mode
+        return str(self.settings["mode"])
 
     @property
     def n_photographs(self) -> int:
-        """Photographs of all shards, those set aside included; those tried again count twice."""
-        return sum(self.manifest.shards)
+        """Photographs of all shards, skipped ones included; those tried again count twice."""
+        return sum(self.sizes)
 
     def __len__(self) -> int:
         """Number of shards."""
-        return len(self.manifest.shards)
+        return len(self.sizes)
 
     def file(self, shard: int, kind: str) -> Path:
         """A file of a shard: ``photographs.jsonl``, ``journal.jsonl``, ``done.json`` or ``lock``."""
@@ -146,11 +168,11 @@ class BuildFolder:
         try:
             found = [Photograph(*json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
         except (FileNotFoundError, ValueError, TypeError) as error:
-            raise ValueError(f"{path} is missing or damaged ({error}); delete the build and make it anew.") from None
-        if len(found) != self.manifest.shards[shard]:
+            raise ValueError(f"{path} is missing or damaged ({error}); delete the build and make it again.") from None
+        if len(found) != self.sizes[shard]:
             raise ValueError(
-                f"{path} lists {len(found)} photographs, the manifest {self.manifest.shards[shard]}; delete the build "
-                f"and make it anew."
+                f"{path} lists {len(found)} photographs, the manifest {self.sizes[shard]}; delete the build and make "
+                f"it again."
             )
         return found
 
@@ -168,7 +190,7 @@ class BuildFolder:
         except (ValueError, msgspec.ValidationError) as error:
             raise ValueError(
                 f"{path} is damaged ({error}); delete it, and give the command that builds the pairs again: it makes "
-                f"this shard anew."
+                f"this shard again."
             ) from None
 
     def records(self) -> Iterator[tuple[int, ShardRecord]]:
@@ -186,17 +208,47 @@ class BuildFolder:
         """The shards that are not complete."""
         return [shard for shard in range(len(self)) if not self.is_done(shard)]
 
-    def usable_photographs(self) -> Iterator[Photograph]:
-        """The photographs of the complete shards that were not set aside."""
+    def usable(self, shard: int) -> list[Photograph]:
+        """The photographs of a shard that were not skipped; none, if it is not complete."""
+        record = self.record(shard)
+        return [] if record is None else [p for p in self.photographs(shard) if p.path not in record.skipped]
+
+    def skipped(self) -> dict[str, str]:
+        """The photographs that the complete shards could not use, with the reason; not those used at a later try."""
+        found: dict[str, str] = {}
         for shard, record in self.records():
-            for photograph in self.photographs(shard):
-                if photograph.path not in record.set_aside:
-                    yield photograph
+            for photograph in self.photographs(shard) if found else ():
+                found.pop(photograph.path, None)
+            found.update(record.skipped)
+        return found
+
+    def read(self, path: str) -> np.ndarray:
+        """Read a photograph of the build.
+
+        Args:
+            path: Relative to the root of the photographs.
+
+        Returns:
+            RGB (H, W, 3) uint8.
+
+        Raises:
+            ImageReadError, OSError: See `read_photograph`; or it is smaller than `MIN_SIDE`.
+        """
+        place, limit = os.path.join(self.settings["photographs"], path), self.settings["max_pixels"]
+        image = read_photograph(
+            place, short_side=self.settings["short_side"], **({} if limit is None else {"max_pixels": limit})
+        )
+        if min(image.shape[:2]) < MIN_SIDE:
+            raise ImageReadError(
+                f"{printable_path(path)}: {image.shape[1]}x{image.shape[0]} pixels are too few, the shorter side must "
+                f"have {MIN_SIDE}; remove it, or take a larger version."
+            )
+        return image
 
 
-def to_json(value: Manifest | ShardRecord) -> str:
-    """As it is written; not by msgspec's encoder, which refuses file names that are no text."""
-    return json.dumps(msgspec.to_builtins(value), indent=1) + "\n"
+def job_of(folder: str | os.PathLike[str]) -> FolderJob:
+    """The job whose record the manifest is; processes own the folder while they plan and while they report."""
+    return FolderJob(folder, "basicsr pseudo", "manifest.json")
 
 
 def automatic_shard_size(photographs: int) -> int:
@@ -206,58 +258,50 @@ def automatic_shard_size(photographs: int) -> int:
 
 def plan(
     folder: str | os.PathLike[str],
-    root: str,
     paths: Sequence[str],
-    mode: Literal["stored", "online", "keys"],
-    made_with: dict[str, Any],
+    settings: Mapping[str, Any],
     shard_size: int | None = None,
     *,
     max_photographs: int | None = None,
     retry: bool = False,
 ) -> BuildFolder:
-    """Begin a build, or go on with one; photographs that have come since get shards of their own.
+    """Begin a build, or resume one; photographs that have come since get shards of their own.
 
-    The caller holds a lock on the folder.
+    The caller owns the folder (`job_of`).
 
     Args:
         folder: Of the build.
-        root: Of the photographs.
-        paths: The photographs, relative to ``root``, sorted.
-        mode: See `SETS`.
-        made_with: Everything that the entries depend on besides the photographs; values of JSON.
+        paths: The photographs, relative to their root, sorted.
+        settings: See `BuildFolder`.
         shard_size: Photographs of a shard; None for `automatic_shard_size`.
         max_photographs: No more than so many in all; of those that have come since, the first.
-        retry: Photographs that complete shards have set aside get new shards, too, under their old keys.
+        retry: Photographs that complete shards have skipped get new shards, too, under their old keys.
 
     Raises:
-        ValueError: It was begun with something else or with more than ``max_photographs``, or what has come since
+        ValueError: It was begun with other settings or with more than ``max_photographs``, or what has come since
             cannot be told from what was there.
-        FileExistsError: The folder holds LMDBs, but no manifest.
+        FileExistsError: The folder holds files of something else.
     """
-    folder = Path(folder)
-    if not (folder / "manifest.json").exists():
-        there = [name for name in ("gt.lmdb", "lq.lmdb") if (folder / name).exists()]
-        if there:
-            raise FileExistsError(
-                f"{folder} holds {' and '.join(there)} but no manifest.json: they are of another program or version. "
-                f"Delete them, or choose another folder (out)."
-            )
-        manifest = Manifest(
-            format=FORMAT,
-            mode=mode,
-            made_with=made_with,
-            photographs=os.path.abspath(root),
-            shard_size=shard_size or automatic_shard_size(len(paths[:max_photographs])),
-            shards=[],
-        )
-        keys: dict[str, str] = {}  # of the photographs that are planned, by path
+    job, folder = job_of(folder), Path(folder)
+    settings = dict(settings)
+    before = job.read()
+    if before is None:
+        size = shard_size or automatic_shard_size(len(paths[:max_photographs]))
+        # First, so that the folder is known to be a build's, whenever the plan is killed.
+        job.write({"format": FORMAT, "settings": settings, "shard_size": size, "shards": []})
     else:
-        build = BuildFolder(folder)
-        manifest = build.manifest
-        _check_same(folder, manifest, root, mode, made_with, shard_size)
-        keys = {
-            photograph.path: photograph.key for shard in range(len(build)) for photograph in build.photographs(shard)
-        }
+        # The same photographs under another path are the same photographs: entries do not depend on where they lie.
+        with suppress(OSError, KeyError, TypeError):
+            if os.path.samefile(before["settings"]["photographs"], settings["photographs"]):
+                settings["photographs"] = before["settings"]["photographs"]
+        BuildFolder(folder)  # of another format?
+        job.check(settings)
+    build = BuildFolder(folder)
+    if shard_size not in (None, build.shard_size):
+        raise ValueError(
+            f"'{folder}' was made with other settings (shard_size: {build.shard_size} then, {shard_size} now)."
+        )
+    keys = {photograph.path: photograph.key for shard in range(len(build)) for photograph in build.photographs(shard)}
     new = [path for path in paths if path not in keys]
     if max_photographs is not None:
         if len(keys) > max_photographs:
@@ -269,26 +313,16 @@ def plan(
     photographs = [Photograph(key, path) for key, path in zip(_new_keys(new, set(keys.values())), new, strict=True)]
     if retry and keys:
         waiting = {photograph.path for shard in build.unfinished() for photograph in build.photographs(shard)}
-        photographs += [Photograph(keys[path], path) for path in set_aside(build) if path not in waiting]
-    if photographs:
-        for first in range(0, len(photographs), manifest.shard_size):
-            part = photographs[first : first + manifest.shard_size]
-            file = folder / "shards" / f"{len(manifest.shards):05d}.photographs.jsonl"
-            write_atomically(file, "".join(f"{json.dumps(photograph)}\n" for photograph in part))
-            manifest.shards.append(len(part))
-        # Last, so that a killed plan is made again.
-        write_atomically(folder / "manifest.json", to_json(manifest))
-    return BuildFolder(folder)
-
-
-def set_aside(build: BuildFolder) -> dict[str, str]:
-    """The photographs that the complete shards could not use, with the reason; not those used at a later try."""
-    found: dict[str, str] = {}
-    for shard, record in build.records():
-        for photograph in build.photographs(shard) if found else ():
-            found.pop(photograph.path, None)
-        found.update(record.set_aside)
-    return found
+        photographs += [Photograph(keys[path], path) for path in build.skipped() if path not in waiting]
+    for first in range(0, len(photographs), build.shard_size):
+        part = photographs[first : first + build.shard_size]
+        file = build.file(len(build), "photographs.jsonl")
+        write_atomically(file, "".join(f"{json.dumps(photograph)}\n" for photograph in part))
+        build.sizes.append(len(part))
+    if photographs:  # last, so that a killed plan is made again
+        shape = {"shard_size": build.shard_size, "shards": build.sizes}
+        job.write({"format": FORMAT, "settings": build.settings, **shape})
+    return build
 
 
 def _new_keys(paths: Sequence[str], taken: set[str]) -> list[str]:
@@ -301,28 +335,3 @@ def _new_keys(paths: Sequence[str], taken: set[str]) -> list[str]:
             raise ValueError(f"'{path}' would have the key '{key}', which is another photograph's; rename the file.")
         found.append(key)
     return found
-
-
-def _check_same(
-    folder: Path, manifest: Manifest, root: str, mode: str, made_with: dict[str, Any], shard_size: int | None
-) -> None:
-    """Raise ValueError unless a build is gone on with as it was begun."""
-    before = {"mode": manifest.mode, "photographs": manifest.photographs, **manifest.made_with}
-    now = {"mode": mode, "photographs": os.path.abspath(root), **made_with}
-    if shard_size is not None:
-        before["shard_size"], now["shard_size"] = manifest.shard_size, shard_size
-    different = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    # The same photographs under another path are the same photographs: entries do not depend on where they lie.
-    with contextlib.suppress(OSError):
-        if "photographs" in different and os.path.samefile(str(before["photographs"]), root):
-            different.remove("photographs")
-    if different:
-        changes = ", ".join(f"{key}: {_shown(before, key)} -> {_shown(now, key)}" for key in different)
-        raise ValueError(
-            f"{folder} was begun with other settings ({changes}); going on would mix two kinds of pairs. Go back to "
-            f"the former ones, delete the folder, or choose another (out)."
-        )
-
-
-def _shown(values: dict[str, Any], key: str) -> str:
-    return str(values[key]) if key in values else "not given"

@@ -1,25 +1,23 @@
-"""Real pairs, and pseudo pairs whose inputs are drawn afresh at every visit."""
+"""Real pairs, and pseudo pairs whose inputs are drawn again at every visit."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from semiisp_plugin.data.paired_dataset import PairedRestorationDataset, as_item
-from semiisp_plugin.data.pairs import Pair, read_location
+from semiisp_plugin.data.pairs import Pair
 from semiisp_plugin.data.sampler import SampleIndex
 from semiisp_plugin.data.semi_supervised_dataset import PseudoPairs, SemiSupervisedDataset
 from semiisp_plugin.io.image_io import to_tensor, to_uint8, to_uint16
-from semiisp_plugin.io.lmdb_io import read_meta
-from semiisp_plugin.pseudo.keys import pair_keys, photograph_seed
 from semiisp_plugin.pseudo.manifest import BuildFolder
-from semiisp_plugin.pseudo.online import WHOLE, OnlineDraw, check_drawable, coordinates, place_of
-from semiisp_plugin.pseudo.shards import BuildSettings, read_large_enough
+from semiisp_plugin.pseudo.online import OnlineDraw, check_drawable, entries_of, read_entry
+from semiisp_plugin.pseudo.places import WHOLE, coordinates, place_of
 from semiisp_plugin.toolbox import DATASET_REGISTRY, register
 
 NOTHING_TO_DRAW = -1
@@ -34,13 +32,13 @@ class OnlineSemiSupervisedDataset(SemiSupervisedDataset):
     """A `SemiSupervisedDataset` on a build of ``mode: online`` or ``keys`` (ours; the paper stores its pseudo pairs).
 
     Of an ``online`` build the pseudo ground truth is read and its input drawn, of a ``keys`` build the photograph is
-    read and both are drawn: anew at every visit, by the visit's seed, whichever process reads it. An int asks for a
+    read and both are drawn: again at every visit, by the visit's seed, whichever process reads it. An int asks for a
     pair as a stored build of the same seed would hold it.
 
     Items are those of `PairedRestorationDataset`. With ``draw_on: gpu`` they have two more, for real pairs too:
     ``draw_seed``, int64 (), the seed by which the model is to draw the input from ``gt``, -1 where ``lq`` is there
     already (elsewhere it is black); and, where the parameter sets lie on a grid, ``draw_place``, float32 (2, 3), see
-    `semiisp_plugin.pseudo.online.place_of`.
+    `semiisp_plugin.pseudo.places.place_of`.
 
     Args:
         opt: Options of `PairedRestorationDataset` for the real pairs, and ``pseudo``: a section with
@@ -50,33 +48,20 @@ class OnlineSemiSupervisedDataset(SemiSupervisedDataset):
               device.
 
     Raises:
-        ValueError: An option is missing or wrong, or see `semiisp_plugin.pseudo.online.check_drawable`.
+        ValueError: See `semiisp_plugin.pseudo.online.check_drawable`.
         FileNotFoundError: A folder or the build's copy of f_ISP is missing.
     """
 
-    PSEUDO_OPTIONS: ClassVar[tuple[str, ...]] = ("build", "draw_on")
-
-    def open_pseudo_pairs(self, name: str, pseudo: Mapping[str, Any], real: PairedRestorationDataset) -> PseudoPairs:
+    def open_pseudo_pairs(self, pseudo: Mapping[str, Any], real: PairedRestorationDataset) -> PseudoPairs:
         """See `SemiSupervisedDataset`."""
-        if not pseudo.get("build"):
-            raise ValueError(f"data set '{name}': the option 'build' is missing; give the folder of a build (out).")
-        draw_on = pseudo.get("draw_on", "worker")
-        if draw_on not in ("worker", "gpu"):
-            raise ValueError(f"data set '{name}': draw_on is {draw_on!r}; it must be 'worker' or 'gpu'.")
-        pairs = OnlinePseudoPairs(os.path.expanduser(os.fspath(pseudo["build"])), real.augmented, draw_on == "gpu")
+        folder = os.path.expanduser(os.fspath(pseudo["build"]))
+        pairs = OnlinePseudoPairs(folder, real.augmented, pseudo.get("draw_on") == "gpu")
         self._fields = pairs.empty_fields
         return pairs
 
     def __getitem__(self, index: int | SampleIndex) -> dict[str, Any]:
         """See the class."""
         return {**self._fields, **super().__getitem__(index)}
-
-
-class _Entry(NamedTuple):
-    """A pseudo pair: its key, and where its ground truth or its photograph is."""
-
-    key: str
-    location: str
 
 
 class OnlinePseudoPairs:
@@ -95,32 +80,21 @@ class OnlinePseudoPairs:
     """
 
     def __init__(self, folder: str, augmented: _Augmentation, draw_later: bool = False) -> None:
-        build = BuildFolder(folder)
+        self._build = build = BuildFolder(folder)
         check_drawable(build)
-        made_with = build.manifest.made_with
-        if draw_later and made_with["candidates"] > 1:
+        candidates = build.settings["candidates"]
+        if draw_later and candidates > 1:
             raise ValueError(
-                f"'{folder}' chooses among {made_with['candidates']} candidates on whole pictures, which the model "
-                f"does not have: use draw_on: worker, or build with candidates: 1."
+                f"'{folder}' chooses among {candidates} candidates on whole pictures, which the model does not have: "
+                f"use draw_on: worker, or build with candidates: 1."
             )
-        self._folder = folder
         self._augmented = augmented
         self._draw_later = draw_later
-        self._bits = made_with["input_bits"]
-        self._seed = int(made_with["seed"])
-        self._settings = None
-        if build.mode == "keys":
-            self._settings = BuildSettings(
-                build.manifest.photographs, short_side=made_with["short_side"], max_pixels=made_with["max_pixels"]
-            )
-            self._entries = [
-                _Entry(key, p.path) for p in build.usable_photographs() for key in pair_keys(p.key, made_with["draws"])
-            ]
-        else:
-            folders = [build.lmdb(shard, "gt") for shard in range(len(build))]
-            self._entries = [_Entry(e.key, f"{folder}/{e.key}") for folder in folders for e in read_meta(folder)]
+        self._bits = build.settings["input_bits"]
+        self._seed = int(build.settings["manual_seed"])
+        self._entries = entries_of(build)
         if not self._entries:
-            raise ValueError(f"'{folder}' holds no pseudo pair; its set_aside.txt says why. Build it anew.")
+            raise ValueError(f"'{folder}' holds no pseudo pair; its skipped.txt says why. Build it again.")
         self._draw: OnlineDraw | None = None
         # What the banks are like is asked once: where the model draws, workers need no f_ISP of their own.
         draw = OnlineDraw.open(folder)
@@ -143,7 +117,7 @@ class OnlinePseudoPairs:
     def draw(self) -> OnlineDraw:
         """Opened when it is first needed."""
         if self._draw is None:
-            self._draw = OnlineDraw.open(self._folder)
+            self._draw = OnlineDraw.open(self._build.folder)
         return self._draw
 
     def item(self, index: int, *, seed: int | None = None, is_pseudo: bool = False) -> dict[str, Any]:
@@ -151,10 +125,11 @@ class OnlinePseudoPairs:
         if not -len(self) <= index < len(self):
             raise IndexError(f"There is no pseudo pair {index}; the build has {len(self)}.")
         entry = self._entries[index]
-        picture, location = self._read(entry)
+        picture = read_entry(self._build, entry)
         fields: dict[str, Tensor] = {}
         if seed is None:
-            gt, lq = self._stored(entry, picture)
+            target, lq = self.draw.whole_pair(self._build, entry, picture)
+            gt = _scaled(target)
         else:
             own = np.random.SeedSequence((self._seed, seed), spawn_key=(_DRAW,)).generate_state(2, np.uint64)
             input_seed, target_seed = (int(s) % 2**63 for s in own)
@@ -170,23 +145,10 @@ class OnlinePseudoPairs:
                         fields["draw_place"] = place
                 else:
                     lq = self.draw.inputs(target, [_seeded(input_seed)], place[None])[0]
+        location = entry.location
+        if self._build.mode == "keys":
+            location = os.path.join(self._build.settings["photographs"], location)
         return {**as_item(Pair(entry.key, location, location), lq, gt, is_pseudo), **fields}
-
-    def _read(self, entry: _Entry) -> tuple[np.ndarray, str]:
-        """The pseudo ground truth or the photograph, and where it is."""
-        if self._settings is None:
-            return read_location(entry.location), entry.location
-        return read_large_enough(self._settings, entry.location), os.path.join(self._settings.root, entry.location)
-
-    def _stored(self, entry: _Entry, picture: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Ground truth and input of a stored build, whole."""
-        images = _batch(picture)
-        if self._settings is None:
-            generator = self.draw.entry_generator(self._seed, entry.key)
-        else:
-            generator = _seeded(photograph_seed(self._seed, entry.key))
-            images = self.draw.targets(images, [generator])
-        return _scaled(images), self.draw.inputs(images, [generator])[0]
 
     def _crop(self, picture: np.ndarray, seed: int, target_seed: int) -> tuple[Tensor, Tensor]:
         """A crop of a ground truth, ``(1, 3, h, w)`` uint8, and where it lies."""
@@ -206,7 +168,7 @@ class OnlinePseudoPairs:
     ) -> tuple[Tensor, Tensor]:
         """Crops of ground truth and input, for step 3 on whole pictures."""
         targets = _batch(picture)
-        if self._settings is not None:
+        if self._build.mode == "keys":
             targets = self.draw.targets(targets, [_seeded(target_seed)])
         made = self.draw.inputs(targets, [_seeded(input_seed)])[0].permute(1, 2, 0).numpy()
         rounded = to_uint16(made) if self._bits == 16 else to_uint8(made)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from semiisp_plugin.isp import InverseResult, InvertibleISP, ISPSpec, PaperLUTSettings, ParameterBank, crop, strips
+from semiisp_plugin.pseudo.places import in_place
 
 _LEVELS = 256
 
@@ -76,34 +77,31 @@ class BankInverse:
         self.backend = backend
         check_same_isp(self, self.isp.spec)
 
-    def invert(self, image: Tensor, generator: Generators) -> InverseResult:
-        """See `SRGBToRAW.invert`."""
-        sets = self.draw(len(image), generator).to(image.device)
-        made = self.compiled(image, sets)
-        if made is not None:
-            return made
-        return self.isp.inverse(image, sets, backend=self.backend_for(sets))
-
-    def backend_for(self, sets: Tensor) -> str:
-        """The backend of `InvertibleISP.inverse` for these sets, where ``auto`` leaves the choice."""
-        if self.backend != "auto":
-            return self.backend
-        return "curve8" if tuple(sets.shape[2:]) == (1, 1) else "exact"
-
-    def compiled(self, images: Tensor, sets: Tensor, places: Tensor | None = None) -> InverseResult | None:
-        """The inverse in one compiled pass, where the backend is ``auto`` and that is fastest (None elsewhere).
+    def invert(self, image: Tensor, generator: Generators, places: Tensor | None = None) -> InverseResult:
+        """See `SRGBToRAW.invert`.
 
         Args:
-            images: ``(N, 3, h, w)`` uint8.
-            sets: ``(N, K, gh, gw)``.
-            places: See `semiisp_plugin.isp.crop.invert_crops`.
+            image: ``(N, 3, h, w)`` uint8.
+            generator: See there.
+            places: ``(N, 2, 3)``, where in their pictures crops lie (`semiisp_plugin.pseudo.places.place_of`); None:
+                ``image`` are whole pictures. With sets on a grid, the clamped share of crops is not counted (NaN).
         """
+        sets = self.draw(len(image), generator).to(image.device)
+        uniform = tuple(sets.shape[2:]) == (1, 1)
         # With neither a grid nor f_IT, curves of 256 values are faster from some size on.
-        curves = tuple(sets.shape[2:]) == (1, 1) and not self.isp.spec.inverse_tone_mapping
-        if self.backend != "auto" or (curves and images[0].numel() > strips.STRIP):
-            return None
-        made = crop.invert_crops(self.isp.spec, images, sets, places)
-        return None if made is None else InverseResult(*made)
+        curves = uniform and not self.isp.spec.inverse_tone_mapping and image[0].numel() > strips.STRIP
+        if self.backend == "auto" and not curves:
+            made = crop.invert_crops(self.isp.spec, image, sets, places)
+            if made is not None:
+                return InverseResult(*made)
+        backend = self.backend if self.backend != "auto" else "curve8" if uniform else "exact"
+        if uniform or places is None:
+            return self.isp.inverse(image, sets, backend=backend)
+
+        def inverse(crops: Tensor, maps: Tensor) -> Tensor:
+            return self.isp.inverse(crops, maps, backend=backend).image
+
+        return InverseResult(in_place(inverse, image, sets, places), torch.full((len(image),), torch.nan))
 
     def draw(self, n: int, generator: Generators) -> Tensor:
         """Parameter sets for ``n`` images, ``(n, K, h, w)``."""

@@ -1,4 +1,9 @@
-"""Processes that build shards side by side, and one that watches them."""
+"""Processes that build shards side by side, and one that watches them.
+
+Not by `concurrent.futures`: its pool is broken for good, and every task of it lost, as soon as one process dies, and
+nobody can tell which one and over what. Here a process that crashes on a photograph is replaced and the photograph
+skipped, and one that was ended from outside is told apart from it.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +14,16 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from importlib.util import find_spec
 from multiprocessing import connection, get_all_start_methods, get_context, parent_process
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import torch
 
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.manifest import BuildFolder
-from semiisp_plugin.pseudo.shards import BuildSettings, Interrupted, ShardBuilder
+from semiisp_plugin.pseudo.shards import Interrupted, ShardBuilder, Watch
 
 _MAX_CRASHES = 3
 _CRASHES = {getattr(signal, name) for name in ("SIGSEGV", "SIGABRT", "SIGFPE") if hasattr(signal, name)}
@@ -36,15 +40,23 @@ def gpu_of(device: torch.device, index: int) -> torch.device:
     return torch.device("cuda", index % torch.cuda.device_count())
 
 
+class _Running(NamedTuple):
+    """A process that was started: its number, its counters, and where its last words come from."""
+
+    number: int
+    counter: Any
+    heard: Any
+
+
 class Workers:
-    """Builds shards in processes: one that crashes on a photograph is replaced, and the photograph set aside.
+    """Builds shards in processes: one that crashes on a photograph is replaced, and the photograph skipped.
 
     Args:
         build: The folder.
         generator: Makes the pairs.
-        how: How.
+        how: The other arguments of `ShardBuilder`.
         order: The shards, in the order in which they are taken.
-        device: See `build_pseudo_lmdb`; each process takes a GPU of its own, as far as they go.
+        device: ``cpu`` or ``cuda``; each process takes a GPU of its own, as far as they go.
         first: Index of the first process among those of its machine.
         count: Number of processes.
     """
@@ -53,7 +65,7 @@ class Workers:
         self,
         build: BuildFolder,
         generator: PseudoPairGenerator,
-        how: BuildSettings,
+        how: dict[str, Any],
         order: Sequence[int],
         device: torch.device,
         first: int,
@@ -66,7 +78,7 @@ class Workers:
         self._stop = self._context.RawValue("b", 0)
         # Plain pickle: torch's own way of sending tensors to processes takes a file handle each.
         self._payload = pickle.dumps(generator)
-        self._running: dict[Any, tuple[int, Any, Any]] = {}  # process -> its index, counters, and what it has to say
+        self._running: dict[Any, _Running] = {}
         self._counters: list[Any] = []
         self._doomed: dict[str, str] = {}
         self._careful: set[int] = set()
@@ -78,7 +90,7 @@ class Workers:
 
         Args:
             on_done: Told several times a second how many photographs are done by now.
-            say: Told what the user should know, while the others go on.
+            say: Told what the user should know, while the others work on.
 
         Returns:
             Number of pairs stored.
@@ -89,15 +101,15 @@ class Workers:
             BaseException: What interrupts this one; the processes have stored what they had made.
         """
         for index in range(min(self._count, len(self._build.unfinished()))):
-            self._start(index, self._how)
+            self._start(index)
         try:
             while self._running:
                 connection.wait([process.sentinel for process in self._running], timeout=0.2)
                 on_done(self._sum(_DONE))
                 for process in [p for p in self._running if p.exitcode is not None]:
                     self._has_ended(process, say)
-                for _, _, heard in self._running.values():
-                    self._hear(heard)
+                for running in self._running.values():
+                    self._hear(running)
         except BaseException:
             self._stop.value = 1
             for process in self._running:
@@ -120,38 +132,39 @@ class Workers:
     def _sum(self, what: int) -> int:
         return sum(counter[what] for counter in self._counters)
 
-    def _start(self, index: int, how: BuildSettings) -> None:
+    def _start(self, index: int) -> None:
         counter = self._context.RawArray("q", _COUNTERS)
         counter[_SHARD] = -1
         self._counters.append(counter)
-        device = str(gpu_of(self._device, self._first + index))
         heard, told = self._context.Pipe(duplex=False)
-        folder, doomed = str(self._build.folder), dict(self._doomed)
-        arguments = (folder, self._payload, how, self._order, device, doomed, counter, self._stop, told)
+        how = {**self._how, "device": str(gpu_of(self._device, self._first + index)), "doomed": dict(self._doomed)}
+        if index in self._careful:
+            how["threads"] = 0
+        arguments = (str(self._build.folder), self._payload, how, self._order, counter, self._stop, told)
         process = self._context.Process(target=_work, args=arguments, daemon=True)
         process.start()
         told.close()
-        self._running[process] = (index, counter, heard)
+        self._running[process] = _Running(index, counter, heard)
 
-    def _hear(self, heard: Any) -> None:
+    def _hear(self, running: _Running) -> None:
         try:
-            if heard.poll():
-                self._failures.append(heard.recv())
+            if running.heard.poll():
+                self._failures.append(running.heard.recv())
                 self._stop.value = 1
         except (EOFError, OSError):  # it has ended, and said nothing
             pass
 
     def _has_ended(self, process: Any, say: Callable[[str], object]) -> None:
         """Take leave of a process, and find out why it has ended."""
-        index, counter, heard = self._running.pop(process)
-        self._hear(heard)
+        ended = self._running.pop(process)
+        self._hear(ended)
         if process.exitcode == 0 or self._stop.value:
             return
         if -process.exitcode not in _CRASHES:
             self._killed += 1
             say(
                 f"A worker was ended from outside (exit status {process.exitcode}), perhaps for lack of memory or "
-                f"disk; {len(self._running)} go on."
+                f"disk; {len(self._running)} work on."
             )
             return
         written = self._sum(_WRITTEN)
@@ -164,13 +177,13 @@ class Workers:
             self._stop.value = 1
             return
         # Of several threads it is not known which one crashed: once more, without.
-        known = counter[_SHARD] >= 0 and (not self._how.threads or index in self._careful)
-        if known:
-            path = self._build.photographs(counter[_SHARD])[counter[_PLACE]].path
+        shard, place = ended.counter[_SHARD], ended.counter[_PLACE]
+        if shard >= 0 and (not self._how["threads"] or ended.number in self._careful):
+            path = self._build.photographs(shard)[place].path
             name = signal.Signals(-process.exitcode).name
             self._doomed[path] = f"{path}: the process that read it crashed ({name}). Remove the file."
-        self._careful.add(index)
-        self._start(index, replace(self._how, threads=0))
+        self._careful.add(ended.number)
+        self._start(ended.number)
 
 
 def start_context() -> Any:
@@ -190,16 +203,27 @@ def start_context() -> Any:
     return context
 
 
+class _Told(Watch):
+    """Tells the parent by a shared array."""
+
+    def __init__(self, counter: Any, stop: Any) -> None:
+        self._counter, self._stop = counter, stop
+
+    def at(self, shard: int, place: int) -> None:
+        self._counter[_SHARD], self._counter[_PLACE] = shard, place
+
+    def done(self) -> None:
+        self._counter[_DONE] += 1
+
+    def stored(self, pairs: int) -> None:
+        self._counter[_WRITTEN] += pairs
+
+    def stopped(self) -> bool:
+        return bool(self._stop.value)
+
+
 def _work(
-    folder: str,
-    payload: bytes,
-    how: BuildSettings,
-    order: list[int],
-    device: str,
-    doomed: dict[str, str],
-    counter: Any,
-    stop: Any,
-    told: Any,
+    folder: str, payload: bytes, how: dict[str, Any], order: list[int], counter: Any, stop: Any, told: Any
 ) -> None:
     """The work of one process; ends with its parent."""
     # They reach all processes of a command; the parent says when to stop.
@@ -211,29 +235,9 @@ def _work(
     # What decoders say of broken files; the report says which file, and why.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     warnings.simplefilter("ignore", UserWarning)
-
-    def on_photograph(shard: int, place: int) -> None:
-        counter[_SHARD], counter[_PLACE] = shard, place
-
-    def on_done() -> None:
-        counter[_DONE] += 1
-
-    def on_stored(pairs: int) -> None:
-        counter[_WRITTEN] += pairs
-
     try:
-        builder = ShardBuilder(
-            BuildFolder(folder),
-            pickle.loads(payload),
-            how,
-            device=device,
-            doomed=doomed,
-            on_photograph=on_photograph,
-            on_done=on_done,
-            on_stored=on_stored,
-            stopped=lambda: bool(stop.value),
-        )
-        builder.build_all(order)
+        watch = _Told(counter, stop)
+        ShardBuilder(BuildFolder(folder), pickle.loads(payload), watch=watch, **how).build_all(order)
     except Interrupted:
         pass
     except Exception as error:
@@ -242,7 +246,7 @@ def _work(
 
 
 def leave_with_parent() -> None:
-    """End this process when its parent is gone: a killed command must not go on behind the user's back."""
+    """End this process when its parent is gone: a killed command must not work on behind the user's back."""
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

@@ -156,14 +156,10 @@ def test_round_trip_in_basicsr_layout(tmp_path):
     assert {p.name for p in folder.iterdir()} == {"data.mdb", "lock.mdb", "meta_info.txt"}
 
 
-def test_missing_key_names_folder_key_and_the_nearest(tmp_path, monkeypatch):
+def test_missing_key_names_folder_key_and_one_alike(tmp_path):
     write(tmp_path / "a.lmdb", 12)
-    with pytest.raises(KeyError, match=r"a\.lmdb' has no key 'trian/0011'; the nearest of its 12 keys is 'train/0011'"):
+    with pytest.raises(KeyError, match=r"a\.lmdb' has no key 'trian/0011'; of its 12 keys, 'train/0011' is alike"):
         read_value(tmp_path / "a.lmdb", "trian/0011")
-    monkeypatch.setattr(lmdb_io, "_MAX_COMPARED_KEYS", 3)
-    for key, nearest in (("train/0005x", "train/0005"), ("train/", "train/0000"), ("zzz", "train/0011")):
-        with pytest.raises(KeyError, match=f"'{nearest}'"):
-            read_value(tmp_path / "a.lmdb", key)
     with pytest.raises(KeyError, match="0 bytes"):
         read_value(tmp_path / "a.lmdb", "")
 

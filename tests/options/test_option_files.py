@@ -28,7 +28,7 @@ from semiisp_plugin.experiments.recipe_phases import Training
 from semiisp_plugin.io.image_io import encode_png, to_uint8, to_uint16, write_image
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter
 from semiisp_plugin.options.yaml_text import parse
-from semiisp_plugin.pseudo import pipeline
+from semiisp_plugin.pseudo import builder
 from semiisp_plugin.report.paper_figures import paper_results
 from semiisp_plugin.toolbox import build_network
 from semiisp_plugin.training import test as run_test
@@ -334,8 +334,8 @@ def test_every_file_runs(experiment, prepared, monkeypatch):
     take_a_step(experiment.train_file("1_fisp"), prepared)
     pseudo = options_module.load_pseudo_options(OPTIONS / experiment.train_file("2_pseudo"), ["num_gpu=0"])
     shutil.rmtree(pseudo.out, ignore_errors=True)
-    monkeypatch.setattr(pipeline, "save_contact_sheet", lambda *_: None)
-    assert pipeline.run(pseudo, progress=False).written == 2
+    monkeypatch.setattr(builder, "save_contact_sheet", lambda *_: None)
+    assert builder.run(pseudo, progress=False).written == 2
     for phase in ("3_semi", "4_finetune", "0_supervised"):
         take_a_step(experiment.train_file(phase), prepared)
     values, source = options_module.read_options(OPTIONS / experiment.test_file)

@@ -14,17 +14,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from semiisp_plugin.data.pairs import match_pairs
 from semiisp_plugin.io.image_io import decode_image, printable_path, write_image
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter, close_all, parts, read_meta, read_value
 from semiisp_plugin.io.picture import read_photograph
+from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo import PseudoPairGenerator
+from semiisp_plugin.pseudo import manifest as manifest_module
 from semiisp_plugin.pseudo import shards as shards_module
 from semiisp_plugin.pseudo import workers as workers_module
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
-from semiisp_plugin.pseudo.check import check_build, print_check
+from semiisp_plugin.pseudo.check_build import check_build, print_check
 from semiisp_plugin.pseudo.contact_sheet import save_contact_sheet
 from semiisp_plugin.pseudo.manifest import BuildFolder, automatic_shard_size, plan
 
@@ -57,8 +58,14 @@ def _closed_environments():
     close_all()
 
 
-def build(root, out, generator, **options):
-    return build_pseudo_lmdb(str(root), str(out), generator, **{"progress": False, "shard_size": 7, **options})
+def options_of(root, out, **options) -> PseudoOptions:
+    common = {"name": "test", "f_isp": "", "num_gpu": 0, "shard_size": 7, "workers": 0}
+    return PseudoOptions(**{**common, "photographs": str(root), "out": str(out), **options})
+
+
+def build(root, out, generator, *, retry=False, threads=None, progress=False, **options):
+    how = options_of(root, out, **options)
+    return build_pseudo_lmdb(how, generator, retry=retry, threads=threads, progress=progress)
 
 
 def contents(out: Path) -> dict[str, object]:
@@ -70,7 +77,7 @@ def contents(out: Path) -> dict[str, object]:
                 found[f"{name}/{entry.key}"] = read_value(part, entry.key)
         for path in sorted((out / f"{name}.lmdb").rglob("meta_info.txt")):
             found[str(path.relative_to(out))] = path.read_bytes()
-    for path in (*sorted((out / "shards").glob("*.json*")), out / "report.json", out / "set_aside.txt"):
+    for path in (*sorted((out / "shards").glob("*.json*")), out / "report.json", out / "skipped.txt"):
         if path.exists():
             found[str(path.relative_to(out))] = path.read_bytes()
     close_all()
@@ -83,7 +90,7 @@ def undisturbed(photographs, generator, tmp_path_factory) -> dict[str, object]:
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     report = build(photographs, out, generator)
     assert (report.written, report.shards, report.unfinished) == (COUNT - 3, SHARDS, 0)
-    assert sorted(report.set_aside) == ["005.jpg", "020.jpg", "038.jpg"]
+    assert sorted(report.skipped) == ["005.jpg", "020.jpg", "038.jpg"]
     found = contents(out)
     assert sum(key.startswith("lq/") for key in found) == COUNT - 3
     assert not list((out / "shards").glob("*.lock")) + list((out / "shards").glob("*.journal*"))
@@ -108,10 +115,8 @@ def processes():
 
 def start(processes, *arguments, **options):
     """`build_pseudo_lmdb` in a process of its own."""
-    options = {"progress": False, "shard_size": 7, **options}
-    process = processes.Process(
-        target=build_pseudo_lmdb, args=[str(a) for a in arguments[:2]] + [arguments[2]], kwargs=options
-    )
+    how = options_of(*arguments[:2], **options)
+    process = processes.Process(target=build_pseudo_lmdb, args=(how, arguments[2]), kwargs={"progress": False})
     process.start()
     return process
 
@@ -202,11 +207,11 @@ def crashing(photographs, generator, tmp_path, monkeypatch):
     return root, make
 
 
-def test_a_photograph_that_crashes_the_process_is_set_aside(crashing, tmp_path):
+def test_a_photograph_that_crashes_the_process_is_skipped(crashing, tmp_path):
     root, make = crashing
     report = build(root, tmp_path / "out", make(signal.SIGSEGV), workers=1)
-    assert list(report.set_aside) == ["003.jpg", "005.jpg"]
-    assert "crashed (SIGSEGV)" in report.set_aside["003.jpg"]
+    assert list(report.skipped) == ["003.jpg", "005.jpg"]
+    assert "crashed (SIGSEGV)" in report.skipped["003.jpg"]
     assert report.written == 10
 
 
@@ -215,7 +220,7 @@ def test_a_worker_killed_from_outside_is_no_fault_of_the_photograph(crashing, tm
     with pytest.raises(RuntimeError, match=r"1 of 1 workers were ended from outside.*run the same command again"):
         build(root, tmp_path / "out", make(signal.SIGKILL), workers=1)
     report = build(root, tmp_path / "out", generator)
-    assert list(report.set_aside) == ["005.jpg"]
+    assert list(report.skipped) == ["005.jpg"]
     assert report.written + report.kept == 11
 
 
@@ -321,15 +326,15 @@ def test_batches_and_threads_as_on_a_gpu(photographs, generator, undisturbed, tm
         out = tmp_path / name
         if name == "broken":
             calls = iter(range(100))
-            encode = shards_module.ShardBuilder._encode
+            encode = shards_module.ShardBuilder._encoded
 
-            def failing(self, images, calls=calls, encode=encode):
+            def failing(self, pair, calls=calls, encode=encode):
                 if next(calls) == 9:
                     raise RuntimeError("stop")
-                return encode(self, images)
+                return encode(self, pair)
 
             with monkeypatch.context() as patch:
-                patch.setattr(shards_module.ShardBuilder, "_encode", failing)
+                patch.setattr(shards_module.ShardBuilder, "_encoded", failing)
                 with pytest.raises(RuntimeError, match="stop"):
                     build(photographs, out, generator, batch=4)
         report = build(photographs, out, generator, batch=4, threads=2 if name == "broken" else 0)
@@ -359,9 +364,10 @@ def test_online_and_keys_builds(photographs, generator, undisturbed, tmp_path):
     report = build(photographs, tmp_path / "keys", generator, mode="keys")
     assert (report.written, report.bytes) == (COUNT - 3, {})
     assert not list((tmp_path / "keys").glob("*.lmdb"))
-    usable = [p.path for p in BuildFolder(tmp_path / "keys").usable_photographs()]
+    keys = BuildFolder(tmp_path / "keys")
+    usable = [p.path for shard in range(len(keys)) for p in keys.usable(shard)]
     assert usable == [f"{n:03d}.jpg" for n in range(COUNT) if n not in (5, 20, 38)]
-    assert (tmp_path / "keys" / "set_aside.txt").read_text() == undisturbed["set_aside.txt"].decode()
+    assert (tmp_path / "keys" / "skipped.txt").read_text() == undisturbed["skipped.txt"].decode()
 
 
 def test_contact_sheet_shows_the_same_pairs_in_every_mode(photographs, generator, tmp_path):
@@ -403,10 +409,8 @@ def test_a_folder_of_photographs_that_goes_away_is_no_reason_to_set_them_aside(p
     (out / "shards" / "00001.done.json").unlink()
     shutil.rmtree(out / "gt.lmdb" / "00001.lmdb")
     shutil.rmtree(root)
-    from semiisp_plugin.pseudo.shards import BuildSettings, ShardBuilder
-
     with pytest.raises(FileNotFoundError, match="is gone, or another one is there; mount it"):
-        ShardBuilder(build_folder, generator, BuildSettings(root=str(root))).build_shard(1)
+        shards_module.ShardBuilder(build_folder, generator, None).build_shard(1)
     assert not build_folder.is_done(1)
 
 
@@ -428,7 +432,7 @@ def test_damaged_manifests(photographs, generator, tmp_path):
     manifest = out / "manifest.json"
     text = manifest.read_text()
     manifest.write_text(text[:50])
-    with pytest.raises(ValueError, match=r"manifest\.json cannot be read"):
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
         build(photographs, out, generator)
     manifest.write_text(json.dumps({**json.loads(text), "format": 99}))
     with pytest.raises(ValueError, match="format 99"):
@@ -439,9 +443,10 @@ def test_damaged_manifests(photographs, generator, tmp_path):
 
 def test_the_shard_size_is_that_of_the_photographs_that_are_taken(tmp_path):
     names = [f"{number:05d}.jpg" for number in range(10_000)]
-    assert plan(tmp_path / "all", "root", names, "stored", {}).manifest.shard_size == 157
-    few = plan(tmp_path / "few", "root", names, "stored", {}, max_photographs=100)
-    assert (few.manifest.shard_size, few.manifest.shards) == (64, [64, 36])
+    settings = {"photographs": "root"}
+    assert plan(tmp_path / "all", names, settings).shard_size == 157
+    few = plan(tmp_path / "few", names, settings, max_photographs=100)
+    assert (few.shard_size, few.sizes) == (64, [64, 36])
 
 
 def test_automatic_shard_size():
@@ -534,10 +539,10 @@ def test_a_hundred_broken_files_crash_nothing_and_are_named(broken_zoo, generato
     report = build(root, tmp_path / "out", generator, workers=workers, shard_size=30)
     assert report.written == 1
     assert len(wrong) == 100
-    assert report.set_aside.keys() == {*(f"zoo/{name}" for name in wrong), "too small.png"}
-    lines = (tmp_path / "out" / "set_aside.txt").read_text(encoding="utf-8").splitlines()
+    assert report.skipped.keys() == {*(f"zoo/{name}" for name in wrong), "too small.png"}
+    lines = (tmp_path / "out" / "skipped.txt").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 101
-    for path, reason in report.set_aside.items():
+    for path, reason in report.skipped.items():
         assert printable_path(os.path.basename(path)) in reason, "the reason names the file"
         assert any(line.startswith(f"{printable_path(path)}\t") for line in lines)
 
@@ -546,7 +551,7 @@ def test_odd_photographs_are_used(odd_photographs, generator, tmp_path):
     folder, odd = odd_photographs
     report = build(folder, tmp_path / "out", generator, shard_size=64)
     small = {name for name, one in odd.items() if min(one.expected.shape[:2]) < 32}
-    assert report.set_aside.keys() == small
+    assert report.skipped.keys() == small
     assert report.written == len(odd) - len(small)
     assert len(odd) - len(small) > 20
 
@@ -628,7 +633,7 @@ def test_a_photograph_half_done_that_is_another_one_later(few, generator, tmp_pa
     else:
         write_image(few / "5.png", picture(50, 60, 60))
     report = build(few, out, generator, draws=draws)
-    assert list(report.set_aside) == ([] if then == "changes" else ["5.png"])
+    assert list(report.skipped) == ([] if then == "changes" else ["5.png"])
     pairs = match_pairs(out / "lq.lmdb", out / "gt.lmdb")
     assert len(pairs) == draws * (8 if then == "changes" else 7)
     assert check_build(BuildFolder(out), progress=False) == []
@@ -648,7 +653,7 @@ def test_retries_do_not_double_photographs(few, generator, tmp_path, monkeypatch
     good = {name: (few / name).read_bytes() for name in ("2.png", "5.png")}
     for name in good:
         (few / name).write_bytes(b"")
-    assert list(build(few, out, generator).set_aside) == list(good)
+    assert list(build(few, out, generator).skipped) == list(good)
     for name, data in good.items():
         (few / name).write_bytes(data)
     with monkeypatch.context() as patch:  # a retry that is interrupted, and given again
@@ -660,7 +665,7 @@ def test_retries_do_not_double_photographs(few, generator, tmp_path, monkeypatch
     for rank in ("1", "0"):  # ranks, of which one plans what is tried again
         monkeypatch.setenv("RANK", rank)
         report = build(few, out, generator, retry=True)
-    assert (report.photographs, report.kept + report.written, report.set_aside) == (8, 8, {})
+    assert (report.photographs, report.kept + report.written, report.skipped) == (8, 8, {})
     assert BuildFolder(out).n_photographs == 10
     assert check_build(BuildFolder(out), progress=False) == []
     monkeypatch.delenv("RANK")
@@ -722,12 +727,12 @@ def test_out_inside_the_photographs(few, generator, tmp_path):
     with pytest.raises(ValueError, match="is the folder of the photographs"):
         build(few, few, generator)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(NotADirectoryError, match="is no folder"):
+    with pytest.raises(NotADirectoryError, match="is a file"):
         build(few, tmp_path / "file", generator)
 
 
 @pytest.mark.parametrize("fault", ["EIO", "unmounted"])
-def test_a_fault_of_the_storage_sets_nothing_aside(few, generator, unbroken, tmp_path, monkeypatch, fault):
+def test_a_fault_of_the_storage_skips_nothing(few, generator, unbroken, tmp_path, monkeypatch, fault):
     out = tmp_path / "out"
     calls = iter(range(100))
 
@@ -740,7 +745,7 @@ def test_a_fault_of_the_storage_sets_nothing_aside(few, generator, unbroken, tmp
         return read_photograph(path, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards_module, "read_photograph", failing)
+        patch.setattr(manifest_module, "read_photograph", failing)
         with pytest.raises(OSError, match="storage's or the machine's" if fault == "EIO" else "another one is there"):
             build(few, out, generator)
     if fault == "unmounted":
@@ -758,7 +763,7 @@ def test_a_machine_that_crashes_on_everything_is_not_the_photographs_fault(crash
     with pytest.raises(OSError, match="4 processes have crashed without having stored anything"):
         build(root, tmp_path / "out", make(signal.SIGABRT), workers=1)
     report = build(root, tmp_path / "out", generator)
-    assert (report.written, report.set_aside) == (12, {})
+    assert (report.written, report.skipped) == (12, {})
 
 
 def test_in_batches_no_photograph_is_suspected_of_a_crash_of_f_isp(crashing, tmp_path):
@@ -766,7 +771,7 @@ def test_in_batches_no_photograph_is_suspected_of_a_crash_of_f_isp(crashing, tmp
     with pytest.raises(OSError, match="4 processes have crashed"):
         build(root, tmp_path / "out", make(signal.SIGSEGV), workers=1, batch=4)
     report = build(root, tmp_path / "single", make(signal.SIGSEGV), workers=1)
-    assert list(report.set_aside) == ["003.jpg", "005.jpg"]
+    assert list(report.skipped) == ["003.jpg", "005.jpg"]
 
 
 def test_damaged_lines_of_a_journal_are_made_again(few, generator, unbroken, tmp_path):
@@ -805,31 +810,6 @@ def test_damaged_bookkeeping(few, generator, tmp_path, capsys, file, text, messa
     assert re.search(message, capsys.readouterr().out)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"mode": "foo"}, "mode: 'foo' is none of stored, online, keys"),
-        ({"max_photographs": 0}, "max_photographs: 0"),
-        ({"shard_size": -2}, "shard_size: -2"),
-        ({"draws": 2.5}, "draws: 2.5"),
-        ({"batch": -1}, "batch: -1"),
-        ({"workers": -1}, "workers: -1"),
-        ({"input_bits": 12}, "input_bits: 12 is none of 8, 16"),
-        ({"seed": "x"}, "seed: 'x'"),
-        ({"png_compression": 11}, "png_compression: 11"),
-        pytest.param(
-            {"device": "cuda"},
-            "no GPU is found",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
-        ),
-    ],
-)
-def test_arguments_are_checked_before_anything_is_written(few, generator, tmp_path, options, message):
-    with pytest.raises(ValueError, match=message):
-        build(few, tmp_path / "out", generator, **options)
-    assert not (tmp_path / "out").exists()
-
-
 def test_without_standard_error(few, generator, tmp_path, monkeypatch):
     """As in a daemon, or with pythonw."""
     monkeypatch.setattr(sys, "stderr", None)
@@ -839,8 +819,8 @@ def test_without_standard_error(few, generator, tmp_path, monkeypatch):
 def test_a_daemon_builds_by_itself(few, generator, tmp_path, processes):
     process = processes.Process(
         target=build_pseudo_lmdb,
-        args=(str(few), str(tmp_path / "out"), generator),
-        kwargs={"workers": 2, "progress": False},
+        args=(options_of(few, tmp_path / "out", workers=2), generator),
+        kwargs={"progress": False},
         daemon=True,
     )
     process.start()

@@ -19,12 +19,13 @@ from semiisp_plugin.data.semi_supervised_dataset import SemiSupervisedDataset
 from semiisp_plugin.io.image_io import write_image
 from semiisp_plugin.io.lmdb_io import close_all
 from semiisp_plugin.isp import ParameterBank
+from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
-from semiisp_plugin.pseudo.f_isp import save_f_isp
+from semiisp_plugin.pseudo.f_isp import make_generator, save_f_isp
 from semiisp_plugin.pseudo.manifest import BuildFolder
-from semiisp_plugin.pseudo.online import WHOLE, OnlineDraw, coordinates, place_of
+from semiisp_plugin.pseudo.online import OnlineDraw
 from semiisp_plugin.pseudo.online_semi_supervised_dataset import OnlineSemiSupervisedDataset
-from semiisp_plugin.pseudo.pipeline import make_generator
+from semiisp_plugin.pseudo.places import WHOLE, coordinates, place_of
 from semiisp_plugin.toolbox import DATASET_REGISTRY, build_dataset
 
 SEED = 4
@@ -77,18 +78,26 @@ def _closed_environments():
 
 @pytest.fixture
 def make_build(folders, tmp_path):
-    """A build, as `semiisp_plugin.pseudo.pipeline.run` makes it."""
+    """A build, as `semiisp_plugin.pseudo.builder.run` makes it."""
 
     def make(mode: str, isp: str = "raw", *, bits: int = 16, draws: int = 1, **how) -> Path:
-        settings = {"sets": "global", "update_quality": True, "inverse": "exact", "source": "bank", **how}
-        candidates, per = settings.pop("candidates", 1), settings.pop("draw_per", "auto")
         f_isp, out = folders / f"{isp}.pth", tmp_path / mode
-        generator = make_generator(str(f_isp), *settings.values(), candidates=candidates, per=per)
-        sha = hashlib.sha256(f_isp.read_bytes()).hexdigest()[:16]
-        more = {"f_isp_sha256": sha, "draw_per": per, "candidates": candidates, **settings}
-        # Shards of two photographs.
-        common = {"mode": mode, "seed": SEED, "draws": draws, "input_bits": bits, "shard_size": 2, "progress": False}
-        build_pseudo_lmdb(str(folders / "photos"), str(out), generator, **common, settings=more)
+        drawn_with = {"sets": "global", **how}
+        options = PseudoOptions(
+            name="test",
+            photographs=str(folders / "photos"),
+            f_isp=str(f_isp),
+            out=str(out),
+            num_gpu=0,
+            mode=mode,
+            manual_seed=SEED,
+            draws=draws,
+            input_bits=bits,
+            shard_size=2,  # photographs
+            **drawn_with,
+        )
+        inputs = {"f_isp_sha256": hashlib.sha256(f_isp.read_bytes()).hexdigest()[:16]}
+        build_pseudo_lmdb(options, make_generator(f_isp, **drawn_with), inputs=inputs, progress=False)
         shutil.copy(f_isp, out / "f_isp.pth")
         return out
 
@@ -220,7 +229,7 @@ def test_tensors_do_what_compiled_code_does(make_build, monkeypatch):
     monkeypatch.setattr("semiisp_plugin.isp.crop.invert_crops", lambda *_: None)
     expected = draw.inputs(targets, [seeded(1), seeded(2)], places)
     assert float((compiled - expected).abs().max()) <= UNIT
-    monkeypatch.setattr("semiisp_plugin.pseudo.online._BAND", {"cpu": 3 * 60 * 7})
+    monkeypatch.setattr("semiisp_plugin.pseudo.places._BAND", {"cpu": 3 * 60 * 7})
     assert torch.equal(draw.inputs(targets, [seeded(1), seeded(2)], places), expected)
     alone = draw.inputs(targets[1:], [seeded(2)])
     assert float((expected[1:] - alone).abs().max()) <= UNIT
@@ -366,7 +375,8 @@ def test_build_must_be_complete_and_its_f_isp_its_own(make_build, dataset_of, fo
 def test_photographs_of_keys_must_be_there(make_build, dataset_of):
     build = make_build("keys")
     manifest = json.loads((build / "manifest.json").read_text())
-    (build / "manifest.json").write_text(json.dumps({**manifest, "photographs": "/nowhere/at/all"}))
+    manifest["settings"]["photographs"] = "/nowhere/at/all"
+    (build / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(FileNotFoundError, match="'/nowhere/at/all' is no folder"):
         dataset_of(build)
 
@@ -378,18 +388,3 @@ def test_candidates_need_the_whole_picture(make_build, dataset_of):
     draw = OnlineDraw.open(build)
     with pytest.raises(ValueError, match="draw first, then crop"):
         draw.inputs(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), [seeded(0)], WHOLE[None])
-
-
-@pytest.mark.parametrize(
-    ("pseudo", "message"),
-    [
-        ({"draw_on": "gpu"}, "the option 'build' is missing"),
-        ({"build": "x", "draw_on": "cpu"}, "draw_on is 'cpu'; it must be 'worker' or 'gpu'"),
-        ({"build": "x", "cache_images": True}, "unknown option 'cache_images' in 'pseudo', which takes build, draw_on"),
-        (None, "the section 'pseudo' is missing; give it build, draw_on"),
-    ],
-)
-def test_wrong_options(folders, pseudo, message):
-    roots = dict.fromkeys(("dataroot_gt", "dataroot_lq"), str(folders / "real"))
-    with pytest.raises(ValueError, match=message):
-        OnlineSemiSupervisedDataset({**roots, "pseudo": pseudo})

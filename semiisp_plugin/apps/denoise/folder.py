@@ -1,19 +1,16 @@
 """All images of a folder or LMDB, denoised into another.
 
-What is written is whole, image by image: a run that was stopped goes on when it is asked for again. ``denoised.json``
+What is written is whole, image by image: a run that was stopped resumes when it is asked for again. ``denoised.json``
 in the output says what made it; an output made with other settings is refused. An image that cannot be read or denoised
-is set aside with its reason and tried again by the next run.
+is skipped with its reason and tried again by the next run.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,24 +18,23 @@ import cv2
 import msgspec
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from semiisp_plugin._version import __version__
 from semiisp_plugin.apps.denoise.denoisers import Denoiser, NonLocalMeans, denoise_image, network_denoiser
 from semiisp_plugin.apps.denoise.options import DenoiseOptions, is_lmdb
+from semiisp_plugin.data.pairs import read_location
 from semiisp_plugin.io.checkpoint import CheckpointError
 from semiisp_plugin.io.files import write_atomically
+from semiisp_plugin.io.folder_job import UNUSABLE, FolderJob, progress_bar, reason_of
 from semiisp_plugin.io.image_io import (
-    decode_image,
     encode_png,
     printable_path,
-    read_image,
     scan_images,
     strip_extension,
     to_float,
     to_uint16,
 )
-from semiisp_plugin.io.lmdb_io import LmdbImageWriter, read_meta, read_value
+from semiisp_plugin.io.lmdb_io import LmdbImageWriter, read_meta
 
 RECORD = "denoised.json"
 """Name of the record in the output."""
@@ -50,19 +46,14 @@ class DenoiseReport(NamedTuple):
     Attributes:
         written: Images that it denoised.
         kept: Images that were there before.
-        set_aside: Images that could not be used, with the reason.
+        skipped: Images that could not be used, with the reason.
         seconds: Time it took.
     """
 
     written: int
     kept: int
-    set_aside: dict[str, str]
+    skipped: dict[str, str]
     seconds: float
-
-
-class _Input(NamedTuple):
-    name: str
-    read: Callable[[], np.ndarray]
 
 
 def make_denoiser(options: DenoiseOptions) -> Denoiser:
@@ -94,7 +85,7 @@ def make_denoiser(options: DenoiseOptions) -> Denoiser:
 
 
 def denoise_folder(options: DenoiseOptions, *, progress: bool = True) -> DenoiseReport:
-    """Denoise all images of ``options.input`` into ``options.out``, or go on with it.
+    """Denoise all images of ``options.input`` into ``options.out``, or resume that.
 
     Args:
         options: From `semiisp_plugin.apps.denoise.load_denoise_options`.
@@ -109,44 +100,33 @@ def denoise_folder(options: DenoiseOptions, *, progress: bool = True) -> Denoise
     """
     began = time.monotonic()
     inputs = _inputs(options.input)
-    with _locked(Path(options.out)):
-        held = _read_record(options)
-        settings = _settings(options)
-        _check_settings(options.out, held, settings)
-        denoiser = make_denoiser(options)
-        set_aside: dict[str, str] = {}
-        written = 0
-        with ExitStack() as stack:
-            output = _LmdbOutput(options, stack) if is_lmdb(options.out) else _FolderOutput(options)
-            record = {"settings": settings, "versions": _versions(), "device": _device(options)}
-            _write_record(options.out, {**record, "complete": False})
-            todo = [item for item in inputs if item.name not in output]
-            bar = tqdm(
-                todo,
-                desc=options.name,
-                unit="image",
-                total=len(inputs),
-                initial=len(inputs) - len(todo),
-                disable=not (progress and sys.stderr.isatty()),
-            )
-            for item in bar:
-                try:
-                    image = to_float(item.read())
-                    clean = denoise_image(image, denoiser, normalise=options.normalise, gamma=options.gamma)
-                except (ValueError, KeyError, OSError, RuntimeError, MemoryError, cv2.error) as error:
-                    # A KeyError's text is its message in quotes.
-                    reason = error.args[0] if isinstance(error, KeyError) else error
-                    set_aside[printable_path(item.name)] = " ".join(str(reason).split()) or type(error).__name__
-                    continue
-                output.put(item.name, to_uint16(clean))
+    job, settings = _job(options), _settings(options)
+    record: dict[str, Any] = {"versions": _versions(), "device": _device(options)}
+    job.check(settings)  # before a large network is loaded
+    denoiser = make_denoiser(options)
+    skipped: dict[str, str] = {}
+    written = 0
+    with job.begun(settings, **record), ExitStack() as stack:
+        output = _LmdbOutput(options, stack) if is_lmdb(options.out) else _FolderOutput(options)
+        todo = {name: location for name, location in inputs.items() if name not in output}
+        kept = len(inputs) - len(todo)
+        bar = stack.enter_context(progress_bar(len(inputs), options.name, "image", done=kept, shown=progress))
+        for name, location in todo.items():
+            try:
+                image = to_float(read_location(location))
+                clean = to_uint16(denoise_image(image, denoiser, normalise=options.normalise, gamma=options.gamma))
+            except UNUSABLE as error:
+                skipped[printable_path(name)] = reason_of(error)
+            else:
+                output.put(name, clean)
                 written += 1
-        counts = {"images": len(inputs) - len(set_aside), "set_aside": set_aside}
-        _write_record(options.out, {**record, "complete": not set_aside, **counts})
-    report = DenoiseReport(written, len(inputs) - len(todo), set_aside, time.monotonic() - began)
-    if not report.written and not report.kept:
-        name, reason = next(iter(set_aside.items()))
+            bar.update()
+        job.write_skipped(skipped)
+        job.write({"settings": settings, **record, "complete": not skipped, "images": written + kept})
+    if not written and not kept:
+        name, reason = next(iter(skipped.items()))
         raise ValueError(f"None of the {len(inputs)} images in '{options.input}' could be used; '{name}': {reason}")
-    return report
+    return DenoiseReport(written, kept, skipped, time.monotonic() - began)
 
 
 def is_denoised(options: DenoiseOptions) -> bool:
@@ -155,46 +135,41 @@ def is_denoised(options: DenoiseOptions) -> bool:
     Raises:
         ValueError, FileExistsError, FileNotFoundError, CheckpointError: As `denoise_folder`.
     """
-    held = _read_record(options)
+    job = _job(options)
+    held = job.read()
     if held is None or not held.get("complete"):
         return False
-    _check_settings(options.out, held, _settings(options))
-    names = {item.name for item in _inputs(options.input)}
+    job.check(_settings(options))
+    names = _inputs(options.input).keys()
     if is_lmdb(options.out):
         return names <= {entry.key for entry in read_meta(options.out)}
-    output = _FolderOutput(options)
-    return all(name in output for name in names)
+    return all(name in _FolderOutput(options) for name in names)
+
+
+def _job(options: DenoiseOptions) -> FolderJob:
+    return FolderJob(options.out, "basicsr denoise", RECORD)
 
 
 # --- input ----------------------------------------------------------------------------------------------------------
 
 
-def _inputs(root: str) -> list[_Input]:
-    """All images of a folder or LMDB; their names are keys, or paths of PNG files."""
+def _inputs(root: str) -> dict[str, str]:
+    """All images of a folder or LMDB: their names in the output, keys or paths of PNG files, and where they are."""
+    found: dict[str, str] = {}
     if is_lmdb(root):
-        found = [_Input(entry.key, _reader_of_key(root, entry.key)) for entry in read_meta(root)]
+        found = {entry.key: f"{root.rstrip('/' + os.sep)}/{entry.key}" for entry in read_meta(root)}
     else:
-        names: dict[str, str] = {}
         for relative in scan_images(root).images:
             name = f"{strip_extension(relative)[0]}.png"
-            if name in names:
+            if name in found:
                 raise ValueError(
-                    f"'{names[name]}' and '{relative}' in '{root}' differ in their extension alone, and would both "
+                    f"'{found[name]}' and '{relative}' in '{root}' differ in their extension alone, and would both "
                     f"become '{name}'. Remove one."
                 )
-            names[name] = relative
-        found = [_Input(name, _reader_of_file(os.path.join(root, relative))) for name, relative in names.items()]
+            found[name] = os.path.join(root, relative)
     if not found:
         raise ValueError(f"input: '{root}' holds no image. Check the path.")
     return found
-
-
-def _reader_of_key(root: str, key: str) -> Callable[[], np.ndarray]:
-    return lambda: decode_image(read_value(root, key), name=f"{root}/{key}")
-
-
-def _reader_of_file(path: str) -> Callable[[], np.ndarray]:
-    return lambda: read_image(path)
 
 
 # --- output ---------------------------------------------------------------------------------------------------------
@@ -230,11 +205,11 @@ class _LmdbOutput:
         self.writer.put(name, encode_png(image, self.compression), image.shape)
 
 
-# --- record ---------------------------------------------------------------------------------------------------------
+# --- settings -------------------------------------------------------------------------------------------------------
 
 
 def _settings(options: DenoiseOptions) -> dict[str, Any]:
-    """All that the images depend on, as JSON has it.
+    """All that the images depend on.
 
     Raises:
         CheckpointError: There is no such file of weights.
@@ -260,8 +235,7 @@ def _settings(options: DenoiseOptions) -> dict[str, Any]:
             "label": "non-local means; ours, not the paper's denoiser",
             "non_local_means": msgspec.to_builtins(options.non_local_means),
         }
-    plain: dict[str, Any] = json.loads(json.dumps(settings))
-    return plain
+    return settings
 
 
 def _sha256(path: str) -> str:
@@ -272,65 +246,6 @@ def _sha256(path: str) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _check_settings(out: str, held: dict[str, Any] | None, settings: dict[str, Any]) -> None:
-    """Raise if an output was begun with other settings."""
-    if held is None:
-        return
-    before: dict[str, Any] = held["settings"]
-    changed = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
-    if changed:
-        details = "; ".join(
-            f"{k}: {before.get(k, 'not given')} then, {settings.get(k, 'not given')} now" for k in changed
-        )
-        raise ValueError(
-            f"'{out}' was made with other settings ({details}), and two kinds of images are not mixed. Delete it, or "
-            "choose another folder (out)."
-        )
-
-
-def _read_record(options: DenoiseOptions) -> dict[str, Any] | None:
-    """What an earlier run wrote of the output; None: there is nothing yet.
-
-    Raises:
-        FileExistsError: It holds what is not of this command.
-        ValueError: The record is damaged.
-    """
-    out = Path(options.out)
-    path = out / RECORD
-    if path.is_file():
-        try:
-            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(record["settings"], dict):
-                raise TypeError
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(
-                f"'{path}' is damaged, so it is unknown what '{out}' holds. Delete the folder, or choose another (out)."
-            ) from None
-        return record
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"out: '{out}' is a file; give a folder.")
-    if not out.is_dir():
-        return None
-    if is_lmdb(options.out):
-        # A run that was killed while it made the LMDB leaves it empty, without a record.
-        strange = {p.name for p in out.iterdir()} - {"data.mdb", "lock.mdb", "meta_info.txt"}
-        meta = out / "meta_info.txt"
-        empty = not strange and (not meta.exists() or meta.stat().st_size == 0)
-    else:
-        empty = not any(out.iterdir())
-    if not empty:
-        raise FileExistsError(
-            f"out: '{out}' holds files, but none of `basicsr denoise` ({RECORD}). Delete it, or choose another folder."
-        )
-    return None
-
-
-def _write_record(out: str, record: dict[str, Any]) -> None:
-    # Names of files need not be text.
-    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(Path(out) / RECORD, text.encode("utf-8", "surrogateescape"))
 
 
 def _versions() -> dict[str, str]:
@@ -344,17 +259,3 @@ def _versions() -> dict[str, str]:
 
 def _device(options: DenoiseOptions) -> str:
     return torch.cuda.get_device_name() if options.uses_network and options.num_gpu else "CPU"
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Keep a second command away from the output; the lock is beside it, for an LMDB must begin empty."""
-    from filelock import FileLock, Timeout
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out.parent / f".{out.name}.lock", timeout=0)
-    try:
-        with lock:
-            yield
-    except Timeout as error:
-        raise ValueError(f"another `basicsr denoise` is writing '{out}' just now. Wait for it to end.") from error

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from semiisp_plugin.apps.denoise.folder import RECORD, DenoiseReport, denoise_folder
+from semiisp_plugin.apps.denoise.folder import DenoiseReport, denoise_folder
 from semiisp_plugin.apps.denoise.options import DenoiseOptions, load_denoise_options
+from semiisp_plugin.io.folder_job import SKIPPED
 
 _SHOWN = 5
 
@@ -25,9 +26,9 @@ def denoise_and_print(options: DenoiseOptions) -> DenoiseReport:
     report = denoise_folder(options)
     before = f", {report.kept} were there before" if report.kept else ""
     print(f"{report.written} images denoised into '{options.out}' in {report.seconds:.0f} s{before}.")
-    if report.set_aside:
-        listed = list(report.set_aside.items())[:_SHOWN]
-        print(f"Warning: {len(report.set_aside)} images set aside ({RECORD} has all):")
+    if report.skipped:
+        listed = list(report.skipped.items())[:_SHOWN]
+        print(f"Warning: {len(report.skipped)} images skipped ({options.out}/{SKIPPED} has all):")
         for name, reason in listed:
             print(f"  {name}: {reason}")
     return report

@@ -24,7 +24,7 @@ def run_from_arguments(args: argparse.Namespace) -> None:
     """Run ``basicsr enhance``; see `semiisp_plugin.arguments`.
 
     Raises:
-        ValueError: Something is wrong with the request, or images were set aside.
+        ValueError: Something is wrong with the request, or images were skipped.
         OSError: What was asked for is not there, or nothing can be written.
     """
     _check(args)
@@ -48,6 +48,7 @@ def run_from_arguments(args: argparse.Namespace) -> None:
         enhance_jobs(
             enhancer,
             jobs,
+            args.out,
             report,
             bits=args.bits,
             quality=args.quality,
@@ -57,11 +58,11 @@ def run_from_arguments(args: argparse.Namespace) -> None:
             progress=sys.stderr.isatty(),
         )
     except KeyboardInterrupt:
-        print(f"{_count(len(report.written), 'result')} written; the same command goes on.")
+        print(f"{_count(len(report.written), 'result')} written; the same command resumes.")
         raise
     _show(report)
-    if report.set_aside:
-        raise ValueError(f"{len(report.set_aside)} of {_count(len(jobs), 'image')} set aside; they are listed above.")
+    if report.skipped:
+        raise ValueError(f"{len(report.skipped)} of {_count(len(jobs), 'image')} skipped; they are listed above.")
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -99,10 +100,10 @@ def _show(report: Any) -> None:
     speed = ""
     if report.written and report.seconds > 0:
         speed = f" in {report.seconds:.1f} s ({report.pixels / 1e6 / report.seconds:.2f} megapixels a second)"
-    kept = f"; {len(report.kept)} were there already (--overwrite makes them anew)" if report.kept else ""
+    kept = f"; {len(report.kept)} were there already (--overwrite makes them again)" if report.kept else ""
     print(f"{_count(len(report.written), 'result')} written{speed}{kept}.")
     _list({image: "; ".join(notes) for image, notes in report.notes.items()}, "note", sys.stdout)
-    _list(report.set_aside, "set aside", sys.stderr)
+    _list(report.skipped, "skipped", sys.stderr)
 
 
 def _list(reasons: dict[str, str], what: str, stream: Any) -> None:

@@ -1,31 +1,25 @@
-"""Many images: read ahead, enhanced one by one, written behind; what cannot be read is set aside."""
+"""Many images: read ahead, enhanced one by one, written behind; what cannot be read is skipped."""
 
 from __future__ import annotations
 
 import errno
 import os
-import sys
 import time
-from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import cv2
-from tqdm import tqdm
-
-from semiisp_plugin.apps.enhance.encoding import Format, encode_picture
+from semiisp_plugin.apps.enhance.encoding import Bits, Format, encode_picture
 from semiisp_plugin.apps.enhance.enhancer import Enhancer, NetworkError
 from semiisp_plugin.apps.enhance.inputs import Job, find_images, plan_jobs
 from semiisp_plugin.io.files import write_atomically
-from semiisp_plugin.io.image_io import MAX_PIXELS, BitDepth, printable_path
+from semiisp_plugin.io.folder_job import UNUSABLE, FolderJob, mapped, progress_bar, reason_of
+from semiisp_plugin.io.image_io import MAX_PIXELS, printable_path
 from semiisp_plugin.io.picture import Picture, read_picture
 from semiisp_plugin.io.raw_io import is_raw, require_rawpy
 
 __all__ = ["EnhanceReport", "enhance_files", "enhance_jobs"]
 
 _AHEAD = 2  # images that are read, and results that wait to be written, besides the one in the network
-_EXPECTED = (ValueError, OSError, MemoryError, cv2.error)
 # Whatever the image, the next one would fail too.
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 
@@ -37,7 +31,7 @@ class EnhanceReport:
     Attributes:
         written: Results that were written.
         kept: Results that were there already.
-        set_aside: Image -> why there is no result.
+        skipped: Image -> why there is no result.
         notes: Image -> what could not be kept of it.
         remarks: About what was asked for.
         pixels: Of the results that were written.
@@ -46,7 +40,7 @@ class EnhanceReport:
 
     written: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
-    set_aside: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     pixels: int = 0
@@ -59,7 +53,7 @@ def enhance_files(
     out: str | os.PathLike[str],
     *,
     form: Format | None = None,
-    bits: BitDepth = "keep",
+    bits: Bits = "keep",
     quality: int = 95,
     suffix: str = "",
     overwrite: bool = False,
@@ -77,8 +71,8 @@ def enhance_files(
         bits: ``keep``, ``8`` or ``16``. RAW files have 16.
         quality: Of JPEG and WebP, 1 to 100.
         suffix: Added to the names of the results, before the extension.
-        overwrite: Make results anew that are there already; images are never overwritten.
-        max_pixels: Larger images are set aside; None: no limit but the decoders'.
+        overwrite: Make results again that are there already; images are never overwritten.
+        max_pixels: Larger images are skipped; None: no limit but the decoders'.
         workers: Threads that read.
         progress: Show a progress bar.
 
@@ -95,6 +89,7 @@ def enhance_files(
     enhance_jobs(
         enhancer,
         jobs,
+        out,
         report,
         bits=bits,
         quality=quality,
@@ -110,7 +105,7 @@ def jobs_for(
     images: Sequence[str],
     out: str | os.PathLike[str],
     form: Format | None,
-    bits: BitDepth,
+    bits: Bits,
     quality: int,
     suffix: str,
 ) -> tuple[list[Job], list[str]]:
@@ -131,9 +126,10 @@ def jobs_for(
 def enhance_jobs(
     enhancer: Enhancer,
     jobs: Sequence[Job],
+    out: str | os.PathLike[str],
     report: EnhanceReport,
     *,
-    bits: BitDepth = "keep",
+    bits: Bits = "keep",
     quality: int = 95,
     overwrite: bool = False,
     max_pixels: int | None = MAX_PIXELS,
@@ -144,100 +140,64 @@ def enhance_jobs(
     begun = time.monotonic()
     todo = [job for job in jobs if overwrite or not os.path.lexists(job.target)]
     report.kept += [str(job.target) for job in jobs if not overwrite and os.path.lexists(job.target)]
-    reads: deque[Future[Picture]] = deque()
-    writes: deque[tuple[Job, int, Future[list[str]]]] = deque()
-    waiting = iter(todo)
-    with (
-        tqdm(total=len(todo), unit="image", disable=not progress, file=sys.stderr) as bar,
-        ThreadPoolExecutor(max(1, workers), "read") as readers,
-        ThreadPoolExecutor(1, "write") as writer,
-    ):
+    folder = FolderJob(out, "basicsr enhance", option="--out")
 
-        def read_ahead() -> None:
-            for job in waiting:
-                reads.append(readers.submit(read_picture, job.source, max_pixels=max_pixels))
-                if len(reads) > _AHEAD:
-                    return
-
-        def finish_oldest() -> None:
-            job, pixels, future = writes.popleft()
-            _settle(job, pixels, future, report)
-            bar.update()
-
+    def read(job: Job) -> tuple[Job, Picture | Exception]:
         try:
-            read_ahead()
-            for job in todo:
-                bar.set_postfix_str(printable_path(os.path.basename(job.source)))
-                future = reads.popleft()
-                read_ahead()
-                try:
-                    picture = future.result()
-                    result = _enhanced(enhancer, picture, bar)
-                except NetworkError:
-                    raise
-                except (*_EXPECTED, RuntimeError) as error:  # torch's, for sizes and memory
-                    report.set_aside[job.source] = _reason(error, job)
-                    bar.update()
-                    continue
-                pixels = result.pixels.shape[0] * result.pixels.shape[1]
-                writes.append((job, pixels, writer.submit(_write, job, result, bits, quality)))
-                del picture, result, future
-                while len(writes) > _AHEAD:
-                    finish_oldest()
-            while writes:
-                finish_oldest()
-        except BaseException:
-            for reading in reads:
-                reading.cancel()
-            for _, _, writing in writes:
-                writing.cancel()
-            raise
-        finally:
-            report.seconds += time.monotonic() - begun
+            return job, read_picture(job.source, max_pixels=max_pixels)
+        except UNUSABLE as error:
+            return job, error
 
+    def enhanced() -> Iterator[tuple[Job, Picture]]:
+        for job, picture in mapped(read, todo, max(1, workers), ahead=_AHEAD):
+            bar.set_postfix_str(printable_path(os.path.basename(job.source)))
+            try:
+                if isinstance(picture, Exception):
+                    raise picture
+                yield job, picture._replace(pixels=enhancer.enhance_image(picture.pixels, show_tile))
+            except NetworkError:
+                raise
+            except UNUSABLE as error:
+                skip(job, error)
 
-def _enhanced(enhancer: Enhancer, picture: Picture, bar: tqdm) -> Picture:
-    def show(done: int, count: int) -> None:
+    def show_tile(done: int, count: int) -> None:
         if count > 1:
             bar.set_postfix_str(f"tile {done} of {count}")
 
-    return picture._replace(pixels=enhancer.enhance_image(picture.pixels, show))
+    def write(result: tuple[Job, Picture]) -> tuple[Job, int, list[str] | Exception]:
+        job, picture = result
+        pixels = picture.pixels.shape[0] * picture.pixels.shape[1]
+        try:
+            data, notes = encode_picture(picture, job.form, bits=bits, quality=quality)
+            write_atomically(job.target, data)
+        except UNUSABLE as error:
+            return job, pixels, error
+        return job, pixels, [*picture.notes, *notes]
 
+    def skip(job: Job, error: Exception) -> None:
+        reason = reason_of(error, job.source)
+        if isinstance(error, MemoryError) and not str(error):
+            reason = "there is not enough memory for it; shrink it, or give --tile 512"
+        report.skipped[job.source] = reason
+        bar.update()
 
-def _write(job: Job, result: Picture, bits: BitDepth, quality: int) -> list[str]:
-    data, notes = encode_picture(result, job.form, bits=bits, quality=quality)
-    write_atomically(job.target, data)
-    return [*result.notes, *notes]
-
-
-def _settle(job: Job, pixels: int, future: Future[list[str]], report: EnhanceReport) -> None:
-    """Book a result that was to be written.
-
-    Raises:
-        OSError: The next one could not be written either.
-    """
     try:
-        notes = future.result()
-    except OSError as error:
-        if error.errno in _HOPELESS:
-            raise OSError(
-                error.errno,
-                f"{error.strerror or error}. {len(report.written)} results were written and are whole; make room or "
-                "mend the folder, and give the same command again to go on",
-            ) from error
-        report.set_aside[job.source] = _reason(error, job)
-    except _EXPECTED as error:
-        report.set_aside[job.source] = _reason(error, job)
-    else:
-        report.written.append(str(job.target))
-        report.pixels += pixels
-        if notes:
-            report.notes[job.source] = notes
-
-
-def _reason(error: BaseException, job: Job) -> str:
-    """The message in one line, without the image's name in front, which the report has already."""
-    text = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
-    if isinstance(error, MemoryError):
-        text = text if str(error) else "there is not enough memory for it; shrink it, or give --tile 512"
-    return text.removeprefix(f"{printable_path(job.source)}: ")
+        with folder.locked(), progress_bar(len(todo), "enhance", "image", shown=progress) as bar:
+            for job, pixels, outcome in mapped(write, enhanced(), 1, ahead=_AHEAD):
+                if isinstance(outcome, OSError) and outcome.errno in _HOPELESS:
+                    raise OSError(
+                        outcome.errno,
+                        f"{outcome.strerror or outcome}. {len(report.written)} results were written and are whole; "
+                        f"make room or fix the folder, and give the same command again to resume",
+                    ) from outcome
+                if isinstance(outcome, Exception):
+                    skip(job, outcome)
+                    continue
+                report.written.append(str(job.target))
+                report.pixels += pixels
+                if outcome:
+                    report.notes[job.source] = outcome
+                bar.update()
+            folder.write_skipped(report.skipped)
+    finally:
+        report.seconds += time.monotonic() - begun

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from semiisp_plugin.apps import denoise as denoising
 from semiisp_plugin.apps.denoise import (
     DenoiseOptions,
+    NetworkDenoiser,
     NonLocalMeans,
     denoise_folder,
     denoise_image,
     is_denoised,
     load_denoise_options,
-    network_denoiser,
     noise_level,
 )
 from semiisp_plugin.arguments import build_parser
@@ -178,11 +178,11 @@ def test_tiles_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(ARCH_REGISTRY._obj_map, "Local", Local)
     torch.save({"params": Local().state_dict()}, tmp_path / "net.pth")
     image = np.random.default_rng(0).random((45, 171, 3)).astype(np.float32)
-    make = partial(network_denoiser, {"type": "Local"}, tmp_path / "net.pth")
+    make = partial(NetworkDenoiser, {"type": "Local"}, tmp_path / "net.pth")
     whole, tiled = make(tile=None)(image), make(tile=32, overlap=16)(image)
     np.testing.assert_allclose(tiled, whole, atol=1e-6)
     assert np.abs(make(tile=32, overlap=0)(image) - whole).max() > 0.01
-    for tile, overlap, message in ((3, 0, "tile: 3 cannot be"), (32, 17, "more than half of the tile")):
+    for tile, overlap, message in ((3, 0, "too small for a network"), (32, 17, "an overlap of 17 pixels")):
         with pytest.raises(ValueError, match=message):
             make(tile=tile, overlap=overlap)
 
@@ -191,29 +191,27 @@ def test_tiles_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_network_with_weights(tmp_path: Path, precision: Any) -> None:
     path = weights(tmp_path / "net.pth", "model")
     image = dark()
-    whole = network_denoiser(NETWORK, path, "model", precision=precision)
+    whole = NetworkDenoiser(NETWORK, path, "model", precision=precision)
     with torch.no_grad():
-        expected = whole.__self__.network(torch.from_numpy(image.transpose(2, 0, 1))[None])[0].clamp(0, 1)
-    expected = expected.numpy().transpose(1, 2, 0)
+        expected = whole.net(torch.from_numpy(image.transpose(2, 0, 1))[None])[0].numpy().transpose(1, 2, 0)
     np.testing.assert_allclose(whole(image), expected, rtol=0, atol=1e-6 if precision == "fp32" else 0.02)
-    tiled = network_denoiser(NETWORK, path, "model", tile=32, overlap=16, precision=precision)
+    tiled = NetworkDenoiser(NETWORK, path, "model", tile=32, overlap=16, precision=precision)
     np.testing.assert_allclose(tiled(image), expected, rtol=0, atol=0.05)
-    assert not whole.__self__.network.training
+    assert not whole.net.training
 
 
 def test_wrong_weights_are_named(tmp_path: Path) -> None:
     path = weights(tmp_path / "net.pth", "model")
-    with pytest.raises(CheckpointError, match=r"no weights under 'params'.* It has: model"):
-        network_denoiser(NETWORK, path)
+    with pytest.raises(CheckpointError, match=r"no weights under 'params'. It has: model"):
+        NetworkDenoiser(NETWORK, path)
     bare = weights(tmp_path / "bare.pth", None)
-    for key in (None, "params"):
-        network_denoiser(NETWORK, bare, key)
-    with pytest.raises(CheckpointError, match=r"no weights under 'model'.* It holds bare weights"):
-        network_denoiser(NETWORK, bare, "model")
+    NetworkDenoiser(NETWORK, bare, None)
+    with pytest.raises(CheckpointError, match="param_key 'params' names no weights; the file has no section"):
+        NetworkDenoiser(NETWORK, bare)
     with pytest.raises(CheckpointError, match="does not fit NAFNet"):
-        network_denoiser({**NETWORK, "width": 4}, path, "model")
+        NetworkDenoiser({**NETWORK, "width": 4}, path, "model")
     with pytest.raises(CheckpointError, match="There is no checkpoint"):
-        network_denoiser(NETWORK, tmp_path / "other.pth")
+        NetworkDenoiser(NETWORK, tmp_path / "other.pth")
 
 
 # --- folders --------------------------------------------------------------------------------------------------------
@@ -225,9 +223,9 @@ def test_folder_to_folder(tmp_path: Path) -> None:
     (root / "notes.txt").write_text("not an image")
     assert not is_denoised(options(root, out))
     report = denoise_folder(options(root, out), progress=False)
-    assert (report.written, report.kept, report.set_aside) == (4, 0, {})
+    assert (report.written, report.kept, report.skipped) == (4, 0, {})
     assert is_denoised(options(root, out))
-    names = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
+    names = sorted(str(p.relative_to(out)) for p in out.rglob("[!.]*") if p.is_file())
     assert names == ["0.png", "1.png", "2.png", "denoised.json", "sub/a.b.png"]
     assert [p.key for p in match_pairs(out, root)] == ["0", "1", "2", "sub/a%2Eb"]
     image = read_image(out / "1.png")
@@ -258,7 +256,7 @@ def test_network_folder_and_record(tmp_path: Path) -> None:
     root, path = make_folder(tmp_path / "low", 1), weights(tmp_path / "net.pth")
     chosen = options(root, tmp_path / "out", network=dict(NETWORK), weights=str(path))
     denoise_folder(chosen, progress=False)
-    expected = denoise_image(to_float(read_image(root / "0.png")), network_denoiser(NETWORK, path))
+    expected = denoise_image(to_float(read_image(root / "0.png")), NetworkDenoiser(NETWORK, path))
     np.testing.assert_allclose(to_float(read_image(tmp_path / "out" / "0.png")), expected, rtol=0, atol=1 / 65535)
     record = json.loads((tmp_path / "out" / "denoised.json").read_text())
     assert record["complete"] is True
@@ -280,16 +278,17 @@ def test_the_record_calls_non_local_means_ours(tmp_path: Path) -> None:
     assert (settings["method"], "ours" in settings["label"]) == ("opencv", True)
 
 
-def test_bad_images_are_set_aside_and_tried_again(tmp_path: Path) -> None:
+def test_bad_images_are_skipped_and_tried_again(tmp_path: Path) -> None:
     root, out = make_folder(tmp_path / "low"), tmp_path / "out"
     whole = (root / "1.png").read_bytes()
     (root / "1.png").write_bytes(whole[:100])
     (root / "broken.png").symlink_to(root / "nowhere.png")
     report = denoise_folder(options(root, out), progress=False)
     assert report.written == 2
-    assert list(report.set_aside) == ["1.png", "broken.png"]
-    assert "1.png" in report.set_aside["1.png"]
-    assert json.loads((out / "denoised.json").read_text())["set_aside"] == report.set_aside
+    assert list(report.skipped) == ["1.png", "broken.png"]
+    assert "1.png" in report.skipped["1.png"]
+    lines = (out / "skipped.txt").read_text().splitlines()
+    assert dict(line.split("\t") for line in lines) == report.skipped
     assert not is_denoised(options(root, out))
     (root / "1.png").write_bytes(whole)
     (root / "broken.png").unlink()
@@ -315,7 +314,7 @@ def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
 def test_settings_are_not_mixed_and_foreign_folders_not_touched(tmp_path: Path) -> None:
     root, out = make_folder(tmp_path / "low", 1), tmp_path / "out"
     denoise_folder(options(root, out), progress=False)
-    with pytest.raises(ValueError, match=r"other settings \(gamma: 2.2 then, 2.0 now\)"):
+    with pytest.raises(ValueError, match=r"other files \(gamma: 2.2 then, 2.0 now\)"):
         denoise_folder(options(root, out, gamma=2.0), progress=False)
     (out / "denoised.json").write_text("{")
     with pytest.raises(ValueError, match="is damaged"):
@@ -339,7 +338,7 @@ def test_the_input_may_be_spelt_in_another_way_and_moved_with_the_output(
     (tmp_path / "data").rename(tmp_path / "moved")
     assert is_denoised(options(tmp_path / "moved" / "low", tmp_path / "moved" / "out"))
     other = make_folder(tmp_path / "moved" / "other", 1)
-    with pytest.raises(ValueError, match=r"other settings \(input: \.\./low then, \.\./other now\)"):
+    with pytest.raises(ValueError, match=r"other files \(input: \.\./low then, \.\./other now\)"):
         denoise_folder(options(other, tmp_path / "moved" / "out"), progress=False)
 
 
@@ -414,7 +413,7 @@ def test_two_runs_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     found: list[str] = []
 
     def second(self: NonLocalMeans, image: np.ndarray) -> np.ndarray:
-        with pytest.raises(ValueError, match="another `basicsr denoise` is writing") as error:
+        with pytest.raises(ValueError, match="is being written by") as error:
             denoise_folder(options(root, out), progress=False)
         found.append(str(error.value))
         return image
@@ -492,7 +491,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = run(f"out={tmp_path / 'out'}")
     assert "0 images denoised" in said
     assert "2 were there before" in said
-    assert "Warning: 1 images set aside" in said
+    assert "Warning: 1 images skipped" in said
     path = weights(tmp_path / "net.pth")
     network = "network={type: NAFNet, width: 2, middle_blk_num: 0, enc_blk_nums: [1], dec_blk_nums: [0]}"
     said = run(f"out={tmp_path / 'net'}", network, f"weights={path}", "param_key=params")

@@ -1,4 +1,4 @@
-"""Files and folders: what is found, where results go, what is set aside, what is never overwritten."""
+"""Files and folders: what is found, where results go, what is skipped, what is never overwritten."""
 
 from __future__ import annotations
 
@@ -53,14 +53,15 @@ def photos(tmp_path) -> Path:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    found = [p.relative_to(folder).as_posix() for p in folder.rglob("[!.]*") if p.is_file()]
+    return sorted(name for name in found if name != "skipped.txt")
 
 
 def test_a_folder_keeps_structure_formats_and_bits(photos, tmp_path):
     report = enhance_files(ENHANCER, photos, tmp_path / "out")
     assert names(tmp_path / "out") == ["a.JPG", "sub/b.png", "sub/deeper/c d.png"]
     assert len(report.written) == 3
-    assert not report.set_aside
+    assert not report.skipped
     for name, limit in (("sub/b.png", 0.501), ("sub/deeper/c d.png", 0.6), ("a.JPG", 12)):
         source, result = read_image(photos / name), read_image(tmp_path / "out" / name)
         assert result.dtype == source.dtype
@@ -113,8 +114,8 @@ def test_arguments_files_folders_patterns(photos, tmp_path, monkeypatch):
     for number, (arguments, results) in enumerate(cases.items()):
         report = enhance_files(ENHANCER, arguments, f"out{number}", form=None)
         written = names(tmp_path / f"out{number}")
-        if arguments == ("photos/*",):  # the text file is set aside, its name is no image's
-            assert list(report.set_aside) == ["photos/notes.txt"]
+        if arguments == ("photos/*",):  # the text file is skipped, its name is no image's
+            assert list(report.skipped) == ["photos/notes.txt"]
         assert written == results, arguments
 
 
@@ -135,14 +136,14 @@ def test_what_is_not_there_is_said_before_anything_is_done(photos, tmp_path, mon
     assert not (tmp_path / "out").exists()
 
 
-def test_bad_files_are_set_aside_and_the_others_done(photos, tmp_path):
+def test_bad_files_are_skipped_and_the_others_done(photos, tmp_path):
     (photos / "empty.png").touch()
     (photos / "cut.jpg").write_bytes((photos / "a.JPG").read_bytes()[:-300])
     (photos / "page.png").write_text("<html>")
     os.symlink("nowhere", photos / "link.png")
     report = enhance_files(ENHANCER, photos, tmp_path / "out")
     assert len(report.written) == 3
-    aside = {os.path.basename(name): reason for name, reason in report.set_aside.items()}
+    aside = {os.path.basename(name): reason for name, reason in report.skipped.items()}
     assert aside.keys() == {"empty.png", "cut.jpg", "page.png", "link.png"}
     assert "0 bytes" in aside["empty.png"]
     assert "truncated" in aside["cut.jpg"]
@@ -237,8 +238,8 @@ def test_networks_that_give_no_image(photos, tmp_path):
 
     for network, reason in ((OutOfMemory(), "wanted more"), (NotANumber(), "not finite")):
         report = enhance_files(Enhancer(network, device="cpu"), photos, tmp_path / reason)
-        assert len(report.set_aside) == 3
-        assert all(reason in text for text in report.set_aside.values())
+        assert len(report.skipped) == 3
+        assert all(reason in text for text in report.skipped.values())
     with pytest.raises(NetworkError, match="keeps the size"):  # no image will do any better
         enhance_files(Enhancer(Half(), device="cpu"), photos, tmp_path / "half")
 

@@ -162,10 +162,10 @@ def test_the_command_fails_at_the_end_if_an_image_did(run, capsys):
     (run / "in").mkdir()
     (run / "in" / "a.png").write_bytes(encoded(picture(), "PNG"))
     (run / "in" / "b.png").touch()
-    with pytest.raises(ValueError, match="1 of 2 images set aside"):
+    with pytest.raises(ValueError, match="1 of 2 images skipped"):
         command("in", "-opt", "train.yml", "--out", "out", "--device", "cpu")
     assert (run / "out" / "a.png").is_file()
-    assert "set aside: in/b.png: the file is empty" in capsys.readouterr().err
+    assert "skipped: in/b.png: the file is empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import struct
-import sys
 import zlib
 from collections.abc import Iterator, Sequence
 
-from tqdm import tqdm
-
+from semiisp_plugin.io.folder_job import progress_bar
 from semiisp_plugin.io.image_io import printable_path
 from semiisp_plugin.io.lmdb_io import META_NAME, MetaEntry, read_meta, read_value
-from semiisp_plugin.pseudo.keys import pair_keys
-from semiisp_plugin.pseudo.manifest import SETS, BuildFolder, Photograph, ShardRecord
+from semiisp_plugin.pseudo.manifest import SETS, BuildFolder, Photograph, ShardRecord, pair_keys
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -27,26 +24,29 @@ def check_build(build: BuildFolder, *, progress: bool = True) -> list[str]:
     Returns:
         What is wrong, a sentence each; nothing, if the build is complete and undamaged.
     """
+    if len(build) == 0:
+        return ["Its plan was interrupted: run the command that builds it again."]
     found: list[str] = []
-    shards = tqdm(range(len(build)), desc="checking", unit="shard", disable=not progress, file=sys.stderr)
     owner: dict[str, int] = {}
-    for shard in shards:
-        try:
-            record = build.record(shard)
-            if record is None:
-                found.append(f"Shard {shard:05d} is not complete: run the command that builds it again.")
+    with progress_bar(len(build), "checking", "shard", shown=progress, in_logs=True) as bar:
+        for shard in range(len(build)):
+            bar.update()
+            try:
+                record = build.record(shard)
+                if record is None:
+                    found.append(f"Shard {shard:05d} is not complete: run the command that builds it again.")
+                    continue
+                photographs = build.usable(shard)
+            except ValueError as error:
+                found.append(str(error))
                 continue
-            photographs = [p for p in build.photographs(shard) if p.path not in record.set_aside]
-        except ValueError as error:
-            found.append(str(error))
-            continue
-        twice = [p.path for p in photographs if owner.setdefault(p.path, shard) != shard]
-        if twice:
-            found.append(
-                f"Shards {owner[twice[0]]:05d} and {shard:05d} both hold '{twice[0]}'"
-                + (f" and {len(twice) - 1} others." if len(twice) > 1 else ".")
-            )
-        found += _check_shard(build, shard, record, photographs)
+            twice = [p.path for p in photographs if owner.setdefault(p.path, shard) != shard]
+            if twice:
+                found.append(
+                    f"Shards {owner[twice[0]]:05d} and {shard:05d} both hold '{twice[0]}'"
+                    + (f" and {len(twice) - 1} others." if len(twice) > 1 else ".")
+                )
+            found += _check_shard(build, shard, record, photographs)
     if not build.unfinished():
         for name in SETS[build.mode]:
             if not (build.folder / f"{name}.lmdb" / META_NAME).is_file():
@@ -58,7 +58,7 @@ def _check_shard(
     build: BuildFolder, shard: int, record: ShardRecord, photographs: Sequence[Photograph]
 ) -> Iterator[str]:
     """What is wrong with a complete shard of which these photographs could be used."""
-    draws = int(build.manifest.made_with["draws"])
+    draws = int(build.settings["draws"])
     expected = [key for p in photographs for key in pair_keys(p.key, draws)]
     if len(expected) != record.pairs:
         yield f"Shard {shard:05d}: its list has {len(expected)} pairs, its record {record.pairs}."
