@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from semiisp_plugin.apps.enhance.encoding import Bits, Format, encode_picture
+from semiisp_plugin.apps.enhance.encoding import Format, encode_picture
 from semiisp_plugin.apps.enhance.enhancer import Enhancer, NetworkError
 from semiisp_plugin.apps.enhance.inputs import Job, find_images, plan_jobs
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.io.folder_job import UNUSABLE, FolderJob, mapped, progress_bar, reason_of
-from semiisp_plugin.io.image_io import MAX_PIXELS, printable_path
+from semiisp_plugin.io.image_io import MAX_PIXELS, BitDepth, printable_path
 from semiisp_plugin.io.picture import Picture, read_picture
 from semiisp_plugin.io.raw_io import is_raw, require_rawpy
 
@@ -53,7 +53,7 @@ def enhance_files(
     out: str | os.PathLike[str],
     *,
     form: Format | None = None,
-    bits: Bits = "keep",
+    bits: BitDepth = "keep",
     quality: int = 95,
     suffix: str = "",
     overwrite: bool = False,
@@ -105,7 +105,7 @@ def jobs_for(
     images: Sequence[str],
     out: str | os.PathLike[str],
     form: Format | None,
-    bits: Bits,
+    bits: BitDepth,
     quality: int,
     suffix: str,
 ) -> tuple[list[Job], list[str]]:
@@ -129,7 +129,7 @@ def enhance_jobs(
     out: str | os.PathLike[str],
     report: EnhanceReport,
     *,
-    bits: Bits = "keep",
+    bits: BitDepth = "keep",
     quality: int = 95,
     overwrite: bool = False,
     max_pixels: int | None = MAX_PIXELS,
