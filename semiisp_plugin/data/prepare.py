@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, TypeVar
 import cv2
 
 from semiisp_plugin._version import __version__
-from semiisp_plugin.data.layouts import DATA_SETS, photographs
+from semiisp_plugin.data.layouts import DATA_SETS, photograph_folder
 from semiisp_plugin.data.layouts.base import SPLITS, DataSet, Listing, Reader, Request
 from semiisp_plugin.data.pairs import Pair
 from semiisp_plugin.data.subsets import SEED, SIZES, shipped, subset
@@ -340,7 +340,7 @@ def _write_names(target: Path, data_set: DataSet) -> dict[str, str]:
 def _look(relative: str, root: Path) -> tuple[str, dict[str, Any]]:
     """Look at a photograph."""
     try:
-        return relative, photographs.look_at(os.path.join(root, relative))._asdict()
+        return relative, photograph_folder.look_at(os.path.join(root, relative))._asdict()
     except UNUSABLE as error:
         return relative, {"problem": reason_of(error)}
 
@@ -353,7 +353,7 @@ def prepare_photographs(
     No image is copied. Arguments as in `prepare_pairs`; returns what ``prepared.json`` holds.
     """
     job = _job(out)
-    root, files, warnings = photographs.find_photographs(name, request)
+    root, files, warnings = photograph_folder.find_photographs(name, request)
     settings = {"data_set": name, "source": str(root.absolute()), "photographs": _digest(files)}
     record: dict[str, Any] = {"warnings": warnings, "versions": _versions()}
     with job.begun(settings, **record) as resumed:
@@ -391,7 +391,7 @@ def check_photographs(name: str, request: Request, *, workers: int = 0) -> None:
     Raises:
         ValueError: Some cannot be used; they were printed.
     """
-    root, files, warnings = photographs.find_photographs(name, request)
+    root, files, warnings = photograph_folder.find_photographs(name, request)
     _show_photographs(root, files, warnings)
     seen = dict(_shown(partial(_look, root=root), files, workers, f"check {name}"))
     _show_photograph_counts(_photograph_counts([found for found in seen.values() if "height" in found]))
@@ -405,8 +405,8 @@ def _photograph_counts(looks: Sequence[dict[str, Any]]) -> dict[str, int]:
         "usable": len(looks),
         "grey": sum(look["grey"] for look in looks),
         "upright": sum(look["height"] > look["width"] for look in looks),
-        f"short side under {photographs.LOW_SIDE}": sum(
-            min(look["height"], look["width"]) < photographs.LOW_SIDE for look in looks
+        f"short side under {photograph_folder.LOW_SIDE}": sum(
+            min(look["height"], look["width"]) < photograph_folder.LOW_SIDE for look in looks
         ),
     }
 

@@ -24,8 +24,7 @@ from filelock import FileLock, Timeout
 
 from semiisp_plugin import options as options_module
 from semiisp_plugin.apps.denoise import DenoiseOptions, complete_denoise_options, is_denoised
-from semiisp_plugin.apps.denoise.folder import RECORD
-from semiisp_plugin.apps.denoise.run import denoise_and_print
+from semiisp_plugin.apps.denoise.folder import RECORD, denoise_and_print
 from semiisp_plugin.io.checkpoint import check_whole, newest_whole_state, saved_iterations
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.io.folder_job import SKIPPED

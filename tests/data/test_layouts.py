@@ -13,7 +13,7 @@ from semiisp_plugin.data.channel_order import conclude, decide
 from semiisp_plugin.data.layouts import DATA_SETS, fivek, own
 from semiisp_plugin.data.layouts.base import Listing, Request
 from semiisp_plugin.data.layouts.lol import pair_name
-from semiisp_plugin.data.layouts.photographs import find_photographs, look_at
+from semiisp_plugin.data.layouts.photograph_folder import find_photographs, look_at
 from semiisp_plugin.data.pairs import Pair
 from semiisp_plugin.data.subsets import fivek_split
 from semiisp_plugin.io.image_io import encode_png, write_image

@@ -10,9 +10,8 @@ OpenCV's non-local means does it, which is ours.
 """
 
 from semiisp_plugin.apps.denoise.denoisers import Denoiser, NonLocalMeans, denoise_image, network_denoiser, noise_level
-from semiisp_plugin.apps.denoise.folder import DenoiseReport, denoise_folder, is_denoised
+from semiisp_plugin.apps.denoise.folder import DenoiseReport, denoise_folder, is_denoised, run_from_arguments
 from semiisp_plugin.apps.denoise.options import DenoiseOptions, complete_denoise_options, load_denoise_options
-from semiisp_plugin.apps.denoise.run import run_from_arguments
 
 __all__ = [
     "DenoiseOptions",

@@ -7,6 +7,7 @@ is skipped with its reason and tried again by the next run.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import time
@@ -21,11 +22,11 @@ import torch
 
 from semiisp_plugin._version import __version__
 from semiisp_plugin.apps.denoise.denoisers import Denoiser, NonLocalMeans, denoise_image, network_denoiser
-from semiisp_plugin.apps.denoise.options import DenoiseOptions, is_lmdb
+from semiisp_plugin.apps.denoise.options import DenoiseOptions, is_lmdb, load_denoise_options
 from semiisp_plugin.data.pairs import read_location
 from semiisp_plugin.io.checkpoint import CheckpointError
 from semiisp_plugin.io.files import write_atomically
-from semiisp_plugin.io.folder_job import UNUSABLE, FolderJob, progress_bar, reason_of
+from semiisp_plugin.io.folder_job import SKIPPED, UNUSABLE, FolderJob, progress_bar, reason_of
 from semiisp_plugin.io.image_io import (
     encode_png,
     printable_path,
@@ -35,6 +36,8 @@ from semiisp_plugin.io.image_io import (
     to_uint16,
 )
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter, read_meta
+
+_SHOWN = 5
 
 RECORD = "denoised.json"
 """Name of the record in the output."""
@@ -259,3 +262,29 @@ def _versions() -> dict[str, str]:
 
 def _device(options: DenoiseOptions) -> str:
     return torch.cuda.get_device_name() if options.uses_network and options.num_gpu else "CPU"
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def run_from_arguments(args: argparse.Namespace) -> DenoiseReport:
+    """Run ``basicsr denoise``; see `denoise_folder` for what is raised."""
+    return denoise_and_print(load_denoise_options(args.opt, args.force_yml))
+
+
+def denoise_and_print(options: DenoiseOptions) -> DenoiseReport:
+    """`denoise_folder`, and what it does in words."""
+    if options.uses_network:
+        print(f"{options.name}: denoising with {(options.network or {}).get('type')}, weights {options.weights}")
+    else:
+        why = "no weights are given, so " if options.method == "auto" else ""
+        print(f"{options.name}: {why}OpenCV's non-local means denoises (ours; the paper uses KBNet)")
+    report = denoise_folder(options)
+    before = f", {report.kept} were there before" if report.kept else ""
+    print(f"{report.written} images denoised into '{options.out}' in {report.seconds:.0f} s{before}.")
+    if report.skipped:
+        listed = list(report.skipped.items())[:_SHOWN]
+        print(f"Warning: {len(report.skipped)} images skipped ({options.out}/{SKIPPED} has all):")
+        for name, reason in listed:
+            print(f"  {name}: {reason}")
+    return report

@@ -7,9 +7,9 @@ import os
 import sys
 from typing import Any
 
+from semiisp_plugin.apps.enhance.batch import EnhanceReport, enhance_jobs, jobs_for
 from semiisp_plugin.apps.enhance.encoding import EXTENSIONS
 from semiisp_plugin.apps.enhance.enhancer import Enhancer
-from semiisp_plugin.apps.enhance.folder import EnhanceReport, enhance_jobs, jobs_for
 from semiisp_plugin.apps.enhance.network import describe, load_network
 from semiisp_plugin.io.image_io import printable_path
 from semiisp_plugin.io.raw_io import RAW_SUMMARY, is_raw

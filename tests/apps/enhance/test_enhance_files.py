@@ -14,8 +14,7 @@ from image_zoo import as_png16, encoded, picture
 from PIL import Image
 from torch import Tensor, nn
 
-from semiisp_plugin.apps.enhance import Enhancer, enhance_files
-from semiisp_plugin.apps.enhance import folder as folder_module
+from semiisp_plugin.apps.enhance import Enhancer, batch, enhance_files
 from semiisp_plugin.apps.enhance.enhancer import NetworkError
 from semiisp_plugin.io.image_io import read_image
 
@@ -209,7 +208,7 @@ def test_alpha_is_kept_where_the_format_has_it(tmp_path):
 
 
 def test_a_full_disk_ends_the_run_with_what_to_do(photos, tmp_path, monkeypatch):
-    real = folder_module.write_atomically
+    real = batch.write_atomically
     written = []
 
     def full(path, data):
@@ -218,7 +217,7 @@ def test_a_full_disk_ends_the_run_with_what_to_do(photos, tmp_path, monkeypatch)
         written.append(path)
         real(path, data)
 
-    monkeypatch.setattr(folder_module, "write_atomically", full)
+    monkeypatch.setattr(batch, "write_atomically", full)
     with pytest.raises(OSError, match=r"No space left.*1 results were written.*same command again"):
         enhance_files(ENHANCER, photos, tmp_path / "out")
 
