@@ -48,7 +48,7 @@ class DenoiseOptions(Strict):
     network: Annotated[dict[str, Any] | None, doc("The denoising network: `type`, and its arguments.")] = None
     weights: Annotated[str | None, doc("Its weights.")] = None
     param_key: Annotated[
-        str | None, doc("Key under which the file has the weights; `~` where it has nothing else.")
+        str | None, doc("Key under which the file has the weights; `~`: the first usual one, or all of it.")
     ] = "params"
     strict_load: Annotated[bool, doc("The names in the file must be those of the network.")] = True
     non_local_means: Annotated[NonLocalMeansOptions, doc("Settings of `opencv`.")] = msgspec.field(
