@@ -11,8 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from semiisp_plugin.options.schema import as_text, option_schema, pseudo_schema
-from semiisp_plugin.options.tables import with_tables
+from semiisp_plugin.options.schema import as_text, option_schema, pseudo_schema, with_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "options.md"

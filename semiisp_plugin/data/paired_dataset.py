@@ -6,7 +6,7 @@ import copy
 import operator
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair, select_pairs
 from semiisp_plugin.data.sampler import SampleIndex
 from semiisp_plugin.data.subsets import read_names
 from semiisp_plugin.io.image_io import to_tensor
+from semiisp_plugin.options import structures
 from semiisp_plugin.toolbox import DATASET_REGISTRY, register
 
 
@@ -57,6 +58,9 @@ class PairedRestorationDataset(Dataset[dict[str, Any]]):
             one twice (see `select_pairs`).
         FileNotFoundError: A folder or ``meta_info_file`` is missing.
     """
+
+    options_struct: ClassVar[type[structures.Dataset]] = structures.Dataset
+    """What its section may say. A data set of your own that reads more names a structure derived from this one."""
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.opt = opt  # BasicSR's validation reads opt['name'] from here

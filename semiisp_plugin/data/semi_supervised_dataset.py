@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from torch.utils.data import Dataset, default_collate
@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, default_collate
 from semiisp_plugin.data.paired_dataset import PairedRestorationDataset
 from semiisp_plugin.data.pairs import Pair
 from semiisp_plugin.data.sampler import SOURCES, SampleIndex
+from semiisp_plugin.options import structures
 from semiisp_plugin.toolbox import DATASET_REGISTRY, register
 
 _HELD_OUT = 3  # of seeds: a stream of its own, beside those of orders, augmentation and drawn inputs
@@ -51,6 +52,8 @@ class SemiSupervisedDataset(Dataset[dict[str, Any]]):
     Raises:
         ValueError, FileNotFoundError: See `PairedRestorationDataset`; or more pairs are to be held out than there are.
     """
+
+    options_struct: ClassVar[type[structures.Dataset]] = structures.Dataset
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.opt = opt

@@ -18,10 +18,8 @@ from semiisp_plugin.experiments.paper_settings import (
     FLOOR,
     MODELS,
     POOLS,
-    READ_VARIANCE,
     SEMI_ITERATIONS,
     SEMI_LR,
-    SHOT_VARIANCE,
     TABLE_5,
     TABLE_6,
     TASKS,
@@ -33,6 +31,7 @@ from semiisp_plugin.experiments.paper_settings import (
     column,
     ours,
 )
+from semiisp_plugin.pseudo.noise import READ_VARIANCE, SHOT_VARIANCE
 
 PHOTOGRAPHS = "datasets/coco/train2017"
 PHASES = ("1_fisp", "2_pseudo", "3_semi", "4_finetune", "0_supervised")

@@ -239,7 +239,6 @@ TABLE_6: Mapping[Column, SemiColumn] = {
 
 SEMI_LR = 1e-4
 SEMI_ITERATIONS = 40_000
-SHOT_VARIANCE, READ_VARIANCE = 0.01, 0.0002
 
 
 def column(task: Task, pairs: int) -> Column:

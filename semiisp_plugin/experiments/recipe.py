@@ -376,7 +376,7 @@ def _problems(phase: Phase, made: set[str], download: bool) -> list[tuple[str, s
             if values.get(root) is not None:
                 whole &= there(values[root], *keys, root)
         ready = whole and not any(os.path.abspath(str(values.get(r))) in made for r in ("dataroot_lq", "dataroot_gt"))
-        if ready and options_module.is_our_dataset(values["type"]):
+        if ready and options_module.is_plugin_dataset(values["type"]):
             found += _pair_problems(phase, keys, values)
     for key, value in (phase.values.get("path") or {}).items():
         if key.startswith("pretrain_network") and value is not None:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import torch
@@ -39,12 +38,10 @@ from semiisp_plugin.registry import FILTER_REGISTRY
 __all__ = [
     "REFERENCES",
     "FilterResult",
-    "HeldOut",
     "PseudoFilter",
     "check_beta",
     "filter_options",
     "filter_pseudo",
-    "held_out_settings",
     "mean_real_loss",
     "semi_supervised_loss",
     "zero_dropped_gradient",
@@ -148,41 +145,6 @@ def zero_dropped_gradient(output: Tensor, weights: Tensor) -> None:
         return
     used = used.reshape(-1, *[1] * (output.ndim - 1))
     output.register_hook(lambda gradient: torch.where(used, gradient, 0))
-
-
-# --- the option file's section ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """``held_out`` of the section ``train: filter``.
-
-    Attributes:
-        count: Real pairs that are never trained on.
-        every: Iterations between two looks at their loss.
-    """
-
-    count: int = 8
-    every: int = 100
-
-
-def held_out_settings(settings: Mapping[str, Any] | None) -> HeldOut | None:
-    """What the section ``train: filter`` says about held-out pairs; None where its reference is another.
-
-    Raises:
-        ValueError: An unknown key, or a value below 1.
-    """
-    if not settings or settings.get("reference") != "held_out":
-        return None
-    section = {key: value for key, value in (settings.get("held_out") or {}).items() if value is not None}
-    known = [field.name for field in fields(HeldOut)]
-    unknown = sorted(set(section) - set(known))
-    if unknown:
-        raise ValueError(f"train:filter:held_out: unknown key '{unknown[0]}'; it takes {', '.join(known)}.")
-    for key, value in section.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"train:filter:held_out:{key} is {value!r}; it must be an integer of at least 1.")
-    return HeldOut(**section)
 
 
 def filter_options(function: Callable[..., Tensor]) -> dict[str, bool]:

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from semiisp_plugin.models.learning_rate import make_scheduler
 from semiisp_plugin.models.random_state import iteration_generator
 from semiisp_plugin.models.step_guard import Statistics, StepGuard, gradient_norm
 from semiisp_plugin.models.validation import Progress, validate
+from semiisp_plugin.options.structures import Options
 from semiisp_plugin.toolbox import SRModel, build_loss, build_network, get_root_logger
 
 LOSS_KEYS = {"pixel_opt": "l_pix", "perceptual_opt": "l_percep", "ssim_opt": "l_ssim"}
@@ -50,7 +51,13 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
 
     Args:
         opt: Options as `semiisp_plugin.options.load_options` returns them.
+
+    Attributes:
+        options_struct: What option files of the model may say. A model of your own that reads more names a structure
+            derived from this one.
     """
+
+    options_struct: ClassVar[type[Options]] = Options
 
     def __init__(self, opt: dict[str, Any]) -> None:
         # SRModel's constructor is bypassed: it builds one network and loads weights without a useful message.

@@ -13,16 +13,15 @@ from torch import Tensor
 
 from semiisp_plugin.losses.filters import KEPT_FROM
 from semiisp_plugin.losses.pseudo_filter import (
-    HeldOut,
     PseudoFilter,
-    held_out_settings,
     mean_real_loss,
     semi_supervised_loss,
     zero_dropped_gradient,
 )
 from semiisp_plugin.models.filter_record import GROUPS, FilterRecord, batch_counts
 from semiisp_plugin.models.pseudo_inputs import PseudoInputsModel
-from semiisp_plugin.pseudo.noise import READ_VARIANCE, SHOT_VARIANCE, add_shot_read_noise, draw_noise_levels
+from semiisp_plugin.options.structures import HeldOut, held_out_settings
+from semiisp_plugin.pseudo.noise import add_shot_read_noise, draw_noise_levels
 from semiisp_plugin.toolbox import MODEL_REGISTRY, get_root_logger, register
 
 
@@ -128,8 +127,8 @@ class SemiSupervisedModel(PseudoInputsModel):
         shot, read = draw_noise_levels(
             len(pseudo),
             generator,
-            float(noise.get("shot_variance", SHOT_VARIANCE)),
-            float(noise.get("read_variance", READ_VARIANCE)),
+            noise["shot_variance"],
+            noise["read_variance"],
         )
         self.lq = self.lq.clone()  # on a CPU it is the caller's batch
         self.lq[pseudo] = add_shot_read_noise(self.lq[pseudo], shot, read, generator)

@@ -1,4 +1,4 @@
-"""From a checked option file to the dictionary that models and data sets get."""
+"""From an option file to the dictionary that the plugin's models and data sets get."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from semiisp_plugin.options.parts import is_our_dataset
+from semiisp_plugin.options.check import check_options, dataset_structure, model_structure
 from semiisp_plugin.options.reading import read_options
+from semiisp_plugin.options.sections import with_defaults
 from semiisp_plugin.options.source import Source
-from semiisp_plugin.options.whole_file import check_options
 
 
 def load_options(
@@ -39,41 +39,36 @@ def load_options(
 def complete(
     options: dict[str, Any], source: Source, *, root_path: str, is_train: bool, debug: bool = False
 ) -> dict[str, Any]:
-    """Check options and add what BasicSR derives from them: paths, phases, GPU count, debug settings."""
+    """Check options and add what they do not say: the structures' defaults, paths, phases, GPU count, debug settings.
+
+    Models and data sets find every key that has a default other than "nothing", and need not check again.
+    """
     check_options(options, source, is_train=is_train)
-    options.setdefault("num_gpu", "auto")
-    options.setdefault("manual_seed", 0)
-    if options["manual_seed"] is None:
-        options["manual_seed"] = 0
-    options["path"] = options.get("path") or {}
-    options["logger"] = options.get("logger") or {}
-    options["logger"].setdefault("print_freq", 100)
-    options["logger"].setdefault("save_checkpoint_freq", 5000)
-    options["logger"].setdefault("use_tb_logger", True)
+    for section in ("path", "logger", *(() if is_train else ("val",))):
+        options[section] = options.get(section) or {}
+    structure = model_structure(options["model_type"])
+    assert structure is not None  # as `check_options` has seen
+    with_defaults(options, structure)
+    if options.get("val") is not None:
+        options["val"].setdefault("suffix", None)
     options["is_train"] = is_train
     options["root_path"] = str(root_path)
     options["num_gpu"] = resolve_gpus(options["num_gpu"], source)
     if debug and not options["name"].startswith("debug"):
         options["name"] = "debug_" + options["name"]
     for name, dataset in options["datasets"].items():
-        dataset["phase"] = name.split("_")[0]
-        dataset["scale"] = options.get("scale", 1)
         dataset.setdefault("name", name)
-        for key in ("dataroot_gt", "dataroot_lq", "meta_info_file"):
-            if dataset.get(key) is not None:
-                dataset[key] = os.path.expanduser(dataset[key])
-        pseudo = dataset.get("pseudo")
-        if is_our_dataset(dataset["type"]) and isinstance(pseudo, dict) and pseudo.get("build"):
-            pseudo["build"] = os.path.expanduser(pseudo["build"])
+        with_defaults(dataset, dataset_structure(dataset["type"]))
+        dataset["phase"] = name.split("_")[0]
+        dataset["scale"] = options["scale"]
+        for section in (dataset, dataset.get("pseudo") or {}):
+            for key in ("dataroot_gt", "dataroot_lq", "meta_info_file", "build"):
+                if isinstance(section.get(key), str):
+                    section[key] = os.path.expanduser(section[key])
     paths = options["path"]
     for key, value in paths.items():
         if isinstance(value, str):
             paths[key] = os.path.expanduser(value)
-    if options.get("val") is None and not is_train:
-        options["val"] = {}
-    if options.get("val") is not None:
-        options["val"].setdefault("save_img", False)
-        options["val"].setdefault("suffix", None)
     if is_train:
         run = os.path.join(root_path, "experiments", options["name"])
         paths.update(

@@ -1,44 +1,40 @@
-"""JSON schemas of option files, for completion, descriptions and warnings in editors.
+"""What is made from the structures for people: JSON schemas for editors, and the tables of keys of the documentation.
 
-They are made from the structures and from what is registered. They are looser than the checks of the program: nothing
-is required, since a file may extend another; a ``type`` that is not listed is accepted, since users register their
-own; and of models that are not ours, only the keys that they share are known.
+The schemas are made from the structures and from what is registered. They are looser than the checks of the program:
+nothing is required, since a file may extend another; a ``type`` that is not listed is accepted, since users register
+their own; and nothing is known of models that are not the plugin's.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterable
-from typing import Any
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from semiisp_plugin.options import basicsr_structures as basicsr
 from semiisp_plugin.options import structures
-from semiisp_plugin.options.parts import OUR_DATASETS, OUR_MODELS
-from semiisp_plugin.options.schedules import schedulers
-from semiisp_plugin.options.sections import names_in, reads_kwargs, type_hints
+from semiisp_plugin.options.check import METRIC_CALL, filter_call
+from semiisp_plugin.options.messages import as_yaml
+from semiisp_plugin.options.sections import call_structure, names_in
+from semiisp_plugin.options.structures import marks_of
 
+Schema = dict[str, Any]
 DRAFT = "http://json-schema.org/draft-07/schema#"
 _OPTIMISERS = ("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")
-_ONLINE = "OnlineSemiSupervisedDataset"
-_STRUCTURES: tuple[type[msgspec.Struct], ...] = (
-    structures.Options,
-    structures.Dataset,
-    structures.OnlineDataset,
-    basicsr.BasicSROptions,
-    basicsr.DatasetKeys,
-    basicsr.OptimiserKeys,
-    basicsr.SchedulerKeys,
-    basicsr.LossKeys,
-    basicsr.MetricKeys,
-)
-Schema = dict[str, Any]
+_STRUCTURES = (structures.Options, structures.Dataset, structures.OnlineDataset, structures.Loader)
+
+# --- JSON schemas ----------------------------------------------------------------------------------------------------
 
 
 def option_schema() -> Schema:
     """Of the files of ``basicsr train`` and ``basicsr test``."""
+    import torch
+
     from semiisp_plugin.toolbox import (
         ARCH_REGISTRY,
         DATASET_REGISTRY,
@@ -49,76 +45,41 @@ def option_schema() -> Schema:
     )
 
     definitions = definitions_of(_STRUCTURES)
-    known = {
-        name: sorted(_own(names_in(registry)))
-        for name, registry in (
-            ("data sets", DATASET_REGISTRY),
-            ("models", MODEL_REGISTRY),
-        )
-    }
-    definitions["Network"] = _called(ARCH_REGISTRY, {}, ())
-    definitions["Loss"] = _called(LOSS_REGISTRY, definitions.pop("LossKeys")["properties"], ())
-    definitions["Metric"] = _called(METRIC_REGISTRY, definitions.pop("MetricKeys")["properties"], ("img", "img2"))
-    definitions["Optimiser"] = _suggesting(definitions.pop("OptimiserKeys"), _OPTIMISERS)
-    definitions["Scheduler"] = _suggesting(definitions.pop("SchedulerKeys"), schedulers(ours=True))
-    definitions["Filter"] = _filters(definitions["Filter"], _own(names_in(FILTER_REGISTRY)))
-    definitions["DataSet"] = _by_type(
-        known["data sets"],
-        {name: {"$ref": f"#/definitions/{'OnlineDataset' if name == _ONLINE else 'Dataset'}"} for name in OUR_DATASETS},
-        otherwise={"$ref": "#/definitions/DatasetKeys"},
-    )
-    for name in ("Options", "BasicSROptions"):
-        options = definitions[name]["properties"]
-        _replace(options, "datasets", {"type": "object", "additionalProperties": {"$ref": "#/definitions/DataSet"}})
-        options["model_type"] = {**options["model_type"], **_suggestions(known["models"])}
-        options["model_type"].pop("type", None)
-    ours = definitions["Options"]["properties"]
-    for key in ("network_g", "network_global"):
-        _replace(ours, key, {"$ref": "#/definitions/Network"})
-    train = definitions["Train"]["properties"]
-    for key, part in {"optim_g": "Optimiser", "scheduler": "Scheduler"}.items():
-        _replace(train, key, {"$ref": f"#/definitions/{part}"})
-    for key in ("pixel_opt", "perceptual_opt", "ssim_opt"):
-        _replace(train, key, {"$ref": "#/definitions/Loss"})
-    definitions["BasicSROptions"]["patternProperties"] = {"^network_": {"$ref": "#/definitions/Network"}}
-    definitions["TrainKeys"]["patternProperties"] = {"^optim_": {"$ref": "#/definitions/Optimiser"}}
-    _replace(definitions["TrainKeys"]["properties"], "scheduler", {"$ref": "#/definitions/Scheduler"})
-    for name in ("Val", "ValKeys"):
-        metrics = {"type": ["object", "null"], "additionalProperties": {"$ref": "#/definitions/Metric"}}
-        _replace(definitions[name]["properties"], "metrics", metrics)
+    models, data = _shipped(MODEL_REGISTRY), _shipped(DATASET_REGISTRY)
+    optimisers = {name: getattr(torch.optim, name) for name in _OPTIMISERS}
+    definitions["Network"] = _called(_shipped(ARCH_REGISTRY))
+    definitions["Loss"] = _called(_shipped(LOSS_REGISTRY), (), structures.LossKeys)
+    definitions["Metric"] = _called(_shipped(METRIC_REGISTRY), *METRIC_CALL)
+    definitions["Optimiser"] = _called(optimisers, ("params",), structures.OptimiserKeys)
+    definitions["Filter"] = _filters(definitions["Filter"], _shipped(FILTER_REGISTRY))
+    cases = {name: _ref(c.options_struct.__name__) for name, c in data.items() if hasattr(c, "options_struct")}
+    definitions["DataSet"] = _by_type(list(data), cases, otherwise=_ref("Loader"))
+    definitions["Options"]["properties"]["model_type"] = _suggestions(models, structures.Options, "model_type")
+    for structure in (structures.Options, structures.Train, structures.Val):
+        _refer(definitions[structure.__name__]["properties"], structure)
     return {
         "$schema": DRAFT,
         "title": "Option file of basicsr train and basicsr test",
         "type": "object",
-        "if": {"properties": {"model_type": {"enum": list(OUR_MODELS)}}, "required": ["model_type"]},
-        "then": {"$ref": "#/definitions/Options"},
-        "else": {"$ref": "#/definitions/BasicSROptions"},
+        "if": {
+            "properties": {"model_type": {"enum": [n for n, c in models.items() if hasattr(c, "options_struct")]}},
+            "required": ["model_type"],
+        },
+        "then": _ref("Options"),
         "definitions": dict(sorted(definitions.items())),
     }
 
 
-def _filters(common: Schema, functions: dict[str, Callable[..., Any]]) -> Schema:
-    """The section ``train: filter``: without a ``type`` it is a ``threshold``; of types not listed any key may be."""
-    schema = _suggesting(common, sorted(functions))
-    cases = []
-    for name, function in sorted(functions.items()):
-        options: dict[str, Schema] = {}
-        for key, kind in _parameters(function, (*list(inspect.signature(function).parameters)[:2], "reference")):
-            options[key] = {"anyOf": [kind, *([{"const": "auto"}] if key == "beta" else [])]}
-            own = schema["properties"].setdefault(key, {})
-            own["description"] = ", ".join(filter(None, [own.get("description"), f"of `{name}`"]))
-        properties = {**dict.fromkeys(common["properties"], True), **options}
-        condition: Schema = {"properties": {"type": {"const": name}}}
-        if name != "threshold":
-            condition["required"] = ["type"]
-        cases.append({"if": condition, "then": {"properties": properties, "additionalProperties": False}})
-    return {**schema, "allOf": cases}
-
-
 def pseudo_schema() -> Schema:
     """Of the files of ``basicsr pseudo``."""
-    whole = definitions_of((structures.PseudoOptions,)).pop("PseudoOptions")
-    return {"$schema": DRAFT, **whole, "title": "Option file of basicsr pseudo"}
+    return file_schema(structures.PseudoOptions, "Option file of basicsr pseudo")
+
+
+def file_schema(structure: type[msgspec.Struct], title: str) -> Schema:
+    """Of the files of a command whose options are one structure."""
+    definitions = definitions_of((structure,))
+    whole = definitions.pop(structure.__name__)
+    return {"$schema": DRAFT, **whole, "title": title, **({"definitions": definitions} if definitions else {})}
 
 
 def as_text(schema: Schema) -> str:
@@ -153,34 +114,45 @@ def _plain(schema: Any) -> Any:
     if len(choices) == 1 and "$ref" in choices[0]:
         del result["anyOf"]
         result["allOf"] = choices
+    if len(choices) == 1 and "discriminator" in choices[0]:
+        named = {name: {"$ref": ref} for name, ref in choices[0]["discriminator"]["mapping"].items()}
+        del result["anyOf"]
+        result.update(_by_type(list(named), named))
     return result
 
 
-def _own(found: dict[str, Any]) -> dict[str, Any]:
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/definitions/{name}"}
+
+
+def _shipped(registry: Any) -> dict[str, Any]:
     """What BasicSR and the plugin register under their plain names; not what a test or a user's module adds."""
     return {
         name: value
-        for name, value in found.items()
+        for name, value in sorted(names_in(registry).items())
         if not name.endswith("_basicsr") and value.__module__.split(".")[0] in ("basicsr", __name__.split(".")[0])
     }
 
 
-def _suggestions(names: Iterable[str]) -> Schema:
-    return {"anyOf": [{"enum": list(names)}, {"type": "string"}]}
+def _suggestions(names: Iterable[str], structure: type[msgspec.Struct] | None = None, key: str = "") -> Schema:
+    """Any text, some of which are offered; described as the key of a structure is."""
+    described = [_description(f.type) for f in msgspec.structs.fields(structure) if f.name == key] if structure else []
+    return {
+        **({"description": described[0]} if described else {}),
+        "anyOf": [{"enum": list(names)}, {"type": "string"}],
+    }
 
 
-def _suggesting(schema: Schema, names: Iterable[str]) -> Schema:
-    """A section's schema, nullable, with names of types that are offered."""
-    properties = {**schema["properties"]}
-    described = {k: v for k, v in properties.get("type", {}).items() if k in ("description", "default")}
-    properties["type"] = {**described, **_suggestions(names)}
-    return {**schema, "type": ["object", "null"], "properties": properties}
-
-
-def _replace(properties: dict[str, Schema], key: str, schema: Schema) -> None:
-    """Put a schema in the place of a looser one, whose description stays."""
-    description = properties.get(key, {}).get("description")
-    properties[key] = {**({"description": description} if description else {}), "allOf": [schema]}
+def _refer(properties: dict[str, Schema], structure: type[msgspec.Struct]) -> None:
+    """Put the definitions of what a section's ``type`` names in the places of sections that may hold anything."""
+    for field in msgspec.structs.fields(structure):
+        named, schema = marks_of(field.type).get("names"), properties[field.encode_name]
+        if named is None or named == "filter":
+            continue
+        refers = _ref("DataSet" if named == "data set" else named.capitalize())
+        several = named in ("metric", "data set")
+        replaced = {"type": ["object", "null"], "additionalProperties": refers} if several else refers
+        properties[field.encode_name] = {"description": schema["description"], "allOf": [replaced]}
 
 
 def _by_type(names: list[str], schemas: dict[str, Schema], otherwise: Schema | None = None) -> Schema:
@@ -195,39 +167,104 @@ def _by_type(names: list[str], schemas: dict[str, Schema], otherwise: Schema | N
     return {"type": ["object", "null"], "properties": {"type": _suggestions(names)}, "allOf": cases}
 
 
-def _called(registry: Any, common: dict[str, Schema], given: tuple[str, ...]) -> Schema:
-    """A section whose keys are the parameters of what its ``type`` names.
+def _called(targets: dict[str, Callable[..., Any]], *call: Any) -> Schema:
+    """A section whose keys are the parameters of what its ``type`` names; see `call_structure`."""
+    return _by_type(list(targets), {name: _parameters(target, *call) for name, target in targets.items()})
 
-    Args:
-        registry: Where ``type`` is looked up.
-        common: Schemas of keys that are known better than by a default.
-        given: Parameters that are no options.
+
+def _parameters(target: Callable[..., Any], *call: Any) -> Schema:
+    structure = call_structure(target, *call)
+    assert structure is not None  # of what is shipped nothing is compiled
+    schema = definitions_of((structure,))[structure.__name__]
+    del schema["type"]
+    return schema
+
+
+def _filters(common: Schema, functions: dict[str, Callable[..., Any]]) -> Schema:
+    """The section ``train: filter``: without a ``type`` it is a ``threshold``; of types not listed any key may be."""
+    properties = {**common["properties"], "type": _suggestions(functions, structures.Filter, "type")}
+    cases = []
+    for name, function in functions.items():
+        options = _parameters(function, filter_call(function))["properties"]
+        for key, kind in options.items():
+            if key != "type":
+                options[key] = {"anyOf": [kind, *([{"const": "auto"}] if key == "beta" else [])]}
+                own = properties.setdefault(key, {})
+                own["description"] = ", ".join(filter(None, [own.get("description"), f"of `{name}`"]))
+        condition: Schema = {"properties": {"type": {"const": name}}}
+        if name != "threshold":
+            condition["required"] = ["type"]
+        known = {**dict.fromkeys(common["properties"], True), **options}
+        cases.append({"if": condition, "then": {"properties": known, "additionalProperties": False}})
+    return {**common, "properties": properties, "allOf": cases}
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def with_tables(page: str) -> str:
+    """A page of Markdown with its tables made anew.
+
+    The tables of a structure and of the sections in it stand between ``<!-- keys: NAME -->``, NAME being that of the
+    structure, and ``<!-- end -->``.
+
+    Raises:
+        AttributeError: There is no such structure.
     """
-    targets = dict(sorted(_own(names_in(registry)).items()))
-    schemas: dict[str, Schema] = {}
-    for name, target in targets.items():
-        properties: dict[str, Schema] = {"type": {}}
-        for key, schema in _parameters(target, given):
-            properties[key] = common.get(key, schema)
-        variable = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target).parameters.values())
-        if variable and "better" in common:
-            properties["better"] = common["better"]
-        schemas[name] = {"properties": properties}
-        if not (variable and reads_kwargs(target)):
-            schemas[name]["additionalProperties"] = False
-    return _by_type(list(targets), schemas)
+
+    def tables(match: re.Match[str]) -> str:
+        made = "\n\n".join(_tables(getattr(structures, match[2]), ()))
+        return f"{match[1]}\n\n{made}\n\n<!-- end -->"
+
+    return re.sub(r"(<!-- keys: (\w+) -->).*?<!-- end -->", tables, page, flags=re.DOTALL)
 
 
-def _parameters(target: Callable[..., Any], given: tuple[str, ...]) -> list[tuple[str, Schema]]:
-    hints, found = type_hints(target), []
-    for name, parameter in inspect.signature(target).parameters.items():
-        if name in ("self", *given) or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            continue
-        schema: Schema = _plain(msgspec.json.schema(hints[name])) if name in hints else {}
-        default = parameter.default
-        if default is None and schema:
-            schema = {"anyOf": [schema, {"type": "null"}]}
-        if isinstance(default, (bool, int, float, str, list, tuple)):
-            schema["default"] = list(default) if isinstance(default, tuple) else default
-        found.append((name, schema))
-    return found
+def _tables(structure: type[msgspec.Struct], keys: tuple[str, ...]) -> Iterator[str]:
+    """The table of a structure, and under headings those of the sections in it."""
+    fields = msgspec.structs.fields(structure)
+    if fields:
+        yield key_table(structure)
+    for field in fields:
+        for part in structures.structures_in(field.type):
+            here, tag = (*keys, field.encode_name), structures.tag_of(part)
+            yield f"#### `{': '.join(here)}{f': {{type: {tag}}}' if tag else ''}`"
+            yield inspect.cleandoc(part.__doc__ or "")
+            yield from _tables(part, here)
+
+
+def key_table(structure: type[msgspec.Struct]) -> str:
+    """A Markdown table of a structure's keys: type, default, description."""
+    rows = ["| key | value | default | |", "|---|---|---|---|"]
+    for field in msgspec.structs.fields(structure):
+        value = [] if field.default is msgspec.NODEFAULT else field.default  # lists alone are made anew each time
+        default = "" if field.required else f"`{as_yaml(value)}`"
+        rows.append(f"| `{field.encode_name}` | {_kind(field.type)} | {default} | {_description(field.type)} |")
+    return "\n".join(rows)
+
+
+def _description(kind: Any) -> str:
+    metas = typing.get_args(kind)[1:] if typing.get_origin(kind) is Annotated else ()
+    return next((m.description for m in metas if isinstance(m, msgspec.Meta) and m.description), "")
+
+
+def _kind(kind: Any) -> str:
+    """A type in the words of option files."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        metas = [m for m in arguments[1:] if isinstance(m, msgspec.Meta)]
+        bounds = [f"≥ {m.ge:g}" for m in metas if m.ge is not None]
+        bounds += ["< 2^63" if m.le == 2**63 - 1 else f"≤ {m.le:g}" for m in metas if m.le is not None]
+        if any(m.min_length == m.max_length == 2 for m in metas):
+            return _kind(arguments[0]).replace("list of", "list of two")
+        bounds += [f"< {m.lt:g}" for m in metas if m.lt is not None]
+        return " ".join([_kind(arguments[0]), *bounds])
+    if origin in (typing.Union, types.UnionType):
+        return ", ".join(dict.fromkeys(_kind(a) for a in arguments if a is not type(None)))
+    if origin is Literal:
+        return ", ".join(f"`{as_yaml(a)}`" for a in arguments)
+    if origin is list:
+        noun, blank, bound = _kind(arguments[0]).partition(" ≥")
+        return f"list of {noun}s{blank}{bound}"
+    if origin is dict or (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+        return "section"
+    return {int: "whole number", float: "number", bool: "`true`, `false`", str: "text"}.get(kind, str(kind))

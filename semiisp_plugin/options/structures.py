@@ -1,11 +1,15 @@
-"""The sections of our option files: every key with its type, its default and what it means.
+"""The sections of the plugin's option files: every key with its type, its default and what it means.
 
-The checks, the JSON schema for editors and the tables of ``docs/options.md`` are made from these.
+They are the one source of the checks, of the defaults that are filled in, of the JSON schemas for editors and of the
+tables of ``docs/options.md``. A model or data set of your own names its structure, derived from one of these, in its
+class attribute ``options_struct``.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
@@ -19,11 +23,56 @@ Name = Annotated[str, msgspec.Meta(pattern=rf"^(?!\s)(?!.*\s$){_IN_NAMES}*[^/\\.
 Seed = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Sides = Positive | Annotated[list[Positive], msgspec.Meta(min_length=2, max_length=2)]
 Auto = Literal["auto"]
+Named = Literal["network", "loss", "metric", "optimiser", "filter", "data set"]
 
 
-def doc(text: str) -> msgspec.Meta:
-    """A key's description."""
-    return msgspec.Meta(description=text)
+def doc(
+    text: str, *, names: Named | None = None, models: tuple[str, ...] = (), only_training: bool = False
+) -> msgspec.Meta:
+    """A key's description, and what the checks have to know besides its type.
+
+    Args:
+        text: The description.
+        names: The key's section has a ``type`` that names a class or function of this kind, whose parameters are the
+            section's other keys. ``metric`` and ``data set``: each section in it has.
+        models: The models, and those derived from them, that read the key; by default all.
+        only_training: Of a data set: the key means nothing in validation and testing.
+    """
+    marks = {"names": names, "models": models, "only_training": only_training}
+    return msgspec.Meta(description=text, extra={key: mark for key, mark in marks.items() if mark})
+
+
+def marks_of(kind: Any) -> dict[str, Any]:
+    """What `doc` says of a key besides its description."""
+    metas = get_args(kind)[1:] if get_origin(kind) is Annotated else ()
+    return {key: mark for m in metas if isinstance(m, msgspec.Meta) for key, mark in (m.extra or {}).items()}
+
+
+def alternatives(kind: Any) -> Iterator[Any]:
+    """The types that a key may have, without annotations and unions."""
+    if get_origin(kind) is Annotated:
+        yield from alternatives(get_args(kind)[0])
+    elif get_origin(kind) in (Union, UnionType):
+        for part in get_args(kind):
+            yield from alternatives(part)
+    else:
+        yield kind
+
+
+def structures_in(kind: Any) -> list[type[msgspec.Struct]]:
+    """The structures among the types that a key may have."""
+    return [c for c in alternatives(kind) if isinstance(c, type) and issubclass(c, msgspec.Struct)]
+
+
+def tag_of(structure: type[msgspec.Struct]) -> str | int | None:
+    """The ``type`` that tells a structure from others, where there are several."""
+    return structure.__struct_config__.tag
+
+
+def structure_of(kind: Any, value: Any) -> type[msgspec.Struct] | None:
+    """The structure of a key's value, of several the one that its ``type`` names; None of what is no section."""
+    found = structures_in(kind) if isinstance(value, dict) else []
+    return next((s for s in found if tag_of(s) in (None, value.get("type"))), None)
 
 
 class Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -46,7 +95,7 @@ class PseudoData(Strict):
 
 
 class Loader(msgspec.Struct, kw_only=True):
-    """How training data is loaded; for every data set, BasicSR's too."""
+    """How data is loaded, of every data set; what one that is not the plugin's reads besides is not checked."""
 
     num_worker_per_gpu: Annotated[Count, doc("Processes that read images, for each GPU; 0: none but this one.")] = 0
     batch_size_per_gpu: Annotated[
@@ -57,16 +106,23 @@ class Loader(msgspec.Struct, kw_only=True):
         ),
     ] = None
     pin_memory: Annotated[bool, doc("Load into page-locked memory, from which copies to a GPU are faster.")] = False
-    persistent_workers: Annotated[bool, doc("Keep the reading processes from epoch to epoch.")] = True
-    prefetch_factor: Annotated[Positive, doc("Batches that each reading process prepares ahead.")] = 2
+    persistent_workers: Annotated[bool, doc("Keep the reading processes from epoch to epoch.", only_training=True)] = (
+        True
+    )
+    prefetch_factor: Annotated[
+        Positive, doc("Batches that each reading process prepares ahead.", only_training=True)
+    ] = 2
     timeout: Annotated[
         NotNegative,
-        doc("Seconds that a batch is waited for; then the run stops and names the files being read. 0: for ever."),
+        doc(
+            "Seconds that a batch is waited for; then the run stops and names the files being read. 0: for ever.",
+            only_training=True,
+        ),
     ] = 600
 
 
 class Dataset(Loader, forbid_unknown_fields=True, kw_only=True):
-    """A data set of ours: `PairedRestorationDataset` or `SemiSupervisedDataset`."""
+    """A `PairedRestorationDataset` or `SemiSupervisedDataset`."""
 
     name: Annotated[str, doc("Name, in messages and logs.")]
     type: Annotated[str, doc("Class of the data set.")]
@@ -78,27 +134,32 @@ class Dataset(Loader, forbid_unknown_fields=True, kw_only=True):
         str | None, doc("Text file that selects pairs: each line begins with the name of a target.")
     ] = None
     gt_size: Annotated[
-        Sides | None, doc("Side of the training crop, or [height, width], pixels; training needs it.")
+        Sides | None,
+        doc("Side of the training crop, or [height, width], pixels; training needs it.", only_training=True),
     ] = None
     crop_ratio: Annotated[
         Annotated[list[float], msgspec.Meta(min_length=2, max_length=2)] | None,
         doc(
             "In place of `gt_size`: least and largest share of the image's height and width, drawn for each sample; "
-            "for batches of 1."
+            "for batches of 1.",
+            only_training=True,
         ),
     ] = None
-    use_hflip: Annotated[bool, doc("Random left-right flips.")] = False
-    use_rot: Annotated[bool, doc("Random upside-down flips and transpositions.")] = False
+    use_hflip: Annotated[bool, doc("Random left-right flips.", only_training=True)] = False
+    use_rot: Annotated[bool, doc("Random upside-down flips and transpositions.", only_training=True)] = False
     cache_images: Annotated[bool, doc("Keep decoded images in memory, each reading process its own.")] = False
-    pseudo: Annotated[PseudoData | None, doc("The pseudo pairs.")] = None
+    pseudo: Annotated[PseudoData | None, doc("The pseudo pairs.", only_training=True)] = None
     real_per_batch: Annotated[
         Positive | Auto | None,
         doc(
             "Real samples a batch, for each GPU. `auto`, for this and `pseudo_per_batch`: as Tables 5 and 6 by the "
-            "number of pairs, of `batch_size_per_gpu` samples in all."
+            "number of pairs, of `batch_size_per_gpu` samples in all.",
+            only_training=True,
         ),
     ] = None
-    pseudo_per_batch: Annotated[Positive | Auto | None, doc("Pseudo samples a batch, for each GPU; or `auto`.")] = None
+    pseudo_per_batch: Annotated[
+        Positive | Auto | None, doc("Pseudo samples a batch, for each GPU; or `auto`.", only_training=True)
+    ] = None
     scale: Annotated[Literal[1], doc("As at the top of the file, from where the program takes it.")] = 1
 
 
@@ -117,11 +178,11 @@ class OnlinePseudoData(Strict):
 class OnlineDataset(Dataset, kw_only=True):
     """An `OnlineSemiSupervisedDataset`."""
 
-    pseudo: Annotated[OnlinePseudoData | None, doc("The pseudo pairs.")] = None  # type: ignore[assignment]  # in place
+    pseudo: Annotated[OnlinePseudoData | None, doc("The pseudo pairs.", only_training=True)] = None  # type: ignore[assignment]  # in place
 
 
 class Noise(Strict):
-    """Upper bounds of the variances of eq. 15."""
+    """Upper bounds of the variances of eq. 15: sigma_s^2 and sigma_r^2, of white and white squared (Sec. A.3)."""
 
     shot_variance: Annotated[NotNegative, doc("Of the shot noise.")] = 0.01
     read_variance: Annotated[NotNegative, doc("Of the read noise.")] = 0.0002
@@ -137,8 +198,8 @@ class HeldOut(Strict):
 class Filter(msgspec.Struct, kw_only=True):
     """Online pseudo-data filtering (eqs 10 to 12).
 
-    Besides these keys, those of the registered function that `type` names: `beta` of `threshold`, the paper's; which
-    of them can be `auto` is said in docs/filters.md.
+    Besides these keys, those of the registered function that `type` names: `beta` of `threshold`, the paper's; see
+    [filters.md](filters.md).
     """
 
     type: Annotated[str, doc("A registered filter.")] = "threshold"
@@ -154,6 +215,13 @@ class Filter(msgspec.Struct, kw_only=True):
     )
     warmup_iter: Annotated[Count, doc("Iterations at the start in which nothing is dropped (ours).")] = 0
     held_out: Annotated[HeldOut | None, doc("For `reference: held_out`.")] = None
+
+
+def held_out_settings(section: Mapping[str, Any] | None) -> HeldOut | None:
+    """What a checked section ``train: filter`` says about held-out pairs; None where its reference is another."""
+    if not section or section.get("reference") != "held_out":
+        return None
+    return msgspec.convert(section.get("held_out") or {}, HeldOut)
 
 
 class MeanTeacher(Strict):
@@ -181,17 +249,76 @@ class ActivityPenalty(Strict):
     weight: Annotated[NotNegative, doc("Factor of the penalty; SepLUT's: 1e-4.")] = 1e-4
 
 
+class CosineAnnealing(Strict, tag_field="type", tag=True):
+    """Half a cosine from the learning rate down to a floor (Tables 5 and 6)."""
+
+    total_iter: Annotated[Positive | None, doc("Where it ends; ~: with the training.")] = None
+    eta_min_ratio: Annotated[Share | None, doc("The floor, as a share of the learning rate; ~: 0.001.")] = None
+    eta_min: Annotated[NotNegative | None, doc("In its place the floor as a learning rate.")] = None
+    start_iter: Annotated[Count, doc("Where it begins, such as after the warm-up.")] = 0
+
+
+class TrueCosineAnnealingLR(Strict, tag_field="type", tag=True):
+    """torch's `CosineAnnealingLR`, as NAFNet's repository calls it; it rises again after `T_max`."""
+
+    T_max: Annotated[Positive, doc("Iterations to the floor.")]
+    eta_min: Annotated[NotNegative, doc("The floor, a learning rate.")] = 0.0
+
+
+class CosineAnnealingRestartCyclicLR(Strict, tag_field="type", tag=True):
+    """Half cosines one after the other, each with a floor of its own: Retinexformer's."""
+
+    periods: Annotated[Annotated[list[Positive], msgspec.Meta(min_length=1)], doc("Iterations of each.")]
+    restart_weights: Annotated[
+        list[NotNegative] | None, doc("What each begins with, as a share of the learning rate; ~: 1.")
+    ] = None
+    eta_mins: Annotated[list[NotNegative] | None, doc("The learning rate that each ends with; ~: 0.")] = None
+
+
+class Constant(Strict, tag_field="type", tag=True):
+    """The learning rate as it is."""
+
+
+class MultiStepLR(Strict, tag_field="type", tag=True):
+    """BasicSR's steps."""
+
+    milestones: Annotated[list[Count], doc("Iterations at which the learning rate falls.")]
+    gamma: Annotated[NotNegative, doc("What it is multiplied with there.")] = 0.1
+    restarts: Annotated[list[Count] | None, doc("Iterations of the restarts.")] = None
+    restart_weights: Annotated[list[NotNegative] | None, doc("What each restart begins with, as a share.")] = None
+
+
+class MultiStepRestartLR(MultiStepLR, tag=True):
+    """Another name of `MultiStepLR`."""
+
+
+class CosineAnnealingRestartLR(Strict, tag_field="type", tag=True):
+    """BasicSR's cosines one after the other, with one floor."""
+
+    periods: Annotated[Annotated[list[Positive], msgspec.Meta(min_length=1)], doc("Iterations of each.")]
+    restart_weights: Annotated[
+        list[NotNegative] | None, doc("What each begins with, as a share of the learning rate; needed from 2 on.")
+    ] = None
+    eta_min: Annotated[NotNegative, doc("The floor, a learning rate.")] = 0.0
+
+
 class Train(Strict):
-    """Training of our models."""
+    """Training of the plugin's models."""
 
     total_iter: Annotated[Positive, doc("Iterations.")]
-    optim_g: Annotated[dict[str, Any], doc("Optimiser: `type`, any class of `torch.optim`, and its arguments.")]
+    optim_g: Annotated[
+        dict[str, Any], doc("Optimiser: `type`, any class of `torch.optim`, and its arguments.", names="optimiser")
+    ]
     scheduler: Annotated[
-        dict[str, Any] | None,
-        doc(
-            "Schedule of the learning rate: `CosineAnnealing`, `TrueCosineAnnealingLR`, "
-            "`CosineAnnealingRestartCyclicLR`, `Constant`, or one of BasicSR's. None: constant."
-        ),
+        CosineAnnealing
+        | TrueCosineAnnealingLR
+        | CosineAnnealingRestartCyclicLR
+        | Constant
+        | MultiStepLR
+        | MultiStepRestartLR
+        | CosineAnnealingRestartLR
+        | None,
+        doc("Schedule of the learning rate. None: constant."),
     ] = None
     warmup_iter: Annotated[int, doc("Iterations in which the learning rate rises linearly; -1: none.")] = -1
     ema_decay: Annotated[Share, doc("Decay of the average of the weights, which is validated and saved; 0: none.")] = (
@@ -210,21 +337,43 @@ class Train(Strict):
     nonfinite_limit: Annotated[
         Positive, doc("Steps that may be skipped for a loss that is not finite, of 1,000, before training stops.")
     ] = 10
-    pixel_opt: Annotated[dict[str, Any] | None, doc("A loss: `type`, `loss_weight`, and its other arguments.")] = None
-    perceptual_opt: Annotated[dict[str, Any] | None, doc("As `pixel_opt`.")] = None
-    ssim_opt: Annotated[dict[str, Any] | None, doc("As `pixel_opt`.")] = None
-    bank_size: Annotated[Positive | None, doc("Parameter sets that are kept (N of Table 5); `ISPModel` alone.")] = None
-    filter: Annotated[Filter | None, doc("The filter of pseudo pairs; `SemiSupervisedModel` alone, and needed.")] = None
+    pixel_opt: Annotated[
+        dict[str, Any] | None, doc("A loss: `type`, `loss_weight`, and its other arguments.", names="loss")
+    ] = None
+    perceptual_opt: Annotated[dict[str, Any] | None, doc("As `pixel_opt`.", names="loss")] = None
+    ssim_opt: Annotated[dict[str, Any] | None, doc("As `pixel_opt`.", names="loss")] = None
+    bank_size: Annotated[
+        Positive | None, doc("Parameter sets that are kept (N of Table 5); `ISPModel` alone.", models=("ISPModel",))
+    ] = None
+    filter: Annotated[
+        Filter | None,
+        doc(
+            "The filter of pseudo pairs; `SemiSupervisedModel` alone, and needed.",
+            names="filter",
+            models=("SemiSupervisedModel",),
+        ),
+    ] = None
     noise: Annotated[
         Noise | Literal["estimated"] | None,
-        doc("Noise on the pseudo inputs (eq. 15), or `estimated` from the real ones (ours); `SemiSupervisedModel`."),
+        doc(
+            "Noise on the pseudo inputs (eq. 15), or `estimated` from the real ones (ours); `SemiSupervisedModel`.",
+            models=("SemiSupervisedModel",),
+        ),
     ] = None
-    mean_teacher: Annotated[MeanTeacher | None, doc("`MeanTeacherModel` alone.")] = None
+    mean_teacher: Annotated[MeanTeacher | None, doc("`MeanTeacherModel` alone.", models=("MeanTeacherModel",))] = None
     photometric_jitter: Annotated[
-        Share | None, doc("Strength of the jitter of the inputs; `SupervisedModel` and `ISPModel`.")
+        Share | None,
+        doc(
+            "Strength of the jitter of the inputs; `SupervisedModel` and `ISPModel`.",
+            models=("SupervisedModel", "ISPModel"),
+        ),
     ] = None
     mixup: Annotated[
-        Mixup | None, doc("Mix each batch's pairs with one another; `SupervisedModel` alone, batches of 2 and more.")
+        Mixup | None,
+        doc(
+            "Mix each batch's pairs with one another; `SupervisedModel` alone, batches of 2 and more.",
+            models=("SupervisedModel",),
+        ),
     ] = None
     activity_penalty: Annotated[
         ActivityPenalty | None, doc("A loss on what a part of the network gives; not seen by the filter.")
@@ -239,8 +388,8 @@ class Val(Strict):
     suffix: Annotated[str | None, doc("End of the names of test results, in place of the run's name.")] = None
     pbar: Annotated[bool, doc("Show a progress bar.")] = False
     metrics: Annotated[
-        dict[str, dict[str, Any]] | None,
-        doc("Metrics by a name of yours: `type`, its arguments, and `better` (`higher` or `lower`)."),
+        dict[str, Any] | None,
+        doc("Metrics by a name of yours: `type`, its arguments, and `better` (`higher` or `lower`).", names="metric"),
     ] = None
 
 
@@ -286,30 +435,67 @@ Imports = Annotated[
 ]
 
 
-class Options(Strict):
-    """A whole option file of one of our models."""
+class AnyOptions(msgspec.Struct, kw_only=True):
+    """What whole option files of all models have, BasicSR's too."""
 
     name: Annotated[Name, doc("Of the run; its folder below `experiments` or `results`.")]
     model_type: Annotated[str, doc("Class of the model.")]
     datasets: Annotated[
-        dict[str, dict[str, Any]], doc("Data sets: `train`, and `val...` or `test...` for validation and testing.")
+        dict[str, Any],
+        doc("Data sets: `train`, and `val...` or `test...` for validation and testing.", names="data set"),
     ]
-    network_g: Annotated[dict[str, Any], doc("The network: `type`, and its arguments.")]
+
+
+class Options(AnyOptions, forbid_unknown_fields=True, kw_only=True):
+    """A whole option file of one of the plugin's models."""
+
+    network_g: Annotated[dict[str, Any], doc("The network: `type`, and its arguments.", names="network")]
     extends: Annotated[
         str | list[str] | None, doc("Option file, or files, that this one changes; relative to its own folder.")
     ] = None
     imports: Imports = msgspec.field(default_factory=list)
-    scale: Annotated[Literal[1], doc("Our models do not change the size of images.")] = 1
+    scale: Annotated[Literal[1], doc("The plugin's models do not change the size of images.")] = 1
     num_gpu: Annotated[int | Auto, doc("GPUs; 0 for the CPU, `auto` for all there are.")] = "auto"
     manual_seed: Annotated[Seed, doc("Seed of everything random.")] = 0
     deterministic: Annotated[bool, doc("Same numbers in every run, at some cost in speed.")] = False
-    network_global: Annotated[dict[str, Any] | None, doc("The network of global parameters; `ISPModel` alone.")] = None
+    network_global: Annotated[
+        dict[str, Any] | None,
+        doc("The network of global parameters; `ISPModel` alone.", names="network", models=("ISPModel",)),
+    ] = None
     path: Annotated[Paths | None, doc("Weights to start from.")] = None
     train: Annotated[Train | None, doc("Training.")] = None
     val: Annotated[Val | None, doc("Validation, and testing.")] = None
     logger: Annotated[Logger | None, doc("Logging and checkpoints.")] = None
     dist_params: Annotated[DistParams | None, doc("Training in several processes.")] = None
     find_unused_parameters: Annotated[bool, doc("For networks some of whose weights get no gradient.")] = False
+
+
+# What classes and functions of BasicSR and torch, which have no annotations, take: their parameters of these names.
+
+
+class OptimiserKeys(msgspec.Struct, kw_only=True):
+    """Parameters of many optimisers."""
+
+    lr: Annotated[NotNegative, doc("Learning rate.")] = 1e-3
+    weight_decay: Annotated[NotNegative, doc("Weight decay.")] = 0
+    betas: Annotated[
+        tuple[NotNegative, NotNegative], doc("Decays of the running means of the gradient and its square.")
+    ] = (0.9, 0.999)
+    momentum: Annotated[NotNegative, doc("Of SGD and the like.")] = 0
+
+
+class LossKeys(msgspec.Struct, kw_only=True):
+    """Parameters of many losses."""
+
+    loss_weight: Annotated[float, doc("Factor of the loss.")] = 1.0
+
+
+class MetricKeys(msgspec.Struct, kw_only=True):
+    """Parameters of many metrics."""
+
+    better: Annotated[Literal["higher", "lower"], doc("Which values are better.")] = "higher"
+    crop_border: Annotated[Count, doc("Pixels cut off at each side.")] = 0
+    test_y_channel: Annotated[bool, doc("On the luma channel alone.")] = False
 
 
 class PseudoOptions(Strict):

@@ -8,7 +8,6 @@ gives a copy, so that what changes one section leaves the others alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import yaml
@@ -108,7 +107,7 @@ class _Builder:
         self._count += 1
         if self._count > _MAX_VALUES:
             self.fail(node, keys, "the file is too large, or its aliases multiply.")
-        if any(node is other for other in self._open):
+        if node in self._open:
             self.fail(node, keys, "an alias (*name) stands for a section that it is part of.")
         if node.tag not in _TAGS[type(node)]:
             tag = node.tag.replace(_CORE, "!!")
@@ -131,51 +130,31 @@ class _Builder:
             self.fail(node, keys, f"{short(node.value)!r} is no value of the tag {tag}.")
 
     def _mapping(self, node: yaml.MappingNode, keys: Keys) -> dict[Any, Any]:
-        result: dict[Any, Any] = {}
-        merged: list[yaml.Node] = []
-        for key_node, value_node in node.value:
-            if key_node.tag == _MERGE:
-                merged.append(value_node)
-                continue
-            key, here = self._key(key_node, keys)
-            line = key_node.start_mark.line + 1
-            if key in result:
-                self.fail(key_node, (), f"{':'.join(here)} is given twice (first in line {self.lines[here]}).")
-            self.lines[here] = line
-            result[key] = self.value(value_node, here)
-        for key, here, key_node, value_node in self._merged(merged, keys):
-            if key not in result:
-                self.lines[here] = key_node.start_mark.line + 1
-                result[key] = self.value(value_node, here)
+        own = {pair for pair in node.value if pair[0].tag != _MERGE}
+        for _, merged in set(node.value) - own:
+            if any(part in self._open for part in (merged, *merged.value)):
+                self.fail(merged, (*keys, "<<"), "an alias (*name) goes round in a circle.")
+        self._loader.flatten_mapping(node)  # what is merged comes first, and what wins last
+        pairs: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        for pair in node.value:
+            key = self._key(pair[0], keys)
+            if pairs.get(key) in own:
+                line = pairs[key][0].start_mark.line + 1
+                self.fail(pair[0], (), f"{':'.join((*keys, key))} is given twice (first in line {line}).")
+            pairs[key] = pair
+        node.value = list(pairs.values())  # so that what merges this in turn does not multiply
+        result = {}
+        for key, (key_node, value_node) in pairs.items():
+            self.lines[(*keys, key)] = key_node.start_mark.line + 1
+            result[key] = self.value(value_node, (*keys, key))
         return result
 
-    def _merged(self, nodes: list[yaml.Node], keys: Keys) -> Iterator[tuple[Any, Keys, yaml.Node, yaml.Node]]:
-        """What ``<<:`` brings in, in the order of precedence."""
-        for node in nodes:
-            self._count += 1
-            if self._count > _MAX_VALUES or any(node is other for other in self._open):
-                self.fail(node, (*keys, "<<"), "aliases (*name) that go round in a circle, or multiply.")
-            if isinstance(node, yaml.SequenceNode):
-                yield from self._merged(node.value, keys)
-            elif isinstance(node, yaml.MappingNode):
-                self._open.append(node)
-                later = []
-                for key_node, value_node in node.value:
-                    if key_node.tag == _MERGE:
-                        later.append(value_node)
-                    else:
-                        yield *self._key(key_node, keys), key_node, value_node
-                yield from self._merged(later, keys)
-                self._open.pop()
-            else:
-                self.fail(node, (*keys, "<<"), "give an alias (*name) of a section, or a list of them.")
-
-    def _key(self, node: yaml.Node, keys: Keys) -> tuple[Any, Keys]:
+    def _key(self, node: yaml.Node, keys: Keys) -> str:
         if not isinstance(node, yaml.ScalarNode):
             self.fail(node, keys, "a list or section is no name of a key.")
         key = self.value(node, keys)
         if isinstance(key, str):
-            return key, (*keys, key)
+            return key
         comma = "; if it is part of a decimal number, write that with a point" if type(key) is int else ""
         read = f"it is read as {kind_of(key)}; put it in quotes{comma}."
         self.fail(node, keys, f"'{short(node.value)}' is no name of a key: {read}")

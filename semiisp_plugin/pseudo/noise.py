@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from semiisp_plugin.options.structures import Noise
+
 # Sec. A.3: sigma_s^2 = U(0, 0.01), sigma_r^2 = U(0, 0.0002). Variances, in units of white and of white squared.
-SHOT_VARIANCE = 0.01
-READ_VARIANCE = 0.0002
+SHOT_VARIANCE, READ_VARIANCE = Noise().shot_variance, Noise().read_variance
 
 
 def draw_noise_levels(

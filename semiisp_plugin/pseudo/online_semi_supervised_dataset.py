@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from semiisp_plugin.data.pairs import Pair
 from semiisp_plugin.data.sampler import SampleIndex
 from semiisp_plugin.data.semi_supervised_dataset import PseudoPairs, SemiSupervisedDataset
 from semiisp_plugin.io.image_io import to_tensor, to_uint8, to_uint16
+from semiisp_plugin.options import structures
 from semiisp_plugin.pseudo.manifest import BuildFolder
 from semiisp_plugin.pseudo.online import OnlineDraw, check_drawable, entries_of, read_entry
 from semiisp_plugin.pseudo.places import WHOLE, coordinates, place_of
@@ -51,6 +52,8 @@ class OnlineSemiSupervisedDataset(SemiSupervisedDataset):
         ValueError: See `semiisp_plugin.pseudo.online.check_drawable`.
         FileNotFoundError: A folder or the build's copy of f_ISP is missing.
     """
+
+    options_struct: ClassVar[type[structures.Dataset]] = structures.OnlineDataset
 
     def open_pseudo_pairs(self, pseudo: Mapping[str, Any], real: PairedRestorationDataset) -> PseudoPairs:
         """See `SemiSupervisedDataset`."""

@@ -21,7 +21,7 @@ from semiisp_plugin import options as options_module
 from semiisp_plugin import plugins
 from semiisp_plugin.arguments import build_parser
 from semiisp_plugin.models.validation import ValidationStopped
-from semiisp_plugin.options import is_our_model as is_plugin_model
+from semiisp_plugin.options import check_any_options, is_plugin_model
 from semiisp_plugin.toolbox import MessageLogger, run_basicsr
 from semiisp_plugin.training.distributed import init_distributed
 from semiisp_plugin.training.interrupt import Interrupt, Interrupted, StopWaiting
@@ -53,8 +53,8 @@ def train_pipeline(root_path: str, argv: Sequence[str] | None = None) -> Any:
 def run_from_arguments(args: argparse.Namespace, root_path: str) -> Any:
     """`train_pipeline` for parsed arguments."""
     values, source = options_module.read_options(args.opt, args.force_yml)
-    if not is_plugin_model(values.get("model_type")):
-        options_module.check_options(values, source, is_train=True)
+    check_any_options(values, source)
+    if not is_plugin_model(values["model_type"]):
         if args.dry_run:
             raise options_module.OptionError(
                 f"--dry-run: {values['model_type']} runs in BasicSR's own pipeline, which has no such thing. It is for "

@@ -13,9 +13,7 @@ import torch
 
 from semiisp_plugin.data.auto_settings import resolve_auto
 from semiisp_plugin.io.checkpoint import load_checkpoint, newest_whole_state
-from semiisp_plugin.losses.pseudo_filter import held_out_settings
-from semiisp_plugin.options import OptionError
-from semiisp_plugin.options import is_our_dataset as is_plugin_dataset
+from semiisp_plugin.options.structures import held_out_settings
 from semiisp_plugin.toolbox import build_dataset, build_model, get_root_logger
 from semiisp_plugin.training.loaders import MixedData, build_val_loaders, estimated_noise, gpus_of_this_process
 from semiisp_plugin.training.run_folder import held_log
@@ -71,11 +69,6 @@ class Run:
     def _build_dataset(self) -> Any:
         opt, logger = self.opt, get_root_logger()
         settings = opt["datasets"]["train"]
-        if not is_plugin_dataset(settings["type"]):
-            raise OptionError(
-                f"datasets:train:type: {opt['model_type']} is trained on the plugin's data sets, whose samples depend "
-                f"on the seed alone, not on {settings['type']}; take PairedRestorationDataset."
-            )
         held_out = held_out_settings(opt["train"].get("filter"))
         if held_out:
             settings["held_out"], settings["held_out_seed"] = held_out.count, opt["manual_seed"]

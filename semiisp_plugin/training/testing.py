@@ -13,7 +13,7 @@ import torch
 from semiisp_plugin import options as options_module
 from semiisp_plugin import plugins
 from semiisp_plugin.arguments import build_parser
-from semiisp_plugin.options import is_our_model as is_plugin_model
+from semiisp_plugin.options import check_any_options, is_plugin_model
 from semiisp_plugin.toolbox import build_model, dict2str, get_env_info, get_time_str, run_basicsr
 from semiisp_plugin.training.distributed import init_distributed
 from semiisp_plugin.training.loaders import build_val_loaders
@@ -43,8 +43,8 @@ def test_pipeline(root_path: str, argv: Sequence[str] | None = None) -> dict[str
 def run_from_arguments(args: argparse.Namespace, root_path: str) -> dict[str, dict[str, float]]:
     """`test_pipeline` for parsed arguments."""
     values, source = options_module.read_options(args.opt, args.force_yml)
-    if not is_plugin_model(values.get("model_type")):
-        options_module.check_options(values, source, is_train=False)
+    check_any_options(values, source)
+    if not is_plugin_model(values["model_type"]):
         run_basicsr("test", root_path, values, args.opt, launcher=args.launcher, debug=args.debug)
         return {}
     opt = options_module.complete(values, source, root_path=root_path, is_train=False, debug=args.debug)

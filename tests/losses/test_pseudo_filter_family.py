@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 
 from semiisp_plugin.losses.filters import quantile, soft, threshold
 from semiisp_plugin.losses.pseudo_filter import (
-    HeldOut,
     PseudoFilter,
     filter_options,
     filter_pseudo,
-    held_out_settings,
     semi_supervised_loss,
 )
 from semiisp_plugin.toolbox import FILTER_REGISTRY
@@ -281,17 +279,6 @@ def test_held_out_reference(tmp_path):
     never = PseudoFilter(1.0, reference="held_out")
     never.set_held_out(math.nan)
     assert never(*BATCH).weights.tolist() == [1, 1, 0, 0, 0, 0]
-
-
-def test_held_out_section():
-    assert held_out_settings(None) is None
-    assert held_out_settings({"beta": 1.0, "held_out": {"count": 3}}) is None
-    assert held_out_settings({"reference": "held_out"}) == HeldOut(8, 100)
-    assert held_out_settings({"reference": "held_out", "held_out": {"count": None}}) == HeldOut(8, 100)
-    assert held_out_settings({"reference": "held_out", "held_out": {"count": 3, "every": 5}}) == HeldOut(3, 5)
-    for section, message in (({"cuont": 3}, "cuont"), ({"count": 0}, "count is 0"), ({"every": 1.5}, "every is 1.5")):
-        with pytest.raises(ValueError, match=message):
-            held_out_settings({"reference": "held_out", "held_out": section})
 
 
 # --- filters of the user's ------------------------------------------------------------------------------------------

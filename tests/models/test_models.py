@@ -315,7 +315,7 @@ def test_learning_rate_of_a_run(make_model):
 
 
 def test_unknown_schedule_is_an_error(make_model):
-    with pytest.raises(ValueError, match="no scheduler 'CosineAnealing'; did you mean 'CosineAnnealing'"):
+    with pytest.raises(ValueError, match="there is no 'CosineAnealing'; did you mean 'CosineAnnealing'"):
         make_model("SupervisedModel", scheduler={"type": "CosineAnealing"})
 
 

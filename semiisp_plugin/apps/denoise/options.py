@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from semiisp_plugin.options import OptionError, Source, checked_as, read_options, resolve_gpus
-from semiisp_plugin.options.parts import check_network
+from semiisp_plugin.options.check import check_network
 from semiisp_plugin.options.structures import Auto, Count, Imports, NotNegative, Positive, Strict, doc
 
 _PositiveNumber = Annotated[float, msgspec.Meta(gt=0)]

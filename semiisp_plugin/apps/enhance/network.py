@@ -13,7 +13,7 @@ from torch import nn
 
 from semiisp_plugin.io.checkpoint import CheckpointError, load_checkpoint, load_weights, weights_in
 from semiisp_plugin.options import OptionError, Source, load_yaml, read_options
-from semiisp_plugin.options.parts import check_network
+from semiisp_plugin.options.check import check_network
 from semiisp_plugin.options.yaml_text import parse
 from semiisp_plugin.toolbox import build_network
 

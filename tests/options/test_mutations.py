@@ -1,6 +1,6 @@
 """Option files with one thing wrong, by the hundred: each is refused, by key and line, and none runs anything.
 
-The files are ours and, in their manner, BasicSR's. Where a key stands is found here by indentation, not by the reader
+The files are those of two of the plugin's models. Where a key stands is found here by indentation, not by the reader
 that is tested.
 """
 
@@ -24,7 +24,7 @@ METRICS = {
 }
 LOGGER = {"print_freq": 100, "save_checkpoint_freq": 5000, "use_tb_logger": True, "wandb": {"project": None}}
 
-OURS = {
+SEMI = {
     "name": "semi",
     "model_type": "SemiSupervisedModel",
     "scale": 1,
@@ -69,119 +69,52 @@ OURS = {
     "val": {"val_freq": 400, "save_img": False, "metrics": deepcopy(METRICS)},
     "logger": {**deepcopy(LOGGER), "keep_last": 3, "keep_best": "psnr"},
 }
-ESRGAN = {
-    "name": "esrgan",
-    "model_type": "ESRGANModel",
-    "scale": 4,
+ISP = {
+    "name": "isp",
+    "model_type": "ISPModel",
     "num_gpu": 0,
     "manual_seed": 0,
     "datasets": {
         "train": {
-            "name": "DIV2K",
-            "type": "PairedImageDataset",
+            "name": "pairs",
+            "type": "PairedRestorationDataset",
             **deepcopy(PAIRS),
             "filename_tmpl": "{}",
-            "gt_size": 128,
+            "gt_size": [64, 96],
             "use_hflip": True,
             "use_rot": True,
             "num_worker_per_gpu": 6,
             "batch_size_per_gpu": 16,
-            "dataset_enlarge_ratio": 100,
-            "prefetch_mode": "cpu",
+            "persistent_workers": True,
+            "timeout": 60,
         },
-        "val": {"name": "Set14", "type": "PairedImageDataset", **deepcopy(PAIRS)},
+        "val": {"name": "val", "type": "PairedRestorationDataset", **deepcopy(PAIRS)},
     },
-    "network_g": {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 64, "num_block": 23},
-    "network_d": {"type": "VGGStyleDiscriminator", "num_in_ch": 3, "num_feat": 64},
+    "network_g": {"type": "PQDynamicISP", "inverse_tone_mapping": True, "grid": [8, 8]},
+    "network_global": {"type": "PQDynamicISP", "inverse_tone_mapping": True, "grid": [1, 1]},
     "path": {"pretrain_network_g": "x.pth", "strict_load_g": True, "resume_state": None},
     "train": {
-        "ema_decay": 0.999,
+        "bank_size": 100,
+        "nonfinite_limit": 3,
+        "photometric_jitter": 0.1,
         "optim_g": {"type": "Adam", "lr": 0.0001, "weight_decay": 0, "betas": [0.9, 0.99]},
-        "optim_d": {"type": "Adam", "lr": 0.0001, "weight_decay": 0, "betas": [0.9, 0.99]},
         "scheduler": {"type": "MultiStepLR", "milestones": [50000, 100000], "gamma": 0.5},
         "total_iter": 400000,
         "warmup_iter": -1,
         "pixel_opt": {"type": "L1Loss", "loss_weight": 0.01, "reduction": "mean"},
-        "perceptual_opt": {
-            "type": "PerceptualLoss",
-            "layer_weights": {"conv5_4": 1},
-            "vgg_type": "vgg19",
-            "use_input_norm": True,
-            "perceptual_weight": 1.0,
-            "criterion": "l1",
-        },
-        "gan_opt": {"type": "GANLoss", "gan_type": "vanilla", "real_label_val": 1.0, "loss_weight": 0.005},
-        "net_d_iters": 1,
-        "net_d_init_iters": 0,
+        "activity_penalty": {"module": "body", "weight": 0.0001},
     },
     "val": {"val_freq": 5000, "save_img": True, "metrics": deepcopy(METRICS)},
     "logger": deepcopy(LOGGER),
     "dist_params": {"backend": "nccl", "port": 29500},
 }
-EDVR = {
-    "name": "edvr",
-    "model_type": "EDVRModel",
-    "scale": 4,
-    "num_gpu": 0,
-    "manual_seed": 10,
-    "datasets": {
-        "train": {
-            "name": "REDS",
-            "type": "REDSDataset",
-            **deepcopy(PAIRS),
-            "dataroot_flow": None,
-            "meta_info_file": "meta.txt",
-            "val_partition": "REDS4",
-            "num_frame": 5,
-            "gt_size": 256,
-            "interval_list": [1],
-            "random_reverse": False,
-            "use_hflip": True,
-            "use_rot": True,
-            "num_worker_per_gpu": 3,
-            "batch_size_per_gpu": 4,
-            "dataset_enlarge_ratio": 200,
-        },
-        "val": {
-            "name": "REDS4",
-            "type": "VideoTestDataset",
-            **deepcopy(PAIRS),
-            "meta_info_file": "meta.txt",
-            "cache_data": False,
-            "num_frame": 5,
-            "padding": "reflection_circle",
-        },
-    },
-    "network_g": {"type": "EDVR", "num_in_ch": 3, "num_feat": 64, "num_frame": 5, "hr_in": False, "with_tsa": True},
-    "path": {"pretrain_network_g": None, "strict_load_g": False},
-    "train": {
-        "optim_g": {"type": "Adam", "lr": 0.0004, "weight_decay": 0, "betas": [0.9, 0.99]},
-        "scheduler": {
-            "type": "CosineAnnealingRestartLR",
-            "periods": [50000],
-            "restart_weights": [1],
-            "eta_min": 1.0e-7,
-        },
-        "total_iter": 600000,
-        "tsa_iter": 50000,
-        "dcn_lr_mul": 1,
-        "pixel_opt": {"type": "CharbonnierLoss", "loss_weight": 1.0, "reduction": "sum"},
-    },
-    "val": {"val_freq": 5000, "save_img": False, "metrics": {"psnr": deepcopy(METRICS["psnr"])}},
-    "logger": deepcopy(LOGGER),
-}
-FILES = {"ours": OURS, "esrgan": ESRGAN, "edvr": EDVR}
+FILES = {"semi": SEMI, "isp": ISP}
 
 # Names that the user chooses, and sections whose keys nobody knows.
-FREE = re.compile(r"datasets:\w+|val:metrics:\w+|dist_params:\w+|train:perceptual_opt:layer_weights:.*")
-# Nothing says what these values are: parameters without a default or an annotation, and keys read from a dictionary
-# that are not among the common ones.
-UNTYPED = re.compile(
-    r"train:gan_opt:gan_type|datasets:\w+:(cache_data|padding|val_partition|interval_list|random_reverse|dataroot_flow)|"
-    r"train:(tsa_iter|dcn_lr_mul)|dist_params:.*|train:perceptual_opt:layer_weights.*"
-)
+FREE = re.compile(r"datasets:\w+|val:metrics:\w+|dist_params:\w+")
+UNTYPED = re.compile(r"dist_params:.*")
 REQUIRED = {
-    "ours": [
+    "semi": [
         *("name", "model_type", "datasets", "network_g", "train", "datasets:train", "datasets:train:type"),
         *("datasets:train:dataroot_lq", "datasets:train:io_backend", "datasets:train:io_backend:type"),
         *("datasets:train:gt_size", "datasets:train:pseudo", "datasets:train:pseudo:dataroot_gt"),
@@ -190,17 +123,12 @@ REQUIRED = {
         *("train:filter:beta", "train:filter:temperature", "train:scheduler:type", "train:pixel_opt:type"),
         *("val:val_freq", "val:metrics:psnr:type", "val:metrics:psnr:crop_border"),
     ],
-    "esrgan": [
-        *("name", "model_type", "datasets", "network_g", "network_d", "train", "datasets:train"),
-        *("datasets:train:type", "datasets:train:dataroot_gt", "datasets:train:io_backend", "network_d:type"),
-        *("datasets:train:batch_size_per_gpu", "network_d:num_in_ch", "train:total_iter", "train:optim_d"),
-        *("train:optim_g:type", "train:scheduler", "train:scheduler:milestones", "train:gan_opt:gan_type"),
-        *("train:perceptual_opt:layer_weights", "val:val_freq", "val:metrics:niqe:crop_border"),
-    ],
-    "edvr": [
-        *("network_g", "train", "datasets:train:dataroot_flow", "datasets:train:meta_info_file"),
-        *("datasets:train:val_partition", "datasets:train:num_frame", "datasets:val:cache_data"),
-        *("train:optim_g", "train:scheduler:periods", "val:metrics:psnr:type"),
+    "isp": [
+        *("name", "model_type", "datasets", "network_g", "train", "datasets:train", "network_global:type"),
+        *("datasets:train:type", "datasets:train:dataroot_gt", "datasets:train:io_backend"),
+        *("datasets:train:batch_size_per_gpu", "train:total_iter", "train:optim_g", "train:optim_g:type"),
+        *("train:scheduler:milestones", "train:activity_penalty:module", "val:val_freq"),
+        *("val:metrics:niqe:crop_border", "datasets:val:dataroot_lq"),
     ],
 }
 CANARY = "canary_was_here"

@@ -7,11 +7,11 @@ from copy import deepcopy
 from pathlib import Path
 
 import jsonschema
+import msgspec
 import pytest
 
 from semiisp_plugin.options import structures
-from semiisp_plugin.options.schema import as_text, option_schema, pseudo_schema
-from semiisp_plugin.options.tables import TABLES, key_table, with_tables
+from semiisp_plugin.options.schema import as_text, key_table, option_schema, pseudo_schema, with_tables
 from semiisp_plugin.options.yaml_text import parse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +67,8 @@ def test_committed_option_files_are_valid(validators, path):
         (lambda o: o["train"].update(total_iter="many"), "train:total_iter: "),
         (lambda o: o["train"]["noise"].update(shot=1), "train:noise: "),
         (lambda o: o["train"]["optim_g"].update(lr="fast"), "train:optim_g:lr: "),
+        (lambda o: o["train"]["scheduler"].update(eta_min_ratio=3), "train:scheduler:eta_min_ratio: "),
+        (lambda o: o["train"]["scheduler"].update(eta_mn=3), "train:scheduler: "),
         (lambda o: o["train"]["pixel_opt"].update(loss_wight=1), "train:pixel_opt: "),
         (lambda o: o["train"]["filter"].update(beta="atuo"), "train:filter:beta: "),
         (lambda o: o["train"].update(filter={"bta": 1}), "train:filter: "),
@@ -112,16 +114,18 @@ def test_pseudo_files(validators):
 
 
 def test_every_key_is_described():
-    for structure in TABLES.values():
+    for structure in vars(structures).values():
+        if not isinstance(structure, type) or not issubclass(structure, msgspec.Struct):
+            continue
         for row in key_table(structure).splitlines()[2:]:
             assert row.split("|")[-2].strip(), row
 
     def described(schema, where):
         for key, value in schema.get("properties", {}).items():
-            assert value.get("description"), f"{where}: {key}"
+            assert value.get("description") or value == {"enum": [where]}, f"{where}: {key}"
 
     made = option_schema()
-    for name in ("Options", "Dataset", "OnlineDataset", "Train", "Val", "Logger", "Paths", "Filter", "BasicSROptions"):
+    for name in ("Options", "Dataset", "OnlineDataset", "Train", "Val", "Logger", "Paths", "Filter", "CosineAnnealing"):
         described(made["definitions"][name], name)
     described(pseudo_schema(), "pseudo")
 
@@ -135,17 +139,19 @@ def test_types_are_suggested():
     assert {"SepLUT", "NAFNet", "RRDBNet", "SwinIR"} <= suggested(made["Network"])
     assert {"MSELoss", "SSIMLoss", "GANLoss"} <= suggested(made["Loss"])
     assert {"threshold", "soft"} <= suggested(made["Filter"])
-    assert {"PairedImageDataset", "SemiSupervisedDataset", "RealESRGANDataset"} <= suggested(made["DataSet"])
+    assert {"PairedImageDataset", "SemiSupervisedDataset"} <= suggested(made["DataSet"])
+    assert {"CosineAnnealing", "MultiStepLR"} <= suggested(made["Train"]["properties"]["scheduler"])
     assert "SRModel" in made["Options"]["properties"]["model_type"]["anyOf"][0]["enum"]
 
 
 def test_tables():
-    page = "a\n<!-- keys: noise -->\nold\n<!-- end -->\nb\n<!-- keys: held_out --><!-- end -->\n"
+    page = "a\n<!-- keys: Noise -->\nstale text\n<!-- end -->\nb\n<!-- keys: Filter --><!-- end -->\n"
     made = with_tables(page)
     assert "| `shot_variance` | number ≥ 0 | `0.01` | Of the shot noise. |" in made
-    assert "old" not in made
+    assert "#### `held_out`" in made
+    assert "stale text" not in made
     assert with_tables(made) == made
-    with pytest.raises(KeyError, match="nonsense"):
+    with pytest.raises(AttributeError, match="nonsense"):
         with_tables("<!-- keys: nonsense --><!-- end -->")
     rows = key_table(structures.Dataset)
     assert "| `gt_size` | whole number ≥ 1, list of two whole numbers ≥ 1 | `~` |" in rows

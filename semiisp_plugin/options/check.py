@@ -1,0 +1,399 @@
+"""A whole option file for training or testing: what must be there, what its sections name, and what fits together."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from semiisp_plugin.options.messages import nearest, short
+from semiisp_plugin.options.sections import (
+    check_call,
+    check_section,
+    missing,
+    names_in,
+    registered,
+    registered_name,
+)
+from semiisp_plugin.options.source import Keys, Source
+from semiisp_plugin.options.structures import (
+    AnyOptions,
+    Filter,
+    Loader,
+    LossKeys,
+    MetricKeys,
+    OptimiserKeys,
+    Train,
+    marks_of,
+    structure_of,
+)
+
+# --- the plugin's models and data sets -------------------------------------------------------------------------------
+
+
+def is_plugin_model(model_type: Any) -> bool:
+    """Whether a registered model is one of the plugin's, or derived from one; its options are then checked."""
+    return model_structure(model_type) is not None
+
+
+def is_plugin_dataset(type_: Any) -> bool:
+    """Whether a registered data set is one of the plugin's, or derived from one."""
+    return dataset_structure(type_) is not Loader
+
+
+def model_structure(model_type: Any) -> type[msgspec.Struct] | None:
+    """The structure of a registered model's whole option file; None if it is not one of the plugin's."""
+    from semiisp_plugin.toolbox import MODEL_REGISTRY
+
+    return getattr(names_in(MODEL_REGISTRY).get(str(model_type)), "options_struct", None)
+
+
+def dataset_structure(type_: Any) -> type[msgspec.Struct]:
+    """The structure of a registered data set's section; of one that is not the plugin's, what the loader reads."""
+    from semiisp_plugin.toolbox import DATASET_REGISTRY
+
+    return getattr(names_in(DATASET_REGISTRY).get(str(type_)), "options_struct", Loader)
+
+
+def check_any_options(options: dict[str, Any], source: Source) -> Any:
+    """Check what option files of all models have in common, whoever's they are; the registered model.
+
+    Raises:
+        OptionError: It is a file of another command, names no registered model, or has no name or data sets.
+    """
+    from semiisp_plugin.toolbox import MODEL_REGISTRY
+
+    if "photographs" in options and "model_type" not in options:
+        source.fail((), "this is an option file of `basicsr pseudo`.")
+    if "extends" in options:
+        source.fail(("extends",), "it is followed where a file is read (`load_yaml`), not here.")
+    check_section(options, AnyOptions, source)
+    return registered_name(options["model_type"], MODEL_REGISTRY, "model", source, ("model_type",))
+
+
+def _is_a(cls: Any, *names: str) -> bool:
+    """Whether a class is one of those, or derived from one."""
+    return any(base.__name__ in names for base in getattr(cls, "__mro__", ()))
+
+
+# --- the file --------------------------------------------------------------------------------------------------------
+
+
+def check_options(options: dict[str, Any], source: Source, *, is_train: bool) -> None:
+    """Check the whole option file of one of the plugin's models, or of one derived from it.
+
+    Whole numbers written as ``1e5`` become integers, in place, where integers are wanted.
+
+    Args:
+        options: As read, with overrides, before they are completed.
+        source: Where the keys stand.
+        is_train: For training or for testing.
+
+    Raises:
+        OptionError: The first thing found wrong.
+    """
+    model = check_any_options(options, source)
+    structure = model_structure(options["model_type"])
+    if structure is None:
+        source.fail(("model_type",), f"'{options['model_type']}' is none of the plugin's models.")
+    if is_train and options.get("train") is None:
+        known = {f.encode_name for f in msgspec.structs.fields(structure)}
+        missing(options, "train", source, (), "the section 'train' is missing.", known)
+    check_section(options, structure, source)
+    data = {name: _check_dataset(section, str(name), source) for name, section in options["datasets"].items()}
+    _check_named({k: v for k, v in options.items() if is_train or k != "train"}, structure, source, ())
+    if is_train:
+        _check_training(options, structure, model, data, source)
+    else:
+        _check_testing(options, source)
+
+
+def _check_named(section: dict[str, Any], structure: type[msgspec.Struct], source: Source, keys: Keys) -> None:
+    """Check the sections that name a class or function, wherever they stand."""
+    for field in msgspec.structs.fields(structure):
+        value: Any = section.get(field.encode_name)
+        here = (*keys, field.encode_name)
+        named = marks_of(field.type).get("names")
+        if named == "metric":
+            for name, metric in (value or {}).items():
+                check_metric(metric, source, (*here, name))
+        elif named in _CHECKS and value is not None:
+            _CHECKS[named](value, source, here)
+        elif (part := structure_of(field.type, value)) is not None:
+            _check_named(value, part, source, here)
+
+
+def _check_dataset(section: Any, name: str, source: Source) -> Any:
+    """The section of a data set, whose class is returned."""
+    from semiisp_plugin.toolbox import DATASET_REGISTRY
+
+    here = ("datasets", name)
+    if name != "train" and not name.startswith(("val", "test")):
+        meant = nearest(name, ("train", "val", "test"))
+        source.fail(here, f"no section of this name is used{meant} There are train, val... and test...: val_1.")
+    cls = registered(section, DATASET_REGISTRY, "data set", source, here)
+    if "phase" in section:
+        source.fail((*here, "phase"), "the program takes it from the section's name; leave it out.")
+    structure = dataset_structure(section["type"])
+    check_section(section, structure, source, here)
+    if name != "train":
+        for field in msgspec.structs.fields(structure):
+            value = section.get(field.encode_name)
+            if marks_of(field.type).get("only_training") and value not in (None, False, field.default):
+                source.fail((*here, field.encode_name), "only training uses this; leave it out here.")
+    return cls
+
+
+def _check_testing(options: dict[str, Any], source: Source) -> None:
+    path = options.get("path") or {}
+    if not path.get("pretrain_network_g"):
+        source.fail(("path",), "testing needs 'pretrain_network_g', the checkpoint to test.")
+    if options.get("network_global") and not path.get("pretrain_network_global"):
+        source.fail(("path",), "'pretrain_network_global' is missing (or leave network_global out).")
+    if not [p for p in options["datasets"] if p != "train"]:
+        source.fail(("datasets",), "there is no data set to test: add a section such as 'test_1'.")
+
+
+def _check_training(
+    options: dict[str, Any], structure: type[msgspec.Struct], model: Any, data: dict[str, Any], source: Source
+) -> None:
+    train, val, name = options["train"], options.get("val") or {}, options["model_type"]
+    if "train" not in data:
+        missing(options["datasets"], "train", source, ("datasets",), "the section 'train' is missing.")
+    _check_training_data(options["datasets"]["train"], model, data["train"], source)
+    of_train = next(structure_of(f.type, train) for f in msgspec.structs.fields(structure) if f.name == "train")
+    assert of_train is not None
+    for section, part, keys in ((options, structure, ()), (train, of_train, ("train",))):
+        for field in msgspec.structs.fields(part):
+            models = marks_of(field.type).get("models")
+            if models and section.get(field.encode_name) is not None and not _is_a(model, *models):
+                only = f"{' and '.join(models)} {'has' if len(models) == 1 else 'have'}"
+                source.fail((*keys, field.encode_name), f"only {only} this; {name} would ignore it.")
+    losses = [f.encode_name for f in msgspec.structs.fields(Train) if marks_of(f.type).get("names") == "loss"]
+    if not any(train.get(key) for key in losses):
+        source.fail(("train",), f"there is no loss: give {', '.join(losses[:-1])} or {losses[-1]}.")
+    if train.get("mixup") is not None and options["datasets"]["train"].get("batch_size_per_gpu") == 1:
+        source.fail(
+            ("train", "mixup"), "a batch of 1 (datasets:train:batch_size_per_gpu) has nothing to be mixed with."
+        )
+    if _is_a(model, "MeanTeacherModel") and not train.get("ema_decay"):
+        source.fail(
+            ("train", "ema_decay"), "the teacher is the average of the student's weights; give a decay such as 0.999."
+        )
+    if _is_a(model, "SemiSupervisedModel") and train.get("filter") is None:
+        source.fail(("train",), f"{name} needs the section 'filter' with 'beta' (Table 6: 1.0 or 1.2).")
+    if train.get("scheduler") is not None:
+        _check_schedule(train["scheduler"], train, source, ("train", "scheduler"))
+    if val and val.get("val_freq") is None:
+        source.fail(("val",), "training needs 'val_freq', in iterations (or leave out the section 'val').")
+    best, metrics = (options.get("logger") or {}).get("keep_best"), val.get("metrics") or {}
+    if best is not None and best not in metrics:
+        known = f"those are: {', '.join(metrics)}" if metrics else "there are none"
+        end = nearest(best, metrics).replace("; did", ". Did").rstrip(".")
+        source.fail(("logger", "keep_best"), f"'{short(best)}' is no metric of val:metrics; {known}{end or '.'}")
+
+
+def _check_training_data(dataset: dict[str, Any], model: Any, cls: Any, source: Source) -> None:
+    here, name, kind = ("datasets", "train"), model.__name__, dataset["type"]
+    if not is_plugin_dataset(kind):
+        message = f"{name} is trained on the plugin's data sets, whose samples depend on the seed alone, not on {kind}"
+        source.fail((*here, "type"), f"{message}; take PairedRestorationDataset.")
+    semi, with_pseudo = _is_a(model, "PseudoInputsModel"), _is_a(cls, "SemiSupervisedDataset")
+    if semi and not with_pseudo:
+        known = "a SemiSupervisedDataset or an OnlineSemiSupervisedDataset"
+        source.fail((*here, "type"), f"{name} trains on {known}.")
+    if with_pseudo and not semi:
+        source.fail((*here, "type"), f"{name} does not train on a {kind}.")
+    counts = ("real_per_batch", "pseudo_per_batch")
+    for key in (*counts, "pseudo") if semi else ("batch_size_per_gpu",):
+        if dataset.get(key) is None:
+            source.fail(here, f"{kind} needs '{key}' for training.")
+    if dataset.get("crop_ratio") is not None:
+        _check_crop_ratio(dataset, semi, source)
+    elif dataset.get("gt_size") is None:
+        source.fail(here, "training needs 'gt_size', a side or [height, width] in pixels.")
+    if not semi:
+        for key in (*counts, "pseudo"):
+            if dataset.get(key) is not None:
+                source.fail((*here, key), f"a {kind} has no pseudo pairs and would ignore it; leave it out.")
+        return
+    automatic = [dataset[key] == "auto" for key in counts]
+    if any(automatic) and not all(automatic):
+        key = counts[automatic.index(False)]
+        source.fail((*here, key), f"{counts[automatic.index(True)]} is auto: let both be auto, or give two numbers.")
+    total = dataset.get("batch_size_per_gpu")
+    if total is not None and not any(automatic):
+        message = "the batch is real_per_batch and pseudo_per_batch together; leave this out, or let both be auto."
+        source.fail((*here, "batch_size_per_gpu"), message)
+    if total is not None and total < 2:
+        source.fail((*here, "batch_size_per_gpu"), "a batch of 1 cannot hold real and pseudo samples.")
+
+
+def _check_crop_ratio(dataset: dict[str, Any], semi: bool, source: Source) -> None:
+    """Crops of sizes of their own do not stack into a batch."""
+    here = ("datasets", "train")
+    if dataset.get("gt_size") is not None:
+        source.fail((*here, "crop_ratio"), "gt_size says already how large the crop is; leave one of them out.")
+    least, largest = dataset["crop_ratio"]
+    if not 0 < least <= largest <= 1:
+        message = "give the least and the largest share of a side, above 0 and at most 1, such as [0.6, 1.0]."
+        source.fail((*here, "crop_ratio"), message)
+    if semi or dataset.get("batch_size_per_gpu") != 1:
+        message = (
+            "every crop has a size of its own, which fits into batches of 1 only: set batch_size_per_gpu: 1 (and "
+            "train:accumulate for steps on several), or take gt_size."
+        )
+        source.fail((*here, "crop_ratio"), message)
+
+
+def _check_schedule(section: dict[str, Any], train: dict[str, Any], source: Source, keys: Keys) -> None:
+    """What of a schedule has to fit the length of the training, the learning rate, and itself."""
+    for key in [k for k, value in section.items() if value is None]:
+        del section[key]  # `~` stands for the default
+    total_iter, kind = train["total_iter"], section["type"]
+    if kind == "CosineAnnealing":
+        rate, total, start = (
+            train["optim_g"].get("lr"),
+            section.get("total_iter", total_iter),
+            section.get("start_iter", 0),
+        )
+        if "eta_min" in section and "eta_min_ratio" in section:
+            message = "eta_min_ratio is given, too: one says the floor as a rate, one as a share."
+            source.fail((*keys, "eta_min"), message)
+        if isinstance(rate, (int, float)) and section.get("eta_min", 0) > rate:
+            message = f"is above the learning rate, {rate:g}, so that the rate would rise. A share is eta_min_ratio."
+            source.fail((*keys, "eta_min"), message)
+        if start >= total:
+            source.fail((*keys, "start_iter"), f"expected an iteration before the end ({total}); got {start}.")
+    if "periods" not in section:
+        return
+    periods = section["periods"]
+    # BasicSR's own default is one weight, whatever the number of periods.
+    default = {"restart_weights": [1]} if kind == "CosineAnnealingRestartLR" else {}
+    for key in ("restart_weights", "eta_mins"):
+        values = section.get(key, default.get(key, periods))
+        if len(values) != len(periods):
+            message = f"periods has {len(periods)} entries and {key} {len(values)}; give one for each period."
+            source.fail((*keys, key) if key in section else keys, message)
+    end = f"they end after {sum(periods)} iterations, training after {total_iter} (train:total_iter)"
+    if sum(periods) < total_iter - 1:  # the last iteration is the one after so many steps
+        source.fail((*keys, "periods"), f"{end}; let them add up to it.")
+    if sum(periods) > total_iter:
+        source.warn((*keys, "periods"), f"{end}: the schedule is cut off.")
+
+
+# --- sections that name a class or function --------------------------------------------------------------------------
+
+
+def check_network(network: Any, source: Source, keys: Keys) -> None:
+    """A section such as ``network_g``."""
+    from semiisp_plugin.toolbox import ARCH_REGISTRY
+
+    check_call(network, registered(network, ARCH_REGISTRY, "network", source, keys), source, keys)
+
+
+def check_loss(section: Any, source: Source, keys: Keys) -> None:
+    """A section such as ``train: pixel_opt``; the plugin's models take losses per sample."""
+    from semiisp_plugin.toolbox import LOSS_REGISTRY
+
+    loss = registered(section, LOSS_REGISTRY, "loss", source, keys)
+    check_call(section, loss, source, keys, common=LossKeys)
+    if section.get("reduction", "mean") not in ("mean", "none"):
+        source.fail((*keys, "reduction"), "the models here average over samples; leave it out.")
+    if "reduction" not in inspect.signature(loss).parameters:
+        source.fail((*keys, "type"), "this loss cannot be taken per sample (it has no 'reduction').")
+
+
+def check_optimiser(section: Any, source: Source, keys: Keys) -> None:
+    """A section such as ``train: optim_g``."""
+    import torch
+
+    if "type" not in section:
+        missing(section, "type", source, keys, "the key 'type' is missing, such as AdamW.")
+    kind = section["type"]
+    known = [n for n in dir(torch.optim) if inspect.isclass(getattr(torch.optim, n)) and n != "Optimizer"]
+    if kind not in known:
+        source.fail((*keys, "type"), f"torch.optim has no '{short(kind)}'{nearest(str(kind), known)}")
+    if kind == "LBFGS":
+        source.fail((*keys, "type"), "LBFGS evaluates the loss anew in each step (it needs a closure); take another.")
+    check_call(section, getattr(torch.optim, kind), source, keys, ("params",), OptimiserKeys)
+
+
+def check_metric(section: Any, source: Source, keys: Keys) -> None:
+    """One of ``val: metrics``."""
+    from semiisp_plugin.toolbox import METRIC_REGISTRY
+
+    function = registered(section, METRIC_REGISTRY, "metric", source, keys)
+    # BasicSR hands 'better' on, to a function that swallows or knows it.
+    takes = any(p.kind is p.VAR_KEYWORD or p.name == "better" for p in inspect.signature(function).parameters.values())
+    if section.get("better") is not None and not takes:
+        message = f"{function.__name__} is called with this key, too, and refuses it; give the function **kwargs."
+        source.fail((*keys, "better"), message)
+    check_call(section, function, source, keys, *METRIC_CALL)
+
+
+METRIC_CALL = (("img", "img2"), MetricKeys, ("better",))
+"""What `call_structure` has to know of metrics."""
+
+
+def filter_call(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Parameters of a filter that are no options: it gets the losses, which samples are pseudo, and ``reference``."""
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY or p.name == "reference")
+
+
+def check_filter(section: Any, source: Source, keys: Keys) -> None:
+    """The section ``train: filter``: the keys of all filters, and those of the registered function.
+
+    ``beta: auto`` is for `semiisp_plugin.data.auto_settings`.
+
+    Raises:
+        OptionError: The first thing found wrong.
+    """
+    from semiisp_plugin.toolbox import FILTER_REGISTRY
+
+    function = registered_name(section.get("type", "threshold"), FILTER_REGISTRY, "filter", source, (*keys, "type"))
+    common = {f.encode_name for f in msgspec.structs.fields(Filter)}
+    own = {k: v for k, v in section.items() if k not in common}
+    given, parameters = filter_call(function), inspect.signature(function).parameters
+    swallows = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for key in own:
+        if key in given[2:] or (swallows and key not in parameters):
+            name = function.__name__
+            fix = "name it there, after a `*`" if key not in parameters else "write `*` before it there"
+            source.fail((*keys, key), f"a filter's options are its keyword-only parameters, which {name} lacks: {fix}.")
+    automatic = own.get("beta") == "auto" and "beta" in parameters
+    # Its own value stands in for `auto` here: the paper's for few pairs.
+    numbers = {**own, "beta": 1.0} if automatic else own
+    check_call(numbers, function, source, keys, given)
+    section.update({k: v for k, v in numbers.items() if not (automatic and k == "beta")})
+    reference = section.get("reference", "batch")
+    for key, of in (("momentum", "running"), ("held_out", "held_out")):
+        if section.get(key) not in (None, getattr(Filter(), key)) and reference != of:
+            source.fail((*keys, key), f"it is of reference: {of}; with {reference} it would be ignored.")
+    _try_filter(function, numbers, source, keys)
+
+
+def _try_filter(function: Any, own: dict[str, Any], source: Source, keys: Keys) -> None:
+    """Filters look at their options when they are called: call one for two samples."""
+    import torch
+
+    try:
+        function(torch.ones(2), torch.tensor([False, True]), reference=torch.tensor(1.0), **own)
+    except Exception as error:  # whatever a function of somebody else's raises
+        named = [k for k in re.findall(r"`(\w+)`", str(error)) if k in own]
+        ours = function.__module__.split(".")[0] == __name__.split(".")[0]
+        begin = "" if ours else f"the filter '{function.__name__}' cannot be called with these options: "
+        problem = str(error) or type(error).__name__
+        source.fail((*keys, *named[:1]), f"{begin}{problem}{'' if problem.endswith('.') else '.'}")
+
+
+_CHECKS: dict[str, Callable[[Any, Source, Keys], None]] = {
+    "network": check_network,
+    "loss": check_loss,
+    "optimiser": check_optimiser,
+    "filter": check_filter,
+}
