@@ -19,19 +19,12 @@ from semiisp_plugin.data.augment import augment, fit_to_crop, random_crop
 from semiisp_plugin.data.paired_dataset import PairedRestorationDataset
 from semiisp_plugin.data.sampler import MixedBatchSampler, SampleIndex
 from semiisp_plugin.data.semi_supervised_dataset import SemiSupervisedDataset
-from semiisp_plugin.io import lmdb_io
 from semiisp_plugin.io.image_io import encode_png, to_bit_depth, write_image
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter, lmdb_key
 from semiisp_plugin.toolbox import DATASET_REGISTRY, build_dataset
 
 START_METHODS = [m for m in ("fork", "spawn") if m in multiprocessing.get_all_start_methods()]
 H, W = 20, 30
-
-
-@pytest.fixture(autouse=True)
-def _closed_environments():
-    yield
-    lmdb_io.close_all()
 
 
 def picture(number: int, height: int = H, width: int = W, dtype: type = np.uint8) -> np.ndarray:

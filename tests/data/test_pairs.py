@@ -16,15 +16,8 @@ from semiisp_plugin.data.pairs import (
     read_location,
     read_pair,
 )
-from semiisp_plugin.io import lmdb_io
 from semiisp_plugin.io.image_io import encode_png, write_image
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter, unique_keys
-
-
-@pytest.fixture(autouse=True)
-def _closed_environments():
-    yield
-    lmdb_io.close_all()
 
 
 def touch(root: Path, names: Iterable[str]) -> Path:

@@ -27,12 +27,6 @@ from semiisp_plugin.io.lmdb_io import LmdbImageWriter, read_meta, read_value
 RAWPY = "needs rawpy (pip install semiisp_plugin[raw])"
 
 
-@pytest.fixture(autouse=True)
-def _closed_environments():
-    yield
-    lmdb_io.close_all()
-
-
 def image(number: int, height: int = 8, width: int = 12, dtype: type = np.uint8) -> np.ndarray:
     rng = np.random.default_rng(number)
     return rng.integers(0, np.iinfo(dtype).max, (height, width, 3), dtype, endpoint=True)

@@ -12,17 +12,9 @@ from semiisp_plugin.data.paired_dataset import PairedRestorationDataset
 from semiisp_plugin.data.pairs import Pair, select_pairs
 from semiisp_plugin.data.semi_supervised_dataset import SemiSupervisedDataset
 from semiisp_plugin.data.subsets import LIST_FOLDER, fivek_split, rank_names, read_names, shipped, subset
-from semiisp_plugin.io import lmdb_io
 from semiisp_plugin.io.image_io import encode_png, write_image
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter
 from semiisp_plugin.options import load_options
-
-
-@pytest.fixture(autouse=True)
-def _closed_environments():
-    yield
-    lmdb_io.close_all()
-
 
 FULL = {"fivek": fivek_split()[0], "lolv2_real": [f"{number:05d}" for number in range(1, 690)]}
 

@@ -52,12 +52,6 @@ def photographs(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.fixture(autouse=True)
-def _closed_environments():
-    yield
-    close_all()
-
-
 def options_of(root, out, **options) -> PseudoOptions:
     common = {"name": "test", "f_isp": "", "num_gpu": 0, "shard_size": 7, "workers": 0}
     return PseudoOptions(**{**common, "photographs": str(root), "out": str(out), **options})
@@ -131,6 +125,7 @@ def progress_of(out: Path) -> tuple[int, int]:
     return len(list(shards.glob("*.done.json"))), sum(journals)
 
 
+@pytest.mark.slow
 def test_twenty_kills_leave_no_trace(photographs, generator, undisturbed, processes, tmp_path):
     """SIGKILL at random moments; a build goes on each time, and another begins when it is complete."""
     rng = random.Random(5)
@@ -162,6 +157,7 @@ def test_twenty_kills_leave_no_trace(photographs, generator, undisturbed, proces
     assert len(stages) > 3, "the kills did not hit different places"
 
 
+@pytest.mark.slow
 def test_a_killed_command_takes_its_workers_with_it(photographs, generator, undisturbed, processes, tmp_path):
     """And the command that follows at once is not disturbed by what they still held."""
     out = tmp_path / "out"
@@ -233,6 +229,7 @@ def test_workers_give_what_one_process_gives(photographs, generator, undisturbed
     assert disagreements(contents(tmp_path / "out"), undisturbed) == []
 
 
+@pytest.mark.slow
 def test_commands_on_one_folder_share_the_work(photographs, generator, undisturbed, processes, tmp_path):
     running = [start(processes, photographs, tmp_path / "out", generator) for _ in range(3)]
     for process in running:
@@ -766,6 +763,7 @@ def test_a_machine_that_crashes_on_everything_is_not_the_photographs_fault(crash
     assert (report.written, report.skipped) == (12, {})
 
 
+@pytest.mark.slow
 def test_in_batches_no_photograph_is_suspected_of_a_crash_of_f_isp(crashing, tmp_path):
     root, make = crashing
     with pytest.raises(OSError, match="4 processes have crashed"):
@@ -816,6 +814,7 @@ def test_without_standard_error(few, generator, tmp_path, monkeypatch):
     assert build(few, tmp_path / "out", generator, progress=True).written == 8
 
 
+@pytest.mark.slow
 def test_a_daemon_builds_by_itself(few, generator, tmp_path, processes):
     process = processes.Process(
         target=build_pseudo_lmdb,

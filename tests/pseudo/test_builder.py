@@ -38,12 +38,6 @@ def photographs(tmp_path) -> Path:
     return root
 
 
-@pytest.fixture(autouse=True)
-def _closed_environments():
-    yield
-    close_all()
-
-
 @pytest.fixture
 def build(photographs, generator, tmp_path):
     def run(out: str = "out", root: Path = photographs, **options):

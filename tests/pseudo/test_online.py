@@ -17,7 +17,6 @@ from semiisp_plugin.data.augment import augment, fit_to_crop
 from semiisp_plugin.data.sampler import MixedBatchSampler, SampleIndex
 from semiisp_plugin.data.semi_supervised_dataset import SemiSupervisedDataset
 from semiisp_plugin.io.image_io import write_image
-from semiisp_plugin.io.lmdb_io import close_all
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
@@ -68,12 +67,6 @@ def folders(tmp_path_factory) -> Path:
             banks[label].append(network.spec.squash(0.4 * free))
         save_f_isp(root / f"{name}.pth", options, network.state_dict(), banks, 20)
     return root
-
-
-@pytest.fixture(autouse=True)
-def _closed_environments():
-    yield
-    close_all()
 
 
 @pytest.fixture
@@ -301,7 +294,7 @@ def test_keys_of_photographs_that_must_be_enlarged(make_build, dataset_of):
 
 @pytest.mark.parametrize(
     ("mode", "start", "workers"),
-    [("online", "fork", 2), ("keys", "spawn", 1)],  # a spawned process takes seconds to import torch
+    [("online", "fork", 2), pytest.param("keys", "spawn", 1, marks=pytest.mark.slow)],  # which imports torch again
 )
 def test_visits_differ_and_do_not_depend_on_the_process(make_build, dataset_of, mode, start, workers):
     if start not in multiprocessing.get_all_start_methods():
