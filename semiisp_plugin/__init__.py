@@ -19,10 +19,17 @@ if TYPE_CHECKING:
     from semiisp_plugin.data.sampler import MixedBatchSampler, SampleIndex
     from semiisp_plugin.isp import InvertibleISP, ISPSpec, ParameterBank
     from semiisp_plugin.losses import PseudoFilter, filter_pseudo, mean_real_loss, per_sample, semi_supervised_loss
-    from semiisp_plugin.pseudo import PseudoPair, PseudoPairGenerator
+    from semiisp_plugin.options import load_options
+    from semiisp_plugin.pseudo import (
+        BankInverse,
+        PseudoPair,
+        PseudoPairGenerator,
+        add_shot_read_noise,
+        draw_noise_levels,
+    )
     from semiisp_plugin.pseudo.f_isp import load_f_isp, save_f_isp
-    from semiisp_plugin.test import test_pipeline
-    from semiisp_plugin.train import train_pipeline
+    from semiisp_plugin.training.loop import train, train_pipeline
+    from semiisp_plugin.training.testing import test, test_pipeline
 
 _HOMES = {
     "apps.enhance": ("Enhancer", "enhance_files", "load_network"),
@@ -31,14 +38,16 @@ _HOMES = {
     "data.sampler": ("MixedBatchSampler", "SampleIndex"),
     "isp": ("ISPSpec", "InvertibleISP", "ParameterBank"),
     "losses": ("PseudoFilter", "filter_pseudo", "mean_real_loss", "per_sample", "semi_supervised_loss"),
-    "pseudo": ("PseudoPair", "PseudoPairGenerator"),
+    "options": ("load_options",),
+    "pseudo": ("BankInverse", "PseudoPair", "PseudoPairGenerator", "add_shot_read_noise", "draw_noise_levels"),
     "pseudo.f_isp": ("load_f_isp", "save_f_isp"),
-    "test": ("test_pipeline",),
-    "train": ("train_pipeline",),
+    "training.loop": ("train", "train_pipeline"),
+    "training.testing": ("test", "test_pipeline"),
 }
 _HOME = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "BankInverse",
     "Enhancer",
     "ISPSpec",
     "InvertibleISP",
@@ -51,16 +60,21 @@ __all__ = [
     "SampleIndex",
     "SepLUT",
     "__version__",
+    "add_shot_read_noise",
+    "draw_noise_levels",
     "enhance_files",
     "filter_pseudo",
     "load_f_isp",
     "load_network",
+    "load_options",
     "mean_real_loss",
     "per_sample",
     "register",
     "save_f_isp",
     "semi_supervised_loss",
+    "test",
     "test_pipeline",
+    "train",
     "train_pipeline",
 ]
 
