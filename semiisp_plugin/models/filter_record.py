@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import os
-from array import array
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +23,9 @@ QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 
 COLUMNS = ("key", "seen", "dropped", "share_dropped", "mean_loss_ratio", "not_finite")
 """Of ``rejections.csv``."""
+
+_COUNTS = ("seen", "dropped", "not_finite", "ratios")
+"""Of a photograph: visits; dropped ones; those whose loss was not finite; sum of loss over reference of the others."""
 
 GROUPS = ("real", "pseudo_kept", "pseudo_dropped")
 """Of the samples' losses in TensorBoard."""
@@ -65,39 +67,6 @@ class _Batch(NamedTuple):
     counted: bool
 
 
-class _PerKey:
-    """Counts a photograph. Some 80 bytes a key beside its name."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, int] = {}  # the row of each key in the columns
-        self.columns: dict[str, array[Any]] = {name: array(kind) for name, kind in _COLUMN_KINDS.items()}
-
-    def add(self, key: str, seen: int, dropped: int, not_finite: int, ratios: float) -> None:
-        """Add to the counts of a key; ``ratios`` is a sum over the visits whose loss was finite."""
-        row = self.rows.setdefault(key, len(self.rows))
-        for column, value in zip(self.columns.values(), (seen, dropped, not_finite, ratios), strict=True):
-            if row == len(column):
-                column.append(0)
-            column[row] += value
-
-    def items(self) -> Iterator[tuple[Any, ...]]:
-        """Key and the four counts of each photograph."""
-        return zip(self.rows, *self.columns.values(), strict=True)
-
-    def state(self) -> dict[str, Any]:
-        kinds = {"q": torch.int64, "d": torch.float64}
-        columns = {n: torch.tensor(c.tolist(), dtype=kinds[c.typecode]) for n, c in self.columns.items()}
-        return {"keys": list(self.rows), **columns}
-
-    def add_state(self, state: Mapping[str, Any]) -> None:
-        """Add the counts of another table's `state`."""
-        for counts in zip(state["keys"], *(state[name].tolist() for name in self.columns), strict=True):
-            self.add(*counts)
-
-
-_COLUMN_KINDS = {"seen": "q", "dropped": "q", "not_finite": "q", "ratios": "d"}
-
-
 class FilterRecord:
     """Collects what the filter did, at little cost: values stay on the device and are read some 50 batches at a time.
 
@@ -122,7 +91,7 @@ class FilterRecord:
         self._rejected: deque[bool] = deque(maxlen=window)
         self._losses: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=window)  # of each batch: losses, groups
         self._warned = {"once": False, "often": False}
-        self._table = _PerKey()
+        self._counts: dict[str, list[Any]] = {}  # of each photograph, as in _COUNTS
         self._waiting: list[_Batch] = []
 
     def add(
@@ -182,7 +151,23 @@ class FilterRecord:
     def _count(self, keys: Sequence[str], is_pseudo: np.ndarray, is_dropped: np.ndarray, ratios: np.ndarray) -> None:
         for n in np.flatnonzero(is_pseudo).tolist():
             finite = bool(np.isfinite(ratios[n]))
-            self._table.add(keys[n], 1, int(is_dropped[n]), int(not finite), float(ratios[n]) if finite else 0.0)
+            self._add(keys[n], (1, int(is_dropped[n]), int(not finite), float(ratios[n]) if finite else 0.0))
+
+    def _add(self, key: str, counts: Sequence[Any]) -> None:
+        known = self._counts.setdefault(key, [0, 0, 0, 0.0])
+        for n, value in enumerate(counts):
+            known[n] += value
+
+    def _photographs(self) -> dict[str, Any]:
+        """The counts, for other processes and checkpoints."""
+        columns = np.array(list(self._counts.values()), np.float64).reshape(-1, len(_COUNTS)).T
+        return {"keys": list(self._counts), **dict(zip(_COUNTS, map(torch.from_numpy, columns.copy()), strict=True))}
+
+    def _add_photographs(self, state: Mapping[str, Any]) -> None:
+        for key, seen, dropped, not_finite, ratios in zip(
+            state["keys"], *(state[name].tolist() for name in _COUNTS), strict=True
+        ):
+            self._add(key, (int(seen), int(dropped), int(not_finite), ratios))
 
     def _warn(self) -> None:
         """Say it once when a batch loses all its pseudo samples, and once when most batches do."""
@@ -231,7 +216,7 @@ class FilterRecord:
         """
         self.read()
         rows = []
-        for key, seen, dropped, not_finite, ratios in self._table.items():
+        for key, (seen, dropped, not_finite, ratios) in self._counts.items():
             ratio = ratios / (seen - not_finite) if seen > not_finite else float("nan")
             rows.append((key, seen, dropped, dropped / seen, ratio, not_finite))
         return sorted(rows, key=lambda row: (-row[3], -row[2], row[0]))
@@ -247,12 +232,12 @@ class FilterRecord:
         self.read()
         if self.world_size > 1:
             states: list[Any] = [None] * self.world_size
-            torch.distributed.all_gather_object(states, self._table.state() if self.rank else None)
+            torch.distributed.all_gather_object(states, self._photographs() if self.rank else None)
             if self.rank:
-                self._table = _PerKey()
+                self._counts = {}
                 return None
             for state in states[1:]:
-                self._table.add_state(state)
+                self._add_photographs(state)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -277,7 +262,7 @@ class FilterRecord:
             "losses": torch.from_numpy(np.concatenate([np.empty(0, np.float32), *(a for a, _ in losses)])),
             "groups": torch.from_numpy(np.concatenate([np.empty(0, np.uint8), *(a for _, a in losses)])),
             "warned": dict(self._warned),
-            "photographs": self._table.state(),
+            "photographs": self._photographs(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -287,11 +272,11 @@ class FilterRecord:
         self._ratios = deque(state["kept_ratios"].tolist(), self._ratios.maxlen)
         self._rejected = deque(state["rejected"].tolist(), self._rejected.maxlen)
         self._losses.clear()
-        self._table = _PerKey()
+        self._counts = {}
         if self.rank == 0 and len(state["sizes"]):  # what was added up must not be added up again
             ends = np.cumsum(state["sizes"].numpy())[:-1]
             parts = (np.split(state[name].numpy(), ends) for name in ("losses", "groups"))
             self._losses.extend(zip(*parts, strict=True))
         if self.rank == 0:
-            self._table.add_state(state["photographs"])
+            self._add_photographs(state["photographs"])
         self._warned = {name: bool(state["warned"][name]) for name in self._warned}

@@ -17,16 +17,14 @@ from typing import Any, NoReturn
 
 import torch
 
-from semiisp_plugin import options as options_module
 from semiisp_plugin import plugins
 from semiisp_plugin.arguments import build_parser
 from semiisp_plugin.models.validation import ValidationStopped
-from semiisp_plugin.options import check_any_options, is_plugin_model
-from semiisp_plugin.toolbox import MessageLogger, run_basicsr
+from semiisp_plugin.toolbox import MessageLogger
 from semiisp_plugin.training.distributed import init_distributed
 from semiisp_plugin.training.interrupt import Interrupt, Interrupted, StopWaiting
 from semiisp_plugin.training.progress import TrainingProgress
-from semiisp_plugin.training.run import Run, algorithms
+from semiisp_plugin.training.run import Run, algorithms, options_or_basicsr
 from semiisp_plugin.training.run_folder import replay, start_logging
 from semiisp_plugin.training.stall import naming_files
 
@@ -52,19 +50,9 @@ def train_pipeline(root_path: str, argv: Sequence[str] | None = None) -> Any:
 
 def run_from_arguments(args: argparse.Namespace, root_path: str) -> Any:
     """`train_pipeline` for parsed arguments."""
-    values, source = options_module.read_options(args.opt, args.force_yml)
-    check_any_options(values, source)
-    if not is_plugin_model(values["model_type"]):
-        if args.dry_run:
-            raise options_module.OptionError(
-                f"--dry-run: {values['model_type']} runs in BasicSR's own pipeline, which has no such thing. It is for "
-                f"the plugin's models; SupervisedModel trains any architecture."
-            )
-        how = {"launcher": args.launcher, "auto_resume": args.auto_resume, "debug": args.debug}
-        run_basicsr("train", root_path, values, args.opt, **how)
+    opt, resolved = options_or_basicsr("train", args, root_path)
+    if opt is None:
         return None
-    resolved = options_module.dump_options(values)
-    opt = options_module.complete(values, source, root_path=root_path, is_train=True, debug=args.debug)
     init_distributed(opt, args.launcher)
     if args.dry_run:
         from semiisp_plugin.training.dry_run import dry_run

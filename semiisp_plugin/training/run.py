@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +12,45 @@ from typing import Any
 import numpy as np
 import torch
 
+from semiisp_plugin import options
 from semiisp_plugin.data.auto_settings import resolve_auto
 from semiisp_plugin.io.checkpoint import load_checkpoint, newest_whole_state
 from semiisp_plugin.options.structures import held_out_settings
-from semiisp_plugin.toolbox import build_dataset, build_model, get_root_logger
+from semiisp_plugin.toolbox import build_dataset, build_model, get_root_logger, run_basicsr
 from semiisp_plugin.training.loaders import MixedData, build_val_loaders, estimated_noise, gpus_of_this_process
 from semiisp_plugin.training.run_folder import held_log
+
+
+def options_or_basicsr(
+    command: str, args: argparse.Namespace, root_path: str
+) -> tuple[dict[str, Any] | None, str | None]:
+    """Read the options of a command; if they are of one of BasicSR's own models, BasicSR's own pipeline runs them.
+
+    Args:
+        command: ``train`` or ``test``.
+        args: Its arguments.
+        root_path: Folder that gets ``experiments/`` and ``results/``.
+
+    Returns:
+        The complete options of one of the plugin's models, and their text; None and None if BasicSR ran them.
+
+    Raises:
+        OptionError: The options are wrong, or ``--dry-run`` is asked of one of BasicSR's models.
+    """
+    values, source = options.read_options(args.opt, args.force_yml)
+    options.check_any_options(values, source)
+    is_train = command == "train"
+    if options.is_plugin_model(values["model_type"]):
+        text = options.dump_options(values)
+        return options.complete(values, source, root_path=root_path, is_train=is_train, debug=args.debug), text
+    if is_train and args.dry_run:
+        raise options.OptionError(
+            f"--dry-run: {values['model_type']} runs in BasicSR's own pipeline, which has no such thing. It is for the "
+            f"plugin's models; SupervisedModel trains any architecture."
+        )
+    how = {"launcher": args.launcher, "auto_resume": args.auto_resume, "debug": args.debug}
+    run_basicsr(command, root_path, values, args.opt, **how)
+    return None, None
 
 
 class Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import os
 import shlex
@@ -90,7 +91,7 @@ def start_logging(
 def _options_text(opt: dict[str, Any], option_file: str | None, option_text: str | None) -> str:
     """The file as it is, with its comments, where it says all; else what it comes to."""
     if option_file is None:
-        return option_text or yaml.safe_dump(_plain(opt))
+        return option_text or yaml.safe_dump(json.loads(json.dumps(opt)), sort_keys=False)
     text = Path(option_file).read_text(encoding="utf-8")
     if option_text is None:
         return text
@@ -155,11 +156,3 @@ def open_log(log_file: str, quiet: bool = False) -> logging.Logger:
         if quiet and not isinstance(handler, logging.FileHandler):
             handler.setLevel(logging.WARNING)
     return logger
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value

@@ -10,15 +10,13 @@ from typing import Any
 
 import torch
 
-from semiisp_plugin import options as options_module
 from semiisp_plugin import plugins
 from semiisp_plugin.arguments import build_parser
-from semiisp_plugin.options import check_any_options, is_plugin_model
-from semiisp_plugin.toolbox import build_model, dict2str, get_env_info, get_time_str, run_basicsr
+from semiisp_plugin.toolbox import build_model, dict2str, get_env_info, get_time_str
 from semiisp_plugin.training.distributed import init_distributed
 from semiisp_plugin.training.loaders import build_val_loaders
 from semiisp_plugin.training.progress import TrainingProgress
-from semiisp_plugin.training.run import set_seed
+from semiisp_plugin.training.run import options_or_basicsr, set_seed
 from semiisp_plugin.training.run_folder import archive, held_log, open_log, replay
 
 __test__ = False  # pytest: this module holds no tests
@@ -42,12 +40,9 @@ def test_pipeline(root_path: str, argv: Sequence[str] | None = None) -> dict[str
 
 def run_from_arguments(args: argparse.Namespace, root_path: str) -> dict[str, dict[str, float]]:
     """`test_pipeline` for parsed arguments."""
-    values, source = options_module.read_options(args.opt, args.force_yml)
-    check_any_options(values, source)
-    if not is_plugin_model(values["model_type"]):
-        run_basicsr("test", root_path, values, args.opt, launcher=args.launcher, debug=args.debug)
+    opt, _ = options_or_basicsr("test", args, root_path)
+    if opt is None:
         return {}
-    opt = options_module.complete(values, source, root_path=root_path, is_train=False, debug=args.debug)
     init_distributed(opt, args.launcher)
     return test(opt, progress=sys.stderr.isatty())
 
