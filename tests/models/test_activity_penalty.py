@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,8 @@ import yaml
 from torch import nn
 
 from semiisp_plugin.models.activity_penalty import ActivityPenalty
-from semiisp_plugin.options import OptionError, Source, complete
-from semiisp_plugin.toolbox import ARCH_REGISTRY, build_model
+from semiisp_plugin.options import OptionError
+from semiisp_plugin.toolbox import build_model
 
 WEIGHTS = "lut3d_generator.weights_generator"  # of SepLUT
 RATE = 0.1
@@ -32,42 +31,15 @@ class Scaled(nn.Module):
         return x * self.gain(x.mean((2, 3))).mean(1).view(-1, 1, 1, 1)
 
 
-@pytest.fixture(autouse=True)
-def _setup(monkeypatch):
-    monkeypatch.setitem(ARCH_REGISTRY._obj_map, "Scaled", Scaled)
-    torch.manual_seed(0)
-    yield
-    logging.getLogger("basicsr").handlers.clear()
-
-
-def built(options: dict):
-    done = complete(options, Source("o.yml"), root_path=".", is_train=True)
-    return build_model(done | {"dist": False, "rank": 0})
-
-
 @pytest.fixture
-def make(option_files):
+def make(networks, tiny_model):
+    networks(Scaled)
+
     def make(kind: str = "SupervisedModel", module: str | None = "gain", weight: float = 0.3, **train):
-        options = option_files.base("m", kind, 10)
-        options["network_g"] = {"type": "Scaled"}
-        options["train"] = {
-            "total_iter": 10,
-            "optim_g": {"type": "SGD", "lr": RATE},
-            "pixel_opt": {"type": "MSELoss"},
-            **train,
-        }
         if module is not None:
-            options["train"]["activity_penalty"] = {"module": module, "weight": weight}
-        if kind in ("SemiSupervisedModel", "MeanTeacherModel"):
-            del options["datasets"]["train"]["batch_size_per_gpu"]
-            options["datasets"]["train"].update(
-                type="SemiSupervisedDataset",
-                real_per_batch=2,
-                pseudo_per_batch=2,
-                pseudo={"dataroot_gt": "gt.lmdb", "dataroot_lq": "lq.lmdb", "io_backend": {"type": "lmdb"}},
-            )
+            train["activity_penalty"] = {"module": module, "weight": weight}
         torch.manual_seed(1)
-        return built(options)
+        return tiny_model(kind, "Scaled", RATE, **train)
 
     return make
 
@@ -145,14 +117,14 @@ def test_mean_teacher_weights_it_like_the_losses(make):
         torch.testing.assert_close(value.detach(), expected[name])
 
 
-def test_of_f_isp_both_networks_pay(option_files):
+def test_of_f_isp_both_networks_pay(option_files, completed):
     def start(weight):
         options = yaml.safe_load(Path(option_files.isp()).read_text(encoding="utf-8"))
         options["train"].update(
             activity_penalty={"module": "encoder", "weight": weight}, optim_g={"type": "SGD", "lr": 1}
         )
         torch.manual_seed(1)
-        model = built(options)
+        model = build_model(completed(options))
         model.feed_data({**batch(), "lq": torch.rand(2, 3, 32, 32), "gt": torch.rand(2, 3, 32, 32)})
         model.optimize_parameters(1)
         return model
@@ -163,12 +135,12 @@ def test_of_f_isp_both_networks_pay(option_files):
         assert any(not torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
-def test_seplut_has_the_module_of_its_sparsity_term(option_files):
+def test_seplut_has_the_module_of_its_sparsity_term(option_files, completed):
     """SepLUT's own loss: mean squared error + 1e-4 mean(weights^2)."""
     options = option_files.base("m", "SupervisedModel", 10)
     options["train"]["activity_penalty"] = {"module": WEIGHTS}
     options["network_g"]["dropout"] = 0.0
-    model = built(options)
+    model = build_model(completed(options))
     data = {**batch(), "lq": torch.rand(4, 3, 32, 32), "gt": torch.rand(4, 3, 32, 32)}
     with torch.no_grad():
         expected = 1e-4 * model.net_g.predict_tables(data["lq"]).weights.square().mean()

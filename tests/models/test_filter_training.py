@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 import semiisp_plugin.models.semi_supervised_model as module
-from semiisp_plugin.options import Source, complete
-from semiisp_plugin.toolbox import ARCH_REGISTRY, FILTER_REGISTRY, build_model, get_root_logger
+from semiisp_plugin.toolbox import FILTER_REGISTRY, build_model, get_root_logger
 
 BASE_LOG = {"l_pix", "l_sup", "l_pseudo", "grad_norm"}
 PSEUDO_LOG = {f"pseudo/{n}" for n in ("kept_ratio", "reference", "all_rejected")} | {
@@ -44,15 +43,6 @@ class Pointwise(nn.Module):
         return self.conv(x)
 
 
-@pytest.fixture(autouse=True)
-def _networks(monkeypatch):
-    for network in (Mixing, Pointwise):
-        monkeypatch.setitem(ARCH_REGISTRY._obj_map, network.__name__, network)
-    torch.manual_seed(0)
-    yield
-    logging.getLogger("basicsr").handlers.clear()
-
-
 @pytest.fixture
 def said(monkeypatch) -> list[str]:
     """What the model told the log."""
@@ -64,26 +54,12 @@ def said(monkeypatch) -> list[str]:
 
 
 @pytest.fixture
-def make_model(option_files, workspace):
-    """A model on the CPU whose options were checked, but for the filter's section."""
+def make_model(networks, tiny_options, completed, workspace):
+    """A model whose options were checked, but for the filter's section."""
+    networks(Mixing, Pointwise)
 
     def make(network: str = "Pointwise", **filter_section):
-        options = option_files.base("model", "SemiSupervisedModel", 50)
-        options["network_g"] = {"type": network}
-        options["train"] = {
-            "total_iter": 50,
-            "optim_g": {"type": "SGD", "lr": 0.05},
-            "pixel_opt": {"type": "MSELoss"},
-            "filter": {"beta": 1.0},
-        }
-        del options["datasets"]["train"]["batch_size_per_gpu"]
-        options["datasets"]["train"].update(
-            type="SemiSupervisedDataset",
-            real_per_batch=2,
-            pseudo_per_batch=4,
-            pseudo={"dataroot_gt": "gt.lmdb", "dataroot_lq": "lq.lmdb", "io_backend": {"type": "lmdb"}},
-        )
-        opt = complete(options, Source("test"), root_path=".", is_train=True) | {"dist": False, "rank": 0}
+        opt = completed(tiny_options("SemiSupervisedModel", network, 0.05, 4, 50))
         opt["train"]["filter"] = filter_section or {"beta": 1.0}
         return build_model(opt)
 

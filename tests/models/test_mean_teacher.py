@@ -1,6 +1,5 @@
 """The mean-teacher baseline: its step against a computation by hand, what teacher and student see, resuming."""
 
-import logging
 import math
 import shutil
 from pathlib import Path
@@ -14,7 +13,7 @@ from semiisp_plugin.cli import main
 from semiisp_plugin.models.mean_teacher_model import sigmoid_rampup
 from semiisp_plugin.models.random_state import iteration_generator
 from semiisp_plugin.options import OptionError, Source, complete
-from semiisp_plugin.toolbox import ARCH_REGISTRY, build_model
+from semiisp_plugin.toolbox import build_model
 
 RATE = 0.5
 SEED = 3  # of the option files of the tests
@@ -35,17 +34,10 @@ class Affine(nn.Module):
         return self.upscale(mixed)
 
 
-@pytest.fixture(autouse=True)
-def _network(monkeypatch):
-    monkeypatch.setitem(ARCH_REGISTRY._obj_map, "Affine", Affine)
-    torch.manual_seed(0)
-    yield
-    logging.getLogger("basicsr").handlers.clear()
-
-
 @pytest.fixture
-def options(option_files):
+def options(option_files, networks):
     """Options of a run on the tiny pairs, whose inputs are also its unlabelled images."""
+    networks(Affine)
 
     def make(total: int = 10, network=None, **train) -> dict:
         options = option_files.base("mean_teacher", "MeanTeacherModel", total)
@@ -66,10 +58,9 @@ def options(option_files):
 
 
 @pytest.fixture
-def make_model(options):
+def make_model(options, completed):
     def make(network=None, **train):
-        opt = complete(options(network=network or {"dropout": 0.0}, **train), Source("t"), root_path=".", is_train=True)
-        return build_model(opt | {"dist": False, "rank": 0})
+        return build_model(completed(options(network=network or {"dropout": 0.0}, **train)))
 
     return make
 

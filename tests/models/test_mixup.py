@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from pathlib import Path
 
@@ -15,12 +14,6 @@ from semiisp_plugin.cli import main
 from semiisp_plugin.models.mixup import Mixing, draw_mixing, mix
 from semiisp_plugin.options import OptionError, Source, complete
 from semiisp_plugin.toolbox import build_model
-
-
-@pytest.fixture(autouse=True)
-def _close_logs():
-    yield
-    logging.getLogger("basicsr").handlers.clear()
 
 
 def test_mean_of_two_samples():
@@ -73,9 +66,8 @@ def options_with(option_files, total: int = 4, **mixup) -> dict:
     return options
 
 
-def test_model_mixes_inputs_and_targets_alike(option_files):
-    options = complete(options_with(option_files, use_identity=False), Source("t"), root_path=".", is_train=True)
-    model = build_model(options | {"dist": False, "rank": 0})
+def test_model_mixes_inputs_and_targets_alike(option_files, completed):
+    model = build_model(completed(options_with(option_files, use_identity=False)))
     generator = torch.Generator().manual_seed(0)
     batch = {"lq": torch.rand(4, 3, 32, 40, generator=generator), "key": list("abcd")}
     batch["gt"] = batch["lq"].square()

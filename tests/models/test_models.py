@@ -13,8 +13,7 @@ from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.models.learning_rate import cosine_with_floor
 from semiisp_plugin.models.random_state import iteration_generator
 from semiisp_plugin.models.step_guard import StepGuard
-from semiisp_plugin.options import Source, complete
-from semiisp_plugin.toolbox import ARCH_REGISTRY, build_model
+from semiisp_plugin.toolbox import build_model
 
 RATE = 0.5
 
@@ -43,38 +42,12 @@ class Normalised(nn.Module):
         return self.norm(self.conv(x))
 
 
-@pytest.fixture(autouse=True)
-def _networks(monkeypatch):
-    for network in (Pointwise, Normalised):
-        monkeypatch.setitem(ARCH_REGISTRY._obj_map, network.__name__, network)
-    torch.manual_seed(0)
-    yield
-    logging.getLogger("basicsr").handlers.clear()
-
-
 @pytest.fixture
-def make_model(option_files):
-    """A model with plain SGD, for which a step is the gradient itself."""
+def make_model(networks, tiny_model):
+    networks(Pointwise, Normalised)
 
     def make(kind: str, network: str = "Pointwise", **train):
-        options = option_files.base("model", kind, 10)
-        options["network_g"] = {"type": network}
-        options["train"] = {
-            "total_iter": 10,
-            "optim_g": {"type": "SGD", "lr": RATE},
-            "pixel_opt": {"type": "MSELoss"},
-            **train,
-        }
-        if kind == "SemiSupervisedModel":
-            del options["datasets"]["train"]["batch_size_per_gpu"]
-            options["datasets"]["train"].update(
-                type="SemiSupervisedDataset",
-                real_per_batch=2,
-                pseudo_per_batch=4,
-                pseudo={"dataroot_gt": "gt.lmdb", "dataroot_lq": "lq.lmdb", "io_backend": {"type": "lmdb"}},
-            )
-            options["train"].setdefault("filter", {"beta": 1.0})
-        return build_model(complete(options, Source("test"), root_path=".", is_train=True) | {"dist": False, "rank": 0})
+        return tiny_model(kind, network, RATE, 4, **train)
 
     return make
 
@@ -323,7 +296,7 @@ def test_unknown_schedule_is_an_error(make_model):
 
 
 @pytest.fixture
-def make_isp_model(option_files):
+def make_isp_model(option_files, completed):
     def make(**changes):
         options = option_files.base("isp", "ISPModel", 4)
         network = {"type": "PQDynamicISP", "thumbnail": 32}
@@ -331,7 +304,7 @@ def make_isp_model(option_files):
         options["network_global"] = {**network, "grid": [1, 1]}
         options["train"].update(optim_g={"type": "SGD", "lr": 1e-3}, bank_size=3)
         options.update(changes)
-        return build_model(complete(options, Source("test"), root_path=".", is_train=True) | {"dist": False, "rank": 0})
+        return build_model(completed(options))
 
     return make
 

@@ -1,6 +1,5 @@
 """Pseudo inputs that the model draws, and training on builds that store none, from the commands on."""
 
-import logging
 import math
 from pathlib import Path
 
@@ -24,7 +23,6 @@ MODELS = {
 @pytest.fixture(autouse=True)
 def _clean():
     yield
-    logging.getLogger("basicsr").handlers.clear()
     close_all()
 
 
@@ -51,13 +49,8 @@ def builds(option_files):
     return make
 
 
-def completed(options: dict) -> dict:
-    opt = complete(options, Source("test"), root_path=".", is_train=True)
-    return opt | {"dist": False, "rank": 0, "world_size": 1}
-
-
 @pytest.mark.parametrize("model", MODELS)
-def test_model_and_worker_draw_the_same(builds, model):
+def test_model_and_worker_draw_the_same(completed, builds, model):
     """Local sets: the places go through the batch, too."""
     by = {}
     for draw_on in ("worker", "gpu"):
@@ -80,7 +73,7 @@ def test_model_and_worker_draw_the_same(builds, model):
 
 
 @pytest.mark.parametrize(("mode", "draw_on"), [("online", "worker"), ("online", "gpu"), ("keys", "gpu")])
-def test_training_from_end_to_end(builds, mode, draw_on):
+def test_training_from_end_to_end(completed, builds, mode, draw_on):
     options = builds(mode, draw_on, short_side=48)
     logs = []
     train(completed(options), on_log=lambda iteration, values: logs.append(values), quiet=True)
@@ -104,7 +97,7 @@ def test_resumed_run_draws_what_an_unbroken_one_draws(builds, option_files):
     assert torch.equal(run(4, resume=True), unbroken)
 
 
-def test_validation_has_nothing_to_draw(builds):
+def test_validation_has_nothing_to_draw(completed, builds):
     model = build_model(completed(builds("online", "gpu")))
     validation = build_dataset(completed(builds("online", "gpu"))["datasets"]["val"])
     item = {k: v[None] if isinstance(v, torch.Tensor) else [v] for k, v in validation[0].items()}

@@ -1,15 +1,13 @@
 """Mixed precision, compilation, memory layout, accumulation, fused optimisers: the same training, faster or smaller."""
 
 import copy
-import logging
 import shutil
 
 import pytest
 import torch
 from torch import nn
 
-from semiisp_plugin.options import Source, complete
-from semiisp_plugin.toolbox import ARCH_REGISTRY, build_model
+from semiisp_plugin.toolbox import ARCH_REGISTRY
 
 SIZE = (16, 20)
 
@@ -40,36 +38,14 @@ class PlainNet(nn.Module):
         return self.conv(x)
 
 
-@pytest.fixture(autouse=True)
-def _networks(monkeypatch):
-    for network in (SmallNet, PlainNet):
-        monkeypatch.setitem(ARCH_REGISTRY._obj_map, network.__name__, network)
-    yield
-    logging.getLogger("basicsr").handlers.clear()
-
-
 @pytest.fixture
-def make_model(option_files):
+def make_model(networks, tiny_model):
+    networks(SmallNet, PlainNet)
+
     def make(kind: str = "SupervisedModel", network: str = "SmallNet", optimiser=None, **train):
         torch.manual_seed(1)
-        options = option_files.base("model", kind, 10)
-        options["network_g"] = {"type": network}
-        options["train"] = {
-            "total_iter": 10,
-            "optim_g": optimiser or {"type": "SGD", "lr": 0.1},
-            "pixel_opt": {"type": "MSELoss"},
-            **train,
-        }
-        if kind == "SemiSupervisedModel":
-            del options["datasets"]["train"]["batch_size_per_gpu"]
-            options["datasets"]["train"].update(
-                type="SemiSupervisedDataset",
-                real_per_batch=2,
-                pseudo_per_batch=2,
-                pseudo={"dataroot_gt": "gt.lmdb", "dataroot_lq": "lq.lmdb", "io_backend": {"type": "lmdb"}},
-            )
-            options["train"].setdefault("filter", {"beta": 1.0})
-        return build_model(complete(options, Source("test"), root_path=".", is_train=True) | {"dist": False, "rank": 0})
+        optimiser = {"optim_g": optimiser} if optimiser else {}
+        return tiny_model(kind, network, 0.1, **optimiser, **train)
 
     return make
 

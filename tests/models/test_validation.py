@@ -1,7 +1,6 @@
 """Validation: each image once, in batches of one size, shared among processes; metrics, tables, best networks."""
 
 import csv
-import logging
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,8 +13,7 @@ from torch.utils.data import DataLoader
 from semiisp_plugin.io.image_io import read_image, to_uint8, write_image
 from semiisp_plugin.metrics import prepared_by, takes_floats
 from semiisp_plugin.models.validation import ValidationStopped, groups_of_one_size, result_names, together, validate
-from semiisp_plugin.options import Source, complete
-from semiisp_plugin.toolbox import ARCH_REGISTRY, METRIC_REGISTRY, build_model, calculate_psnr
+from semiisp_plugin.toolbox import METRIC_REGISTRY, build_model, calculate_psnr
 from semiisp_plugin.training.loaders import build_val_loaders
 
 SIZES = [(40, 48), (40, 48), (40, 48), (48, 40), (40, 48), (40, 48)]
@@ -34,16 +32,10 @@ class Brighter(nn.Module):
         return x + self.shift
 
 
-@pytest.fixture(autouse=True)
-def _network(monkeypatch):
-    monkeypatch.setitem(ARCH_REGISTRY._obj_map, "Brighter", Brighter)
-    yield
-    logging.getLogger("basicsr").handlers.clear()
-
-
 @pytest.fixture
-def make(option_files, workspace):
+def make(option_files, networks, completed, workspace):
     """A model and the loader of a validation set of images of two sizes."""
+    networks(Brighter)
     rng = np.random.default_rng(0)
     for i, (height, width) in enumerate(SIZES):
         image = rng.uniform(0.1, 0.7, (height, width, 3))
@@ -57,8 +49,7 @@ def make(option_files, workspace):
         options["datasets"]["val"].update(dataroot_lq="val/lq", dataroot_gt="val/gt", **val_set)
         options["val"]["metrics"] = {"psnr": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": False}}
         options["logger"].update(logger or {})
-        opt = complete(options, Source("test"), root_path=".", is_train=True)
-        opt.update(dist=False, rank=rank, world_size=world_size)
+        opt = completed(options, rank=rank, world_size=world_size)
         for key in ("models", "training_states"):
             Path(opt["path"][key]).mkdir(parents=True, exist_ok=True)
         return build_model(opt), build_val_loaders(opt)[0]
