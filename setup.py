@@ -31,7 +31,6 @@ REQUIRES = [
     "jinja2>=3.1",
     "PyYAML>=6.0",
     "msgspec>=0.18",
-    "rich>=13.0",
     "safetensors>=0.4",
     "tabulate>=0.9",
     "tqdm>=4.64",

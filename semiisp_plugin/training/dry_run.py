@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TextIO
 
 import torch
@@ -19,7 +18,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from semiisp_plugin.io.checkpoint import saved_iterations
 from semiisp_plugin.report.tables import text_table
 from semiisp_plugin.training.run import Run
 from semiisp_plugin.training.stall import naming_files
@@ -86,7 +84,6 @@ def dry_run(run: Run, out: TextIO | None = None, clock: Callable[[], float] = ti
         f"Time\n{_indented(_time_lines(run, trained.times, seconds))}",
         f"Memory\n  {memory}",
         *validations,
-        f"A run would write to\n{_indented(places_of(opt, run.start_iter if run.state else None))}",
     ]
     print("\n\n".join(sections), file=out or sys.stdout, flush=True)
 
@@ -229,25 +226,6 @@ def peak_memory(device: torch.device) -> str:
 
 def _gib(size: float) -> str:
     return f"{size / 2**30:.2f} GiB"
-
-
-def places_of(opt: Mapping[str, Any], resumed_at: int | None) -> list[str]:
-    """Where a run would write, and what would happen to what is there."""
-    folders = [Path(opt["path"]["experiments_root"])]
-    if opt["logger"].get("use_tb_logger") and "debug" not in opt["name"]:
-        folders.append(Path(opt["root_path"]) / "tb_logger" / opt["name"])
-    lines = []
-    for folder in folders:
-        if not folder.exists():
-            lines.append(f"{folder}: would be made")
-        elif resumed_at is not None:
-            lines.append(f"{folder}: is there; the run would go on in it from iteration {resumed_at:,d}")
-        else:
-            lines.append(f"{folder}: is there; it would be renamed to {folder.name}_archived_<time>")
-    saved = saved_iterations(opt["path"]["training_states"])
-    if saved and resumed_at is None:
-        lines.append(f"with --auto_resume the run would go on from iteration {saved[-1]:,d} instead")
-    return lines
 
 
 @contextmanager

@@ -148,8 +148,8 @@ class _Loop:
                 stack.callback(self.tb_logger.close)
             stack.enter_context(self.bar)
             stack.enter_context(self.interrupt)
-            stack.enter_context(naming_files(self.data.watched))
             stack.callback(self.data.loader.close)
+            stack.enter_context(naming_files(self.data.watched))  # looks before workers have ended
             self.model.validation_progress = self.bar.validation
             if not self.opt["dist"]:  # otherwise all processes have to stop at the same place
                 self.model.stop_asked = lambda: self.interrupt.received is not None

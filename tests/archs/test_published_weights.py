@@ -116,5 +116,5 @@ def test_a_file_of_another_layout_says_what_to_name(option_files: Any) -> None:
         "val": {"save_img": False},
     }
     path = option_files.write("published", options)
-    with pytest.raises(CheckpointError, match=r"has no 'params', but weights under state_dict: name one .*param_key_g"):
+    with pytest.raises(CheckpointError, match=r"has no weights under 'params'\. It has: state_dict\. .*param_key_g"):
         run_test(str(option_files.folder), ["-opt", path])
