@@ -73,7 +73,6 @@ with warnings.catch_warnings():
     from basicsr.models.base_model import BaseModel
     from basicsr.models.sr_model import SRModel
     from basicsr.utils import (
-        AvgTimer,
         FileClient,
         MessageLogger,
         check_resume,
@@ -81,7 +80,6 @@ with warnings.catch_warnings():
         get_root_logger,
         get_time_str,
         imwrite,
-        init_tb_logger,
         init_wandb_logger,
         set_random_seed,
         tensor2img,
@@ -109,10 +107,8 @@ __all__ = [
     "METRIC_REGISTRY",
     "MODEL_REGISTRY",
     "VGG_LAYER_NAMES",
-    "AvgTimer",
     "BaseModel",
     "FileClient",
-    "LmdbBackend",
     "MessageLogger",
     "SRModel",
     "basicsr_location",
@@ -129,7 +125,6 @@ __all__ = [
     "get_root_logger",
     "get_time_str",
     "imwrite",
-    "init_tb_logger",
     "init_wandb_logger",
     "initialized_logger",
     "lr_schedulers",

@@ -25,7 +25,7 @@ from semiisp_plugin.training.distributed import init_distributed
 from semiisp_plugin.training.interrupt import Interrupt, Interrupted, StopWaiting
 from semiisp_plugin.training.progress import TrainingProgress
 from semiisp_plugin.training.run import Run, algorithms, options_or_basicsr
-from semiisp_plugin.training.run_folder import replay, start_logging
+from semiisp_plugin.training.run_folder import start_logging
 from semiisp_plugin.training.stall import naming_files
 
 OnLog = Callable[[int, Mapping[str, float]], None]
@@ -96,8 +96,7 @@ def train(
         init_distributed(opt, "none")
     run = Run(opt, auto_resume)
     resumed_at = run.start_iter if run.state else None
-    logger, tb_logger = start_logging(opt, resumed_at, option_file, option_text, quiet)
-    replay(run.held, logger)
+    logger, tb_logger = start_logging(opt, resumed_at, option_file, option_text, quiet, run.held)
     for line in run.found:
         logger.info(line)
     if run.state:

@@ -37,6 +37,7 @@ def start_logging(
     option_file: str | None,
     option_text: str | None = None,
     quiet: bool = False,
+    held: MemoryHandler | None = None,
 ) -> tuple[logging.Logger, Any]:
     """Make the run's folders (an older run of the name is set aside), its log file and TensorBoard writer.
 
@@ -45,7 +46,8 @@ def start_logging(
         resumed_at: The iteration a resumed run goes on from; None for a new run.
         option_file: Copied into the folder; without it the options are written out.
         option_text: What to write if it says more than the file: what it extends, what the command line changed.
-        quiet: Show only warnings on the terminal.
+        quiet: See `open_log`.
+        held: See `open_log`.
 
     Raises:
         OptionError: Weights & Biases is asked for and not installed.
@@ -75,9 +77,7 @@ def start_logging(
         copy.write_text(head + _options_text(opt, option_file, option_text), encoding="utf-8")
     if opt["dist"]:
         torch.distributed.barrier()
-    logger = open_log(os.path.join(paths["log"], f"train_{opt['name']}_{get_time_str()}.log"), quiet)
-    logger.info(get_env_info())
-    logger.info(dict2str(opt))
+    logger = open_log(opt, held, quiet)
     if use_wandb:  # before TensorBoard's writer, which it follows
         init_wandb_logger(opt)
     if not use_tb or opt["rank"] != 0:
@@ -136,23 +136,28 @@ def held_log() -> Iterator[MemoryHandler]:
         raise
 
 
-def replay(held: MemoryHandler, logger: logging.Logger) -> None:
-    """Log what was held back; of other processes than the first, errors alone."""
-    for record in held.buffer:
-        if logger.isEnabledFor(record.levelno):
-            logger.handle(record)
+def open_log(opt: dict[str, Any], held: MemoryHandler | None = None, quiet: bool = False) -> logging.Logger:
+    """BasicSR's logger on a new file in the run's folder; a run before it in the same process keeps its own file.
 
-
-def open_log(log_file: str, quiet: bool = False) -> logging.Logger:
-    """BasicSR's logger on a new file; a run before it in the same process keeps its own file."""
+    Args:
+        opt: Complete options, which are the first that is logged.
+        held: What was held back is logged next; of other processes than the first, errors alone.
+        quiet: Show only warnings on the terminal.
+    """
     logger = logging.getLogger("basicsr")
     for handler in list(logger.handlers):
         if isinstance(handler, logging.FileHandler):
             handler.close()
         logger.removeHandler(handler)
     initialized_logger.pop("basicsr", None)
-    logger = get_root_logger(logger_name="basicsr", log_level=logging.INFO, log_file=log_file)
+    file = f"{'train' if opt['is_train'] else 'test'}_{opt['name']}_{get_time_str()}.log"
+    logger = get_root_logger("basicsr", logging.INFO, os.path.join(opt["path"]["log"], file))
     for handler in logger.handlers:
         if quiet and not isinstance(handler, logging.FileHandler):
             handler.setLevel(logging.WARNING)
+    logger.info(get_env_info())
+    logger.info(dict2str(opt))
+    for record in held.buffer if held else ():
+        if logger.isEnabledFor(record.levelno):
+            logger.handle(record)
     return logger

@@ -89,8 +89,8 @@ def naming_files(dataset: WatchedDataset) -> Iterator[None]:
         if stalled:
             files = dataset.being_read() or "nothing: the workers are still starting, or have died"
             raise LoaderWorkerError(
-                f"The data loader has delivered nothing for {stalled[1]} s. Being read: {files}. A drive that hangs? "
-                f"Else wait longer (datasets:train:timeout), or take smaller images or more workers."
+                f"The data loader has delivered nothing for {float(stalled[1]):g} s. Being read: {files}. A drive that "
+                f"hangs? Else wait longer (datasets:train:timeout), or take smaller images or more workers."
             ) from error
         if died:
             files = dataset.being_read([int(pid) for pid in died[1].split(",")])

@@ -12,12 +12,12 @@ import torch
 
 from semiisp_plugin import plugins
 from semiisp_plugin.arguments import build_parser
-from semiisp_plugin.toolbox import build_model, dict2str, get_env_info, get_time_str
+from semiisp_plugin.toolbox import build_model
 from semiisp_plugin.training.distributed import init_distributed
 from semiisp_plugin.training.loaders import build_val_loaders
 from semiisp_plugin.training.progress import TrainingProgress
 from semiisp_plugin.training.run import options_or_basicsr, set_seed
-from semiisp_plugin.training.run_folder import archive, held_log, open_log, replay
+from semiisp_plugin.training.run_folder import archive, held_log, open_log
 
 __test__ = False  # pytest: this module holds no tests
 
@@ -67,10 +67,7 @@ def test(opt: dict[str, Any], *, progress: bool = False, quiet: bool = False) ->
         os.makedirs(opt["path"]["visualization"], exist_ok=True)
     if opt["dist"]:  # the others write into the new folder
         torch.distributed.barrier()
-    logger = open_log(os.path.join(opt["path"]["log"], f"test_{opt['name']}_{get_time_str()}.log"), quiet)
-    logger.info(get_env_info())
-    logger.info(dict2str(opt))
-    replay(held, logger)
+    logger = open_log(opt, held, quiet)
     results = {}
     with TrainingProgress(0, 0, opt["name"], progress and opt["rank"] == 0, logger) as bar:
         for loader in loaders:
