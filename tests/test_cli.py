@@ -378,47 +378,6 @@ def test_damaged_newer_state_does_not_cost_the_new_one(option_files, capsys):
     assert sorted(p.name for p in states.iterdir()) == ["6.state", "9.state"]
 
 
-def test_told_to_stop_in_the_middle_of_basicsr_s_data(option_files, tiny_data, monkeypatch):
-    """BasicSR's data sets draw from the global generators; what was half drawn is drawn again."""
-    import signal
-
-    from basicsr.data.paired_image_dataset import PairedImageDataset
-
-    folder = str(tiny_data / "test" / "target")
-    dataset = {"name": "d", "type": "PairedImageDataset", "dataroot_gt": folder, "dataroot_lq": folder}
-    dataset["io_backend"] = {"type": "disk"}
-    options = option_files.base("plain", "SRModel", 6)
-    loader = {"gt_size": 32, "use_hflip": True, "use_rot": True, "num_worker_per_gpu": 0, "batch_size_per_gpu": 2}
-    options["datasets"] = {"train": {**dataset, **loader, "dataset_enlarge_ratio": 2}}
-    options["network_g"] = {"type": "SRVGGNetCompact", "num_feat": 4, "num_conv": 1, "upscale": 1}
-    options["train"] = {
-        "optim_g": {"type": "Adam", "lr": 1e-3},
-        "scheduler": {"type": "MultiStepLR", "milestones": [4], "gamma": 0.5},
-        "total_iter": 6,
-        "pixel_opt": {"type": "L1Loss"},
-    }
-    del options["val"]
-    options["logger"].update(save_checkpoint_freq=100, use_tb_logger=False)
-    path = option_files.write("plain", options)
-    assert main(["train", "-opt", path]) == 0
-    unbroken = torch.load("experiments/plain/models/net_g_latest.pth", weights_only=True)
-    shutil.rmtree("experiments")
-    read, calls = PairedImageDataset.__getitem__, []
-
-    def stopped(self, index):
-        calls.append(index)
-        item = read(self, index)
-        if len(calls) == 7:  # the first of the fourth batch
-            signal.raise_signal(signal.SIGTERM)
-        return item
-
-    monkeypatch.setattr(PairedImageDataset, "__getitem__", stopped)
-    assert main(["train", "-opt", path]) == 143
-    assert [p.name for p in Path("experiments/plain/training_states").iterdir()] == ["3.state"]
-    assert main(["train", "-opt", path, "--auto_resume"]) == 0
-    assert compare(unbroken, torch.load("experiments/plain/models/net_g_latest.pth", weights_only=True)) > 5
-
-
 def test_interrupt_saves_whole_iterations(option_files, monkeypatch):
     """Ctrl+C in the second iteration: it is finished and saved, and the resumed run equals an unbroken one."""
     import signal
