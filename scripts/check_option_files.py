@@ -1,4 +1,4 @@
-"""Check option files of all commands, the plugin's and BasicSR's own, without running them.
+"""Check option files of all commands without running them; of BasicSR's own models' that they can be read.
 
     python scripts/check_option_files.py options/*.yml options/train options/test options/recipes options/denoise
 
@@ -15,7 +15,14 @@ from pathlib import Path
 
 from semiisp_plugin.apps.denoise import complete_denoise_options
 from semiisp_plugin.experiments.recipe_options import load_recipe
-from semiisp_plugin.options import OptionError, check_options, complete_pseudo_options, read_options
+from semiisp_plugin.options import (
+    OptionError,
+    check_any_options,
+    check_options,
+    complete_pseudo_options,
+    is_plugin_model,
+    read_options,
+)
 
 
 def check(path: str) -> str | None:
@@ -32,7 +39,9 @@ def check(path: str) -> str | None:
             # A file to test with may have kept its section `train`; without data it is not for training.
             datasets = values.get("datasets")
             is_train = "train" in values and (not isinstance(datasets, dict) or "train" in datasets)
-            check_options(values, source, is_train=is_train)
+            check_any_options(values, source)
+            if is_plugin_model(values["model_type"]):
+                check_options(values, source, is_train=is_train)
     except OptionError as error:
         return str(error)
     return None

@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -33,6 +34,7 @@ from semiisp_plugin.losses.filters import (
     threshold,
     upper_bound,
 )
+from semiisp_plugin.options.structures import Filter
 from semiisp_plugin.registry import FILTER_REGISTRY
 
 __all__ = [
@@ -49,9 +51,6 @@ __all__ = [
 
 REFERENCES = ("batch", "running", "held_out")
 """Choices of `PseudoFilter`'s reference loss; ``batch`` is the paper's."""
-
-SHARED_OPTIONS = ("type", "reference", "momentum", "warmup_iter", "held_out")
-"""Keys of the section ``train: filter`` that are not the filter function's own."""
 
 _WATCHED = 10
 """Weights and references of so many first calls are looked at, which makes a GPU's queue run empty."""
@@ -241,16 +240,16 @@ class PseudoFilter:
         """Build it from the section ``train: filter`` of an option file.
 
         Args:
-            settings: The section: `SHARED_OPTIONS`, and the filter function's own.
+            settings: The section, checked: keys of `Filter`, and the filter function's own.
             batches_per_iteration: Calls that make an iteration, in which ``warmup_iter`` counts.
         """
-        own = {key: value for key, value in settings.items() if key not in SHARED_OPTIONS}
+        common = msgspec.convert(settings, Filter)
         return cls(
-            warmup_iter=int(settings.get("warmup_iter") or 0) * batches_per_iteration,
-            reference=settings.get("reference", "batch"),
-            momentum=float(settings.get("momentum", 0.95)),
-            type=settings.get("type", "threshold"),
-            options=own,
+            warmup_iter=common.warmup_iter * batches_per_iteration,
+            reference=common.reference,
+            momentum=common.momentum,
+            type=common.type,
+            options={key: value for key, value in settings.items() if key not in Filter.__struct_fields__},
         )
 
     @property

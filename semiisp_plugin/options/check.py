@@ -104,26 +104,31 @@ def check_options(options: dict[str, Any], source: Source, *, is_train: bool) ->
         missing(options, "train", source, (), "the section 'train' is missing.", known)
     check_section(options, structure, source)
     data = {name: _check_dataset(section, str(name), source) for name, section in options["datasets"].items()}
-    _check_named({k: v for k, v in options.items() if is_train or k != "train"}, structure, source, ())
+    _check_keys({k: v for k, v in options.items() if is_train or k != "train"}, structure, model, source, ())
     if is_train:
-        _check_training(options, structure, model, data, source)
+        _check_training(options, model, data, source)
     else:
         _check_testing(options, source)
 
 
-def _check_named(section: dict[str, Any], structure: type[msgspec.Struct], source: Source, keys: Keys) -> None:
-    """Check the sections that name a class or function, wherever they stand."""
+def _check_keys(
+    section: dict[str, Any], structure: type[msgspec.Struct], model: Any, source: Source, keys: Keys
+) -> None:
+    """Check what `doc` says of the keys, at every depth: which models read them, what a section's ``type`` names."""
     for field in msgspec.structs.fields(structure):
         value: Any = section.get(field.encode_name)
-        here = (*keys, field.encode_name)
-        named = marks_of(field.type).get("names")
+        here, marks = (*keys, field.encode_name), marks_of(field.type)
+        models, named = marks.get("models"), marks.get("names")
+        if models and value is not None and not _is_a(model, *models):
+            only = f"{' and '.join(models)} {'has' if len(models) == 1 else 'have'}"
+            source.fail(here, f"only {only} this; {model.__name__} would ignore it.")
         if named == "metric":
             for name, metric in (value or {}).items():
                 check_metric(metric, source, (*here, name))
         elif named in _CHECKS and value is not None:
             _CHECKS[named](value, source, here)
         elif (part := structure_of(field.type, value)) is not None:
-            _check_named(value, part, source, here)
+            _check_keys(value, part, model, source, here)
 
 
 def _check_dataset(section: Any, name: str, source: Source) -> Any:
@@ -157,21 +162,11 @@ def _check_testing(options: dict[str, Any], source: Source) -> None:
         source.fail(("datasets",), "there is no data set to test: add a section such as 'test_1'.")
 
 
-def _check_training(
-    options: dict[str, Any], structure: type[msgspec.Struct], model: Any, data: dict[str, Any], source: Source
-) -> None:
+def _check_training(options: dict[str, Any], model: Any, data: dict[str, Any], source: Source) -> None:
     train, val, name = options["train"], options.get("val") or {}, options["model_type"]
     if "train" not in data:
         missing(options["datasets"], "train", source, ("datasets",), "the section 'train' is missing.")
     _check_training_data(options["datasets"]["train"], model, data["train"], source)
-    of_train = next(structure_of(f.type, train) for f in msgspec.structs.fields(structure) if f.name == "train")
-    assert of_train is not None
-    for section, part, keys in ((options, structure, ()), (train, of_train, ("train",))):
-        for field in msgspec.structs.fields(part):
-            models = marks_of(field.type).get("models")
-            if models and section.get(field.encode_name) is not None and not _is_a(model, *models):
-                only = f"{' and '.join(models)} {'has' if len(models) == 1 else 'have'}"
-                source.fail((*keys, field.encode_name), f"only {only} this; {name} would ignore it.")
     losses = [f.encode_name for f in msgspec.structs.fields(Train) if marks_of(f.type).get("names") == "loss"]
     if not any(train.get(key) for key in losses):
         source.fail(("train",), f"there is no loss: give {', '.join(losses[:-1])} or {losses[-1]}.")
