@@ -206,7 +206,7 @@ def test_the_mathematics_needs_torch_alone():
 
 
 def test_networks_losses_filters_and_generator_do_not_need_basicsr():
-    names = "PQDynamicISP, PseudoFilter, PseudoPairGenerator, MixedBatchSampler, per_sample"
+    names = "PQDynamicISP, PseudoFilter, PseudoPairGenerator, MixedBatchSampler, load_f_isp, per_sample"
     assert "basicsr" not in loaded_by(f"from semiisp_plugin import {names}")
 
 
