@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("semiisp_plugin")
     for name, values in CHOICES.items():
         group.addoption(f"--{name}", choices=[*values, "all"], default="all", help="for tests that run on several")
+
+
+def pytest_configure() -> None:
+    """A shell that starts the suite in the background has it ignore Ctrl+C, and every process that tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -29,34 +29,41 @@ Matrix = tuple[tuple[float, ...], ...]
 
 
 class _SafeLog(torch.autograd.Function):
-    """log(max(i, smallest normal number)), with the gradient bounded by 1 / LOG_GRADIENT_FLOOR."""
+    """log(max(unit i, smallest normal number)), with the gradient bounded by 1 / LOG_GRADIENT_FLOOR."""
 
     @staticmethod
-    def forward(image: Tensor) -> Tensor:
-        return image.clamp_min(torch.finfo(image.dtype).tiny).log()
+    def forward(image: Tensor, unit: int) -> Tensor:
+        return _log(image, unit)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0])
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         (image,) = ctx.saved_tensors
-        return grad_outputs[0] / image.clamp_min(LOG_GRADIENT_FLOOR)
+        return grad_outputs[0] / image.clamp_min(LOG_GRADIENT_FLOOR), None
 
 
-def safe_log(image: Tensor) -> Tensor:
+def _log(image: Tensor, unit: int) -> Tensor:
+    if unit != 1:
+        image = image * unit
+    return image.clamp_min(torch.finfo(image.dtype).tiny).log()
+
+
+def safe_log(image: Tensor, unit: int = 1) -> Tensor:
     """Natural logarithm that is finite at 0 and has a bounded gradient there.
 
     Args:
         image: Values >= 0, any shape.
+        unit: A power of 2, by which images are multiplied without rounding: the logarithm is precise around 1 / unit.
 
     Returns:
-        ``log(max(image, tiny))`` of the same shape; its gradient is ``1 / max(image, LOG_GRADIENT_FLOOR)``.
+        ``log(max(unit * image, tiny))`` of the same shape; its gradient is ``1 / max(image, LOG_GRADIENT_FLOOR)``.
     """
     if torch.is_grad_enabled() and image.requires_grad:
-        return _SafeLog.apply(image)
-    return image.clamp_min(torch.finfo(image.dtype).tiny).log()
+        return _SafeLog.apply(image, unit)
+    return _log(image, unit)
 
 
 def power(base: Tensor, exponent: Tensor) -> Tensor:
@@ -80,12 +87,16 @@ def fade_zero_(value: Tensor, image: Tensor, buffer: Tensor) -> Tensor:
 
 def normal_exp(exponent: Tensor) -> Tensor:
     """e to the exponents, never a subnormal number."""
-    return exponent.clamp_min(math.log(1.001 * torch.finfo(exponent.dtype).tiny)).exp()
+    return exponent.clamp_min(_least_exponent(exponent.dtype)).exp()
 
 
 def normal_exp_(exponent: Tensor) -> Tensor:
     """`normal_exp` in place."""
-    return exponent.clamp_(min=math.log(1.001 * torch.finfo(exponent.dtype).tiny)).exp_()
+    return exponent.clamp_(min=_least_exponent(exponent.dtype)).exp_()
+
+
+def _least_exponent(dtype: torch.dtype) -> float:
+    return math.log(1.001 * torch.finfo(dtype).tiny)
 
 
 def needs_gradient(*tensors: Tensor) -> bool:
@@ -272,6 +283,11 @@ def gamma_scale(g1: Tensor, g2: Tensor, k: Tensor) -> Tensor:
 
 # --- inverse tone mapping, equation 22 (its inverse: tone_inverse.py) ------------------------------------------------
 
+# With the sign + the curve is nearly flat around i = 0.35 where g3 is near 3.5 and g4 near 3, and what rounding does to
+# ln i and to the power of eq. 22 is multiplied on the way back. So both are taken from their values at i = 1/4, from
+# which they differ little there (and by a power of 2 no number is rounded). With the sign - nothing is flat: i = 1.
+TONE_UNIT = {1: 4, -1: 1}
+
 
 def inverse_tone_map(image: Tensor, g3: Tensor, g4: Tensor, k2: Tensor, sign: int = 1) -> Tensor:
     """Inverse tone mapping f_IT (eq. 22), the first function of the image enhancement variant.
@@ -283,24 +299,37 @@ def inverse_tone_map(image: Tensor, g3: Tensor, g4: Tensor, k2: Tensor, sign: in
     Args:
         image: ``(N, 3, H, W)`` in [0, 1].
         g3: In (0, 3.59].
-        g4: >= 0.
+        g4: In [0, 3].
         k2: In [0, 1].
         sign: +1 or -1.
 
     Returns:
         ``(N, 3, H, W)`` in [0, 1].
     """
-    exponent = (1 + g4 * tone_base_power(image, g3, sign)) / tone_scale(g3, g4, k2, sign)
-    return zero_stays_zero(normal_exp(exponent * safe_log(image)), image)
+    scale, power, log_value = tone_reference(g3, g4, k2, sign)
+    unit = TONE_UNIT[sign]
+    d = safe_log(image, unit)
+    if sign > 0:
+        more = power * (((unit * image - 1) * (1 / (unit + 1))).log1p() * g3).expm1()
+    else:
+        more = g4 * (safe_log(1 - image) * g3).exp()
+    exponent = (d * (1 + power)).addcmul(d - math.log(unit), more) / scale
+    # Neither factor, nor their product, may be a subnormal number.
+    value = torch.maximum(exponent, _least_exponent(image.dtype) - log_value).exp() * log_value.exp()
+    return zero_stays_zero(value.clamp_max(1), image)
 
 
-def tone_base_power(image: Tensor, g3: Tensor, sign: int) -> Tensor:
-    """``(1 + s i)^g3`` of eq. 22."""
-    # log1p does not round 1 + i first: where the curve is flat that would show.
-    log_base = image.log1p() if sign > 0 else safe_log(1 - image)
-    return (log_base * g3).exp()
+def tone_reference(g3: Tensor, g4: Tensor, k2: Tensor, sign: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What eq. 22 has of its parameters alone, with ``i_r = 1 / TONE_UNIT``.
 
-
-def tone_scale(g3: Tensor, g4: Tensor, k2: Tensor, sign: int) -> Tensor:
-    """``(1 + g4 (1 + s k2)^g3) / g3`` of eq. 22, the inverse of what stands in front of i's own bracket."""
-    return (1 + g4 * tone_base_power(k2, g3, sign)) / g3
+    Returns:
+        ``(1 + g4 (1 + s k2)^g3) / g3``, the inverse of what stands in front of i's own bracket; ``g4 (1 + s i_r)^g3``;
+        and ln f_IT(i_r).
+    """
+    log_base = k2.log1p() if sign > 0 else safe_log(1 - k2)
+    scale = (1 + g4 * (log_base * g3).exp()) / g3
+    if sign < 0:
+        return scale, torch.zeros_like(g4), torch.zeros_like(scale)
+    unit = TONE_UNIT[sign]
+    power = g4 * (g3 * math.log1p(1 / unit)).exp()
+    return scale, power, (1 + power) * -math.log(unit) / scale

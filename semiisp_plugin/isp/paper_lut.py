@@ -31,7 +31,7 @@ PAPER_SIZES = (60, 30, 30, 10_000, 512)
 _PARAMETERS = {"gamma_tone_map": ("g1", "g2", "k"), "inverse_tone_map": ("g3", "g4", "k2")}
 
 # Raise it whenever the same arguments begin to give another table: files in cache folders are then built anew.
-_FORMAT = 1
+_FORMAT = 2
 
 # Values of the forward map at a time while a table is built, and of the image at a time on a CPU: what lies in between
 # then stays in the cache. Building is twice as fast as with one plane a time, looking up 1.2 to 1.6 times.
