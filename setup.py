@@ -71,7 +71,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["semiisp_plugin", "semiisp_plugin.*"]),
-    package_data={"semiisp_plugin": ["py.typed", "report/*.j2", "data/name_lists/*.txt"]},
+    package_data={"semiisp_plugin": ["py.typed", "report/*.j2", "experiments/*.yml", "data/name_lists/*.txt"]},
     install_requires=REQUIRES,
     extras_require={
         "demo": DEMO,

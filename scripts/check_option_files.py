@@ -1,6 +1,6 @@
 """Check option files of all commands without running them; of BasicSR's own models' that they can be read.
 
-    python scripts/check_option_files.py options/*.yml options/train options/test options/recipes options/denoise
+    python scripts/check_option_files.py options/*.yml options/recipes options/denoise
 
 Folders are searched for files that end in .yml. Prints a line a file, and exits with 1 if one is refused. Data sets and
 weights are not looked for.
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from semiisp_plugin.apps.denoise import complete_denoise_options
+from semiisp_plugin.experiments.recipe import phases_of
 from semiisp_plugin.experiments.recipe_options import load_recipe
 from semiisp_plugin.options import (
     OptionError,
@@ -32,7 +33,7 @@ def check(path: str) -> str | None:
         if "photographs" in values and "model_type" not in values:
             complete_pseudo_options(values, source)
         elif "phases" in values:
-            load_recipe(path)
+            phases_of(load_recipe(path), Path())
         elif "input" in values and "model_type" not in values:
             complete_denoise_options(values, source)
         else:

@@ -1,6 +1,6 @@
 """Export the trained network of an option file to ONNX, and check the file with ONNX Runtime.
 
-    python scripts/export_onnx.py -opt options/test/fivek_ie/nafnet_s_100.yml --out nafnet.onnx
+    python scripts/export_onnx.py -opt options/test_lolv1.yml --out retinexformer.onnx
     python scripts/export_onnx.py --weights experiments/NAME/models/net_g_latest.pth --out net.onnx --fixed
 
 The graph has one input, ``image``, (N, 3, H, W) float32 RGB in [0, 1], and one output, ``result``, of the same shape.

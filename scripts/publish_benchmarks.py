@@ -16,7 +16,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from semiisp_plugin.report.benchmark import GainRow, gain_rows
+from semiisp_plugin.report.benchmark_results import GainRow, gain_rows
 from semiisp_plugin.report.tables import markdown_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

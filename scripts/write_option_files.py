@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write the option files of the paper's experiments: options/train, options/test, options/recipes, and their schema.
+"""Write the recipes of the paper's tasks, options/recipes, and the schema of recipes.
 
 python scripts/write_option_files.py           # write; files that no experiment has any more are deleted
 python scripts/write_option_files.py --check   # only say what is out of date; exit status 1 if anything is
@@ -12,13 +12,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from semiisp_plugin.experiments.option_files import option_files
+from semiisp_plugin.experiments.paper_options import option_files
 from semiisp_plugin.experiments.recipe_options import recipe_schema
 from semiisp_plugin.options.schema import as_text
 
 ROOT = Path(__file__).resolve().parents[1] / "options"
 SCHEMA = "recipe_schema.json"
-FOLDERS = ("train", "test", "recipes")
+FOLDERS = ("recipes",)
 
 
 def out_of_date(root: Path = ROOT) -> dict[Path, str | None]:
@@ -35,7 +35,7 @@ def out_of_date(root: Path = ROOT) -> dict[Path, str | None]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Write the option files of the paper's experiments.")
+    parser = argparse.ArgumentParser(description="Write the recipes of the paper's tasks.")
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     check = parser.parse_args(argv).check
     stale = out_of_date()

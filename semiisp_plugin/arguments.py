@@ -30,8 +30,12 @@ DATA_SETS = {
 }
 """What ``basicsr prepare`` takes, with a line of help."""
 
-PHASES = ("0_denoise", "1_fisp", "2_pseudo", "3_semi", "4_finetune", "0_supervised", "test")
+PHASES = ("denoise", "f_isp", "pseudo", "semi", "finetune", "supervised", "test")
 """The phases of a recipe in the order in which they run."""
+
+
+TASKS = tuple(name for name in DATA_SETS if name.startswith(("fivek_", "lolv")))
+"""The paper's tasks, as ``basicsr recipe`` knows them."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -120,12 +124,25 @@ def _denoise(parser: argparse.ArgumentParser) -> None:
 
 
 def _recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-opt", required=True, metavar="FILE", help="recipe (YAML), such as those of options/recipes")
-    _overrides(parser, "override options, of a phase with its name in front: 3_semi:train:total_iter=100")
+    text = f"one of the paper's tasks ({', '.join(TASKS)}), or a recipe (YAML), such as those of options/recipes"
+    parser.add_argument("what", nargs="?", metavar="TASK|FILE", help=text)
+    parser.add_argument("-opt", metavar="FILE", help="the recipe, in place of FILE")
+    experiment = parser.add_argument_group("a task's experiment")
+    experiment.add_argument("--network", metavar="NAME", help="target network (default: the task's first)")
+    experiment.add_argument("--pairs", type=int, metavar="N", help="number of pairs (default: the paper's fewest)")
+    experiment.add_argument("--data", metavar="DIR", help="what `basicsr prepare` wrote (default: datasets/TASK)")
+    text = "folder of ordinary photographs (default: datasets/coco/train2017)"
+    experiment.add_argument("--photos", metavar="DIR", help=text)
+    text = "override options of all phases that have them, or of one: semi:train:total_iter=100"
+    parser.add_argument(
+        "--set", "--force_yml", dest="set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text
+    )
     _imports(parser)
-    parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be done, do nothing")
+    parser.add_argument("--write", metavar="DIR", help="write the phases as option files there, and do nothing else")
+    text = "check everything, say what would be done and about how long it takes, do nothing"
+    parser.add_argument("--dry-run", action="store_true", help=text)
     parser.add_argument("--until", metavar="PHASE", help=f"stop after this phase: {', '.join(PHASES)}")
-    text = "make these phases anew, and what follows them; without a name all that are stale"
+    text = "make these phases again, and what follows them; without a name all that are stale"
     parser.add_argument("--redo", nargs="*", metavar="PHASE", help=text)
 
 

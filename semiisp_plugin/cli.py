@@ -24,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     try:
-        _check_option_file(getattr(args, "opt", None))
+        what = getattr(args, "what", None)
+        _check_option_file(getattr(args, "opt", None) or (what if what and what.endswith(".yml") else None))
         with _importing():
             from semiisp_plugin import plugins
 

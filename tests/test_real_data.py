@@ -21,15 +21,17 @@ SHORT = ["num_gpu=0", "train:total_iter=2", "datasets:train:gt_size=[64,96]", "v
 
 @pytest.fixture
 def datasets(shared_data, workspace) -> Path:
-    """Links where the option files expect their data: all training pairs, 2 pairs to validate on, 4 photographs."""
-    root = workspace / "datasets"
-    (root / "lolv1_100").mkdir(parents=True)
-    (root / "lolv1_100" / "our485").symlink_to(shared_data / "lolv1_100" / "our485")
-    chosen = [("lolv1_100/val20/low", 2), ("lolv1_100/val20/high", 2), ("coco/images", 4)]
-    for folder, count in chosen:
-        (root / folder).mkdir(parents=True)
-        for file in sorted((shared_data / folder).iterdir())[:count]:
-            (root / folder / file.name).symlink_to(file)
+    """What the option files read: LOLv1 as prepared (100 training pairs, 2 to validate on), and 4 photographs."""
+    source, root = workspace / "LOLdataset", workspace / "datasets"
+    source.mkdir()
+    (source / "our485").symlink_to(shared_data / "lolv1_100" / "our485")
+    chosen = {source / "eval15" / kind: ("lolv1_100/val20/" + kind, 2) for kind in ("low", "high")}
+    chosen[root / "coco" / "images"] = ("coco/images", 4)
+    for folder, (of, count) in chosen.items():
+        folder.mkdir(parents=True)
+        for file in sorted((shared_data / of).iterdir())[:count]:
+            (folder / file.name).symlink_to(file)
+    assert main(["prepare", "lolv1", "--source", str(source), "--out", "datasets/lolv1"]) == 0
     return root
 
 
@@ -54,7 +56,7 @@ def test_every_phase_from_the_option_files(datasets, capsys):
     values = {name: float(value) for name, value in re.findall(r"# (\w+): ([-\d.naif]+)", log)}
     assert values.keys() == {"psnr", "ssim", "psnr_gt_mean"}
     assert all(math.isfinite(value) and value > 0 for value in values.values())
-    pictures = sorted(Path("results/test_lolv1_cpu/visualization/val20").glob("*.png"))
+    pictures = sorted(Path("results/test_lolv1_cpu/visualization/eval15").glob("*.png"))
     assert len(pictures) == 2
     assert all(read_image(p).shape == (400, 600, 3) for p in pictures)
 

@@ -19,32 +19,18 @@ import msgspec
 import torch
 
 from semiisp_plugin._version import __version__
-from semiisp_plugin.experiments.benchmark_data import check_amounts, count_pairs, data_in, held_out
-from semiisp_plugin.experiments.benchmark_jobs import Job, Runner, default_workers, plain
-from semiisp_plugin.experiments.benchmark_options import BenchmarkOptions, Settings, System, load_benchmark_options
+from semiisp_plugin.experiments.benchmark_data import check_amounts, count_pairs, held_out
+from semiisp_plugin.experiments.benchmark_jobs import Step, chain
+from semiisp_plugin.experiments.benchmark_options import BenchmarkOptions, System, load_benchmark_options
+from semiisp_plugin.experiments.jobs import Runner, default_workers
+from semiisp_plugin.experiments.phases import Settings
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.io.image_io import list_images, read_image, to_float, to_uint8, write_image
-from semiisp_plugin.report.benchmark import terminal_table, write_report
+from semiisp_plugin.report.benchmark import write_report
+from semiisp_plugin.report.benchmark_tables import terminal_table
 
 RESULTS = "results.json"
 MARKER = "written_by_basicsr_benchmark.txt"
-_LOADING = ("cache_images", "loader_workers")
-_ISP = (
-    "size",
-    "isp_iterations",
-    "isp_lr",
-    "isp_batch",
-    "isp_loss",
-    "isp_grid",
-    "isp_thumbnail",
-    "isp_dropout",
-    "isp_weight_decay",
-    "isp_jitter",
-    "isp_early_stop",
-    "evaluations",
-    *_LOADING,
-)
-_TARGET = ("size", "real_per_batch", "pseudo_per_batch", "ema_decay", "loss", "network", "evaluations", *_LOADING)
 
 
 @dataclass(frozen=True)
@@ -76,57 +62,21 @@ def candidates(system: System) -> list[dict[str, Any]]:
 
 def jobs_of(
     options: BenchmarkOptions, system: System, n_pairs: int, repetition: Repetition, candidate: Mapping[str, Any]
-) -> Job:
+) -> Step:
     """The job that ends a system's chain, with all that come before it."""
-    values = {**options.settings, **system.settings, **candidate}
-    settings = msgspec.convert(values, Settings)
-    total = max(1, round(settings.length * (settings.semi_iterations + settings.fine_iterations)))
-    seed = repetition.training_seed
+    settings = msgspec.convert({**options.settings, **system.settings, **candidate}, Settings)
     task = msgspec.to_builtins(options.task)
     for name in ("description", "paper_task"):
         del task[name]
-    data = Job(
-        "data",
-        repetition.seed,
-        {
-            "task": task,
-            "n_pairs": n_pairs,
-            "n_validation": held_out(n_pairs, options.validation_pairs),
-            "fold": repetition.fold,
-            **plain(settings, "size"),
-        },
-    )
-    if system.kind == "supervised":
-        target = {**plain(settings, *_TARGET, "lr", "augment"), "iterations": total}
-        # The batch is what counts, not how the method divides it.
-        target["real_per_batch"] += target.pop("pseudo_per_batch")
-        target["pseudo_per_batch"] = 0
-        return Job("supervised", seed, target, {"data": data})
-    kind = {"image_enhancement": options.task.image_enhancement}
-    f_isp = Job("f_isp", seed, {**plain(settings, *_ISP), **kind}, {"data": data})
-    if system.kind == "f_isp":
-        return f_isp
-    how = plain(settings, "source", "sets", "update_quality", "draws")
-    if settings.candidates > 1:  # one is what jobs without the setting do, under the same key
-        how["candidates"] = settings.candidates
-    pseudo = Job("pseudo", seed, how, {"data": data, "f_isp": f_isp})
-    needs = {"data": data, "pseudo": pseudo}
-    if system.kind == "pseudo_only":
-        return Job("pseudo_only", seed, {**plain(settings, *_TARGET, "lr"), "iterations": total}, needs)
-    if system.kind == "mean_teacher":
-        own = {**plain(settings, *_TARGET, "lr"), "jitter": settings.augment or 0.2, "iterations": total}
-        return Job("mean_teacher", seed, own, needs)
-    own = plain(settings, *_TARGET, "lr", "semi_iterations", "beta", "reference", "warmup", "noise")
-    if settings.real_share is not None:
-        batch = settings.real_per_batch + settings.pseudo_per_batch
-        own["real_per_batch"] = min(batch - 1, max(1, round(settings.real_share * batch)))
-        own["pseudo_per_batch"] = batch - own["real_per_batch"]
-    own["beta"] = str(own["beta"]) if own["beta"] == float("inf") else own["beta"]
-    semi = Job("semi", seed, own, needs)
-    if settings.fine_iterations == 0 or not settings.fine_tune:
-        return semi
-    target = {**plain(settings, *_TARGET, "fine_lr", "augment"), "iterations": settings.fine_iterations}
-    return Job("fine", seed, target, {"data": data, "semi": semi})
+    of_data = {
+        "task": task,
+        "n_pairs": n_pairs,
+        "n_validation": held_out(n_pairs, options.validation_pairs),
+        "fold": repetition.fold,
+        "size": list(settings.size),
+    }
+    data = Step("data", repetition.seed, of_data, options.cache)
+    return chain(system.kind, settings, data, repetition.training_seed, options.task.image_enhancement)
 
 
 def run_from_arguments(args: Any) -> dict[str, Path]:
@@ -161,10 +111,8 @@ def run(options: BenchmarkOptions, *, command: str = "", workers: int | None = N
     Raises:
         ValueError: There are fewer pairs or photographs than asked for.
     """
-    out = prepare_output(Path(options.out or os.path.join("benchmark_results", options.name)).expanduser())
-    # Benchmarks of the common folder share what they have in common.
-    cache = out / "cache" if options.out else out.parent / "cache"
-    runner = Runner(cache, default_workers() if workers is None else workers)
+    out = prepare_output(options.folder)
+    runner = Runner(default_workers() if workers is None else workers)
     counts = [count_pairs(options.task) if n == "all" else int(n) for n in options.pairs]
     for n in counts:
         held_out(n, options.validation_pairs)  # says so if too few are left
@@ -201,7 +149,10 @@ def run(options: BenchmarkOptions, *, command: str = "", workers: int | None = N
     print(terminal_table(results))
     versions = len(results["made_with"])
     if versions > 1:
-        print(f"These results are of {versions} versions of the code; delete {cache} to have all of them made anew.")
+        print(
+            f"These results are of {versions} versions of the code; delete {options.cache} to have all of them made "
+            f"again."
+        )
     print(f"The report is in {paths.get('report.html', out)}.")
     return paths
 
@@ -212,8 +163,8 @@ def prepare_output(out: Path) -> Path:
     Raises:
         FileExistsError: It holds something that is not a benchmark's.
     """
-    ours = (out / MARKER).is_file() or (out / RESULTS).is_file()
-    if out.exists() and not ours and any(out.iterdir() if out.is_dir() else [out]):
+    own = (out / MARKER).is_file() or (out / RESULTS).is_file()
+    if out.exists() and not own and any(out.iterdir() if out.is_dir() else [out]):
         raise FileExistsError(f"{out} exists and was not written by a benchmark; choose another folder (out).")
     out.mkdir(parents=True, exist_ok=True)
     (out / MARKER).write_text("The reports in this folder are replaced when the benchmark runs.\n", encoding="utf-8")
@@ -235,8 +186,8 @@ def _choose(
         return tried[0]
     scores, on_test = [], []
     for candidate in tried:
-        keys = [jobs_of(options, system, n, repetition, candidate).key for repetition in first]
-        done = [runner.results[key] for key in keys if key in runner.results]
+        jobs = [jobs_of(options, system, n, repetition, candidate) for repetition in first]
+        done = [result for job in jobs if (result := runner.result(job)) is not None]
         scores.append([result["validation"]["psnr"] for result in done])
         on_test.append([result["test"]["psnr"] for result in done])
     # A candidate that failed or diverged on a hard repetition must not win by the mean of the easy ones.
@@ -265,7 +216,7 @@ def _mean_of_all(values: Sequence[float], n: int) -> float:
 def collect(
     options: BenchmarkOptions,
     runner: Runner,
-    jobs: Mapping[tuple[int, str, Repetition], Job],
+    jobs: Mapping[tuple[int, str, Repetition], Step],
     chosen: Mapping[tuple[int, str], Mapping[str, Any]],
     search: Sequence[Mapping[str, Any]],
     command: str,
@@ -275,16 +226,16 @@ def collect(
     f_isps: dict[str, dict[str, Any]] = {}
     distributions: dict[str, dict[str, Any]] = {}
     for (n, name, repetition), job in jobs.items():
-        result = runner.results.get(job.key)
+        result = runner.result(job)
         if result is None:
             continue
-        before = {j.kind: j for j in job.with_needs()}
+        before = {j.kind: runner.noted[j.key]["result"] | {"key": j.key} for j in job.with_before()}
         common = {"pairs": n, "repetition": str(repetition)}
         variant = None
         if "f_isp" in before:
-            own = runner.results[before["f_isp"].key]
-            clipped = runner.results.get(before["pseudo"].key, {}).get("clipped") if "pseudo" in before else None
-            entry = f_isps.setdefault(before["f_isp"].key, {**common, "variant": name, "clipped": clipped})
+            own = before["f_isp"]
+            clipped = before.get("pseudo", {}).get("clipped")
+            entry = f_isps.setdefault(own["key"], {**common, "variant": name, "clipped": clipped})
             variant = entry["variant"]
             entry["clipped"] = clipped if entry["clipped"] is None else entry["clipped"]
             entry["train_psnr"] = own["labelled"]["psnr"]
@@ -292,10 +243,9 @@ def collect(
             entry["test_psnr"] = own["test"]["psnr"]
             entry["test_psnr_global"] = own["test_global"]["psnr"]
         if "pseudo" in before:
-            made = runner.results[before["pseudo"].key]
-            distributions.setdefault(
-                before["pseudo"].key, {**common, "variant": name, "real": made["real"], "pseudo": made["pseudo"]}
-            )
+            made = before["pseudo"]
+            inputs = {"variant": name, "real": made["real"], "pseudo": made["pseudo"]}
+            distributions.setdefault(made["key"], {**common, **inputs})
         curve = _curve(runner, job)
         early = max(curve, key=lambda point: point["validation"]["psnr"]) if curve else None
         cells.append(
@@ -310,15 +260,15 @@ def collect(
                 "early_stopped": early if job.kind == "supervised" else None,
                 "curve": curve,
                 "f_isp": variant,
-                "kept_ratio": runner.results[before["semi"].key]["kept_ratio"] if "semi" in before else [],
-                "seconds": result["seconds"],
+                "kept_ratio": before.get("semi", {}).get("kept_ratio", []),
+                "seconds": runner.noted[job.key]["seconds"],
             }
         )
     systems = {
         name: {key: getattr(system, key) for key in ("label", "group", "ours", "description", "kind")}
         for name, system in options.systems.items()
     }
-    used = {j.key for job in jobs.values() for j in job.with_needs()}
+    used = {j.key for job in jobs.values() for j in job.with_before()}
     return {
         "name": options.name,
         "title": options.title or options.name,
@@ -327,14 +277,14 @@ def collect(
         "version": __version__,
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
-        "seconds": sum(r["seconds"] for r in runner.results.values()),
-        "seconds_without_search": sum(r["seconds"] for key, r in runner.results.items() if key in used),
+        "seconds": sum(r["seconds"] for r in runner.noted.values()),
+        "seconds_without_search": sum(r["seconds"] for key, r in runner.noted.items() if key in used),
         "workers": runner.workers,
         "target": _target(options),
         "paper_task": options.task.paper_task,
         "paper_setting": options.paper_setting,
         "selection": _selection(options),
-        "made_with": sorted({str(r.get("made_with", {}).get("source", "unknown")) for r in runner.results.values()}),
+        "made_with": sorted({r["result"]["made_with"]["source"] for r in runner.noted.values()}),
         "options": msgspec.to_builtins(options),
         "systems": systems,
         "best_supervised": _best_supervised(systems, cells),
@@ -346,14 +296,14 @@ def collect(
     }
 
 
-def _curve(runner: Runner, job: Job) -> list[dict[str, Any]]:
+def _curve(runner: Runner, job: Step) -> list[dict[str, Any]]:
     """Validation and test PSNR over the iterations; phase 3's follow phase 2's."""
     points: list[dict[str, Any]] = []
     offset = 0
     for part in (job.needs.get("semi"), job):
         if part is None:
             continue
-        curve = runner.results[part.key]["curve"]
+        curve = runner.noted[part.key]["result"]["curve"]
         points += [
             {
                 "iteration": offset + p["iteration"],
@@ -404,7 +354,7 @@ def _best_supervised(systems: Mapping[str, Mapping[str, Any]], cells: Sequence[M
 def _pictures(
     options: BenchmarkOptions,
     runner: Runner,
-    jobs: Mapping[tuple[int, str, Repetition], Job],
+    jobs: Mapping[tuple[int, str, Repetition], Step],
     counts: Sequence[int],
     everything: Sequence[Repetition],
     out: Path,
@@ -415,18 +365,18 @@ def _pictures(
     shown = [name for name, s in options.systems.items() if s.group in ("f_isp", "baseline", "method", "help")]
     pictures = []
     for n in counts:
-        done = [name for name in shown if jobs[n, name, everything[0]].key in runner.results]
+        done = [name for name in shown if jobs[n, name, everything[0]].key in runner.noted]
         if not done:
             continue
         some = jobs[n, done[0], everything[0]]
-        test = data_in(runner.path(next(j for j in some.with_needs() if j.kind == "data")) / "data").test
+        test = some.needs["data"].data().test
         for name in list_images(test.input)[: min(options.pictures, 8)]:
             image, target = to_float(read_image(test.input / name)), read_image(test.target / name, bit_depth="8")
             dark = image.mean() < 0.2
             views = {f"input{' (gamma 2.2)' if dark else ''}": to_uint8(image ** (1 / 2.2) if dark else image)}
             psnr = {}
             for system in done:
-                output = runner.path(jobs[n, system, everything[0]]) / "outputs" / name
+                output = jobs[n, system, everything[0]].folder / "outputs" / name
                 views[options.systems[system].label] = read_image(output, bit_depth="8")
                 error = ((to_float(views[options.systems[system].label]) - to_float(target)) ** 2).mean()
                 psnr[options.systems[system].label] = round(float(-10 * torch.log10(torch.tensor(error + 1e-10))), 2)

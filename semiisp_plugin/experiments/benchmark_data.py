@@ -32,15 +32,19 @@ class Data:
 
     Attributes:
         labelled: Pairs to train on.
-        validation: Pairs held out to choose on.
+        validation: Pairs held out to choose on; None where nothing is chosen.
         test: Pairs that nothing is chosen on.
         photos: Folder of unlabelled photographs.
     """
 
     labelled: PairData
-    validation: PairData
+    validation: PairData | None
     test: PairData
     photos: Path
+
+    def evaluation(self) -> dict[str, PairData]:
+        """The pairs that trainings are evaluated on."""
+        return {**({"validation": self.validation} if self.validation else {}), "test": self.test}
 
 
 def data_in(folder: Path) -> Data:
@@ -158,7 +162,7 @@ def _readable(task: Task, seed: int) -> Iterator[np.ndarray]:
         try:
             yield read_image(Path(str(task.photographs)) / names[int(i)], bit_depth="8")
         except (ImageReadError, OSError) as error:
-            print(f"set aside: {error}")
+            print(f"skipped: {error}")
 
 
 def _copy_photos(task: Task, folder: Path, seed: int) -> None:

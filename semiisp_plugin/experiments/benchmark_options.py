@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from semiisp_plugin import options as options_module
-from semiisp_plugin.experiments.phases import PhaseSettings
-from semiisp_plugin.options import OptionError, Source, check_section, nearest, read_options
+from semiisp_plugin.experiments.phases import Settings
+from semiisp_plugin.options import Source, check_section, load_yaml, nearest, read_options
+from semiisp_plugin.options.structures import Count, Positive, Strict
 from semiisp_plugin.simulation.look import LOOKS
 from semiisp_plugin.toolbox import ARCH_REGISTRY
 
 Kind = Literal["f_isp", "supervised", "pseudo_only", "mean_teacher", "semi"]
 Group = Literal["f_isp", "baseline", "method", "ablation", "source", "ratio", "beta", "help"]
-_Positive = Annotated[int, msgspec.Meta(ge=1)]
-_Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class _Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A section whose keys are all known."""
-
-
-class Task(_Strict):
+class Task(Strict):
     """The data of a benchmark.
 
     Attributes:
@@ -57,17 +53,17 @@ class Task(_Strict):
     folds: Annotated[int, msgspec.Meta(ge=2)] | None = None
     image_enhancement: bool = False
     short_side: Annotated[int, msgspec.Meta(ge=32)] | None = None
-    max_photographs: _Positive | None = None
+    max_photographs: Positive | None = None
     simulate: Literal["raw", "lowlight"] = "raw"
     exposure: tuple[float, float] = (-1.5, 0.5)
     look: str = "default"
     noise: bool = False
-    tests: _Positive = 20
+    tests: Positive = 20
     description: str = ""
     paper_task: str | None = None
 
 
-class System(_Strict):
+class System(Strict):
     """One row of the table.
 
     Attributes:
@@ -89,7 +85,7 @@ class System(_Strict):
     search: dict[str, Annotated[list[Any], msgspec.Meta(min_length=1)]] = msgspec.field(default_factory=dict)
 
 
-class BenchmarkOptions(_Strict):
+class BenchmarkOptions(Strict):
     """A whole option file of ``basicsr benchmark``.
 
     Attributes:
@@ -110,227 +106,30 @@ class BenchmarkOptions(_Strict):
 
     name: str
     task: Task
-    pairs: Annotated[list[_Positive | Literal["all"]], msgspec.Meta(min_length=1)]
+    pairs: Annotated[list[Positive | Literal["all"]], msgspec.Meta(min_length=1)]
     systems: dict[str, Any]
     title: str | None = None
-    seeds: Annotated[list[_Count], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [0, 1, 2])
-    validation_pairs: _Positive | Literal["auto"] = "auto"
+    seeds: Annotated[list[Count], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [0, 1, 2])
+    validation_pairs: Positive | Literal["auto"] = "auto"
     settings: dict[str, Any] = msgspec.field(default_factory=dict)
-    search_repetitions: _Positive = 2
+    search_repetitions: Positive = 2
     paper_setting: str = "paper"
-    pictures: _Count = 4
-    imports: list[str] = msgspec.field(default_factory=list)
+    pictures: Count = 4
     out: str | None = None
 
+    @property
+    def folder(self) -> Path:
+        """Of the report."""
+        return Path(self.out or os.path.join("benchmark_results", self.name)).expanduser()
 
-class Settings(_Strict):
-    """Everything that a system can be run with; the attributes of `PhaseSettings`, and these.
-
-    Attributes:
-        length: Of systems that train the target in one go, as a share of the iterations of phases 2 and 3 together.
-        isp_early_stop: Take the f_ISP of the best validation PSNR instead of the last one (ours).
-        source: sRGB-to-RAW method: ``bank`` (the paper's), ``mixture`` (ours), ``upi``, ``deterministic``.
-        sets: ``auto``, ``global`` (whole ISP) or ``local`` (per function).
-        update_quality: USQ, steps 1 and 2 of the pseudo-data.
-        draws: Pseudo pairs a photograph.
-        candidates: Inputs that step 3 makes of each pseudo ground truth, to keep the most consistent (ours).
-        real_share: Real samples as a share of the batch of phase 2, in place of N_r : N_p; at least one of each.
-        noise: ``none``, ``paper`` (bounds of Sec. A.3), or ``estimated`` from the labelled inputs (ours).
-        cache_images: Keep decoded images in memory; switch it off where they do not fit.
-        loader_workers: Processes that read images in a training.
-        fine_tune: Whether phase 3 follows phase 2 (where it has iterations); the systems that train in one go take its
-            iterations in any case.
-        augment: Photometric jitter of the inputs in supervised training, phase 3 included (there it is ours); 0 for
-            none.
-    """
-
-    size: tuple[_Positive, _Positive] = (64, 96)
-    isp_iterations: _Positive = 400
-    isp_lr: float = 3e-3
-    isp_batch: _Positive = 4
-    isp_loss: Literal["mse", "pooled_l1"] = "mse"
-    isp_grid: tuple[_Positive, _Positive] = (2, 2)
-    isp_thumbnail: _Positive = 64
-    isp_dropout: float = 0.0
-    isp_weight_decay: float = 0.01
-    isp_jitter: float | None = None
-    isp_early_stop: bool = False
-    source: Literal["bank", "mixture", "fitted", "upi", "deterministic"] = "bank"
-    sets: Literal["auto", "global", "local"] = "auto"
-    update_quality: bool = True
-    draws: _Positive = 1
-    candidates: _Positive = 1
-    semi_iterations: _Positive = 480
-    fine_iterations: _Count = 120
-    fine_tune: bool = True
-    length: Annotated[float, msgspec.Meta(gt=0)] = 1.0
-    real_per_batch: _Positive = 2
-    pseudo_per_batch: _Positive = 8
-    real_share: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
-    beta: float = 1.0
-    reference: Literal["batch", "running"] = "batch"
-    warmup: _Count = 0
-    noise: Literal["none", "paper", "estimated"] = "none"
-    lr: float = 1e-3
-    fine_lr: float = 2e-4
-    ema_decay: float = 0.0
-    augment: float = 0.0
-    loss: Literal["mse", "mse_ssim"] = "mse"
-    network: dict[str, Any] = msgspec.field(default_factory=lambda: dict(PhaseSettings().network))
-    evaluations: _Positive = 8
-    cache_images: bool = True
-    loader_workers: _Count = 0
+    @property
+    def cache(self) -> Path:
+        """Of the jobs; benchmarks of the common folder share what they have in common."""
+        return (self.folder if self.out else self.folder.parent) / "cache"
 
 
-_LENGTHS = [0.1, 0.3]
-_RATES = [1e-3, 3e-3]
-_STRENGTHS = [0.1, 0.3]
-
-PRESETS: dict[str, System] = {
-    "f_isp": System(kind="f_isp", label="f_ISP alone", group="f_isp", description="Phase 1's local network itself."),
-    "f_isp_jitter": System(
-        kind="f_isp",
-        label="f_ISP alone, trained with jitter",
-        group="f_isp",
-        ours=True,
-        description="The f_ISP of `auto`: brightness and saturation of its inputs multiplied by random factors.",
-        settings={"isp_jitter": 0.2},
-    ),
-    "supervised": System(
-        kind="supervised",
-        label="supervised",
-        group="baseline",
-        description="The labelled pairs alone; as many iterations as the method in all.",
-        search={"lr": [3e-4, *_RATES]},
-    ),
-    "supervised_jitter": System(
-        kind="supervised",
-        label="supervised + photometric jitter",
-        group="baseline",
-        description="Brightness and saturation of the inputs multiplied by random factors.",
-        settings={"augment": 0.2},
-        search={"lr": _RATES, "augment": _STRENGTHS},
-    ),
-    "supervised_length": System(
-        kind="supervised",
-        label="supervised, shorter",
-        group="baseline",
-        description="A tenth or three tenths of the iterations, chosen with the learning rate on the validation pairs.",
-        search={"lr": _RATES, "length": _LENGTHS},
-    ),
-    "supervised_jitter_length": System(
-        kind="supervised",
-        label="supervised + jitter, shorter",
-        group="baseline",
-        description="Length, learning rate and strength of the jitter chosen on the validation pairs.",
-        search={"lr": _RATES, "length": _LENGTHS, "augment": _STRENGTHS},
-    ),
-    "pseudo_only": System(
-        kind="pseudo_only",
-        label="pseudo pairs alone",
-        group="baseline",
-        description="Supervised training on the pseudo pairs; no real pair.",
-    ),
-    "mean_teacher": System(
-        kind="mean_teacher",
-        label="mean teacher",
-        group="baseline",
-        ours=True,
-        description="An averaged teacher labels the pseudo inputs; the pseudo ground truths are not used.",
-    ),
-    "paper": System(
-        kind="semi", label="semi-supervised", description="The method as in the paper: beta 1, then phase 3."
-    ),
-    "before_fine": System(
-        kind="semi",
-        label="semi-supervised, before fine-tuning",
-        description="Phases 1 and 2.",
-        settings={"fine_iterations": 0},
-    ),
-    "auto": System(
-        kind="semi",
-        label="semi-supervised, auto",
-        ours=True,
-        description=(
-            "With what was found to help: f_ISP trained with photometric jitter, four pseudo pairs a photograph, the "
-            "filter at four times a running mean of the real loss, noise as estimated from the labelled inputs; the "
-            "share of real samples in a batch, whether the most consistent of four pseudo inputs is taken, and whether "
-            "to fine-tune, chosen on the validation pairs."
-        ),
-        settings={"isp_jitter": 0.2, "draws": 4, "beta": 4.0, "reference": "running", "noise": "estimated"},
-        search={"real_share": [0.2, 0.5], "candidates": [1, 4], "fine_tune": [True, False]},
-    ),
-    "auto_fixed": System(
-        kind="semi",
-        label="semi-supervised, fixed settings",
-        ours=True,
-        description=(
-            "f_ISP trained with photometric jitter, four pseudo pairs a photograph, the filter at twice a running mean "
-            "of the real loss, noise as estimated from the labelled inputs."
-        ),
-        settings={"isp_jitter": 0.2, "draws": 4, "beta": 2.0, "reference": "running", "noise": "estimated"},
-    ),
-    "paper_denoising": System(
-        kind="semi",
-        label="semi-supervised, with denoising",
-        description=(
-            "Sec. 3.4 and A.3 (pooled L1 loss for f_ISP, noise of eq. 15, MSE + SSIM loss), beta 1.2 (Table 6)."
-        ),
-        settings={"isp_loss": "pooled_l1", "noise": "paper", "loss": "mse_ssim", "beta": 1.2},
-    ),
-    "no_opf": System(
-        kind="semi",
-        label="without the filter (OPF)",
-        group="ablation",
-        description="No pseudo pair is dropped (Table 2).",
-        settings={"beta": float("inf")},
-    ),
-    "no_usq": System(
-        kind="semi",
-        label="without updating quality (USQ)",
-        group="ablation",
-        description="The photographs themselves are the pseudo ground truths (Table 2).",
-        settings={"update_quality": False},
-    ),
-    "per_function": System(
-        kind="semi",
-        label="sets per function",
-        group="source",
-        description="Local sets drawn per function, as the paper does from 1,000 pairs on.",
-        settings={"sets": "local"},
-    ),
-    "upi": System(
-        kind="semi",
-        label="UPI",
-        group="source",
-        description="Hand-made inverse ISP with random parameters (Table 3).",
-        settings={"source": "upi"},
-    ),
-    "deterministic": System(
-        kind="semi",
-        label="deterministic inverse",
-        group="source",
-        ours=True,
-        description="f_ISP inverted with the bank's mean set (stands in for Table 3's one-to-one methods).",
-        settings={"source": "deterministic"},
-    ),
-}
-for _real in (1, 5, 8):
-    PRESETS[f"ratio_{_real}_{10 - _real}"] = System(
-        kind="semi",
-        label=f"N_r : N_p = {_real} : {10 - _real}",
-        group="ratio",
-        description="Figure 5, left: real and pseudo samples in batches of 10.",
-        settings={"real_per_batch": _real, "pseudo_per_batch": 10 - _real},
-    )
-for _beta in (0.5, 2.0, 4.0):
-    PRESETS[f"beta_{_beta:g}"] = System(
-        kind="semi",
-        label=f"beta = {_beta:g}",
-        group="beta",
-        description="Figure 5, right: the filter's threshold.",
-        settings={"beta": _beta},
-    )
+PRESETS: dict[str, System] = msgspec.convert(load_yaml(Path(__file__).with_name("systems.yml"))[0], dict[str, System])
+"""Systems that an option file may name; ``systems.yml`` says what they are."""
 
 
 def load_benchmark_options(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> BenchmarkOptions:
@@ -423,15 +222,3 @@ def check_settings(values: dict[str, Any], source: Source, keys: Sequence[str]) 
         where = (*keys, "network")
         arch = options_module.registered(network, ARCH_REGISTRY, "network", source, where)
         options_module.check_call(network, arch, source, where)
-
-
-__all__ = [
-    "PRESETS",
-    "BenchmarkOptions",
-    "OptionError",
-    "Settings",
-    "System",
-    "Task",
-    "complete_benchmark_options",
-    "load_benchmark_options",
-]

@@ -6,33 +6,59 @@ import argparse
 import json
 import shutil
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from semiisp_plugin.data.pairs import find_pair_folders, match_pairs, read_pair
-from semiisp_plugin.experiments import phases
-from semiisp_plugin.experiments.phases import PairData, PhaseSettings
-from semiisp_plugin.io.image_io import list_images, read_image, to_bit_depth, to_float, to_uint8, write_image
-from semiisp_plugin.io.picture import shrink_short_side
-from semiisp_plugin.options import PseudoOptions
-from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
-from semiisp_plugin.pseudo.contact_sheet import save_contact_sheet
+from semiisp_plugin.experiments.benchmark_data import Data, data_in, make_data
+from semiisp_plugin.experiments.benchmark_jobs import Step, chain, run_folder
+from semiisp_plugin.experiments.benchmark_options import Task
+from semiisp_plugin.experiments.jobs import perform
+from semiisp_plugin.experiments.phases import PairData, Settings
+from semiisp_plugin.io.image_io import list_images, read_image, to_float, to_uint8
 from semiisp_plugin.pseudo.f_isp import make_generator
-from semiisp_plugin.pseudo.generator import PseudoPairGenerator
-from semiisp_plugin.pseudo.manifest import BuildFolder
 from semiisp_plugin.report.grids import save_grid
 from semiisp_plugin.report.tables import text_table
-from semiisp_plugin.simulation.scenes import DEFAULT_SPLIT, Task, draw_split, make_scenes
+from semiisp_plugin.simulation.scenes import DEFAULT_SPLIT, draw_split, make_scenes
 
 MARKER = "written_by_basicsr_demo.txt"
-DEFAULT_TASK: Task = "lowlight"
-_TEST_SHARE = 0.2
+SYSTEMS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "f_ISP alone": ("f_isp", {}),
+    "supervised": ("supervised", {}),
+    "supervised + photometric jitter": ("supervised", {"augment": 0.2}),
+    "semi-supervised, before fine-tuning": ("semi", {"fine_tune": False}),
+    "semi-supervised": ("semi", {}),
+}
+"""Kind and settings of each row; everything that trains the target has equal iterations and batches."""
+
+
+@dataclass(frozen=True)
+class DemoData(Step):
+    """The demo's pairs and photographs; its settings are ``pairs`` and ``photos``, or ``task`` and ``split``."""
+
+    def data(self) -> Data:
+        """Where they are."""
+        folder = self.folder / "data"
+        if self.settings["pairs"]:
+            return replace(data_in(folder), validation=None)
+        parts = {kind: PairData(folder / kind / "input", folder / kind / "target") for kind in ("pairs", "test")}
+        return Data(parts["pairs"], None, parts["test"], folder / "photos")
+
+    def run(self, *, resume: bool, progress: bool) -> dict[str, Any]:
+        """Write them; says whether the inputs look like RAW."""
+        s, folder = self.settings, self.folder / "data"
+        if s["pairs"]:
+            return {"raw": deal_own_data(s["pairs"], s["photos"], folder, tuple(s["size"]), self.seed)}
+        split = draw_split(self.seed) if s["split"] == "drawn" else DEFAULT_SPLIT
+        make_scenes(folder, task=s["task"], size=tuple(s["size"]), seed=self.seed, split=split)
+        return {"raw": s["task"] == "raw"}
 
 
 def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -51,39 +77,54 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     # The images are small: a second thread brings little on an idle machine, and on a busy one the threads wait for
     # each other longer than they work.
     torch.set_num_threads(1)
-    out = Path(args.out)
+    out, task, seed = Path(args.out), args.task or "lowlight", args.seed
     if args.pairs:
         check_own_folders(args.pairs, args.photos, out)
-    prepare_output(out)
-    settings = PhaseSettings()
-    if args.iterations is not None:
-        settings = replace(
-            settings,
-            isp_iterations=max(2, 2 * args.iterations // 3),
-            semi_iterations=args.iterations,
-            fine_iterations=max(1, args.iterations // 3),
-        )
-    if args.pairs:
-        pairs, test, photos, raw = own_data(args.pairs, args.photos, out / "data", settings.size, args.seed)
-        settings = replace(settings, image_enhancement=not raw)
         what = f"the pairs of {args.pairs} and the photographs of {args.photos}"
     else:
-        task: Task = args.task or DEFAULT_TASK
-        split = draw_split(args.seed) if args.split == "drawn" else DEFAULT_SPLIT
-        scenes = make_scenes(out / "data", task=task, size=settings.size, seed=args.seed, split=split)
-        pairs = PairData(scenes.pairs_input, scenes.pairs_target)
-        test = PairData(scenes.test_input, scenes.test_target)
-        photos = scenes.photos
-        settings = replace(settings, image_enhancement=task == "lowlight")
         kind = "RAW to sRGB" if task == "raw" else "dark sRGB to good sRGB"
         what = f"SIMULATED pairs ({kind}) made from photographs that ship with scikit-image, scikit-learn, matplotlib"
-    n_pairs, n_test = len(list_images(pairs.input)), len(list_images(test.input))
-    print(f"Data: {what}: {n_pairs} labelled pairs, {len(list_images(photos))} photographs, {n_test} test pairs.")
-    results, models = train_all(settings, pairs, test, photos, out, args.seed)
-    report(results, models, test, photos, out, args.seed, n_pairs, n_test, what)
-    print(f"Everything is in {out}/; `tensorboard --logdir {out}/tb_logger` shows the training.")
+    prepare_output(out)
+    settings = demo_settings(args.iterations)
+    of_data = {"task": task, "split": args.split, "pairs": args.pairs, "photos": args.photos, "size": settings.size}
+    data = DemoData("data", seed, of_data, out, quiet=False)
+    raw = perform(data, progress=True)["result"]["raw"]
+    parts = data.data()
+    counts = [len(list_images(folder)) for folder in (parts.labelled.input, parts.photos, parts.test.input)]
+    print(f"Data: {what}: {counts[0]} labelled pairs, {counts[1]} photographs, {counts[2]} test pairs.")
+    steps = {
+        name: chain(kind, msgspec.structs.replace(settings, **changes), data, seed, image_enhancement=not raw)
+        for name, (kind, changes) in SYSTEMS.items()
+    }
+    done: dict[str, dict[str, Any]] = {}
+    for last in steps.values():
+        for step in last.with_before():
+            if step.key not in done:
+                done[step.key] = perform(step, progress=True)["result"]
+    results = {name: dict(done[step.key]["test"]) for name, step in steps.items()}
+    before = {step.kind: step for step in steps["semi-supervised"].with_before()}
+    made, kept = done[before["pseudo"].key], done[before["semi"].key]["kept_ratio"]
+    print(f"{made['written']} pseudo pairs; {made['clipped']:.1%} of the pseudo inputs' values were clipped.")
+    print(f"The filter kept {np.mean([share for _, share in kept]):.0%} of the pseudo samples.")
+    report(results, counts, seed, what, out)
+    f_isp = run_folder(before["f_isp"]) / "f_isp_latest.pth"
+    pictures = [comparison_grid(steps, parts.test, out), pseudo_grid(f_isp, parts.photos, seed, out)]
+    print(f"Pictures: {pictures[0]} and {pictures[1]}")
+    print(f"Everything is in {out}/; `tensorboard --logdir {out}` shows the training.")
     print(f"Time: {(time.time() - started) / 60:.1f} minutes.")
     return results
+
+
+def demo_settings(iterations: int | None = None) -> Settings:
+    """Settings of all systems; ``iterations`` are those of phase 2."""
+    phases: dict[str, Any] = {"semi_iterations": 600, "fine_iterations": 200, "isp_iterations": 400}
+    if iterations is not None:
+        phases = {
+            "isp_iterations": max(2, 2 * iterations // 3),
+            "semi_iterations": iterations,
+            "fine_iterations": max(1, iterations // 3),
+        }
+    return Settings(size=(96, 128), evaluations=1, **phases)
 
 
 def prepare_output(out: Path) -> Path:
@@ -112,165 +153,63 @@ def check_own_folders(pairs_root: str, photos: str, out: Path) -> None:
             raise ValueError(f"{folder} lies in {out}, which the demo replaces; choose another folder with --out.")
 
 
-def own_data(
-    pairs_root: str, photos: str, out: Path, size: tuple[int, int], seed: int
-) -> tuple[PairData, PairData, Path, bool]:
-    """Small copies of the user's pairs, a fifth of them held out for the test.
-
-    Returns:
-        Labelled pairs, test pairs, the folder of photographs, and whether the inputs look like RAW (16-bit).
-    """
-    found = match_pairs(*find_pair_folders(pairs_root))
-    n_test = max(1, min(20, round(_TEST_SHARE * len(found))))
-    order = np.random.default_rng(seed).permutation(len(found))
-    held_out = {int(i) for i in order[:n_test]}
-    deep = False
-    short = 3 * min(size) // 2
-    for index, pair in enumerate(tqdm(found, desc="reading pairs", unit="pair")):
-        image, target = read_pair(pair)
-        target = to_bit_depth(target, "8")
-        deep |= image.dtype == np.uint16
-        part = out / ("test" if index in held_out else "pairs")
-        name = f"{index:05d}_{pair.key.rsplit('/', 1)[-1]}.png"
-        for kind, picture in (("input", image), ("target", target)):
-            (part / kind).mkdir(parents=True, exist_ok=True)
-            write_image(part / kind / name, shrink_short_side(picture, short))
-    small = out / "photos"
-    small.mkdir(parents=True)
-    names = list_images(photos)[:200]
-    for index, name in enumerate(tqdm(names, desc="reading photographs", unit="photo")):
-        try:
-            picture = read_image(Path(photos) / name, bit_depth="8")
-        except ValueError as error:
-            tqdm.write(f"set aside: {error}")
-            continue
-        write_image(small / f"{index:04d}.png", shrink_short_side(picture, short))
-    list_images(small)  # says so if none could be read
-    labelled = PairData(out / "pairs" / "input", out / "pairs" / "target")
-    return labelled, PairData(out / "test" / "input", out / "test" / "target"), small, deep
-
-
-def train_all(
-    s: PhaseSettings, pairs: PairData, test: PairData, photos: Path, out: Path, seed: int
-) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
-    """All phases and both baselines, with equal iterations and batches for everything that trains the target."""
-    results: dict[str, dict[str, float]] = {}
-    models: dict[str, Any] = {}
-    evaluation = {"test": test}
-
-    def finish(label: str, model: Any) -> None:
-        results[label] = dict(model.latest_metrics["test"])
-        models[label] = getattr(model, "net_g_ema", model.net_g)
-
-    total = s.semi_iterations + s.fine_iterations
-    finish("f_ISP alone", phases.run(phases.isp_options(s, pairs, evaluation, seed), out, True))
-    f_isp = str(out / "experiments" / "1_fisp" / "models" / "f_isp_latest.pth")
-    pseudo = str(out / "pseudo")
-    generator = make_generator(f_isp)
-    how = PseudoOptions(
-        name="demo", photographs=str(photos), f_isp=f_isp, out=pseudo, manual_seed=seed, num_gpu=0, workers=0
+def deal_own_data(pairs_root: str, photos: str, folder: Path, size: tuple[int, int], seed: int) -> bool:
+    """Small copies of the user's pairs, a fifth of them held out for the test; whether the inputs have 16 bits."""
+    lq, gt = find_pair_folders(pairs_root)
+    found = match_pairs(lq, gt)
+    n_test = max(1, min(20, len(found) // 5))
+    task = Task(
+        type="pairs",
+        dataroot_lq=str(lq),
+        dataroot_gt=str(gt),
+        photographs=photos,
+        folds=-(-len(found) // n_test),
+        short_side=3 * min(size) // 2,
+        max_photographs=200,
     )
-    built = build_pseudo_lmdb(how, generator)
-    print(f"{built.written} pseudo pairs; {built.clipped:.1%} of the pseudo inputs' values were clipped.")
-    print(f"A random selection of them: {save_contact_sheet(BuildFolder(pseudo), generator)}")
-    semi = phases.run(phases.semi_options(s, pairs, pseudo, evaluation, seed), out, True)
-    finish("semi-supervised, before fine-tuning", semi)
-    print(f"The filter kept {semi.filter.kept_ratio:.0%} of the pseudo samples.")
-    weights = str(out / "experiments" / "2_semi" / "models" / "net_g_latest.pth")
-    fine = phases.supervised_options(
-        s, pairs, evaluation, seed, name="3_finetune", iterations=s.fine_iterations, lr=s.fine_lr, weights=weights
-    )
-    finish("semi-supervised", phases.run(fine, out, True))
-    for label, name, jitter in (
-        ("supervised", "0_supervised", None),
-        ("supervised + photometric jitter", "0_supervised_jitter", s.jitter),
-    ):
-        options = phases.supervised_options(
-            s, pairs, evaluation, seed, name=name, iterations=total, lr=s.lr, jitter=jitter
-        )
-        finish(label, phases.run(options, out, True))
-    return results, models
+    make_data(task, folder, n_pairs=len(found) - n_test, n_validation=0, size=size, seed=seed, fold=0)
+    return read_pair(found[0])[0].dtype == np.uint16
 
 
-SYSTEMS = (
-    "f_ISP alone",
-    "supervised",
-    "supervised + photometric jitter",
-    "semi-supervised, before fine-tuning",
-    "semi-supervised",
-)
-
-
-def report(
-    results: dict[str, dict[str, float]],
-    models: dict[str, Any],
-    test: PairData,
-    photos: Path,
-    out: Path,
-    seed: int,
-    n_pairs: int,
-    n_test: int,
-    what: str,
-) -> None:
-    """Print the table; write ``results.json``, ``comparison.png`` and ``pseudo_pairs.png``."""
+def report(results: Mapping[str, Mapping[str, float]], counts: list[int], seed: int, what: str, out: Path) -> None:
+    """Print the table and write ``results.json``."""
     rows = [
-        {"system": name, "PSNR (dB)": f"{results[name]['psnr']:.2f}", "SSIM": f"{results[name]['ssim']:.3f}"}
-        for name in SYSTEMS
+        {"system": name, "PSNR (dB)": f"{found['psnr']:.2f}", "SSIM": f"{found['ssim']:.3f}"}
+        for name, found in results.items()
     ]
-    print(f"\nMean over {n_test} test pairs, {n_pairs} labelled pairs, seed {seed}:\n")
-    print(text_table(rows))
+    print(f"\nMean over {counts[2]} test pairs, {counts[0]} labelled pairs, seed {seed}:\n\n{text_table(rows)}")
     gain = results["semi-supervised"]["psnr"] - results["supervised"]["psnr"]
     print(f"\nSemi-supervised against supervised: {gain:+.2f} dB. One seed and one small data set: a demonstration.\n")
-    (out / "results.json").write_text(
-        json.dumps({"data": what, "seed": seed, "results": results}, indent=2) + "\n", encoding="utf-8"
-    )
-    comparison = comparison_grid(models, test, out / "comparison.png")
-    pairs = pseudo_grid(out, photos, seed, out / "pseudo_pairs.png")
-    print(f"Pictures: {comparison} and {pairs}")
+    content = {"data": what, "seed": seed, "results": results}
+    (out / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def comparison_grid(models: dict[str, Any], test: PairData, path: Path) -> Path:
-    """Test images in rows: input, the systems' outputs, target."""
+def comparison_grid(steps: Mapping[str, Step], test: PairData, out: Path) -> Path:
+    """``comparison.png``: test images in rows: input, the systems' outputs, target."""
     shown = ("supervised", "supervised + photometric jitter", "semi-supervised")
     rows = []
-    names = list_images(test.input)
-    for name in names[:6]:  # the simulated ones are of each test photograph in turn
+    for name in list_images(test.input)[:6]:  # the simulated ones are of each test photograph in turn
         image = to_float(read_image(test.input / name))
+        outputs = [read_image(steps[system].folder / "outputs" / name) for system in shown]
         target = read_image(test.target / name, bit_depth="8")
-        outputs = [apply(models[system], image) for system in shown]
         rows.append([to_uint8(image ** (1 / 2.2) if image.mean() < 0.2 else image), *outputs, target])
-    save_grid(
-        path,
-        rows,
-        column_titles=["input (dark ones shown with gamma 2.2)", *shown, "target"],
-        cell_width=224,
-    )
-    return path
+    titles = ["input (dark ones shown with gamma 2.2)", *shown, "target"]
+    save_grid(out / "comparison.png", rows, titles, cell_width=224)
+    return out / "comparison.png"
 
 
-@torch.no_grad()
-def apply(network: torch.nn.Module, image: np.ndarray) -> np.ndarray:
-    """Run a network on a float HWC image; returns uint8."""
-    network.eval()
-    device = next(network.parameters()).device
-    tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(device)
-    return to_uint8(network(tensor)[0].permute(1, 2, 0).cpu().numpy().clip(0, 1))
-
-
-def pseudo_grid(out: Path, photos: Path, seed: int, path: Path) -> Path:
-    """Photographs in rows: as they are, with updated quality, and three pseudo inputs of each."""
-    generator: PseudoPairGenerator = make_generator(str(out / "experiments" / "1_fisp" / "models" / "f_isp_latest.pth"))
+def pseudo_grid(f_isp: Path, photos: Path, seed: int, out: Path) -> Path:
+    """``pseudo_pairs.png``: photographs as they are, with updated quality, and three pseudo inputs of each."""
+    generator = make_generator(str(f_isp))
     draws = torch.Generator().manual_seed(seed)
     rows = []
-    names = list_images(photos)
-    for name in names[:4]:
+    for name in list_images(photos)[:4]:
         photo = read_image(photos / name, bit_depth="8")
         pair = generator.generate(torch.from_numpy(photo).permute(2, 0, 1)[None], draws)
         inputs = [generator.generate_input(pair.target, draws).input for _ in range(3)]
         as_arrays = [to_uint8(i[0].permute(1, 2, 0).numpy() ** (1 / 2.2)) for i in inputs]
-        size = (192, 144)
         row = [photo, np.ascontiguousarray(pair.target[0].permute(1, 2, 0).numpy()), *as_arrays]
-        rows.append([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in row])
+        rows.append([cv2.resize(picture, (192, 144), interpolation=cv2.INTER_AREA) for picture in row])
     titles = ["photograph", "pseudo ground truth", *(f"pseudo input {i} (gamma 2.2)" for i in (1, 2, 3))]
-    save_grid(path, rows, column_titles=titles)
-    return path
+    save_grid(out / "pseudo_pairs.png", rows, titles)
+    return out / "pseudo_pairs.png"

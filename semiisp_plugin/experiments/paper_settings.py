@@ -1,8 +1,7 @@
 """The paper's experiments as typed data: tasks, Tables 5 and 6, and the target models' own recipes.
 
 Every value says where it is from: a table or section of the paper, the repository of the model, or "ours" where both
-are silent. The option files of ``options/train``, ``options/test`` and ``options/recipes`` are written from here
-(`semiisp_plugin.experiments.option_files`).
+are silent. `semiisp_plugin.experiments.paper_options` makes options of them.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, TypeVar
 
+from semiisp_plugin.data import auto_settings
 from semiisp_plugin.report.paper_figures import ENHANCEMENT, GENERAL_ISP, TONE_MAPPING
 
 T = TypeVar("T")
@@ -196,23 +196,12 @@ Column = Literal["<= 100", "<= 1000", "> 1000", "w/ denoising"]
 
 @dataclass(frozen=True)
 class FISPColumn:
-    """A column of Table 5: phase 1."""
+    """A column of Table 5: phase 1. All: AdamW, cosine to `FLOOR` of the peak, random flips and crops."""
 
     lr: float
     batch: int
     iterations: int
     pooled_l1: bool
-
-
-@dataclass(frozen=True)
-class SemiColumn:
-    """A column of Table 6: phase 2."""
-
-    real_per_batch: int
-    pseudo_per_batch: int
-    beta: float
-    ssim: bool
-    crop: int | None
 
 
 TABLE_5: Mapping[Column, FISPColumn] = {
@@ -221,24 +210,16 @@ TABLE_5: Mapping[Column, FISPColumn] = {
     "> 1000": FISPColumn(1e-4, 16, 30_000, False),
     "w/ denoising": FISPColumn(5e-5, 8, 70_000, True),
 }
-"""Phase 1. All: AdamW, cosine to 0.001 of the peak, random flips and crops, N = 5000."""
-
 BANK_SIZE = 5000
 VGG_WEIGHT = 0.1
 POOLS = (16, 32, 64)
 FLOOR = 0.001
 """Last learning rate of phases 1 and 2, of the peak."""
 
-TABLE_6: Mapping[Column, SemiColumn] = {
-    "<= 100": SemiColumn(2, 18, 1.0, False, None),
-    "<= 1000": SemiColumn(4, 16, 1.2, False, None),
-    "> 1000": SemiColumn(6, 14, 1.0, False, None),
-    "w/ denoising": SemiColumn(4, 16, 1.2, True, 128),
-}
-"""Phase 2. All: AdamW at 1e-4, 40,000 iterations, cosine to 0.001 of the peak, random flips and crops."""
-
 SEMI_LR = 1e-4
 SEMI_ITERATIONS = 40_000
+DENOISING_CROP = 128
+"""Table 6: of all columns, and the crop of the one with denoising. N_r, N_p and beta: `table_6`."""
 
 
 def column(task: Task, pairs: int) -> Column:
@@ -246,6 +227,11 @@ def column(task: Task, pairs: int) -> Column:
     if task.denoising.value:
         return "w/ denoising"
     return "<= 100" if pairs <= 100 else "<= 1000" if pairs <= 1000 else "> 1000"
+
+
+def table_6(task: Task, pairs: int) -> auto_settings.Settings:
+    """N_r and beta of phase 2; the batch is of `auto_settings.PAPER_BATCH` samples."""
+    return auto_settings.paper_settings(pairs, task.denoising.value)
 
 
 # --- target models ---------------------------------------------------------------------------------------------------

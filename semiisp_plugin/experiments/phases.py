@@ -1,16 +1,17 @@
-"""Option dictionaries of the phases and the baselines, and running them: what the demo and the benchmark share."""
+"""Settings of the phases and the baselines, and option dictionaries made of them, for the benchmark and the demo."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from semiisp_plugin import options as options_module
-from semiisp_plugin.training import train
+import msgspec
+
+from semiisp_plugin.options.structures import Count, Positive, Strict
+from semiisp_plugin.pseudo.noise import READ_VARIANCE, SHOT_VARIANCE
 
 METRICS = {
     "psnr": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": False},
@@ -26,13 +27,11 @@ class PairData:
     target: Path
 
 
-@dataclass(frozen=True)
-class PhaseSettings:
-    """What the phases and the baselines are run with; the defaults are those of the demo, and ours.
+class Settings(Strict):
+    """Everything that a system can be run with; the defaults are ours.
 
     Attributes:
         size: (height, width) of training crops, pixels.
-        image_enhancement: f_ISP with inverse tone mapping (sRGB inputs).
         isp_iterations: Phase 1.
         isp_lr: Its peak learning rate.
         isp_batch: Its samples a batch.
@@ -40,54 +39,72 @@ class PhaseSettings:
             weights are not always at hand.
         isp_grid: Grid (height, width) of the local network.
         isp_thumbnail: Side of the encoder's thumbnail, pixels.
-        isp_dropout: Of the encoder; ours.
+        isp_dropout: Of the encoder (ours).
         isp_weight_decay: Of AdamW.
-        isp_jitter: Strength of photometric augmentation of its inputs; ours.
+        isp_jitter: Strength of photometric augmentation of its inputs (ours).
+        isp_early_stop: Take the f_ISP of the best validation PSNR instead of the last one (ours).
+        source: sRGB-to-RAW method: ``bank`` (the paper's), ``mixture`` (ours), ``fitted``, ``upi``, ``deterministic``.
+        sets: ``auto``, ``global`` (whole ISP) or ``local`` (per function).
+        update_quality: USQ, steps 1 and 2 of the pseudo-data.
+        draws: Pseudo pairs a photograph.
+        candidates: Inputs that step 3 makes of each pseudo ground truth, to keep the most consistent (ours).
         semi_iterations: Phase 2.
-        fine_iterations: Phase 3; 0 leaves it out.
+        fine_iterations: Phase 3.
+        fine_tune: Whether phase 3 follows phase 2 (where it has iterations); the systems that train in one go take its
+            iterations in any case.
+        length: Of systems that train the target in one go, as a share of the iterations of phases 2 and 3 together.
         real_per_batch: N_r.
         pseudo_per_batch: N_p.
+        real_share: Real samples as a share of the batch of phase 2, in place of N_r : N_p; at least one of each.
         beta: Of the filter (eq. 12); infinity switches it off.
         reference: Reference loss of the filter, see `semiisp_plugin.losses.pseudo_filter.PseudoFilter`.
-        warmup: Iterations at the start of phase 2 in which the filter drops nothing; ours.
-        noise: Upper bounds (shot, read) of the variances of eq. 15, ``estimated`` from the pairs, or None.
+        warmup: Iterations at the start of phase 2 in which the filter drops nothing (ours).
+        noise: ``none``, ``paper`` (bounds of Sec. A.3), or ``estimated`` from the labelled inputs (ours).
         lr: Peak learning rate of the target network, in every system that trains it but phase 3.
         fine_lr: Peak learning rate of phase 3.
         ema_decay: Of the target network's weights.
-        jitter: Strength of the photometric augmentation of a supervised baseline.
+        augment: Photometric jitter of the inputs in supervised training, phase 3 included (there it is ours); 0 for
+            none.
         loss: ``mse``, or ``mse_ssim`` (Table 6, with denoising).
         network: The target network's section.
-        cache_images: Keep decoded images in memory.
-        loader_workers: Processes that read images; 0 reads them in the training process.
         evaluations: How often a run is validated, evenly over its iterations.
-        tensorboard: Write TensorBoard files.
+        cache_images: Keep decoded images in memory; switch it off where they do not fit.
+        loader_workers: Processes that read images in a training; 0 reads them in the training process.
     """
 
-    size: tuple[int, int] = (96, 128)
-    image_enhancement: bool = False
-    isp_iterations: int = 400
+    size: tuple[Positive, Positive] = (64, 96)
+    isp_iterations: Positive = 400
     isp_lr: float = 3e-3
-    isp_batch: int = 4
-    isp_loss: str = "mse"
-    isp_grid: tuple[int, int] = (2, 2)
-    isp_thumbnail: int = 64
+    isp_batch: Positive = 4
+    isp_loss: Literal["mse", "pooled_l1"] = "mse"
+    isp_grid: tuple[Positive, Positive] = (2, 2)
+    isp_thumbnail: Positive = 64
     isp_dropout: float = 0.0
     isp_weight_decay: float = 0.01
     isp_jitter: float | None = None
-    semi_iterations: int = 600
-    fine_iterations: int = 200
-    real_per_batch: int = 2
-    pseudo_per_batch: int = 8
+    isp_early_stop: bool = False
+    source: Literal["bank", "mixture", "fitted", "upi", "deterministic"] = "bank"
+    sets: Literal["auto", "global", "local"] = "auto"
+    update_quality: bool = True
+    draws: Positive = 1
+    candidates: Positive = 1
+    semi_iterations: Positive = 480
+    fine_iterations: Count = 120
+    fine_tune: bool = True
+    length: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    real_per_batch: Positive = 2
+    pseudo_per_batch: Positive = 8
+    real_share: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
     beta: float = 1.0
-    reference: str = "batch"
-    warmup: int = 0
-    noise: tuple[float, float] | str | None = None
+    reference: Literal["batch", "running"] = "batch"
+    warmup: Count = 0
+    noise: Literal["none", "paper", "estimated"] = "none"
     lr: float = 1e-3
     fine_lr: float = 2e-4
     ema_decay: float = 0.0
-    jitter: float | None = 0.2
-    loss: str = "mse"
-    network: dict[str, Any] = field(
+    augment: float = 0.0
+    loss: Literal["mse", "mse_ssim"] = "mse"
+    network: dict[str, Any] = msgspec.field(
         default_factory=lambda: {
             "type": "SepLUT",
             "n_vertices_3d": 9,
@@ -96,78 +113,79 @@ class PhaseSettings:
             "identity_start": True,
         }
     )
+    evaluations: Positive = 8
     cache_images: bool = True
-    loader_workers: int = 0
-    evaluations: int = 1
-    tensorboard: bool = True
-
-    @property
-    def batch(self) -> int:
-        """Samples a batch, of every system that trains the target network."""
-        return self.real_per_batch + self.pseudo_per_batch
+    loader_workers: Count = 0
 
 
-def _training_set(kind: str, s: PhaseSettings, data: PairData, **more: Any) -> dict[str, Any]:
-    return _dataset(
-        kind,
-        data,
-        gt_size=list(s.size),
-        use_hflip=True,
-        cache_images=s.cache_images,
-        num_worker_per_gpu=s.loader_workers,
-        **more,
-    )
+NOISE = {
+    "paper": {"shot_variance": SHOT_VARIANCE, "read_variance": READ_VARIANCE},
+    "estimated": "estimated",
+}
+Evaluation = Mapping[str, PairData]
 
 
-def _dataset(kind: str, data: PairData, **more: Any) -> dict[str, Any]:
-    backend = "lmdb" if str(data.target).endswith(".lmdb") else "disk"
+def _pairs(data: PairData, s: Settings, **more: Any) -> dict[str, Any]:
     return {
         "name": "pairs",
-        "type": kind,
+        "type": "PairedRestorationDataset",
         "dataroot_lq": str(data.input),
         "dataroot_gt": str(data.target),
-        "io_backend": {"type": backend},
+        "io_backend": {"type": "lmdb" if str(data.target).endswith(".lmdb") else "disk"},
+        "cache_images": s.cache_images,
         **more,
     }
+
+
+def _training_pairs(data: PairData, s: Settings, **more: Any) -> dict[str, Any]:
+    return _pairs(data, s, gt_size=list(s.size), use_hflip=True, num_worker_per_gpu=s.loader_workers, **more)
+
+
+def _mixed(data: PairData, s: Settings, pseudo: Path) -> dict[str, Any]:
+    pseudo_data = {
+        "dataroot_gt": str(pseudo / "gt.lmdb"),
+        "dataroot_lq": str(pseudo / "lq.lmdb"),
+        "io_backend": {"type": "lmdb"},
+        "cache_images": s.cache_images,
+    }
+    mixed = {"type": "SemiSupervisedDataset", "pseudo": pseudo_data}
+    return _training_pairs(data, s, real_per_batch=s.real_per_batch, pseudo_per_batch=s.pseudo_per_batch, **mixed)
 
 
 def _options(
-    s: PhaseSettings,
-    name: str,
+    s: Settings,
     model: str,
     train_set: dict[str, Any],
-    evaluation: Mapping[str, PairData],
+    evaluation: Evaluation,
     seed: int,
+    network: dict[str, Any],
     training: dict[str, Any],
 ) -> dict[str, Any]:
     total = training["total_iter"]
-    sets = {
-        f"val_{key}": _dataset("PairedRestorationDataset", data, name=key, cache_images=s.cache_images)
-        for key, data in evaluation.items()
-    }
     return {
-        "name": name,
+        "name": "run",
         "model_type": model,
         "scale": 1,
         "num_gpu": "auto",
         "manual_seed": seed,
-        "datasets": {"train": train_set, **sets},
+        "datasets": {"train": train_set, **{f"val_{key}": _pairs(d, s, name=key) for key, d in evaluation.items()}},
+        "network_g": deepcopy(network),
         "path": {},
-        "train": training,
+        "train": {"scheduler": {"type": "CosineAnnealing", "eta_min_ratio": 1e-3}, **training},
         "val": {"val_freq": max(1, total // s.evaluations), "save_img": False, "metrics": deepcopy(METRICS)},
         "logger": {
             "print_freq": max(1, total // 20),
             "save_checkpoint_freq": total + 1,
-            "use_tb_logger": s.tensorboard,
+            "use_tb_logger": False,
             "image_freq": max(1, total // 4),
         },
     }
 
 
-def isp_options(s: PhaseSettings, pairs: PairData, evaluation: Mapping[str, PairData], seed: int) -> dict[str, Any]:
-    """Phase 1."""
-    train_set = _training_set("PairedRestorationDataset", s, pairs, batch_size_per_gpu=s.isp_batch)
-    loss = {"type": "PooledL1Loss"} if s.isp_loss == "pooled_l1" else {"type": "MSELoss"}
+def f_isp_options(
+    s: Settings, pairs: PairData, evaluation: Evaluation, seed: int, image_enhancement: bool
+) -> dict[str, Any]:
+    """Phase 1; with ``image_enhancement`` f_ISP has inverse tone mapping (sRGB inputs)."""
     training = {
         "total_iter": s.isp_iterations,
         "warmup_iter": s.isp_iterations // 20,
@@ -176,121 +194,70 @@ def isp_options(s: PhaseSettings, pairs: PairData, evaluation: Mapping[str, Pair
         # last twelfth.
         "bank_size": s.isp_batch * max(1, s.isp_iterations // 5),
         "optim_g": {"type": "AdamW", "lr": s.isp_lr, "weight_decay": s.isp_weight_decay},
-        "scheduler": {"type": "CosineAnnealing", "eta_min_ratio": 1e-3},
-        "pixel_opt": loss,
+        "pixel_opt": {"type": "PooledL1Loss" if s.isp_loss == "pooled_l1" else "MSELoss"},
     }
     if s.isp_jitter:
         training["photometric_jitter"] = s.isp_jitter
-    options = _options(s, "1_fisp", "ISPModel", train_set, evaluation, seed, training)
     network = {
         "type": "PQDynamicISP",
-        "inverse_tone_mapping": s.image_enhancement,
+        "inverse_tone_mapping": image_enhancement,
         "thumbnail": s.isp_thumbnail,
         "dropout": s.isp_dropout,
     }
-    options["network_g"] = {**network, "grid": list(s.isp_grid)}
+    train_set = _training_pairs(pairs, s, batch_size_per_gpu=s.isp_batch)
+    local = {**network, "grid": list(s.isp_grid)}
+    options = _options(s, "ISPModel", train_set, evaluation, seed, local, training)
     options["network_global"] = {**network, "grid": [1, 1]}
     return options
 
 
-def _target_options(
-    s: PhaseSettings,
-    name: str,
-    model: str,
-    train_set: dict[str, Any],
-    evaluation: Mapping[str, PairData],
-    seed: int,
-    total: int,
-    lr: float,
-) -> dict[str, Any]:
+def _of_target(s: Settings, iterations: int, lr: float) -> dict[str, Any]:
+    """Section ``train`` of whatever trains the target network."""
     training = {
-        "total_iter": total,
+        "total_iter": iterations,
         "optim_g": {"type": "AdamW", "lr": lr},
-        "scheduler": {"type": "CosineAnnealing", "eta_min_ratio": 1e-3},
         "pixel_opt": {"type": "MSELoss"},
         "ema_decay": s.ema_decay,
     }
     if s.loss == "mse_ssim":
         training["ssim_opt"] = {"type": "SSIMLoss", "loss_weight": 1.0}
-    options = _options(s, name, model, train_set, evaluation, seed, training)
-    options["network_g"] = deepcopy(s.network)
-    return options
+    return training
 
 
-def _mixed_set(s: PhaseSettings, pairs: PairData, pseudo: str) -> dict[str, Any]:
-    return _training_set(
-        "SemiSupervisedDataset",
-        s,
-        pairs,
-        real_per_batch=s.real_per_batch,
-        pseudo_per_batch=s.pseudo_per_batch,
-        pseudo={
-            "dataroot_gt": os.path.join(pseudo, "gt.lmdb"),
-            "dataroot_lq": os.path.join(pseudo, "lq.lmdb"),
-            "io_backend": {"type": "lmdb"},
-            "cache_images": s.cache_images,
-        },
-    )
-
-
-def semi_options(
-    s: PhaseSettings, pairs: PairData, pseudo: str, evaluation: Mapping[str, PairData], seed: int
-) -> dict[str, Any]:
+def semi_options(s: Settings, pairs: PairData, pseudo: Path, evaluation: Evaluation, seed: int) -> dict[str, Any]:
     """Phase 2."""
-    train_set = _mixed_set(s, pairs, pseudo)
-    options = _target_options(s, "2_semi", "SemiSupervisedModel", train_set, evaluation, seed, s.semi_iterations, s.lr)
-    options["train"]["filter"] = {"beta": s.beta, "reference": s.reference, "warmup_iter": s.warmup}
-    if isinstance(s.noise, str):
-        options["train"]["noise"] = s.noise
-    elif s.noise:
-        options["train"]["noise"] = {"shot_variance": s.noise[0], "read_variance": s.noise[1]}
-    return options
+    training = _of_target(s, s.semi_iterations, s.lr)
+    training["filter"] = {"beta": s.beta, "reference": s.reference, "warmup_iter": s.warmup}
+    if s.noise != "none":
+        training["noise"] = deepcopy(NOISE[s.noise])
+    return _options(s, "SemiSupervisedModel", _mixed(pairs, s, pseudo), evaluation, seed, s.network, training)
 
 
 def mean_teacher_options(
-    s: PhaseSettings, pairs: PairData, pseudo: str, evaluation: Mapping[str, PairData], seed: int, iterations: int
+    s: Settings, pairs: PairData, pseudo: Path, evaluation: Evaluation, seed: int, iterations: int
 ) -> dict[str, Any]:
     """The mean-teacher baseline: pseudo inputs as unlabelled data."""
-    train_set = _mixed_set(s, pairs, pseudo)
-    options = _target_options(s, "mean_teacher", "MeanTeacherModel", train_set, evaluation, seed, iterations, s.lr)
-    options["train"]["ema_decay"] = s.ema_decay or 0.99
-    options["train"]["mean_teacher"] = {"rampup_iter": max(1, iterations // 4), "jitter": s.jitter or 0.0}
-    return options
+    training = _of_target(s, iterations, s.lr)
+    training["ema_decay"] = s.ema_decay or 0.99
+    training["mean_teacher"] = {"rampup_iter": max(1, iterations // 4), "jitter": s.augment or 0.2}
+    return _options(s, "MeanTeacherModel", _mixed(pairs, s, pseudo), evaluation, seed, s.network, training)
 
 
 def supervised_options(
-    s: PhaseSettings,
+    s: Settings,
     pairs: PairData,
-    evaluation: Mapping[str, PairData],
+    evaluation: Evaluation,
     seed: int,
-    *,
-    name: str,
     iterations: int,
-    lr: float,
-    weights: str | None = None,
-    jitter: float | None = None,
+    batch: int,
+    weights: Path | None = None,
 ) -> dict[str, Any]:
-    """Phase 3 (``weights`` of phase 2), or a supervised baseline (from scratch)."""
-    train_set = _training_set("PairedRestorationDataset", s, pairs, batch_size_per_gpu=s.batch)
-    options = _target_options(s, name, "SupervisedModel", train_set, evaluation, seed, iterations, lr)
-    options["path"]["pretrain_network_g"] = weights
-    if jitter:
-        options["train"]["photometric_jitter"] = jitter
+    """A supervised baseline (from scratch), or phase 3 (``weights`` of phase 2)."""
+    training = _of_target(s, iterations, s.fine_lr if weights else s.lr)
+    if s.augment:
+        training["photometric_jitter"] = s.augment
+    train_set = _training_pairs(pairs, s, batch_size_per_gpu=batch)
+    options = _options(s, "SupervisedModel", train_set, evaluation, seed, s.network, training)
+    if weights:
+        options["path"] = {"pretrain_network_g": str(weights), "param_key_g": "params_ema" if s.ema_decay else "params"}
     return options
-
-
-def run(
-    options: dict[str, Any],
-    root: str | os.PathLike[str],
-    progress: bool,
-    *,
-    auto_resume: bool = False,
-    on_log: Callable[[int, Mapping[str, float]], None] | None = None,
-    on_validation: Callable[[int, Mapping[str, Mapping[str, float]]], None] | None = None,
-) -> Any:
-    """Check, complete and train; what it writes goes below ``root``. Returns the model."""
-    source = options_module.Source(f"options of {options['name']}")
-    opt = options_module.complete(options, source, root_path=str(root), is_train=True)
-    return train(
-        opt, progress=progress, quiet=True, auto_resume=auto_resume, on_log=on_log, on_validation=on_validation
-    )

@@ -1,4 +1,4 @@
-"""Recipes: the option file that names the option files of all phases of one experiment."""
+"""Recipes: all phases of one experiment, as options that stand in the recipe or in files of their own."""
 
 from __future__ import annotations
 
@@ -9,33 +9,39 @@ from typing import Annotated, Any
 
 import msgspec
 
+from semiisp_plugin import plugins
 from semiisp_plugin.arguments import PHASES
-from semiisp_plugin.options import OptionError, Source, check_section, nearest, read_options
+from semiisp_plugin.options import (
+    OptionError,
+    Source,
+    apply_overrides,
+    check_section,
+    nearest,
+    read_options,
+)
 from semiisp_plugin.options.schema import Schema
-from semiisp_plugin.options.structures import Count, Imports, Name, Positive, Strict, doc
+from semiisp_plugin.options.structures import Count, Imports, Name, Positive, PseudoOptions, Strict, doc
 from semiisp_plugin.report.paper_figures import PAPER_TASKS
 
 ORDER = PHASES
 """The phases in the order in which they run."""
-TRAININGS = ("1_fisp", "3_semi", "4_finetune", "0_supervised")
+TRAININGS = ("f_isp", "semi", "finetune", "supervised")
+OPTIONAL = ("denoise", "finetune", "supervised")
+"""Phases that can be left out."""
+
+Given = str | dict[str, Any]
 
 
 class Phases(Strict):
-    """Option files of the phases, relative to the recipe."""
+    """The phases: an option file, relative to the recipe, or the options themselves."""
 
-    f_isp: Annotated[str, doc("Training of f_ISP (`ISPModel`).")] = msgspec.field(name="1_fisp")
-    pseudo: Annotated[str, doc("Pseudo pairs (`basicsr pseudo`).")] = msgspec.field(name="2_pseudo")
-    semi: Annotated[str, doc("Semi-supervised learning of the target network.")] = msgspec.field(name="3_semi")
-    test: Annotated[str, doc("Test of the target network; its weights are set by the recipe.")]
-    finetune: Annotated[str | None, doc("Fine-tuning on the pairs alone.")] = msgspec.field(
-        name="4_finetune", default=None
-    )
-    supervised: Annotated[str | None, doc("Supervised baseline; left out without it.")] = msgspec.field(
-        name="0_supervised", default=None
-    )
-    denoise: Annotated[str | None, doc("Denoising of the inputs of f_ISP's training (`basicsr denoise`).")] = (
-        msgspec.field(name="0_denoise", default=None)
-    )
+    f_isp: Annotated[Given, doc("Training of f_ISP (`ISPModel`).")]
+    pseudo: Annotated[Given, doc("Pseudo pairs (`basicsr pseudo`).")]
+    semi: Annotated[Given, doc("Semi-supervised learning of the target network.")]
+    test: Annotated[Given, doc("Test of the target network; its weights are set by the recipe.")]
+    finetune: Annotated[Given | None, doc("Fine-tuning on the pairs alone.")] = None
+    supervised: Annotated[Given | None, doc("Supervised baseline.")] = None
+    denoise: Annotated[Given | None, doc("Denoising of the inputs of f_ISP's training (`basicsr denoise`).")] = None
 
 
 class Paper(Strict):
@@ -50,106 +56,134 @@ class RecipeOptions(Strict):
     """Option file of `basicsr recipe`."""
 
     name: Annotated[Name, doc("Of the report's folder, `results/recipe_<name>`.")]
-    phases: Annotated[Phases, doc("Option files of the phases, relative to this file.")]
+    phases: Annotated[Phases, doc("The phases: option files, relative to this file, or the options themselves.")]
     title: Annotated[str | None, doc("Heading of the report.")] = None
     extends: Annotated[
         str | list[str] | None, doc("Option file, or files, that this one changes; relative to its own folder.")
     ] = None
+    set: Annotated[
+        list[str], doc("Changes of the phases' options, as of `--set`: `semi:train:total_iter=100` of one phase.")
+    ] = msgspec.field(default_factory=list)
     imports: Imports = msgspec.field(default_factory=list)
-    overrides: Annotated[
-        dict[str, list[str]],
-        doc("Changes of the phases' options: a list of `section:key=value`, as of `--force_yml`, for each phase."),
-    ] = msgspec.field(default_factory=dict)
-    skip: Annotated[list[str], doc("Phases that are left out: `0_denoise`, `4_finetune`, `0_supervised`.")] = (
-        msgspec.field(default_factory=list)
+    skip: Annotated[list[str], doc("Phases that are left out: `denoise`, `finetune`, `supervised`.")] = msgspec.field(
+        default_factory=list
     )
     pictures: Annotated[Count, doc("Test images that the report shows.")] = 4
     paper: Annotated[Paper | None, doc("Which of the paper's figures stand beside the results.")] = None
 
 
-_OPTIONAL = ("0_denoise", "4_finetune", "0_supervised")
+class PhaseOptions(msgspec.Struct):
+    """The options of one phase, not checked yet.
+
+    Attributes:
+        values: With all changes.
+        source: Where the keys stand.
+    """
+
+    values: dict[str, Any]
+    source: Source
 
 
-class Recipe(msgspec.Struct, kw_only=True):
+class Recipe(msgspec.Struct):
     """A recipe, checked.
 
     Attributes:
         options: Its options.
-        file: The file that it is from.
-        files: Option file of each phase that is to run, in the order of `ORDER`.
-        overrides: Changes of its options.
+        phases: Those that are to run, in the order of `ORDER`.
     """
 
     options: RecipeOptions
-    file: str
-    files: dict[str, str]
-    overrides: dict[str, list[str]]
+    phases: dict[str, PhaseOptions]
 
 
-def load_recipe(
-    path: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = (), *, folder: str | None = None
-) -> Recipe:
-    """Read, override and check a recipe; the phases' own files are checked by `semiisp_plugin.experiments.recipe`.
+def load_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Read, override and check a recipe; the options of its phases are checked by `semiisp_plugin.experiments.recipe`.
 
     Args:
-        path: The file, or its content.
-        overrides: ``--force_yml`` entries; one that begins with a phase's name (``3_semi:train:total_iter=100``)
-            changes that phase's options.
-        folder: What the phases' files are relative to; default: the file's folder, or the working directory.
+        recipe: The file, or its content; paths are relative to the file's folder, or the working directory.
+        overrides: ``--set`` entries: of a phase with its name in front, else of the recipe where it has the key, else
+            of all phases that have it.
 
     Raises:
         OptionError: The first thing found wrong, with file, line and key.
     """
-    of_phases = [entry for entry in overrides if entry.partition(":")[0] in ORDER]
-    of_recipe = [entry for entry in overrides if entry not in of_phases]
-    sections = {f.encode_name for f in msgspec.structs.fields(RecipeOptions)}
-    for entry in of_recipe:
-        first, colon, _ = entry.partition("=")[0].partition(":")
-        if colon and first not in sections:
-            raise OptionError(
-                f"--force_yml {entry}: no phase '{first}'{nearest(first, ORDER)} An option of a phase has the phase's "
-                f"name in front: {', '.join(ORDER)}."
-            )
-    if isinstance(path, Mapping):
-        values, source = dict(path), Source("recipe")
+    own = {f.encode_name for f in msgspec.structs.fields(RecipeOptions)}
+    of_recipe = [entry for entry in overrides if _first(entry) in own]
+    if isinstance(recipe, Mapping):
+        values, source, folder = dict(recipe), Source(f"recipe {recipe.get('name', '')}".strip()), Path()
+        apply_overrides(values, of_recipe, source)
+        plugins.register(values.get("imports") or ())
     else:
-        values, source = read_options(path, of_recipe)
+        values, source = read_options(recipe, of_recipe)
+        folder = Path(recipe).parent
     if "phases" not in values:
         source.fail((), "this is no option file of `basicsr recipe` (it has no section 'phases').")
     check_section(values, RecipeOptions, source)
     options = msgspec.convert(values, RecipeOptions)
-    for key in options.overrides:
-        if key not in ORDER:
-            source.fail(("overrides", key), f"no phase '{key}'{nearest(key, ORDER)} Known: {', '.join(ORDER)}.")
     for key in options.skip:
-        if key not in _OPTIONAL:
-            source.fail(("skip",), f"'{key}' cannot be left out{nearest(key, _OPTIONAL)} Can: {', '.join(_OPTIONAL)}.")
+        if key not in OPTIONAL:
+            source.fail(("skip",), f"'{key}' cannot be left out{nearest(key, OPTIONAL)} Can: {', '.join(OPTIONAL)}.")
     if options.paper is not None and options.paper.task not in PAPER_TASKS:
         task = options.paper.task
         source.fail(("paper", "task"), f"no task '{task}'{nearest(task, PAPER_TASKS)} Known: {', '.join(PAPER_TASKS)}.")
-    base = Path(folder if folder is not None else "" if isinstance(path, Mapping) else Path(path).parent)
-    given = {f.encode_name: getattr(options.phases, f.name) for f in msgspec.structs.fields(Phases)}
-    files = {}
-    for phase in ORDER:
-        if given.get(phase) is None or phase in options.skip:
-            continue
-        file = os.path.normpath(base / os.path.expanduser(given[phase]))
-        if not os.path.isfile(file):
-            source.fail(("phases", phase), f"there is no file {file}.")
-        files[phase] = file
-    changes = {phase: list(entries) for phase, entries in options.overrides.items()}
-    for entry in of_phases:
-        phase, _, rest = entry.partition(":")
-        changes.setdefault(phase, []).append(rest)
-    for phase in changes:
-        if phase not in files:
-            raise OptionError(f"{source.where(('overrides',))}: the phase {phase} is not part of this recipe.")
-    return Recipe(
-        options=options,
-        file="recipe" if isinstance(path, Mapping) else str(path),
-        files=files,
-        overrides=changes,
-    )
+    phases = {}
+    for name in ORDER:
+        given = getattr(options.phases, name)
+        if isinstance(given, str) and name not in options.skip:
+            file = os.path.normpath(folder / os.path.expanduser(given))
+            if not os.path.isfile(file):
+                source.fail(("phases", name), f"there is no file {file}.")
+            phases[name] = PhaseOptions(*read_options(file))
+        elif given is not None and name not in options.skip:
+            plugins.register(given.get("imports") or ())
+            phases[name] = PhaseOptions(given, source.below("phases", name))
+    for entry in [*options.set, *(entry for entry in overrides if entry not in of_recipe)]:
+        _apply(phases, entry)
+    return Recipe(options, phases)
+
+
+def _first(entry: str) -> str:
+    """The first part of the key."""
+    return entry.partition("=")[0].partition(":")[0].strip()
+
+
+def _apply(phases: Mapping[str, PhaseOptions], entry: str) -> None:
+    """Apply a ``--set`` entry to one phase, or to all phases that can have it."""
+    first = _first(entry)
+    if first in ORDER:
+        if first not in phases:
+            raise OptionError(f"--set {entry}: the phase {first} is not part of this recipe.")
+        chosen, change = [first], entry.partition(":")[2]
+    else:
+        chosen, change = [name for name, phase in phases.items() if _has(name, phase, entry)], entry
+    if not chosen:
+        keys = {*ORDER, *(key for phase in phases.values() for key in phase.values)}
+        raise OptionError(
+            f"--set {entry}: no phase '{first}', and no phase with such an option{nearest(first, keys)} An option of "
+            f"one phase has the phase's name in front: {', '.join(ORDER)}."
+        )
+    for name in chosen:
+        try:
+            apply_overrides(phases[name].values, [change], phases[name].source)
+        except OptionError as error:
+            raise named(error, name) from None
+
+
+def _has(name: str, phase: PhaseOptions, entry: str) -> bool:
+    """Whether a phase has the section that an entry changes; of the top level the option, or one that it knows."""
+    *sections, last = entry.partition("=")[0].split(":")
+    values: Any = phase.values
+    for section in sections:
+        values = values.get(section.strip())
+        if not isinstance(values, dict):
+            return False
+    known = PseudoOptions.__struct_fields__ if name == "pseudo" else ("num_gpu", "manual_seed")
+    return bool(sections) or last in values or (last in known and name != "denoise")
+
+
+def named(error: OptionError, phase: str) -> OptionError:
+    """An error of an override as it was given: with its phase."""
+    return OptionError(str(error).replace("--force_yml ", f"--set {phase}:", 1))
 
 
 def recipe_schema() -> Schema:

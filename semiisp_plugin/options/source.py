@@ -34,6 +34,11 @@ class Source:
                 return self._places[keys[:n]]
         return self.path
 
+    def below(self, *keys: str) -> Source:
+        """The source of a section: keys are those below it."""
+        places = {k[len(keys) :]: place for k, place in self._places.items() if k[: len(keys)] == keys and k != keys}
+        return Source(self.where(keys), places)
+
     def overridden(self, keys: Keys) -> None:
         """Note that ``--force_yml`` has set the key; where it and what is below stood does not matter any more."""
         self._places = {k: place for k, place in self._places.items() if k[: len(keys)] != keys}

@@ -6,7 +6,6 @@ import math
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from semiisp_plugin.io.image_io import read_image, to_bit_depth
 from semiisp_plugin.report.benchmark_results import (
     MAIN_GROUPS,
     Results,
@@ -25,8 +23,7 @@ from semiisp_plugin.report.benchmark_results import (
     compare_systems,
     group_heading,
 )
-from semiisp_plugin.report.benchmark_tables import Plot, Section, counted, format_number
-from semiisp_plugin.report.grids import save_grid
+from semiisp_plugin.report.page import Plot, counted
 from semiisp_plugin.report.paper_figures import PAPER_TASKS, PaperResult, paper_results
 
 # Okabe and Ito's colours without the yellow, which is faint on white.
@@ -168,47 +165,6 @@ def gain_by_pairs_plot(results: Results, group: str, folder: PlotFolder) -> Plot
     return folder.plot(f"gain_by_pairs_{_slug(group)}", figure, caption)
 
 
-def curves_plot(results: Results, pairs: int, group: str, folder: PlotFolder) -> Plot | None:
-    """PSNR on validation and test images during the training of the baselines and a group's systems."""
-    baselines = {results.reference(pairs), *results.in_group("baseline")[:1]}
-    keys = [key for key, s in results.systems.items() if key in baselines or s.group == group]
-    if not any(cell.curve for key in results.in_group(group) for cell in results.of(pairs, key)):
-        return None
-    figure, ax = _figure(3.3)
-    entries: list[tuple[str, Line2D | Patch]] = []
-    settled = []
-    for key in keys:
-        style = _style(results, key)
-        for part, dash in (("test", "-"), ("validation", "--")):
-            runs = [
-                [(point.iteration, s.psnr if (s := getattr(point, part)) else None) for point in cell.curve]
-                for cell in results.of(pairs, key)
-            ]
-            curve = _mean_curve(runs)
-            if curve is None:
-                continue
-            ax.plot(curve[0], curve[1], dash, lw=1.8 if part == "test" else 1.2, **style)
-            settled.append(curve[1][curve[0] >= 0.15 * curve[0].max()])
-            if results.label(key) not in dict(entries):
-                entries.append((results.label(key), Line2D([], [], lw=2, **style)))
-    if not entries:
-        return None
-    # The first steps of an untrained network would press everything else to the top.
-    values = np.concatenate(settled)
-    margin = 0.08 * float(np.ptp(values)) + 0.05
-    ax.set_ylim(values.min() - margin, values.max() + margin)
-    entries += [
-        ("test images", Line2D([], [], color="#777777", lw=1.8)),
-        ("validation pairs", Line2D([], [], color="#777777", lw=1.2, ls="--")),
-    ]
-    title = f"{group_heading(group)}, {counted(pairs, 'pair')}"
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _name_axes(ax, "iteration", "PSNR [dB]", title)
-    _legend(figure, entries)
-    caption = f"{title}: PSNR during training, mean over the repetitions."
-    return folder.plot(f"curves_{_slug(group)}_{pairs}", figure, caption)
-
-
 def kept_plot(results: Results, pairs: int, group: str, folder: PlotFolder) -> Plot | None:
     """Share of the pseudo pairs that the filter kept."""
     figure, ax = _figure(2.9)
@@ -307,93 +263,3 @@ def _slug(text: str) -> str:
 def _literal(text: str) -> str:
     """Dollar signs would begin a formula."""
     return text.replace("$", r"\$")
-
-
-# --- pictures ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A cell of a grid; ``file`` is None where the picture is missing."""
-
-    file: Path | None
-    title: str
-    psnr: str
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Pictures of one number of pairs.
-
-    Attributes:
-        pairs: The number of pairs.
-        columns: Headings: the input, the systems, the target.
-        names: Of the test images, one a row.
-        rows: Cells, one a column.
-    """
-
-    pairs: int
-    columns: tuple[str, ...]
-    names: tuple[str, ...]
-    rows: tuple[tuple[Shown, ...], ...]
-
-
-def picture_grids(results: Results, out: Path) -> list[Grid]:
-    """Test pictures in rows and columns.
-
-    Args:
-        results: A benchmark's results.
-        out: The benchmark's folder.
-
-    Returns:
-        One for every number of pairs of which a picture is there.
-    """
-    keys = {system.label or key: key for key, system in results.systems.items()}
-    grids = []
-    for pairs in sorted({item.pairs for item in results.pictures}):
-        items = [item for item in results.pictures if item.pairs == pairs]
-        columns = dict.fromkeys(_column(name) for item in items for name, _ in item.cells)
-        # A column that only a later picture has still stands between the input and the target.
-        order = sorted(columns, key=lambda name: (name == "target") - (name == "input"))
-        titles = {name: results.label(keys.get(name, name)) for name in order}
-        rows = []
-        for item in items:
-            row = {name: Shown(None, title, "") for name, title in titles.items()}
-            for name, file in item.cells:
-                path = out / file
-                psnr = f"{format_number(item.psnr[name])} dB" if name in item.psnr else ""
-                title = name if _column(name) != name else titles[name]
-                row[_column(name)] = Shown(path if path.is_file() else None, title, psnr)
-            rows.append(tuple(row.values()))
-        if any(shown.file for row in rows for shown in row):
-            grids.append(Grid(pairs, tuple(titles.values()), tuple(item.name for item in items), tuple(rows)))
-    return grids
-
-
-def _column(name: str) -> str:
-    """An input that is shown brighter, such as ``input (gamma 2.2)``, stands where the others do."""
-    return "input" if name.startswith("input (") else name
-
-
-def picture_sheets(grids: Sequence[Grid], folder: PlotFolder) -> Section:
-    """Draw each grid as one picture, ``plots/pictures_<pairs>.png``."""
-    plots = []
-    for grid in grids:
-        file = f"plots/pictures_{grid.pairs}.png"
-        pictures = [
-            [None if shown.file is None else to_bit_depth(read_image(shown.file), "8") for shown in row]
-            for row in grid.rows
-        ]
-        captions = [
-            [
-                shown.psnr or (shown.title if shown.title != column else "")
-                for column, shown in zip(grid.columns, row, strict=True)
-            ]
-            for row in grid.rows
-        ]
-        save_grid(
-            folder.out / file, pictures, grid.columns, grid.names, captions=captions, cell_width=240, font_size=13
-        )
-        folder.written[file] = folder.out / file
-        plots.append(Plot(file, f"Test pictures, {counted(grid.pairs, 'pair')}; below them their PSNR."))
-    return Section("Pictures", plots=plots)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+from scipy import stats
 
 from semiisp_plugin.report.benchmark_results import (
     Results,
@@ -18,54 +16,9 @@ from semiisp_plugin.report.benchmark_results import (
     pooled_inputs,
     spread_of,
 )
+from semiisp_plugin.report.page import Section, Table, counted, format_number, markdown_section, terminal_text
 from semiisp_plugin.report.paper_figures import PAPER_ABLATIONS, PAPER_TASKS, TONE_MAPPING, paper_results
-from semiisp_plugin.report.tables import MISSING, markdown_table, text_table
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells as text.
-
-    Attributes:
-        columns: Their headings.
-        rows: From the top; a row that is a string is a heading over the rows after it.
-        numeric: Indices of the columns that stand right.
-        title: What stands above; empty for nothing.
-        folded: Whether the page shows it only when asked.
-    """
-
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...] | str]
-    numeric: tuple[int, ...] = ()
-    title: str = ""
-    folded: bool = False
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A picture below the output folder; ``file`` is relative to it."""
-
-    file: str
-    caption: str
-
-
-@dataclass
-class Section:
-    """A part of a report.
-
-    Attributes:
-        title: Its heading.
-        short: The heading in a list of contents; empty for the title.
-        text: Paragraphs.
-        tables: Its tables.
-        plots: Its plots.
-    """
-
-    title: str
-    short: str = ""
-    text: list[str] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    plots: list[Plot] = field(default_factory=list)
+from semiisp_plugin.report.tables import MISSING
 
 
 def markdown_tables(results: Mapping[str, Any]) -> str:
@@ -77,7 +30,7 @@ def markdown_tables(results: Mapping[str, Any]) -> str:
     parsed = parse_results(results)
     sections = [results_section(parsed, pairs) for pairs in parsed.pairs()]
     beside = paper_section(parsed)
-    return "\n".join(markdown_section(section) for section in [*sections, beside] if isinstance(section, Section))
+    return "\n".join(markdown_section(section) for section in [*sections, *([beside] if beside else [])])
 
 
 def terminal_table(results: Mapping[str, Any]) -> str:
@@ -92,7 +45,7 @@ def terminal_table(results: Mapping[str, Any]) -> str:
     parts = []
     for pairs in parsed.pairs():
         section = results_section(parsed, pairs)
-        parts.append(f"{parsed.title}: {section.title}\n\n{_text_table(section.tables[0])}")
+        parts.append(f"{parsed.title}: {section.title}\n\n{terminal_text(section.tables[0])}")
     return "\n".join(parts)
 
 
@@ -153,13 +106,11 @@ def _main_table(results: Results, pairs: int) -> Table:
     return Table(columns, rows, (1, 2, 3, 4, 5))
 
 
-def paper_section(results: Results) -> Section | str:
-    """The paper's figures of its closest task beside these; text says why there are none."""
+def paper_section(results: Results) -> Section | None:
+    """The paper's figures of its closest task beside these; None where it has no such task."""
     title = "The paper's figures beside these"
-    if results.paper_task is None:
-        return f"{title}: the paper has no task like this one."
     if results.paper_task not in PAPER_TASKS:
-        return f"{title}: paper_task is '{results.paper_task}'; the paper's are {', '.join(PAPER_TASKS)}."
+        return None
     rows: list[tuple[str, ...] | str] = [f"Paper, {results.paper_task}"]
     for paper in paper_results(results.paper_task, results.target):
         figures = (paper.supervised_psnr, paper.semi_psnr)
@@ -223,22 +174,16 @@ def distribution_table(results: Results) -> Table:
                 real, pseudo = pooled_inputs(results, pairs, variant, quantity)
                 if len(real) and len(pseudo):
                     spreads = (_mean_std(Spread(tuple(values)), 3) for values in (real, pseudo))
-                    rows.append((results.label(variant), quantity, *spreads, f"{_ks_distance(real, pseudo):.2f}"))
+                    rows.append(
+                        (results.label(variant), quantity, *spreads, f"{stats.ks_2samp(real, pseudo).statistic:.2f}")
+                    )
     columns = ("variant", "quantity", "real", "pseudo", "distance")
     title = "Mean ± standard deviation over images; distance: the largest between the cumulative curves, 0 to 1"
     return Table(columns, rows, (2, 3, 4), title)
 
 
-def _ks_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Kolmogorov and Smirnov's: the largest distance between two empirical distribution functions."""
-    at = np.concatenate([a, b])
-    cumulative = [np.searchsorted(np.sort(values), at, side="right") / len(values) for values in (a, b)]
-    return float(np.abs(cumulative[0] - cumulative[1]).max())
-
-
-def search_section(results: Results) -> Section | str:
-    """Settings that were chosen, tried and given; text says that there are none."""
-    title = "Chosen settings"
+def search_section(results: Results) -> Section:
+    """Settings that were chosen, tried and given."""
     chosen: list[tuple[str, ...] | str] = []
     tried: list[tuple[str, ...] | str] = []
     given: list[tuple[str, ...] | str] = []
@@ -268,9 +213,7 @@ def search_section(results: Results) -> Section | str:
         tables.append(Table(columns, tried, (2, 3), title_of_all, folded=True))
     if given:
         tables.append(Table(("system", "settings"), given, title="Settings that were not searched for", folded=True))
-    if not tables:
-        return f"{title}: nothing was searched for, and no system records settings of its own."
-    return Section(title, text=[results.selection] if results.selection else [], tables=tables)
+    return Section("Chosen settings", text=[results.selection] if tables and results.selection else [], tables=tables)
 
 
 def _settings(values: Mapping[str, Any]) -> str:
@@ -278,54 +221,13 @@ def _settings(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {text}" for key, text in texts)
 
 
-def systems_section(results: Results) -> Section | str:
-    """What every system is; text says that there are none."""
+def systems_section(results: Results) -> Section:
+    """What every system is."""
     rows: list[tuple[str, ...] | str] = []
     for group in results.groups():
         systems = [(results.label(key), results.systems[key].description) for key in results.in_group(group)]
         rows += [group_heading(group), *systems] if systems else []
-    if not rows:
-        return "The systems: there are none."
     return Section("The systems", tables=[Table(("system", "what it is"), rows)])
-
-
-# --- as text ----------------------------------------------------------------------------------------------------------
-
-
-def _text_table(table: Table) -> str:
-    rows = [(row, *[""] * (len(table.columns) - 1)) if isinstance(row, str) else row for row in table.rows]
-    grouped = any(isinstance(row, str) for row in table.rows)
-    indented = [
-        (f"  {row[0]}" if grouped and not isinstance(original, str) else row[0], *row[1:])
-        for row, original in zip(rows, table.rows, strict=True)
-    ]
-    return text_table([dict(zip(table.columns, row, strict=True)) for row in indented])
-
-
-def markdown_section(section: Section) -> str:
-    """A part of a report as Markdown, plots as links."""
-    parts = [f"## {escape_markdown(section.title)}\n", *(f"{escape_markdown(text)}\n" for text in section.text)]
-    for table in section.tables:
-        if table.title:
-            parts.append(f"{escape_markdown(table.title)}:\n")
-        parts.append(_markdown_table(table))
-    captions = [(escape_markdown(plot.caption), plot.file) for plot in section.plots]
-    parts += [f"![{caption}]({file})\n\n{caption}\n" for caption, file in captions]
-    return "\n".join(parts)
-
-
-def _markdown_table(table: Table) -> str:
-    rows = []
-    for row in table.rows:
-        cells = [f"**{escape_markdown(row)}**"] if isinstance(row, str) else [escape_markdown(cell) for cell in row]
-        cells += [""] * (len(table.columns) - len(cells))
-        rows.append(dict(zip(table.columns, cells, strict=True)))
-    return markdown_table(rows, right=[table.columns[k] for k in table.numeric])
-
-
-def escape_markdown(text: str) -> str:
-    """Text as Markdown that shows it: no HTML, no emphasis, no links, one line (``|`` is left to `markdown_table`)."""
-    return re.sub(r"([\\`*\[\]<>&]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
 
 
 def _mean_std(spread: Spread | None, decimals: int = 2, sign: str = "") -> str:
@@ -333,16 +235,6 @@ def _mean_std(spread: Spread | None, decimals: int = 2, sign: str = "") -> str:
         return MISSING
     text = f"{spread.mean:{sign}.{decimals}f}"
     return text if spread.std is None else f"{text} ± {spread.std:.{decimals}f}"
-
-
-def format_number(value: float | None, decimals: int = 2) -> str:
-    """A number, or the dash that stands for one that is missing."""
-    return MISSING if value is None else f"{value:.{decimals}f}"
-
-
-def counted(n: int, what: str) -> str:
-    """For example ``1 pair``, ``16 pairs``."""
-    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def describe_repetitions(results: Results, pairs: int) -> str:

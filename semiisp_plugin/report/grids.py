@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -20,45 +21,6 @@ _PAPER = (255, 255, 255)
 _INK = (25, 25, 25)
 _NO_PICTURE = (238, 238, 238)
 _LINE_HEIGHT = 1.25
-
-
-def save_grid(
-    path: str | os.PathLike[str],
-    rows: Sequence[Sequence[Picture | None]],
-    column_titles: Sequence[str] | None = None,
-    row_titles: Sequence[str] | None = None,
-    *,
-    captions: Sequence[Sequence[str | None]] | None = None,
-    title: str | None = None,
-    cell_width: int | None = None,
-    font_size: int = 16,
-    gap: int = 6,
-) -> None:
-    """Write a grid of pictures to a PNG or JPEG file; arguments as in `draw_grid`.
-
-    Args:
-        path: The file, ending in ``.png``, ``.jpg`` or ``.jpeg``; missing folders are made.
-        rows: See `draw_grid`.
-        column_titles: See `draw_grid`.
-        row_titles: See `draw_grid`.
-        captions: See `draw_grid`.
-        title: See `draw_grid`.
-        cell_width: See `draw_grid`.
-        font_size: See `draw_grid`.
-        gap: See `draw_grid`.
-    """
-    grid = draw_grid(
-        rows,
-        column_titles,
-        row_titles,
-        captions=captions,
-        title=title,
-        cell_width=cell_width,
-        font_size=font_size,
-        gap=gap,
-    )
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_image(path, grid)
 
 
 def draw_grid(
@@ -145,6 +107,12 @@ def draw_grid(
     return np.asarray(sheet)
 
 
+def save_grid(path: str | os.PathLike[str], *arguments: Any, **options: Any) -> None:
+    """Write a grid of pictures to a PNG or JPEG file, by its ending; the other arguments are those of `draw_grid`."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_image(path, draw_grid(*arguments, **options))
+
+
 def _to_image(picture: Picture, r: int, c: int) -> Image.Image:
     array = picture
     if isinstance(array, torch.Tensor):
@@ -172,18 +140,8 @@ def _to_width(image: Image.Image, width: int) -> Image.Image:
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Matplotlib's DejaVu Sans where it is installed, else the font inside Pillow, which has few symbols."""
-    spec = importlib.util.find_spec("matplotlib")
-    if spec is not None and spec.origin is not None:
-        file = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
-        if file.is_file():
-            return ImageFont.truetype(str(file), size)
-    font = ImageFont.load_default(size)
-    if not isinstance(font, ImageFont.FreeTypeFont):
-        raise RuntimeError(
-            "this build of Pillow cannot draw text; reinstall it: python -m pip install --upgrade Pillow"
-        )
-    return font
+    """DejaVu Sans, which comes with matplotlib."""
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
 
 
 def _clean(text: str) -> str:

@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import jinja2
 import numpy as np
-import yaml
-from PIL import Image
 
 from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair, select_pairs
 from semiisp_plugin.data.subsets import read_names
 from semiisp_plugin.io.image_io import read_image, to_bit_depth
-from semiisp_plugin.report.benchmark_tables import Section, Table, escape_markdown, format_number, markdown_section
-from semiisp_plugin.report.grids import save_grid
-from semiisp_plugin.report.paper_figures import PaperResult, paper_results
-from semiisp_plugin.report.tables import text_table
-
-_TEMPLATE = "benchmark.html.j2"
-_CELL_WIDTH = 400  # pixels of a picture in the page
-_SHEET = "pictures.png"
-
-# Table 9 in brackets: PSNR and SSIM after the brightness was matched to the ground truth's mean; supervised, then with
-# semi-supervised learning.
-_GT_MEAN: Mapping[tuple[str, str], tuple[tuple[float, float], tuple[float, float]]] = {
-    ("LoLv1", "LLFormer"): ((25.76, 0.823), (26.12, 0.841)),
-    ("LoLv1", "Retinexformer"): ((27.00, 0.853), (27.00, 0.854)),
-    ("LoLv2", "LLFormer"): ((26.20, 0.819), (28.08, 0.868)),
-    ("LoLv2", "Retinexformer"): ((28.16, 0.878), (28.39, 0.870)),
-    ("LoLv2-syn", "LLFormer"): ((28.01, 0.927), (28.79, 0.942)),
-    ("LoLv2-syn", "Retinexformer"): ((29.37, 0.943), (29.40, 0.944)),
-}
+from semiisp_plugin.report.page import Page, Pictures, Section, Table, format_number, in_words, terminal_text
+from semiisp_plugin.report.paper_figures import GT_MEAN, PaperResult, paper_results
 
 
 def with_results(content: dict[str, Any]) -> dict[str, Any]:
@@ -83,7 +60,7 @@ def _paper_rows(paper: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     row: PaperResult = found[0]
     first: dict[str, float] = {"psnr": row.supervised_psnr, "ssim": row.supervised_ssim}
     second: dict[str, float] = {"psnr": row.semi_psnr, "ssim": row.semi_ssim}
-    matched = _GT_MEAN.get((row.task, row.network))
+    matched = GT_MEAN.get((row.task, row.network))
     if matched:
         for values, (psnr, ssim) in zip((first, second), matched, strict=True):
             values.update(psnr_gt_mean=psnr, ssim_gt_mean=ssim)
@@ -136,32 +113,16 @@ def _sections(content: Mapping[str, Any]) -> list[Section]:
     rows: list[tuple[str, ...] | str] = []
     for phase in content["phases"]:
         iterations = "" if phase["iterations"] is None else f"{phase['iterations']:,d}"
-        rows.append((phase["phase"], phase["run"], iterations, _duration(phase["seconds"])))
+        rows.append((phase["phase"], phase["run"], iterations, in_words(phase["seconds"])))
     done = Section("Phases", tables=[Table(("phase", "run", "iterations", "time"), rows, numeric=(2, 3))])
     done.text.append("Time: of this recipe's processes; nothing where a phase was run by hand.")
     return [results, done]
 
 
-def _duration(seconds: float | None) -> str:
-    if not seconds:
-        return ""
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
-
-
-def terminal_text(content: Mapping[str, Any]) -> str:
+def tables_text(content: Mapping[str, Any]) -> str:
     """The tables of results for a terminal."""
-    parts = [content["title"]]
-    for name in content["datasets"]:
-        table = results_table(content, name)
-        rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows if not isinstance(row, str)]
-        parts.append(f"{name}:\n{text_table(rows, right=table.columns[1:])}")
-    return "\n".join(parts)
+    tables = (f"{name}:\n{terminal_text(results_table(content, name))}" for name in content["datasets"])
+    return "\n".join([content["title"], *tables])
 
 
 def write_report(out: Path, content: Mapping[str, Any], *, pictures: int = 4) -> list[Path]:
@@ -175,31 +136,11 @@ def write_report(out: Path, content: Mapping[str, Any], *, pictures: int = 4) ->
     Returns:
         The files.
     """
-    sections = _sections(content)
     grid = _pictures(content, pictures)
-    written = [out / "report.html", out / "report.md"]
-    sheet = out / _SHEET
-    if grid:
-        save_grid(
-            sheet,
-            [[shown for _, shown, _ in row] for _, row in grid],
-            [title for title, _, _ in grid[0][1]],
-            [name for name, _ in grid],
-            captions=[[note for _, _, note in row] for _, row in grid],
-            cell_width=300,
-            font_size=13,
-        )
-        written.append(sheet)
-    parts = [
-        f"# {escape_markdown(content['title'])}\n",
-        "".join(f"- {k}: {escape_markdown(v)}\n" for k, v in _facts(content)),
-    ]
-    parts += [markdown_section(section) for section in sections]
-    if grid:
-        parts.append(f"## Pictures\n\n{_PICTURES}\n\n![Pictures]({_SHEET})\n")
-    (out / "report.md").write_text("\n".join(parts), encoding="utf-8")
-    (out / "report.html").write_text(_page(content, sections, grid), encoding="utf-8")
-    return written
+    options = {phase["phase"]: phase["options"] for phase in content["phases"]}
+    shown = [grid] if grid.rows else []
+    page = Page(content["title"], _facts(content), _sections(content), shown, options=options)
+    return list(page.write(out).values())
 
 
 def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -215,26 +156,25 @@ _PICTURES = (
     "Of the first data set: the test images that gain least and most over the supervised system, and some between. "
     "Inputs are shown as they are."
 )
-Shown = tuple[str, "np.ndarray | None", str]
 
 
-def _pictures(content: Mapping[str, Any], count: int) -> list[tuple[str, list[Shown]]]:
-    """Rows of pictures: a test image's name, and its input, the systems' results and the target."""
+def _pictures(content: Mapping[str, Any], count: int) -> Pictures:
+    """Rows of pictures: the input, the systems' results and the target of a test image."""
     name, settings = next(iter(content["datasets"].items()))
     pairs = {Path(pair.input).stem: pair for pair in _pairs(settings)}
     rows = []
     metric = next(iter(content["metrics"]), None)
     for image in _chosen(content, name, count, pairs):
         target = read_pair(pairs[image])
-        row: list[Shown] = [("input", to_bit_depth(target[0], "8"), "")]
+        row: list[tuple[np.ndarray | None, str]] = [(to_bit_depth(target[0], "8"), "")]
         for system in content["systems"]:
             file = Path(system["images"]) / name / f"{image}_{system['suffix']}.png"
             value = system["per_image"][name].get(image, {}).get(metric) if metric else None
             note = "" if value is None else f"{metric} {value:.{_decimals(str(metric))}f}"
-            row.append((system["label"], to_bit_depth(read_image(file), "8") if file.is_file() else None, note))
-        row.append(("ground truth", to_bit_depth(target[1], "8"), ""))
-        rows.append((image, row))
-    return rows
+            row.append((to_bit_depth(read_image(file), "8") if file.is_file() else None, note))
+        rows.append((image, [*row, (to_bit_depth(target[1], "8"), "")]))
+    titles = ("input", *(system["label"] for system in content["systems"]), "ground truth")
+    return Pictures(_PICTURES, titles, rows)
 
 
 def _pairs(settings: Mapping[str, Any]) -> list[Pair]:
@@ -257,47 +197,3 @@ def _chosen(content: Mapping[str, Any], dataset: str, count: int, pairs: Mapping
     count = min(count, len(names))
     ranks = [round(i * (len(names) - 1) / max(1, count - 1)) for i in range(count)]
     return [names[i] for i in dict.fromkeys(ranks)]
-
-
-# --- the page --------------------------------------------------------------------------------------------------------
-
-
-def _page(content: Mapping[str, Any], sections: Sequence[Section], grid: Sequence[tuple[str, list[Shown]]]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    pictures = []
-    if grid:
-        rows = [
-            (name, [(SimpleNamespace(title=title, psnr=note), _uri(shown)) for title, shown, note in row])
-            for name, row in grid
-        ]
-        pictures.append({"title": _PICTURES, "columns": len(grid[0][1]), "rows": rows})
-    options = {phase["phase"]: phase["options"] for phase in content["phases"]}
-    return environment.get_template(_TEMPLATE).render(
-        results=SimpleNamespace(title=content["title"], failed=()),
-        facts=_facts(content),
-        headlines=[],
-        sections=sections,
-        absent=[],
-        images={},
-        options=yaml.safe_dump(options, sort_keys=False, allow_unicode=True),
-        pictures=pictures,
-        no_room=0,
-    )
-
-
-def _uri(picture: np.ndarray | None) -> str | None:
-    if picture is None:
-        return None
-    image = Image.fromarray(np.ascontiguousarray(picture))
-    if image.width > _CELL_WIDTH:
-        height = max(1, round(image.height * _CELL_WIDTH / image.width))
-        image = image.resize((_CELL_WIDTH, height), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

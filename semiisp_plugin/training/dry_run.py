@@ -88,6 +88,13 @@ def dry_run(run: Run, out: TextIO | None = None, clock: Callable[[], float] = ti
     print("\n\n".join(sections), file=out or sys.stdout, flush=True)
 
 
+def seconds_a_step(run: Run) -> float:
+    """How long an iteration takes, waiting for its batch included: the mean of a few after the first."""
+    times = _train(run, time.perf_counter).times
+    counted = times[1:] or times
+    return sum(waited + computed for waited, computed in counted) / len(counted)
+
+
 def _train(run: Run, clock: Callable[[], float]) -> _Trained:
     model, train, result = run.model, run.opt["train"], _Trained()
     iterations = range(run.start_iter + 1, int(train["total_iter"]) + 1)[: 1 + MOST_ITERATIONS]

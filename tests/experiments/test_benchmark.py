@@ -1,6 +1,7 @@
 """``basicsr benchmark`` from end to end at toy size, its choices, and what it does again after an interruption."""
 
 import argparse
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -10,8 +11,9 @@ import torch
 
 from semiisp_plugin.experiments import benchmark, benchmark_jobs
 from semiisp_plugin.experiments.benchmark import Repetition, jobs_of, repetitions
-from semiisp_plugin.experiments.benchmark_jobs import Job, Runner, load_result
+from semiisp_plugin.experiments.benchmark_jobs import Step
 from semiisp_plugin.experiments.benchmark_options import complete_benchmark_options
+from semiisp_plugin.experiments.jobs import Record, Runner, perform
 from semiisp_plugin.options import Source
 from semiisp_plugin.pseudo.f_isp import load_f_isp
 
@@ -90,7 +92,7 @@ def test_phases_are_shared(finished):
         "f_isp": 2,
         "pseudo": 8,
         "semi": 6,  # before_fine is paper's phase 2
-        "fine": 6,
+        "finetune": 6,
         "supervised": 2 + 1,  # two candidates on the first seed, the winner on the second
         "pseudo_only": 4,
         "mean_teacher": 2,
@@ -135,10 +137,10 @@ def test_again_does_nothing(finished, monkeypatch):
 def test_a_failed_job_takes_along_only_what_needs_it(finished, tmp_path, monkeypatch, capsys):
     real = benchmark_jobs.work
 
-    def work(kind, seed, settings, needs, folder):
-        if kind == "pseudo" and seed == 1:
+    def work(step, progress):
+        if step.kind == "pseudo" and step.seed == 1:
             raise OSError("No space left on device")
-        return real(kind, seed, settings, needs, folder)
+        return real(step, progress)
 
     options = make_options(tmp_path, systems={"supervised": {"search": {}}, "paper": None, "f_isp": None})
     monkeypatch.setattr(benchmark_jobs, "work", work)
@@ -148,36 +150,34 @@ def test_a_failed_job_takes_along_only_what_needs_it(finished, tmp_path, monkeyp
         ("supervised", 0), ("supervised", 1), ("paper", 0), ("f_isp", 0), ("f_isp", 1)
     }  # fmt: skip
     assert "No space left on device" in str(results["failed"])
-    assert "3 jobs failed." in capsys.readouterr().out  # pseudo, and what needs it: semi, fine
+    assert "3 jobs failed." in capsys.readouterr().out  # pseudo, and what needs it: semi, finetune
     # Another try does what failed, and no more.
     done = []
-    monkeypatch.setattr(benchmark_jobs, "work", lambda kind, *rest: done.append(kind) or real(kind, *rest))
+    monkeypatch.setattr(benchmark_jobs, "work", lambda step, *rest: done.append(step.kind) or real(step, *rest))
     benchmark.run(options, workers=0)
-    assert sorted(done) == ["fine", "pseudo", "semi"]
+    assert sorted(done) == ["finetune", "pseudo", "semi"]
     assert len(json.loads((tmp_path / "results.json").read_text())["cells"]) == 6
 
 
-def test_a_job_cut_short_is_done_again(tmp_path):
-    folder = tmp_path / "data-x"
-    folder.mkdir()
-    assert load_result(folder) is None
-    (folder / "result.json").write_text('{"seconds": 1')
-    assert load_result(folder) is None
+def test_a_result_cut_short_does_not_count(tmp_path):
+    record = Record(tmp_path / "result.json")
+    assert record.read() == {}
+    record.file.write_text('{"seconds": 1')
+    assert record.read() == {}
 
 
-def test_an_interrupted_training_goes_on(finished, tmp_path, monkeypatch):
+def test_an_interrupted_training_is_resumed(finished, tmp_path, monkeypatch):
     """With a state on disk the job resumes, and its curve is that of the whole run."""
     options = finished[0]
-    monkeypatch.setattr(benchmark_jobs.phases, "run", fake := FakeRun())
+    monkeypatch.setattr(benchmark_jobs, "train", fake := FakeRun())
     monkeypatch.setattr(benchmark_jobs, "_write_outputs", lambda *_: None)
     job = jobs_of(options, options.systems["supervised"], 6, Repetition(0, None), {"lr": 1e-3})
-    settings = {**job.settings, "iterations": 2000}
-    needs = {"data": str(tmp_path / "data")}
+    job = dataclasses.replace(job, settings={**job.settings, "iterations": 2000}, root=tmp_path)
     fake.stop_after = 1
     with pytest.raises(KeyboardInterrupt):
-        benchmark_jobs.work("supervised", 0, settings, needs, tmp_path)
+        perform(job)
     fake.stop_after = None
-    result = benchmark_jobs.work("supervised", 0, settings, needs, tmp_path)
+    result = perform(job)["result"]
     assert fake.resumed == [False, True]
     assert [p["iteration"] for p in result["curve"]] == [500, 1000, 1500, 2000]
     assert fake.checkpoints == 400  # five states on the way of a long run
@@ -189,10 +189,10 @@ class FakeRun:
     def __init__(self):
         self.stop_after, self.resumed, self.checkpoints = None, [], None
 
-    def __call__(self, options, root, progress, *, auto_resume, on_log, on_validation):
+    def __call__(self, options, *, auto_resume, progress, quiet, on_log, on_validation):
         self.resumed.append(auto_resume)
         self.checkpoints = options["logger"]["save_checkpoint_freq"]
-        states = Path(root) / "experiments" / "run" / "training_states"
+        states = Path(options["root_path"]) / "experiments" / "run" / "training_states"
         states.mkdir(parents=True, exist_ok=True)
         for index, iteration in enumerate((500, 1000, 1500, 2000)):
             if auto_resume and iteration <= 500:
@@ -207,13 +207,13 @@ class FakeRun:
 def test_a_candidate_that_failed_once_does_not_win(tmp_path):
     options = make_options(tmp_path, search_repetitions=2)
     system = options.systems["supervised"]
-    runner = Runner(tmp_path, 0)
+    runner = Runner(0)
     first = repetitions(options)
     for candidate, scores in (({"lr": 1e-3}, [24.0, 18.0]), ({"lr": 1e-9}, [25.0])):
         for repetition, psnr in zip(first, scores, strict=False):
             key = jobs_of(options, system, 6, repetition, candidate).key
             # The better on validation is the worse on the test, which has no say.
-            runner.results[key] = {"validation": {"psnr": psnr}, "test": {"psnr": 50 - psnr}}
+            runner.noted[key] = {"result": {"validation": {"psnr": psnr}, "test": {"psnr": 50 - psnr}}}
     search = []
     assert benchmark._choose(options, runner, system, "supervised", 6, first, search) == {"lr": 1e-3}
     assert [row["chosen"] for row in search] == [True, False]
@@ -221,7 +221,7 @@ def test_a_candidate_that_failed_once_does_not_win(tmp_path):
     # Nor does one whose PSNR is not a number.
     for repetition in first:
         key = jobs_of(options, system, 6, repetition, {"lr": 1e-9}).key
-        runner.results[key] = {"validation": {"psnr": math.nan}, "test": {"psnr": 60.0}}
+        runner.noted[key] = {"result": {"validation": {"psnr": math.nan}, "test": {"psnr": 60.0}}}
     assert benchmark._choose(options, runner, system, "supervised", 6, first, []) == {"lr": 1e-3}
 
 
@@ -234,19 +234,17 @@ def test_the_reference_has_every_repetition():
     assert benchmark._best_supervised(systems, cells) == {"6": "a"}
 
 
-def test_early_stopped_f_isp_is_the_one_that_is_used(finished, tmp_path):
+def test_early_stopped_f_isp_is_the_one_that_is_used(finished):
     """What is reported, what makes the pseudo pairs and what is shown is the checkpoint of the best validation."""
-    options, out, _, _ = finished
+    options = finished[0]
     system = options.systems["f_isp"]
     changes = {"isp_early_stop": True, "isp_iterations": 6, "evaluations": 3, "isp_lr": 0.3}
     job = jobs_of(options, system, 6, Repetition(0, None), changes)
-    result = benchmark_jobs.work(
-        "f_isp", 0, job.settings, {"data": str(out / "cache" / job.needs["data"].key)}, tmp_path
-    )
+    result = perform(job)["result"]
     scores = [p["validation"]["psnr"] + p["validation_global"]["psnr"] for p in result["curve"]]
     best = result["curve"][scores.index(max(scores))]
     assert result["test"] == best["test"]
-    models = tmp_path / "experiments" / "run" / "models"
+    models = benchmark_jobs.run_folder(job)
     latest, chosen = (load_f_isp(models / f"f_isp_{i}.pth")[0] for i in ("latest", best["iteration"]))
     for a, b in zip(latest.parameters(), chosen.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -269,7 +267,7 @@ def test_too_few_photographs_are_said_before_anything_is_done(tmp_path, tiny_dat
 
 
 def test_the_command_fails_if_a_job_failed(tmp_path, monkeypatch):
-    def work(kind, *_):
+    def work(*_):
         raise OSError("No space left on device")
 
     options = make_options(tmp_path, systems={"supervised": {"search": {}}})
@@ -297,7 +295,7 @@ def test_keys_name_all_that_matters(tmp_path):
         jobs_of(options, system, 6, Repetition(0, None), {"source": "upi"}),
     ]
     assert len({key, *(job.key for job in others)}) == 7
-    assert Job("data", 0, {"a": 1}).key != Job("data", 0, {"a": 2}).key
+    assert Step("data", 0, {"a": 1}).key != Step("data", 0, {"a": 2}).key
 
 
 def test_repetitions(tmp_path):
@@ -312,7 +310,7 @@ def test_infinite_beta_reaches_the_filter(tmp_path):
     job = jobs_of(options, options.systems["paper"], 6, Repetition(0, None), {"beta": math.inf})
     settings = job.needs["semi"].settings
     json.dumps(settings, allow_nan=False)
-    assert benchmark_jobs.phase_settings(settings).beta == math.inf
+    assert benchmark_jobs.step_settings(settings).beta == math.inf
 
 
 def test_workers(finished, tmp_path):
@@ -323,7 +321,7 @@ def test_workers(finished, tmp_path):
     cells = json.loads((tmp_path / "results.json").read_text())["cells"]
     same = next(c for c in results["cells"] if c["system"] == "supervised" and c["seed"] == 0)
     assert cells[0]["test"] == pytest.approx(same["test"], rel=1e-6)
-    assert Runner(tmp_path, 1).results == {}
+    assert Runner(1).noted == {}
 
 
 @pytest.mark.parametrize(("share", "n_real"), [(0.5, 5), (0.2, 2), (0.01, 1), (0.99, 9)])
@@ -339,7 +337,7 @@ def test_candidates_are_part_of_the_pseudo_pairs(tmp_path):
         jobs_of(options, options.systems["before_fine"], 6, Repetition(0, None), {"candidates": n}) for n in (1, 4)
     )
     assert four.needs["pseudo"].settings["candidates"] == 4
-    assert "candidates" not in one.needs["pseudo"].settings
+    assert one.needs["pseudo"].settings["candidates"] == 1
 
 
 def test_fine_tuning_can_be_left_out(tmp_path):
@@ -347,4 +345,4 @@ def test_fine_tuning_can_be_left_out(tmp_path):
     paper, before = (options.systems[name] for name in ("paper", "before_fine"))
     without = jobs_of(options, paper, 6, Repetition(0, None), {"fine_tune": False})
     assert without.key == jobs_of(options, before, 6, Repetition(0, None), {}).key
-    assert jobs_of(options, paper, 6, Repetition(0, None), {"fine_tune": True}).kind == "fine"
+    assert jobs_of(options, paper, 6, Repetition(0, None), {"fine_tune": True}).kind == "finetune"

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from semiisp_plugin.experiments.benchmark import candidates
-from semiisp_plugin.experiments.benchmark_options import PRESETS, OptionError, System, load_benchmark_options
+from semiisp_plugin.experiments.benchmark_options import PRESETS, System, load_benchmark_options
+from semiisp_plugin.options import OptionError
 
 OPTIONS = sorted((Path(__file__).resolve().parents[2] / "options" / "benchmarks").glob("*.yml"))
 

@@ -14,9 +14,10 @@ import torch
 import yaml
 
 from semiisp_plugin.experiments import recipe as recipe_module
+from semiisp_plugin.experiments import recipe_checks
+from semiisp_plugin.experiments.jobs import JobError, differences, perform
 from semiisp_plugin.experiments.recipe import run_recipe
-from semiisp_plugin.experiments.recipe_options import load_recipe
-from semiisp_plugin.experiments.recipe_phases import RecipeError, differences
+from semiisp_plugin.experiments.recipe_options import TRAININGS, load_recipe
 from semiisp_plugin.options import OptionError
 
 TOTAL = 3
@@ -28,16 +29,16 @@ class Recipe:
     def __init__(self, files, folder: Path) -> None:
         self.folder = folder
         phases = {
-            "1_fisp": files.isp(TOTAL, image_enhancement=True),
-            "2_pseudo": files.pseudo(),
-            "3_semi": files.semi(TOTAL),
-            "4_finetune": files.finetune(TOTAL),
+            "f_isp": files.isp(TOTAL, image_enhancement=True),
+            "pseudo": files.pseudo(),
+            "semi": files.semi(TOTAL),
+            "finetune": files.finetune(TOTAL),
             "test": files.test(),
         }
-        supervised = yaml.safe_load(Path(phases["4_finetune"]).read_text())
+        supervised = yaml.safe_load(Path(phases["finetune"]).read_text())
         supervised.update(name="supervised", path={})
-        phases["0_supervised"] = files.write("supervised", supervised)
-        for name in ("3_semi", "4_finetune", "0_supervised"):
+        phases["supervised"] = files.write("supervised", supervised)
+        for name in ("semi", "finetune", "supervised"):
             self.edit(phases[name], lambda o: o["train"].pop("ema_decay", None))
         self.files = {name: os.path.relpath(path, folder) for name, path in phases.items()}
         self.values = {
@@ -106,7 +107,7 @@ def plan(text: str) -> dict[str, tuple[str, str]]:
     rows = {}
     for line in text.splitlines():
         cells = re.split(r"\s{2,}", line.strip())
-        if len(cells) >= 4 and re.match(r"\d_|test:", cells[0]):
+        if len(cells) >= 4 and cells[2] in ("complete", "interrupted", "to do", "stale"):
             rows[cells[0]] = (cells[2], cells[3])
     return rows
 
@@ -156,46 +157,46 @@ def test_what_is_complete_is_left_alone(done, capsys, monkeypatch):
     found = states(capsys)
     assert set(found.values()) == {("complete", "nothing")}
     assert len(found) == 9
-    monkeypatch.setattr(recipe_module, "_do", lambda *_: pytest.fail("nothing is left to do"))
+    monkeypatch.setattr(recipe_module, "perform", lambda *_, **__: pytest.fail("nothing is left to do"))
     assert run_recipe("recipe.yml")["systems"]
 
 
 def test_the_same_from_a_dictionary_and_by_hand(done, capsys):
     """Runs that `basicsr train` made count without what a recipe writes down."""
     subprocess.run(["rm", "-r", "experiments/.recipe"], check=True)
-    assert states(capsys)["4_finetune"] == ("complete", "nothing")
+    assert states(capsys)["finetune"] == ("complete", "nothing")
     assert run_recipe(done.values, dry_run=True) is None
 
 
 # --- going on --------------------------------------------------------------------------------------------------------
 
 
-def test_interrupted_run_is_gone_on_with(done, finished, capsys):
+def test_interrupted_run_is_resumed(done, finished, capsys):
     models, training = Path("experiments/semi/models"), Path("experiments/semi/training_states")
     for path in (models / "net_g_latest.pth", models / "net_g_3.pth", training / "3.state", training / "2.state"):
         path.unlink()
     found = states(capsys)
-    assert found["3_semi"] == ("interrupted", "go on")
+    assert found["semi"] == ("interrupted", "resume")
     # What was made of the weights that are gone is not complete, but made of the same ones again it would be.
-    assert found["4_finetune"][0] == "stale"
-    run_recipe("recipe.yml", until="3_semi")
+    assert found["finetune"][0] == "stale"
+    run_recipe("recipe.yml", until="semi")
     for name, value in weights(Path(), "semi").items():
         assert torch.equal(value, weights(finished.folder, "semi")[name])
-    assert states(capsys)["3_semi"] == ("complete", "nothing")
+    assert states(capsys)["semi"] == ("complete", "nothing")
 
 
 def test_damaged_weights_are_not_complete(done, capsys):
     path = Path("experiments/finetune/models/net_g_latest.pth")
     path.write_bytes(path.read_bytes()[:-400])
-    assert states(capsys)["4_finetune"] == ("interrupted", "go on")
+    assert states(capsys)["finetune"] == ("interrupted", "resume")
     run_recipe("recipe.yml")
     assert set(states(capsys).values()) == {("complete", "nothing")}
 
 
-def test_unfinished_pseudo_pairs_are_gone_on_with(done, capsys):
+def test_unfinished_pseudo_pairs_are_resumed(done, capsys):
     for path in Path("pseudo/shards").glob("*.done.json"):
         path.unlink()
-    assert states(capsys)["2_pseudo"] == ("interrupted", "go on")
+    assert states(capsys)["pseudo"] == ("interrupted", "resume")
 
 
 SERVER = """
@@ -265,14 +266,14 @@ def test_killed_at_any_moment_it_ends_as_if_left_alone(recipe, finished):
 # --- what is stale ---------------------------------------------------------------------------------------------------
 
 
-def test_changed_options_are_refused_and_made_anew_on_demand(done, capsys):
-    done.edit(done.files["3_semi"], lambda o: o["train"]["optim_g"].update(lr=2e-3))
+def test_changed_options_are_refused_and_made_again_on_demand(done, capsys):
+    done.edit(done.files["semi"], lambda o: o["train"]["optim_g"].update(lr=2e-3))
     found = states(capsys)
-    assert found["1_fisp"] == found["2_pseudo"] == found["0_supervised"] == ("complete", "nothing")
-    assert found["3_semi"][0] == found["4_finetune"][0] == "stale"
-    assert found["test:semi"] == found["test:finetune"] == ("stale", "make anew")
+    assert found["f_isp"] == found["pseudo"] == found["supervised"] == ("complete", "nothing")
+    assert found["semi"][0] == found["finetune"][0] == "stale"
+    assert found["test:semi"] == found["test:finetune"] == ("stale", "make again")
     before = weights(Path(), "semi")
-    with pytest.raises(RecipeError, match=r"3_semi: other options: train:optim_g:lr: 0.001 -> 0.002;.*--redo"):
+    with pytest.raises(JobError, match=r"semi: other options: train:optim_g:lr: 0.001 -> 0.002;.*--redo"):
         run_recipe("recipe.yml")
     assert all(torch.equal(v, before[k]) for k, v in weights(Path(), "semi").items())
     stamp = Path("experiments/isp/models/f_isp_latest.pth").stat().st_mtime_ns
@@ -291,8 +292,8 @@ def test_options_that_change_no_weight_make_nothing_stale(done, capsys):
         options["datasets"]["train"]["num_worker_per_gpu"] = 1
         options["val"]["val_freq"] = 9
 
-    done.edit(done.files["4_finetune"], change)
-    assert states(capsys)["4_finetune"] == ("complete", "nothing")
+    done.edit(done.files["finetune"], change)
+    assert states(capsys)["finetune"] == ("complete", "nothing")
 
 
 def test_other_weights_to_begin_with_make_stale(done, capsys):
@@ -301,7 +302,7 @@ def test_other_weights_to_begin_with_make_stale(done, capsys):
     state["params"] = {k: v + 1e-3 for k, v in state["params"].items()}
     torch.save(state, path)
     found = states(capsys)
-    assert found["4_finetune"][0] == "stale"
+    assert found["finetune"][0] == "stale"
     assert found["test:semi"][0] == "stale"
 
 
@@ -310,16 +311,16 @@ def test_other_f_isp_makes_pseudo_pairs_stale(done, capsys):
     state = torch.load(path, weights_only=True)
     torch.save({**state, "more": 1}, path)
     found = states(capsys)
-    assert found["2_pseudo"][0] == found["3_semi"][0] == "stale"
-    assert found["0_supervised"] == ("complete", "nothing")
+    assert found["pseudo"][0] == found["semi"][0] == "stale"
+    assert found["supervised"] == ("complete", "nothing")
 
 
 def test_redo_of_one_phase(done, capsys):
-    found = states(capsys, redo=["4_finetune"])
-    again = {name for name, (_, will) in found.items() if will == "make anew"}
-    assert again == {"4_finetune", "test:finetune"}
-    with pytest.raises(RecipeError, match="4_finetun: no phase of this recipe; did you mean '4_finetune'"):
-        run_recipe("recipe.yml", redo=["4_finetun"])
+    found = states(capsys, redo=["finetune"])
+    again = {name for name, (_, will) in found.items() if will == "make again"}
+    assert again == {"finetune", "test:finetune"}
+    with pytest.raises(JobError, match="finetun: no phase of this recipe; did you mean 'finetune'"):
+        run_recipe("recipe.yml", redo=["finetun"])
 
 
 def test_differences():
@@ -341,10 +342,10 @@ def test_dry_run_writes_nothing(recipe, capsys):
 
 
 def test_all_that_is_missing_is_said_before_the_first_phase(recipe):
-    recipe.edit(recipe.files["2_pseudo"], lambda o: o.update(photographs="no/photos"))
-    recipe.edit(recipe.files["0_supervised"], lambda o: o["datasets"]["train"].update(dataroot_lq="no/pairs"))
-    recipe.edit(recipe.files["3_semi"], lambda o: o["datasets"]["train"].update(meta_info_file="no/names.txt"))
-    with pytest.raises(RecipeError) as caught:
+    recipe.edit(recipe.files["pseudo"], lambda o: o.update(photographs="no/photos"))
+    recipe.edit(recipe.files["supervised"], lambda o: o["datasets"]["train"].update(dataroot_lq="no/pairs"))
+    recipe.edit(recipe.files["semi"], lambda o: o["datasets"]["train"].update(meta_info_file="no/names.txt"))
+    with pytest.raises(JobError) as caught:
         run_recipe("recipe.yml")
     for part in ("no/photos", "no/pairs", "no/names.txt", "supervised.yml:", "datasets:train:dataroot_lq"):
         assert part in str(caught.value)
@@ -353,8 +354,8 @@ def test_all_that_is_missing_is_said_before_the_first_phase(recipe):
 
 def test_names_that_belong_to_no_pair_are_found_beforehand(recipe):
     Path("names.txt").write_text("00\nno_such_pair\n")
-    recipe.edit(recipe.files["4_finetune"], lambda o: o["datasets"]["train"].update(meta_info_file="names.txt"))
-    with pytest.raises(RecipeError, match="no_such_pair"):
+    recipe.edit(recipe.files["finetune"], lambda o: o["datasets"]["train"].update(meta_info_file="names.txt"))
+    with pytest.raises(JobError, match="no_such_pair"):
         run_recipe("recipe.yml")
 
 
@@ -362,89 +363,85 @@ def test_folder_without_photographs_is_found_beforehand(recipe):
     """`basicsr prepare coco` leaves lists there, and no image."""
     Path("photos").mkdir()
     Path("photos/photographs.txt").write_text("a.jpg\n")
-    with pytest.raises(
-        RecipeError, match=r"--force_yml 2_pseudo:photographs: there is no image in photos\. Any folder"
-    ):
-        run_recipe("recipe.yml", dry_run=True, overrides=["2_pseudo:photographs=photos"])
+    with pytest.raises(JobError, match=r"--set pseudo:photographs: there is no image in photos\. Any folder"):
+        run_recipe("recipe.yml", dry_run=True, overrides=["pseudo:photographs=photos"])
 
 
 def test_what_several_files_lack_is_said_once(recipe):
-    for phase in ("3_semi", "4_finetune", "0_supervised"):
+    for phase in ("semi", "finetune", "supervised"):
         recipe.edit(recipe.files[phase], lambda o: o["datasets"]["train"].update(dataroot_lq="no/pairs"))
-    with pytest.raises(
-        RecipeError, match=r"there is no no/pairs \(and in 2 more places\)\. `basicsr prepare`"
-    ) as caught:
+    with pytest.raises(JobError, match=r"there is no no/pairs \(and in 2 more places\)\. `basicsr prepare`") as caught:
         run_recipe("recipe.yml", dry_run=True)
     assert str(caught.value).count("no/pairs") == 1
 
 
 def test_dry_run_says_which_weights_would_be_fetched(recipe, monkeypatch, capsys, tmp_path):
     recipe.edit(
-        recipe.files["1_fisp"],
+        recipe.files["f_isp"],
         lambda o: o["train"].update(perceptual_opt={"type": "VGGPerceptualLoss", "loss_weight": 0.1}),
     )
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     states(capsys)
     run_recipe("recipe.yml", dry_run=True)
-    assert f"1_fisp: VGG16's weights (528 MB) are not in {tmp_path / 'hub'}" in capsys.readouterr().out
+    assert f"f_isp: VGG16's weights (528 MB) are not in {tmp_path / 'hub'}" in capsys.readouterr().out
     (tmp_path / "hub/checkpoints").mkdir(parents=True)
     (tmp_path / "hub/checkpoints/vgg16-397923af.pth").touch()
     run_recipe("recipe.yml", dry_run=True)
-    assert "VGG16" not in capsys.readouterr().out
+    assert "will be fetched" not in capsys.readouterr().out
 
 
 def test_other_options_of_a_process_that_was_waited_for_are_not_overwritten(done, monkeypatch):
     """Two recipes share f_ISP under one name, with other options; the second one waited for the first."""
-    phases = recipe_module.phases_of(load_recipe("recipe.yml", ["1_fisp:train:total_iter=9"]), Path.cwd())
-    with pytest.raises(RecipeError, match=r"another process has made isp meanwhile, otherwise .*total_iter: 3 -> 9"):
-        recipe_module._do(phases[0], False, False)
+    phases = recipe_module.phases_of(load_recipe("recipe.yml", ["f_isp:train:total_iter=9"]), Path.cwd())
+    with pytest.raises(JobError, match=r"was made otherwise .*total_iter: 3 -> 9.* by another process"):
+        perform(phases[0])
     assert not list(Path("experiments").glob("isp_archived_*"))
 
 
 def test_room_is_counted_on_the_disk_that_is_written(done, monkeypatch):
     """What is done of the pairs lies there already; other folders may be on other disks."""
-    pseudo = next(p for p in recipe_module.phases_of(load_recipe("recipe.yml"), Path.cwd()) if p.name == "2_pseudo")
+    pseudo = next(p for p in recipe_module.phases_of(load_recipe("recipe.yml"), Path.cwd()) if p.name == "pseudo")
     whole = pseudo.disk()
     status = pseudo.status()
     monkeypatch.setattr(type(pseudo), "status", lambda _: type(status)("interrupted", done=1, total=status.total))
     assert pseudo.disk() == pytest.approx(whole * (status.total - 1) / status.total, rel=0.01)
     asked = []
-    usage = recipe_module.shutil.disk_usage
-    monkeypatch.setattr(recipe_module.shutil, "disk_usage", lambda path: (asked.append(Path(path)), usage(path))[1])
-    assert recipe_module._disk_problems([pseudo]) == []
-    assert asked == [pseudo.out.absolute()]
+    usage = recipe_checks.shutil.disk_usage
+    monkeypatch.setattr(recipe_checks.shutil, "disk_usage", lambda path: (asked.append(Path(path)), usage(path))[1])
+    assert recipe_checks.disk_problems([pseudo]) == []
+    assert asked == [pseudo.place]
 
 
 def test_several_processes_are_refused(recipe, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RecipeError, match="without torchrun"):
+    with pytest.raises(JobError, match="without torchrun"):
         run_recipe("recipe.yml", dry_run=True)
 
 
 def test_disk_that_is_too_small(recipe, monkeypatch):
-    monkeypatch.setattr(recipe_module.shutil, "disk_usage", lambda _: type("U", (), {"free": 1000})())
-    with pytest.raises(RecipeError, match=r"the disk of .* has 0 MiB left, of about \d+ MiB"):
+    monkeypatch.setattr(recipe_checks.shutil, "disk_usage", lambda _: type("U", (), {"free": 1000})())
+    with pytest.raises(JobError, match=r"the disk of .* has 0 MiB left, of about \d+ MiB"):
         run_recipe("recipe.yml")
 
 
 @pytest.mark.parametrize(
     ("phase", "change", "message"),
     [
-        ("2_pseudo", lambda o: o.update(f_isp="experiments/other/models/f_isp_latest.pth"), "f_isp: experiments/other"),
-        ("3_semi", lambda o: o["datasets"]["train"]["pseudo"].update(dataroot_gt="old/gt.lmdb"), "dataroot_gt: old/gt"),
-        ("4_finetune", lambda o: o["path"].update(pretrain_network_g="old.pth"), "pretrain_network_g: old.pth"),
+        ("pseudo", lambda o: o.update(f_isp="experiments/other/models/f_isp_latest.pth"), "f_isp: experiments/other"),
+        ("semi", lambda o: o["datasets"]["train"]["pseudo"].update(dataroot_gt="old/gt.lmdb"), "dataroot_gt: old/gt"),
+        ("finetune", lambda o: o["path"].update(pretrain_network_g="old.pth"), "pretrain_network_g: old.pth"),
         ("test", lambda o: o["network_g"].update(thumbnail=64), "network_g differs"),
-        ("0_supervised", lambda o: o.update(name="semi"), "one name, semi"),
+        ("supervised", lambda o: o.update(name="semi"), "one name, semi"),
     ],
 )
 def test_phases_that_do_not_fit_each_other(recipe, phase, change, message):
     recipe.edit(recipe.files[phase], change)
-    with pytest.raises(RecipeError, match=re.escape(message)):
+    with pytest.raises(JobError, match=re.escape(message)):
         run_recipe("recipe.yml", dry_run=True)
 
 
 def test_misspelt_options_of_a_phase_are_found_beforehand(recipe):
-    recipe.edit(recipe.files["4_finetune"], lambda o: o["train"].update(grad_clap=1))
+    recipe.edit(recipe.files["finetune"], lambda o: o["train"].update(grad_clap=1))
     with pytest.raises(OptionError, match="did you mean 'grad_clip'"):
         run_recipe("recipe.yml")
 
@@ -453,27 +450,32 @@ def test_misspelt_options_of_a_phase_are_found_beforehand(recipe):
 
 
 def test_overrides_of_phases(recipe):
-    recipe.write(overrides={"3_semi": ["train:total_iter=7"]})
-    loaded = load_recipe("recipe.yml", ["3_semi:train:optim_g:lr=1e-4", "pictures=3"])
-    assert loaded.overrides == {"3_semi": ["train:total_iter=7", "train:optim_g:lr=1e-4"]}
+    recipe.write(set=["semi:train:total_iter=7"])
+    loaded = load_recipe(
+        "recipe.yml", ["semi:train:optim_g:lr=1e-4", "pictures=3", "manual_seed=5", "train:grad_clip=1"]
+    )
     assert loaded.options.pictures == 3
-    semi = next(p for p in recipe_module.phases_of(loaded, Path.cwd()) if p.name == "3_semi")
-    assert semi.values["train"]["total_iter"] == 7
-    assert semi.values["train"]["optim_g"]["lr"] == 1e-4
+    semi = loaded.phases["semi"].values
+    assert (semi["train"]["total_iter"], semi["train"]["optim_g"]["lr"]) == (7, 1e-4)
+    assert {name: phase.values["manual_seed"] for name, phase in loaded.phases.items()} == dict.fromkeys(
+        recipe.files, 5
+    )
+    assert {name for name, phase in loaded.phases.items() if "train" in phase.values} == set(TRAININGS)
+    assert all(loaded.phases[name].values["train"]["grad_clip"] == 1 for name in TRAININGS)
 
 
 def test_phases_that_are_left_out(recipe, capsys):
-    recipe.write(skip=["0_supervised", "4_finetune"])
-    assert set(states(capsys)) == {"1_fisp", "2_pseudo", "3_semi", "test:f_isp", "test:semi"}
+    recipe.write(skip=["supervised", "finetune"])
+    assert set(states(capsys)) == {"f_isp", "pseudo", "semi", "test:f_isp", "test:semi"}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"phasse": {}}, r"recipe.yml:\d+: phasse: .*did you mean 'phases'"),
-        ({"skip": ["1_fisp"]}, "skip: '1_fisp' cannot be left out"),
-        ({"overrides": {"3_sem": []}}, "no phase '3_sem'; did you mean '3_semi'"),
-        ({"overrides": {"0_denoise": ["gamma=1"]}}, "the phase 0_denoise is not part of this recipe"),
+        ({"skip": ["f_isp"]}, "skip: 'f_isp' cannot be left out"),
+        ({"set": ["sem:a=1"]}, "no phase 'sem'.*; did you mean 'semi'"),
+        ({"set": ["denoise:gamma=1"]}, "the phase denoise is not part of this recipe"),
         ({"paper": {"task": "LoLv3", "network": "x", "pairs": 1}}, "no task 'LoLv3'; did you mean 'LoLv"),
         ({"pictures": -1}, "pictures"),
     ],
@@ -485,20 +487,18 @@ def test_mistakes_in_a_recipe(recipe, change, message):
 
 
 def test_mistakes_in_overrides_name_the_phase(recipe):
-    with pytest.raises(OptionError, match="no phase '3_sem'; did you mean '3_semi'"):
-        load_recipe("recipe.yml", ["3_sem:train:total_iter=3"])
-    with pytest.raises(
-        OptionError, match=r"--force_yml 3_semi:train:total_itr: unknown key; did you mean 'total_iter'"
-    ):
-        run_recipe("recipe.yml", dry_run=True, overrides=["3_semi:train:total_itr=3"])
+    with pytest.raises(OptionError, match=r"no phase 'sem'.*; did you mean 'semi'"):
+        load_recipe("recipe.yml", ["sem:train:total_iter=3"])
+    with pytest.raises(OptionError, match=r"--set semi:train:total_itr: unknown key; did you mean 'total_iter'"):
+        run_recipe("recipe.yml", dry_run=True, overrides=["semi:train:total_itr=3"])
 
 
 def test_recipe_without_a_file(recipe):
-    recipe.write(phases={**recipe.files, "3_semi": "sem.yml"})
-    with pytest.raises(OptionError, match=r"phases:3_semi: there is no file sem.yml"):
+    recipe.write(phases={**recipe.files, "semi": "sem.yml"})
+    with pytest.raises(OptionError, match=r"phases:semi: there is no file sem.yml"):
         load_recipe("recipe.yml")
-    recipe.write(phases={k: v for k, v in recipe.files.items() if k != "3_semi"})
-    with pytest.raises(OptionError, match="3_semi"):
+    recipe.write(phases={k: v for k, v in recipe.files.items() if k != "semi"})
+    with pytest.raises(OptionError, match="semi"):
         load_recipe("recipe.yml")
     with pytest.raises(OptionError, match="no option file of `basicsr recipe`"):
-        load_recipe(recipe.files["3_semi"])
+        load_recipe(recipe.files["semi"])

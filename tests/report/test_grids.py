@@ -133,12 +133,6 @@ def test_save_makes_the_folder_and_writes_the_grid(tmp_path: Path) -> None:
     )
 
 
-def test_without_matplotlib_pillows_own_font_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grids.importlib.util, "find_spec", lambda _: None)
-    grid = draw_grid([[_flat(COLOURS[0][0], 40, 120)]], ["23.4 ± 0.3"])
-    assert _ink(grid[: _box(grid, COLOURS[0][0])[0]]) > 30
-
-
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [

@@ -1,0 +1,257 @@
+"""What is looked at before a recipe begins: whether its phases fit, what they need, and how long they will take."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from semiisp_plugin import options as options_module
+from semiisp_plugin.experiments.jobs import JobError, Status, as_json
+from semiisp_plugin.experiments.recipe_phases import Phase, Pseudo, Test, Training
+from semiisp_plugin.losses.vgg_loss import cache_path
+
+
+def check_fit(phases: Sequence[Phase]) -> None:
+    """Whether each phase begins with what the phase before it makes.
+
+    Raises:
+        JobError: It does not; the message names the file and key.
+    """
+    by_name = {phase.key: phase for phase in phases}
+    runs: dict[str, str] = {}
+    for phase in phases:
+        if phase.run_name in runs and isinstance(phase, Training):
+            raise JobError(f"{runs[phase.run_name]} and {phase.key} have one name, {phase.run_name}; change one.")
+        runs[phase.run_name] = phase.key
+    f_isp, pseudo, semi = by_name["f_isp"], by_name["pseudo"], by_name["semi"]
+    assert isinstance(semi, Training)
+    _expect(pseudo, ("f_isp",), f_isp.place / "models" / "f_isp_latest.pth")
+    of_pseudo = ("datasets", "train", "pseudo")
+    if "build" in (semi.values["datasets"]["train"].get("pseudo") or {}):
+        _expect(semi, (*of_pseudo, "build"), pseudo.place)
+    else:
+        for key, folder in (("dataroot_lq", "lq.lmdb"), ("dataroot_gt", "gt.lmdb")):
+            _expect(semi, (*of_pseudo, key), pseudo.place / folder)
+    if "finetune" in by_name:
+        _expect(by_name["finetune"], ("path", "pretrain_network_g"), semi.weights)
+    if "denoise" in by_name:
+        _expect(f_isp, ("datasets", "train", "dataroot_lq"), by_name["denoise"].place)
+    for phase in phases:
+        of_target = isinstance(phase, (Training, Test)) and phase.key not in ("f_isp", "test:f_isp")
+        if of_target and phase.values["network_g"] != semi.values["network_g"]:
+            where = phase.source.where(("network_g",))
+            raise JobError(f"{where}: network_g differs from that of semi ({semi.source.where(('network_g',))}).")
+
+
+def _expect(phase: Phase, keys: tuple[str, ...], made: Path) -> None:
+    given: Any = phase.values
+    for key in keys:
+        given = (given or {}).get(key)
+    if given is None or os.path.abspath(os.path.expanduser(str(given))) != os.path.abspath(made):
+        raise JobError(f"{_where(phase, *keys)}: {given} is not what the phase before makes, {made}.")
+
+
+def _where(phase: Phase, *keys: str) -> str:
+    """Where a key of a phase stands, and the key; an override is told with its phase, as it is given."""
+    place, key = phase.source.where(keys), ":".join(keys)
+    return f"--set {phase.key}:{key}" if place.startswith("--force_yml") else f"{place}: {key}"
+
+
+# --- what is needed --------------------------------------------------------------------------------------------------
+
+_HINTS = {  # by the keys that they help with
+    " `basicsr prepare` makes data sets (docs/prepare.md).": {"input", "dataroot_lq", "dataroot_gt", "meta_info_file"},
+    " Any folder of photographs will do: --photos DIR, or --set pseudo:photographs=DIR.": {"photographs"},
+}
+
+
+def check_inputs(left: Sequence[Phase], phases: Sequence[Phase], *, download: bool) -> None:
+    """Whether all that the phases need is there or is made by a phase before: data, lists of names, weights, room.
+
+    Args:
+        left: What will run.
+        phases: All of the recipe.
+        download: Build the losses, which fetches weights that they need.
+
+    Raises:
+        JobError: All that is missing, in one message.
+    """
+    made = {os.path.abspath(path) for phase in phases for path in _makes(phase)}
+    places: dict[str, list[str]] = {}  # of each problem: many phases name the same data
+    for phase in left:
+        for place, problem in _problems(phase, made, download):
+            places.setdefault(problem, []).append(place)
+    problems = []
+    for problem, where in places.items():
+        more = f" (and in {len(where) - 1} more places)" if len(where) > 1 else ""
+        problems.append(f"{where[0]}: {problem}{more}")
+    problems += disk_problems(left)
+    if problems:
+        keys = {where.rpartition(":")[2].strip() for all_places in places.values() for where in all_places}
+        hints = "".join(hint for hint, of in _HINTS.items() if keys & of)
+        raise JobError("Before anything begins: " + "; ".join(problems) + "." + hints)
+
+
+def disk_problems(left: Sequence[Phase]) -> list[str]:
+    """Disks with less room than the phases write there: data sets and runs need not be on the same one."""
+    needed: dict[int, int] = {}
+    folders: dict[int, Path] = {}
+    for phase in left:
+        folder = next(parent for parent in (phase.place, *phase.place.parents) if parent.exists())
+        disk = os.stat(folder).st_dev
+        folders.setdefault(disk, folder)
+        needed[disk] = needed.get(disk, 0) + phase.disk()
+    return [
+        f"the disk of {folder} has {size(free)} left, of about {size(needed[disk])} that the phases write"
+        for disk, folder in folders.items()
+        if needed[disk] > (free := shutil.disk_usage(folder).free)
+    ]
+
+
+def size(count: float) -> str:
+    """Bytes in words."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def _makes(phase: Phase) -> list[Path]:
+    if isinstance(phase, Training):
+        return phase.outputs()
+    return [phase.place, phase.place / "lq.lmdb", phase.place / "gt.lmdb"]
+
+
+def _problems(phase: Phase, made: set[str], download: bool) -> list[tuple[str, str]]:
+    """What a phase lacks: the place of the key, and what is wrong."""
+    found: list[tuple[str, str]] = []
+
+    def there(path: Any, *keys: str) -> bool:
+        full = os.path.abspath(os.path.expanduser(str(path)))
+        if full in made or os.path.exists(full):
+            return True
+        found.append((_where(phase, *keys), f"there is no {path}"))
+        return False
+
+    values = phase.values
+    for key in ("input", "weights", "photographs", "f_isp"):
+        is_there = bool(values.get(key)) and there(values[key], key)
+        if is_there and key == "photographs" and isinstance(phase, Pseudo) and not phase.photographs():
+            found.append((_where(phase, key), f"there is no image in {values[key]}"))
+    for key, data in (values.get("datasets") or {}).items():
+        roots = [root for root in ("dataroot_lq", "dataroot_gt", "meta_info_file") if data.get(root) is not None]
+        missing = [root for root in roots if not there(data[root], "datasets", key, root)]
+        ready = not missing and not any(os.path.abspath(str(data[root])) in made for root in roots)
+        if ready and options_module.is_plugin_dataset(data["type"]):
+            found += _pair_problems(phase, key, data)
+    for key, value in (values.get("path") or {}).items():
+        if key.startswith("pretrain_network") and value is not None:
+            there(value, "path", key)
+    return found + (_loss_problems(phase, download) if isinstance(phase, Training) else [])
+
+
+def _pair_problems(phase: Phase, key: str, values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is wrong with the pairs themselves: partners that are missing, names that belong to none."""
+    from semiisp_plugin.toolbox import build_dataset
+
+    own = {k: v for k, v in values.items() if k not in ("pseudo", "real_per_batch", "pseudo_per_batch")}
+    own.update(type="PairedRestorationDataset", phase=key.split("_")[0], scale=1)
+    own.setdefault("name", key)
+    try:
+        build_dataset(own)
+    except (OSError, ValueError) as error:
+        return [(_where(phase, "datasets", key), str(error).rstrip("."))]
+    return []
+
+
+def _loss_problems(phase: Training, download: bool) -> list[tuple[str, str]]:
+    """Weights of losses that are missing; without ``download`` they are looked for, not fetched."""
+    from semiisp_plugin.toolbox import build_loss
+
+    found = []
+    for key, values in phase.values["train"].items():
+        if not key.endswith("_opt") or not isinstance(values, dict):
+            continue
+        if not download and _fetches(values):
+            continue  # `to_fetch` says so
+        try:
+            build_loss({**as_json(values), "reduction": "none"})
+        except (RuntimeError, ValueError, OSError) as error:
+            found.append((_where(phase, "train", key), " ".join(str(error).split()).rstrip(".")))
+    return found
+
+
+def _fetches(loss: Any) -> bool:
+    return isinstance(loss, dict) and loss.get("type") == "VGGPerceptualLoss" and not loss.get("weights")
+
+
+def to_fetch(left: Sequence[Phase]) -> list[str]:
+    """Weights that the phases need and that a run would fetch before it begins, in words."""
+    path = cache_path()
+    needing = [p.key for p in left if isinstance(p, Training) and any(map(_fetches, p.values["train"].values()))]
+    if path.is_file() or not needing:
+        return []
+    return [
+        f"{', '.join(needing)}: VGG16's weights (528 MB) are not in {path}; they will be fetched first. Without "
+        f"network access put them there, or give the loss `weights: FILE` (docs/workflow.md)."
+    ]
+
+
+# --- how long it takes -----------------------------------------------------------------------------------------------
+
+
+def estimate(left: Sequence[Phase], states: Mapping[str, Status], again: set[str]) -> str:
+    """How long the trainings will take on this machine, from a few timed steps of each; nothing is written.
+
+    Args:
+        left: What will run; all that it needs is there or is made by a phase before.
+        states: How far the phases are.
+        again: Names of phases that are made again.
+    """
+    lines, total = [], 0.0
+    for phase in left:
+        if not isinstance(phase, Training):
+            lines.append(f"{phase.key}: not timed")
+            continue
+        status = states[phase.key]
+        steps = phase.total - (status.done if status.state == "interrupted" and phase.key not in again else 0)
+        try:
+            seconds = _seconds_a_step(phase)
+        except (OSError, ValueError, RuntimeError) as error:
+            lines.append(f"{phase.key}: could not be timed ({' '.join(str(error).split())})")
+            continue
+        total += steps * seconds
+        lines.append(
+            f"{phase.key}: {seconds:.3g} s a step, {tqdm.format_interval(steps * seconds)} for {steps:,d} steps"
+        )
+    if total:
+        lines.append(f"All trainings together: about {tqdm.format_interval(total)}, validations not included.")
+    return "\n".join(["", *lines])
+
+
+def _seconds_a_step(phase: Training) -> float:
+    """Mean of a few steps after the first; data that a phase before will make is stood in for by the pairs."""
+    from semiisp_plugin.training.dry_run import seconds_a_step
+    from semiisp_plugin.training.run import Run
+
+    values = as_json(phase.values)
+    data = values["datasets"]["train"]
+    values["datasets"] = {"train": data}
+    values.pop("val", None)
+    values["path"] = {}
+    if not os.path.exists(data["dataroot_lq"]):
+        data["dataroot_lq"] = data["dataroot_gt"]
+    pseudo = data.get("pseudo") or {}
+    if "dataroot_lq" in pseudo and not os.path.exists(pseudo["dataroot_lq"]):
+        data["pseudo"] = {key: data[key] for key in ("dataroot_lq", "dataroot_gt", "io_backend")}
+    data["num_worker_per_gpu"] = min(2, data.get("num_worker_per_gpu") or 0)
+    for key, loss in list(values["train"].items()):
+        if _fetches(loss) and not cache_path().is_file():
+            del values["train"][key]  # its weights would be fetched
+    with tempfile.TemporaryDirectory() as folder:
+        opt = options_module.complete(values, phase.source, root_path=folder, is_train=True)
+        opt.update(dist=False, rank=0, world_size=1)
+        return seconds_a_step(Run(opt))

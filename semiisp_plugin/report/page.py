@@ -1,0 +1,232 @@
+"""Reports as data: sections of tables, plots and pictures, written as Markdown and as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import yaml
+from PIL import Image
+
+from semiisp_plugin.report.grids import save_grid
+from semiisp_plugin.report.tables import MISSING, markdown_table, text_table
+
+_TEMPLATE = "page.html.j2"
+_CELL_WIDTH = 320  # pixels of a picture in the page
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text.
+
+    Attributes:
+        columns: Their headings.
+        rows: From the top; a row that is a string is a heading over the rows after it.
+        numeric: Indices of the columns that stand right.
+        title: What stands above; empty for nothing.
+        folded: Whether the page shows it only when asked.
+    """
+
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...] | str]
+    numeric: tuple[int, ...] = ()
+    title: str = ""
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture below the output folder; ``file`` is relative to it."""
+
+    file: str
+    caption: str
+
+
+@dataclass
+class Section:
+    """A part of a report.
+
+    Attributes:
+        title: Its heading.
+        short: The heading in a list of contents; empty for the title.
+        text: Paragraphs.
+        tables: Its tables.
+        plots: Its plots.
+    """
+
+    title: str
+    short: str = ""
+    text: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    plots: list[Plot] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures in rows and columns.
+
+    Attributes:
+        title: Above them.
+        columns: Headings.
+        rows: Name of the row, and its cells: an image (H, W, 3) ``uint8`` or None, and a caption.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, Sequence[tuple[np.ndarray | None, str]]]]
+
+    def save(self, path: Path) -> None:
+        """Draw them as one picture."""
+        cells = [row for _, row in self.rows]
+        save_grid(
+            path,
+            [[image for image, _ in row] for row in cells],
+            self.columns,
+            [name for name, _ in self.rows],
+            captions=[[note for _, note in row] for row in cells],
+            cell_width=300,
+            font_size=13,
+        )
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole report.
+
+    Attributes:
+        title: Its heading.
+        facts: What was done, with what: names and texts.
+        sections: Its parts.
+        pictures: Pictures at its end.
+        headlines: Sentences at its beginning.
+        failed: Names and reasons of what went wrong.
+        options: Plain values, shown as YAML when asked.
+    """
+
+    title: str
+    facts: Sequence[tuple[str, str]]
+    sections: Sequence[Section]
+    pictures: Sequence[Pictures] = ()
+    headlines: Sequence[str] = ()
+    failed: Sequence[tuple[str, str]] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def write(self, out: Path) -> dict[str, Path]:
+        """Write ``report.md``, ``report.html`` and ``pictures*.png``; earlier ones are replaced.
+
+        Args:
+            out: The folder, in which the plots are already.
+
+        Returns:
+            The files, by their name relative to ``out``.
+        """
+        sheets = []
+        for number, grid in enumerate(self.pictures):
+            sheets.append(Plot(f"pictures{number + 1 if number else ''}.png", grid.title))
+            grid.save(out / sheets[-1].file)
+        (out / "report.md").write_text(self._markdown(sheets), encoding="utf-8")
+        (out / "report.html").write_text(self._html(out), encoding="utf-8")
+        return {name: out / name for name in ("report.md", "report.html", *(sheet.file for sheet in sheets))}
+
+    def _markdown(self, sheets: list[Plot]) -> str:
+        lists = [[f"{key}: {value}" for key, value in self.facts], self.headlines]
+        parts = [f"# {escape_markdown(self.title)}\n"]
+        parts += ["".join(f"- {escape_markdown(line)}\n" for line in lines) for lines in lists if lines]
+        if self.failed:
+            lines = "".join(f"- {escape_markdown(f'{name}: {why}')}\n" for name, why in self.failed)
+            parts.append(f"## Failed\n\n{lines}")
+        sections = [*self.sections, *([Section("Pictures", plots=sheets)] if sheets else [])]
+        return "\n".join([*parts, *map(markdown_section, sections)])
+
+    def _html(self, out: Path) -> str:
+        images = {}
+        for file in (plot.file for section in self.sections for plot in section.plots):
+            with Image.open(out / file) as image:
+                images[file] = (_data_uri((out / file).read_bytes(), "png"), *image.size)
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(Path(__file__).parent),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        options = yaml.safe_dump(dict(self.options), sort_keys=False, allow_unicode=True) if self.options else ""
+        return environment.get_template(_TEMPLATE).render(page=self, images=images, options=options, jpeg=_jpeg)
+
+
+def _jpeg(picture: np.ndarray) -> str:
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    if image.width > _CELL_WIDTH:
+        height = max(1, round(image.height * _CELL_WIDTH / image.width))
+        image = image.resize((_CELL_WIDTH, height), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return _data_uri(buffer.getvalue(), "jpeg")
+
+
+def _data_uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+# --- as text ---------------------------------------------------------------------------------------------------------
+
+
+def terminal_text(table: Table) -> str:
+    """A table for a terminal; what stands below a heading is indented."""
+    grouped = any(isinstance(row, str) for row in table.rows)
+    rows = []
+    for row in table.rows:
+        cells = [row] if isinstance(row, str) else [f"  {row[0]}" if grouped else row[0], *row[1:]]
+        rows.append(dict(zip(table.columns, [*cells, *[""] * (len(table.columns) - len(cells))], strict=True)))
+    return text_table(rows, right=[] if grouped else [table.columns[k] for k in table.numeric])
+
+
+def markdown_section(section: Section) -> str:
+    """A part of a report as Markdown, plots as links."""
+    parts = [f"## {escape_markdown(section.title)}\n", *(f"{escape_markdown(text)}\n" for text in section.text)]
+    for table in section.tables:
+        if table.title:
+            parts.append(f"{escape_markdown(table.title)}:\n")
+        parts.append(_markdown_table(table))
+    captions = [(escape_markdown(plot.caption), plot.file) for plot in section.plots]
+    parts += [f"![{caption}]({file})\n\n{caption}\n" for caption, file in captions]
+    return "\n".join(parts)
+
+
+def _markdown_table(table: Table) -> str:
+    rows = []
+    for row in table.rows:
+        cells = [f"**{escape_markdown(row)}**"] if isinstance(row, str) else [escape_markdown(cell) for cell in row]
+        cells += [""] * (len(table.columns) - len(cells))
+        rows.append(dict(zip(table.columns, cells, strict=True)))
+    return markdown_table(rows, right=[table.columns[k] for k in table.numeric])
+
+
+def escape_markdown(text: str) -> str:
+    """Text as Markdown that shows it: no HTML, no emphasis, no links, one line (``|`` is left to `markdown_table`)."""
+    return re.sub(r"([\\`*\[\]<>&]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
+
+
+def format_number(value: float | None, decimals: int = 2) -> str:
+    """A number, or the dash that stands for one that is missing."""
+    return MISSING if value is None else f"{value:.{decimals}f}"
+
+
+def counted(n: int, what: str) -> str:
+    """For example ``1 pair``, ``16 pairs``."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def in_words(seconds: float | None) -> str:
+    """A duration; empty for none."""
+    if not seconds:
+        return ""
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
