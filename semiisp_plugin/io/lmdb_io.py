@@ -192,6 +192,8 @@ def read_value(folder: str | os.PathLike[str], key: str) -> bytes:
             with environment.begin() as transaction:
                 value = transaction.get(encoded)
         if value is None:
+            if not os.path.exists(os.path.join(path, META_NAME)):  # no folder of images: there is no list
+                raise KeyError(f"'{path}' has no key '{key}'.")
             keys = [entry.key for entry in read_meta(path)]
             alike = difflib.get_close_matches(key, keys[:_MAX_COMPARED_KEYS], n=1, cutoff=0.0)
             hint = f"of its {len(keys)} keys, '{alike[0]}' is alike" if alike else "it is empty"

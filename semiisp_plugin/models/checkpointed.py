@@ -85,7 +85,7 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
         path = self.checkpoint_path(net_label, current_iter)
         network = self.opt[f"network_{net_label.removeprefix('net_')}"]
         save_atomically({**state, "network": network}, path)
-        if self.opt["logger"].get("safetensors"):
+        if self.opt["logger"]["safetensors"]:
             about = {"param_key": keys[-1], "network": json.dumps(network)}
             save_safetensors(state[keys[-1]], Path(path).with_suffix(".safetensors"), about)
 

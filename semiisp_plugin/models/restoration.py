@@ -118,10 +118,10 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         """Losses, EMA, optimiser, schedule."""
         train = self.opt["train"]
         self.net_g.train()
-        self.ema_decay = float(train.get("ema_decay") or 0)
+        self.ema_decay = float(train["ema_decay"])
         if self.ema_decay > 0:
             self.net_g_ema = self.copy_of(self.net_g)
-        self.guard = StepGuard(int(train.get("nonfinite_limit") or 10))
+        self.guard = StepGuard(int(train["nonfinite_limit"]))
         self.statistics = Statistics(self.trained_networks())
         self._drop_update = False
         self._sample_losses: Tensor | None = None

@@ -101,8 +101,8 @@ def _train(run: Run, clock: Callable[[], float]) -> _Trained:
     with naming_files(run.data.watched), closing(run.data.batches()) as batches:
         for iteration in iterations:
             begin, waited = clock(), 0.0
-            model.update_learning_rate(iteration, warmup_iter=train.get("warmup_iter") or -1)
-            for part in range(int(train.get("accumulate") or 1)):
+            model.update_learning_rate(iteration, warmup_iter=train["warmup_iter"])
+            for part in range(int(train["accumulate"])):
                 before = clock()
                 _, batch = next(batches)
                 waited += clock() - before

@@ -26,7 +26,6 @@ from semiisp_plugin.pseudo.noise_estimation import estimate_noise_bounds
 from semiisp_plugin.toolbox import build_dataset
 from semiisp_plugin.training.stall import WatchedDataset
 
-TIMEOUT = 600  # seconds without a batch
 _LAST_READ = 5  # seconds that a worker gets at the end
 
 
@@ -117,7 +116,7 @@ class MixedData:
             per_batch = (int(settings["real_per_batch"]) * gpus, int(settings["pseudo_per_batch"]) * gpus)
         else:
             per_batch = (int(settings["batch_size_per_gpu"]) * gpus, 0)
-        self._accumulate = int(opt["train"].get("accumulate") or 1)
+        self._accumulate = int(opt["train"]["accumulate"])
         self._total = int(opt["train"]["total_iter"]) * self._accumulate
         self._start = start_iter * self._accumulate
         self.sampler = MixedBatchSampler(
@@ -131,19 +130,19 @@ class MixedData:
             # A run that is resumed with a lower total_iter has nothing left to do.
             start_batch=min(self._start, self._total),
         )
-        workers = int(settings.get("num_worker_per_gpu") or 0) * gpus
+        workers = int(settings["num_worker_per_gpu"]) * gpus
         self.watched = WatchedDataset(dataset, workers)
         self.loader = Loader(
             self.watched,
             batch_sampler=self.sampler,
             num_workers=workers,
-            pin_memory=bool(settings.get("pin_memory", False)),
+            pin_memory=settings["pin_memory"],
             worker_init_fn=partial(seed_worker, imports=plugins.named()),
             # Of its own: a loader that draws from torch's global generator would shift the dropout of a resumed run.
             generator=torch.Generator().manual_seed(opt["manual_seed"] + opt["rank"]),
-            persistent_workers=workers > 0 and bool(settings.get("persistent_workers", True)),
-            prefetch_factor=int(settings.get("prefetch_factor") or 2) if workers else None,
-            timeout=float(settings.get("timeout", TIMEOUT) or 0) if workers else 0,
+            persistent_workers=workers > 0 and settings["persistent_workers"],
+            prefetch_factor=int(settings["prefetch_factor"]) if workers else None,
+            timeout=float(settings["timeout"]) if workers else 0,
         )
         self._about = f"{self.n_pairs} real and {n_pseudo} pseudo pairs; {per_batch[0]} + {per_batch[1]} a batch"
 
@@ -209,7 +208,7 @@ def build_val_loaders(opt: dict[str, Any]) -> list[Loader]:
                 dataset,
                 batch_size=1,
                 sampler=range(opt["rank"], len(dataset), opt["world_size"]),
-                num_workers=int(settings.get("num_worker_per_gpu") or 0),
+                num_workers=int(settings["num_worker_per_gpu"]),
                 generator=torch.Generator(),
                 worker_init_fn=partial(seed_worker, imports=plugins.named()),
             )

@@ -125,7 +125,7 @@ class _Loop:
         self.logger, self.tb_logger = logger, tb_logger
         self.on_log, self.on_validation = on_log, on_validation
         self.total = int(self.opt["train"]["total_iter"])
-        self.accumulate = int(self.opt["train"].get("accumulate") or 1)
+        self.accumulate = int(self.opt["train"]["accumulate"])
         self.validates = bool(self.opt.get("val")) and bool(self.val_loaders)
         settings = self.opt["logger"]
         self.image_freq = settings.get("image_freq") or (self.opt.get("val") or {}).get("val_freq") or self.total
@@ -190,7 +190,7 @@ class _Loop:
             self.waited += time.perf_counter() - before
             if part == 0:
                 self.epoch = epoch
-                self.model.update_learning_rate(iteration, warmup_iter=self.opt["train"].get("warmup_iter") or -1)
+                self.model.update_learning_rate(iteration, warmup_iter=self.opt["train"]["warmup_iter"])
             with self.model.accumulating(part):
                 self.model.feed_data(batch)
                 self.model.optimize_parameters(iteration)

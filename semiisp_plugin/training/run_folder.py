@@ -53,7 +53,7 @@ def start_logging(
         OptionError: Weights & Biases is asked for and not installed.
     """
     paths = opt["path"]
-    use_tb = bool(opt["logger"].get("use_tb_logger")) and "debug" not in opt["name"]
+    use_tb = opt["logger"]["use_tb_logger"] and "debug" not in opt["name"]
     use_wandb = use_tb and bool((opt["logger"].get("wandb") or {}).get("project"))
     if use_wandb:
         try:
