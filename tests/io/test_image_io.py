@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from image_zoo import as_tiff, encoded, picture
 from PIL import Image, ImageOps
 
 from semiisp_plugin.io.image_io import (
@@ -30,26 +31,12 @@ from semiisp_plugin.io.image_io import (
 
 @pytest.fixture(scope="module")
 def photo() -> np.ndarray:
-    """A smooth colour image, 48x64, that JPEG reproduces well."""
-    coarse = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-    return cv2.resize(coarse, (64, 48), interpolation=cv2.INTER_CUBIC)
+    return picture()
 
 
 @pytest.fixture(scope="module")
 def photo16() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 65536, (48, 64, 3), dtype=np.uint16)
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def as_tiff(image: np.ndarray, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, image, **options)
-    return buffer.getvalue()
 
 
 # --- what is decoded ------------------------------------------------------------------------------------------------

@@ -341,7 +341,7 @@ def _multiple_of(network: nn.Module) -> int:
 
 
 def _padding_of(network: nn.Module) -> int:
-    """To multiples of how many pixels an image has to be padded here; ours pad by themselves."""
+    """To multiples of how many pixels an image has to be padded here; the plugin's own networks pad by themselves."""
     if type(network).__module__.startswith("semiisp_plugin."):
         return 1
     # BasicSR's SwinIR keeps it in its blocks only.

@@ -135,6 +135,15 @@ def test_what_is_not_there_is_said_before_anything_is_done(photos, tmp_path, mon
     assert not (tmp_path / "out").exists()
 
 
+def test_pictures_that_are_left_out_of_a_folder_are_said(photos, tmp_path):
+    for name in ("b.gif", "c.jfif", "sub/d.heic", "Thumbs.db"):
+        (photos / name).write_bytes(b"x")
+    report = enhance_files(ENHANCER, photos, tmp_path / "out")
+    assert len(report.written) == 3
+    assert len(report.remarks) == 1
+    assert "1 .gif, 1 .heic, 1 .jfif" in report.remarks[0]
+
+
 def test_bad_files_are_skipped_and_the_others_done(photos, tmp_path):
     (photos / "empty.png").touch()
     (photos / "cut.jpg").write_bytes((photos / "a.JPG").read_bytes()[:-300])
