@@ -505,7 +505,7 @@ def test_pseudo_errors(phase_1, capsys, workspace):
     capsys.readouterr()
     assert main(["pseudo", "-opt", phase_1.pseudo()]) == 0
     assert "4 pairs of 5 photographs in pseudo, 0 of them by this run" in capsys.readouterr().out
-    fails(capsys, ["pseudo", "-opt", phase_1.pseudo(manual_seed=9)], "seed: 0 -> 9", "mix")
+    fails(capsys, ["pseudo", "-opt", phase_1.pseudo(manual_seed=9)], "manual_seed: 0 then, 9 now", "mix")
     fails(capsys, ["pseudo", "-opt", phase_1.pseudo(mode="onlin")], "mode")
     fails(capsys, ["pseudo", "-opt", phase_1.pseudo(workers=-1)], "workers")
     fails(capsys, ["pseudo", "-opt", phase_1.pseudo(source="upi", draw_per="function")], "draw_per")

@@ -101,7 +101,7 @@ def test_the_same_command_again_changes_nothing(lol, tmp_path, run):
 
 
 def test_a_killed_run_goes_on_and_both_orders_stay_equal(lol, tmp_path, run):
-    """Killed after a commit of one LMDB and before that of the other, with a pair set aside that is mended now."""
+    """Killed after a commit of one LMDB and before that of the other, with a pair skipped that is fixed now."""
     out = tmp_path / "out"
     broken = lol / "our485/low/10.png"
     whole = broken.read_bytes()

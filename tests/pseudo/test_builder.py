@@ -260,7 +260,7 @@ def test_going_on_at_any_draw_gives_what_an_unbroken_build_gives(build, contents
     assert contents() == contents("unbroken")
 
 
-def test_draws_are_counted_as_pairs_and_photographs_are_set_aside_once(build, photographs):
+def test_draws_are_counted_as_pairs_and_photographs_are_skipped_once(build, photographs):
     (photographs / "broken.jpg").write_bytes(b"no image")
     report = build(draws=3)
     assert report.written == 15
