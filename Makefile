@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format pins clean
+.PHONY: help demo test test-fast lint format pins clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,13 +22,16 @@ BUILD_NEEDS := torch torchvision numpy cython setuptools wheel
 PAIR_ON_310 := torchvision<0.29.2; python_version < "3.11"
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(STAMP)  ## semi-supervised training at toy size, end to end; options: make demo ARGS="..."
 	$(BIN)/basicsr demo $(ARGS)
 
 test: lint  ## static checks, then the test suite; options for pytest: make test ARGS="..."; JOBS=4 processes
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+test-fast: $(STAMP)  ## the tests that are neither slow nor need a GPU
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow and not gpu' $(ARGS)
 
 lint: $(STAMP)  ## ruff, formatting and types; changes nothing
 	$(BIN)/ruff check

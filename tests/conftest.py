@@ -61,7 +61,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name, values in CHOICES.items():
         if name in metafunc.fixturenames and name not in own:
             chosen = [v for v in values if metafunc.config.getoption(name) in (v, "all")]
-            parameters = [pytest.param(v, marks=no_gpu if v == "cuda" else ()) for v in chosen]
+            parameters = [pytest.param(v, marks=(no_gpu, pytest.mark.gpu) if v == "cuda" else ()) for v in chosen]
             metafunc.parametrize(name, parameters, indirect=name == "dtype")
 
 

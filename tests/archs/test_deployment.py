@@ -125,6 +125,7 @@ def build_copy(case: tuple[str, str]) -> nn.Module:
     return net.eval()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and there is none")
 @every
 @torch.no_grad()

@@ -411,6 +411,7 @@ def test_cupy_path_with_numpy_in_its_place(small, monkeypatch):
     assert len(small._interpolators) == 2  # built once on either side
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(
     not (torch.cuda.is_available() and importlib.util.find_spec("cupy")), reason="needs a CUDA GPU and CuPy"
 )
