@@ -95,7 +95,7 @@ class Settings(Strict):
     real_per_batch: Positive = 2
     pseudo_per_batch: Positive = 8
     real_share: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
-    beta: float = 1.0
+    beta: Annotated[float, msgspec.Meta(extra={"of_signature": True})] = 1.0  # the filter's: it may be infinite
     reference: Literal["batch", "running"] = "batch"
     warmup: Count = 0
     noise: Literal["none", "paper", "estimated"] = "none"
