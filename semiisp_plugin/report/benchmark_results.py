@@ -53,14 +53,6 @@ class EarlyStop(msgspec.Struct):
     test: Score | None = None
 
 
-class Point(msgspec.Struct):
-    """Scores on the way through a training."""
-
-    iteration: int
-    validation: Score | None = None
-    test: Score | None = None
-
-
 class Cell(msgspec.Struct):
     """One run: a repetition of a system with a number of pairs.
 
@@ -74,7 +66,6 @@ class Cell(msgspec.Struct):
         validation: Scores on the validation pairs at the end.
         test: Scores on the test images at the end.
         early_stopped: Where it would have been stopped; None where that is not asked.
-        curve: Scores during the training, by iteration.
         kept_ratio: Iteration and the share of the pseudo pairs, 0 to 1, that the filter kept.
     """
 
@@ -87,7 +78,6 @@ class Cell(msgspec.Struct):
     validation: Score | None = None
     test: Score | None = None
     early_stopped: EarlyStop | None = None
-    curve: list[Point] = []
     kept_ratio: list[tuple[float, float | None]] = []
 
 
