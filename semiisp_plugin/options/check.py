@@ -106,11 +106,15 @@ def check_options(options: dict[str, Any], source: Source, *, is_train: bool) ->
         missing(options, "train", source, (), "the section 'train' is missing.", known)
     check_section(options, structure, source)
     data = {name: _check_dataset(section, str(name), source) for name, section in options["datasets"].items()}
-    _check_keys({k: v for k, v in options.items() if is_train or k != "train"}, structure, model, source, ())
-    if is_train:
-        _check_training(options, model, data, source)
-    else:
+    if not is_train:
+        _check_keys({k: v for k, v in options.items() if k != "train"}, structure, model, source, ())
         _check_testing(options, source)
+        return
+    if "train" not in data:
+        missing(options["datasets"], "train", source, ("datasets",), "the section 'train' is missing.")
+    _check_training_data(options["datasets"]["train"], model, data["train"], source)
+    _check_keys(options, structure, model, source, ())
+    _check_training(options, model, source)
 
 
 def _check_keys(
@@ -164,11 +168,8 @@ def _check_testing(options: dict[str, Any], source: Source) -> None:
         source.fail(("datasets",), "there is no data set to test: add a section such as 'test_1'.")
 
 
-def _check_training(options: dict[str, Any], model: Any, data: dict[str, Any], source: Source) -> None:
+def _check_training(options: dict[str, Any], model: Any, source: Source) -> None:
     train, val, name = options["train"], options.get("val") or {}, options["model_type"]
-    if "train" not in data:
-        missing(options["datasets"], "train", source, ("datasets",), "the section 'train' is missing.")
-    _check_training_data(options["datasets"]["train"], model, data["train"], source)
     losses = [f.encode_name for f in msgspec.structs.fields(Train) if marks_of(f.type).get("names") == "loss"]
     if not any(train.get(key) for key in losses):
         source.fail(("train",), f"there is no loss: give {', '.join(losses[:-1])} or {losses[-1]}.")

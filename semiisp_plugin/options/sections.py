@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Union
 
 import msgspec
 
@@ -85,7 +85,7 @@ def _normalise(section: dict[str, Any], structure: type[msgspec.Struct], source:
         section[name] = item = whole(section[name], field.type)
         for number in item if isinstance(item, list) else [item]:
             infinite = isinstance(number, float) and not math.isfinite(number)
-            if infinite and not marks_of(field.type).get("of_signature"):
+            if infinite and marks_of(field.type).get("finite"):
                 source.fail((*keys, name), f"expected a finite number, got {number}.")
         part = structure_of(field.type, item)
         if part is not None:
@@ -273,7 +273,7 @@ def call_structure(
         hint = hints.get(name, Any)
         if default is not parameter.empty and hint is not Any:
             hint = _with_default(hint, default)
-        kind = known[name].type if name in known else Annotated[hint, msgspec.Meta(extra={"of_signature": True})]
+        kind = known[name].type if name in known else hint
         fields.append((name, kind) if default is parameter.empty else (name, kind, _immutable(default)))
     takes_all = variable and reads_kwargs(target)
     return msgspec.defstruct(target.__name__, fields, kw_only=True, forbid_unknown_fields=not takes_all)

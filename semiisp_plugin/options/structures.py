@@ -27,7 +27,12 @@ Named = Literal["network", "loss", "metric", "optimiser", "filter", "data set"]
 
 
 def doc(
-    text: str, *, names: Named | None = None, models: tuple[str, ...] = (), only_training: bool = False
+    text: str,
+    *,
+    names: Named | None = None,
+    models: tuple[str, ...] = (),
+    only_training: bool = False,
+    finite: bool = False,
 ) -> msgspec.Meta:
     """A key's description, and what the checks have to know besides its type.
 
@@ -37,8 +42,9 @@ def doc(
             section's other keys. ``metric`` and ``data set``: each section in it has.
         models: The models, and those derived from them, that read the key; by default all.
         only_training: Of a data set: the key means nothing in validation and testing.
+        finite: Neither infinity nor NaN will do.
     """
-    marks = {"names": names, "models": models, "only_training": only_training}
+    marks = {"names": names, "models": models, "only_training": only_training, "finite": finite}
     return msgspec.Meta(description=text, extra={key: mark for key, mark in marks.items() if mark})
 
 
@@ -253,8 +259,10 @@ class CosineAnnealing(Strict, tag_field="type", tag=True):
     """Half a cosine from the learning rate down to a floor (Tables 5 and 6)."""
 
     total_iter: Annotated[Positive | None, doc("Where it ends; ~: with the training.")] = None
-    eta_min_ratio: Annotated[Share | None, doc("The floor, as a share of the learning rate; ~: 0.001.")] = None
-    eta_min: Annotated[NotNegative | None, doc("In its place the floor as a learning rate.")] = None
+    eta_min_ratio: Annotated[
+        Share | None, doc("The floor, as a share of the learning rate; ~: 0.001.", finite=True)
+    ] = None
+    eta_min: Annotated[NotNegative | None, doc("In its place the floor as a learning rate.", finite=True)] = None
     start_iter: Annotated[Count, doc("Where it begins, such as after the warm-up.")] = 0
 
 
@@ -262,7 +270,7 @@ class TrueCosineAnnealingLR(Strict, tag_field="type", tag=True):
     """torch's `CosineAnnealingLR`, as NAFNet's repository calls it; it rises again after `T_max`."""
 
     T_max: Annotated[Positive, doc("Iterations to the floor.")]
-    eta_min: Annotated[NotNegative, doc("The floor, a learning rate.")] = 0.0
+    eta_min: Annotated[NotNegative, doc("The floor, a learning rate.", finite=True)] = 0.0
 
 
 class CosineAnnealingRestartCyclicLR(Strict, tag_field="type", tag=True):
@@ -270,9 +278,11 @@ class CosineAnnealingRestartCyclicLR(Strict, tag_field="type", tag=True):
 
     periods: Annotated[Annotated[list[Positive], msgspec.Meta(min_length=1)], doc("Iterations of each.")]
     restart_weights: Annotated[
-        list[NotNegative] | None, doc("What each begins with, as a share of the learning rate; ~: 1.")
+        list[NotNegative] | None, doc("What each begins with, as a share of the learning rate; ~: 1.", finite=True)
     ] = None
-    eta_mins: Annotated[list[NotNegative] | None, doc("The learning rate that each ends with; ~: 0.")] = None
+    eta_mins: Annotated[list[NotNegative] | None, doc("The learning rate that each ends with; ~: 0.", finite=True)] = (
+        None
+    )
 
 
 class Constant(Strict, tag_field="type", tag=True):
@@ -283,9 +293,11 @@ class MultiStepLR(Strict, tag_field="type", tag=True):
     """BasicSR's steps."""
 
     milestones: Annotated[list[Count], doc("Iterations at which the learning rate falls.")]
-    gamma: Annotated[NotNegative, doc("What it is multiplied with there.")] = 0.1
+    gamma: Annotated[NotNegative, doc("What it is multiplied with there.", finite=True)] = 0.1
     restarts: Annotated[list[Count] | None, doc("Iterations of the restarts.")] = None
-    restart_weights: Annotated[list[NotNegative] | None, doc("What each restart begins with, as a share.")] = None
+    restart_weights: Annotated[
+        list[NotNegative] | None, doc("What each restart begins with, as a share.", finite=True)
+    ] = None
 
 
 class MultiStepRestartLR(MultiStepLR, tag=True):
@@ -297,9 +309,10 @@ class CosineAnnealingRestartLR(Strict, tag_field="type", tag=True):
 
     periods: Annotated[Annotated[list[Positive], msgspec.Meta(min_length=1)], doc("Iterations of each.")]
     restart_weights: Annotated[
-        list[NotNegative] | None, doc("What each begins with, as a share of the learning rate; needed from 2 on.")
+        list[NotNegative] | None,
+        doc("What each begins with, as a share of the learning rate; needed from 2 on.", finite=True),
     ] = None
-    eta_min: Annotated[NotNegative, doc("The floor, a learning rate.")] = 0.0
+    eta_min: Annotated[NotNegative, doc("The floor, a learning rate.", finite=True)] = 0.0
 
 
 class Train(Strict):
@@ -476,8 +489,8 @@ class Options(AnyOptions, forbid_unknown_fields=True, kw_only=True):
 class OptimiserKeys(msgspec.Struct, kw_only=True):
     """Parameters of many optimisers."""
 
-    lr: Annotated[NotNegative, doc("Learning rate.")] = 1e-3
-    weight_decay: Annotated[NotNegative, doc("Weight decay.")] = 0
+    lr: Annotated[NotNegative, doc("Learning rate.", finite=True)] = 1e-3
+    weight_decay: Annotated[NotNegative, doc("Weight decay.", finite=True)] = 0
     betas: Annotated[
         tuple[NotNegative, NotNegative], doc("Decays of the running means of the gradient and its square.")
     ] = (0.9, 0.999)
