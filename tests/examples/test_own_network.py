@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from semiisp_plugin import plugins
-from semiisp_plugin.experiments.benchmark_jobs import _pool
+from semiisp_plugin.experiments.jobs import _pool
 from semiisp_plugin.options import OptionError, read_options
 from semiisp_plugin.toolbox import build_network
 from semiisp_plugin.training.loaders import seed_worker
