@@ -14,8 +14,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from semiisp_plugin import plugins
+from semiisp_plugin.apps.denoise import DenoiseOptions
+from semiisp_plugin.experiments.benchmark_options import BenchmarkOptions
 from semiisp_plugin.experiments.jobs import _pool
+from semiisp_plugin.experiments.recipe_options import RecipeOptions
 from semiisp_plugin.options import OptionError, read_options
+from semiisp_plugin.options.structures import Options, PseudoOptions
 from semiisp_plugin.toolbox import build_network
 from semiisp_plugin.training.loaders import seed_worker
 
@@ -63,6 +67,11 @@ def named(package, monkeypatch):
     ARCH_REGISTRY._obj_map.pop("CurveNet", None)
     for name in [n for n in sys.modules if n.partition(".")[0] == "own_package"]:
         del sys.modules[name]
+
+
+@pytest.mark.parametrize("kind", [Options, PseudoOptions, BenchmarkOptions, RecipeOptions, DenoiseOptions])
+def test_every_kind_of_option_file_takes_it(kind):
+    assert "imports" in kind.__struct_fields__
 
 
 def test_train_test_and_enhance(package):
