@@ -5,6 +5,9 @@
 
 A few pairs teach f_ISP how RAW and picture belong together. Its inverse makes pseudo pairs of photographs that have no
 RAW. The network learns from both; the filter drops pseudo pairs that fit it worse than the real ones do.
+
+It shows how the parts go together, not what they bring: with two scenes, a toy network and a minute of training the two
+results differ by luck. ``basicsr demo`` and ``basicsr benchmark`` compare with care.
 """
 
 from __future__ import annotations

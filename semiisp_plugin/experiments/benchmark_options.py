@@ -115,6 +115,7 @@ class BenchmarkOptions(Strict):
     search_repetitions: Positive = 2
     paper_setting: str = "paper"
     pictures: Count = 4
+    imports: list[str] = msgspec.field(default_factory=list)
     out: str | None = None
 
     @property

@@ -27,6 +27,7 @@ def run(example: str, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_train_f_isp_and_invert_with_it(workspace):
     assert "torch alone" in run("train_f_isp", "--steps", "4")
     network, banks, n_pairs = load_f_isp("f_isp.pth")

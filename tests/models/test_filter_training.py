@@ -153,7 +153,7 @@ def test_the_example_of_the_documentation(make_model, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "filters.md").read_text(encoding="utf-8")
     source = page.split("```python\n", 1)[1].split("```", 1)[0]
     monkeypatch.setattr(FILTER_REGISTRY, "_obj_map", dict(FILTER_REGISTRY._obj_map))
-    exec(compile(source, "docs/filters.md", "exec"), {"__name__": "my_training"})
+    exec(compile(source, "docs/filters.md", "exec"), {"__name__": "my_filters"})
     model = make_model(type="band", high=1.2, reference="running")
     result = model.filter(torch.tensor([1.0, 0.05, 0.1, 1.2, 1.3]), torch.tensor([False] + [True] * 4))
     assert result.weights.tolist() == [1, 0, 1, 1, 0]
