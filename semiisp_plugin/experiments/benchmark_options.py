@@ -14,7 +14,6 @@ from semiisp_plugin.experiments.phases import Settings
 from semiisp_plugin.options import Source, check_section, load_yaml, nearest, read_options
 from semiisp_plugin.options.structures import Count, Positive, Strict
 from semiisp_plugin.simulation.look import LOOKS
-from semiisp_plugin.toolbox import ARCH_REGISTRY
 
 Kind = Literal["f_isp", "supervised", "pseudo_only", "mean_teacher", "semi"]
 Group = Literal["f_isp", "baseline", "method", "ablation", "source", "ratio", "beta", "help"]
@@ -221,5 +220,4 @@ def check_settings(values: dict[str, Any], source: Source, keys: Sequence[str]) 
     network = values.get("network")
     if network is not None:
         where = (*keys, "network")
-        arch = options_module.registered(network, ARCH_REGISTRY, "network", source, where)
-        options_module.check_call(network, arch, source, where)
+        options_module.check_network(network, source, where)

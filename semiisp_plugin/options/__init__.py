@@ -21,7 +21,7 @@ from semiisp_plugin.options.complete import complete, load_options, resolve_gpus
 from semiisp_plugin.options.messages import OptionError, nearest
 from semiisp_plugin.options.pseudo import complete_pseudo_options, load_pseudo_options
 from semiisp_plugin.options.reading import apply_overrides, dump_options, load_yaml, read_options
-from semiisp_plugin.options.sections import check_call, check_section, checked_as, registered
+from semiisp_plugin.options.sections import check_section, checked_as
 from semiisp_plugin.options.source import Source
 from semiisp_plugin.options.structures import MeanTeacher, PseudoOptions
 from semiisp_plugin.options.yaml_text import Loader
@@ -34,7 +34,6 @@ __all__ = [
     "Source",
     "apply_overrides",
     "check_any_options",
-    "check_call",
     "check_network",
     "check_options",
     "check_section",
@@ -49,6 +48,5 @@ __all__ = [
     "load_yaml",
     "nearest",
     "read_options",
-    "registered",
     "resolve_gpus",
 ]

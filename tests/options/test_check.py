@@ -16,7 +16,6 @@ from semiisp_plugin.options import (
     OptionError,
     Source,
     check_any_options,
-    check_call,
     check_options,
     complete,
     is_plugin_dataset,
@@ -25,7 +24,7 @@ from semiisp_plugin.options import (
     nearest,
     resolve_gpus,
 )
-from semiisp_plugin.options.sections import reads_kwargs
+from semiisp_plugin.options.sections import check_call, reads_kwargs
 from semiisp_plugin.options.structures import Dataset, HeldOut, Options, Strict, Train, doc, held_out_settings
 from semiisp_plugin.toolbox import ARCH_REGISTRY, DATASET_REGISTRY, FILTER_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
