@@ -20,9 +20,10 @@ import torch
 
 from semiisp_plugin.data.pairs import match_pairs, read_pair
 from semiisp_plugin.io.image_io import to_tensor
+from semiisp_plugin.io.imagenet_weights import ImageNetWeightsError
 from semiisp_plugin.metrics import prepare_metric
 from semiisp_plugin.metrics.gt_mean import VARIANTS
-from semiisp_plugin.metrics.lpips import NETS, LPIPSError
+from semiisp_plugin.metrics.lpips import NETS
 from semiisp_plugin.models.validation import measure
 from semiisp_plugin.report.tables import markdown_table
 
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
             prediction, target = (to_tensor(image) for image in read_pair(pair))
             rows.append((pair.key, measure(prediction, target, metrics)))
             print(f"{len(rows)}: {pair.key}", file=sys.stderr)
-    except (OSError, ValueError, LPIPSError) as error:
+    except (OSError, ValueError, ImageNetWeightsError) as error:
         raise SystemExit(f"compare_metrics: {error}") from error
     table = []
     for name, settings in metrics.items():

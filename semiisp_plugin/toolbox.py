@@ -63,7 +63,6 @@ with warnings.catch_warnings():
     import basicsr.test
     import basicsr.train
     from basicsr.archs import build_network as _build_network
-    from basicsr.archs.vgg_arch import NAMES as VGG_LAYER_NAMES
     from basicsr.data import build_dataset as _build_dataset
     from basicsr.losses import build_loss as _build_loss
     from basicsr.metrics import calculate_metric as _calculate_metric
@@ -106,7 +105,6 @@ __all__ = [
     "LOSS_REGISTRY",
     "METRIC_REGISTRY",
     "MODEL_REGISTRY",
-    "VGG_LAYER_NAMES",
     "BaseModel",
     "FileClient",
     "MessageLogger",

@@ -18,6 +18,7 @@ import yaml
 
 import semiisp_plugin
 from semiisp_plugin.io.image_io import to_uint8, to_uint16, write_image
+from semiisp_plugin.io.lmdb_io import close_all
 
 semiisp_plugin.register()  # tests look into the registries themselves, some while they are collected
 
@@ -32,6 +33,7 @@ def _beside(name: str) -> ModuleType:
     return module
 
 
+_beside("helpers")
 image_zoo = _beside("image_zoo")
 dng_bytes = _beside("dng_writer").dng_bytes
 make_broken_zoo, make_odd_photographs = image_zoo.make_broken_zoo, image_zoo.make_odd_photographs
@@ -83,6 +85,12 @@ def smooth_image(rng: np.random.Generator, height: int, width: int) -> np.ndarra
 def _one_thread():
     # Tiny tensors: threads cost more than they bring.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _closed_environments():
+    yield
+    close_all()
 
 
 @pytest.fixture(scope="session")

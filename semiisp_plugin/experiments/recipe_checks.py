@@ -14,7 +14,7 @@ from tqdm import tqdm
 from semiisp_plugin import options as options_module
 from semiisp_plugin.experiments.jobs import JobError, Status, as_json
 from semiisp_plugin.experiments.recipe_phases import Phase, Pseudo, Test, Training
-from semiisp_plugin.losses.vgg_loss import cache_path
+from semiisp_plugin.io.imagenet_weights import VGG16
 
 
 def check_fit(phases: Sequence[Phase]) -> None:
@@ -190,7 +190,7 @@ def _fetches(loss: Any) -> bool:
 
 def to_fetch(left: Sequence[Phase]) -> list[str]:
     """Weights that the phases need and that a run would fetch before it begins, in words."""
-    path = cache_path()
+    path = VGG16.cache
     needing = [p.key for p in left if isinstance(p, Training) and any(map(_fetches, p.values["train"].values()))]
     if path.is_file() or not needing:
         return []
@@ -249,7 +249,7 @@ def _seconds_a_step(phase: Training) -> float:
         data["pseudo"] = {key: data[key] for key in ("dataroot_lq", "dataroot_gt", "io_backend")}
     data["num_worker_per_gpu"] = min(2, data.get("num_worker_per_gpu") or 0)
     for key, loss in list(values["train"].items()):
-        if _fetches(loss) and not cache_path().is_file():
+        if _fetches(loss) and not VGG16.cache.is_file():
             del values["train"][key]  # its weights would be fetched
     with tempfile.TemporaryDirectory() as folder:
         opt = options_module.complete(values, phase.source, root_path=folder, is_train=True)

@@ -6,7 +6,7 @@ The filter of equations 10-12 compares samples, so a loss must not be averaged o
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 REDUCTIONS = ("none", "mean", "sum")
 
@@ -42,40 +42,48 @@ def full_precision(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def check_reduction(reduction: str, owner: str) -> str:
-    """Return ``reduction`` if it is one of ``REDUCTIONS``.
+class SampleLoss(nn.Module):
+    """Base of the plugin's losses: a subclass gives one value a sample, `values`.
 
     Args:
-        reduction: The value given by the user.
-        owner: Name of the loss, for the message.
+        loss_weight: Factor on the whole loss.
+        reduction: ``none`` gives ``(N,)``; ``mean`` and ``sum`` are over the samples.
 
     Raises:
-        ValueError: It is none of them.
+        ValueError: Unknown reduction.
     """
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"{owner}: unknown `reduction: {reduction}`; choose one of {', '.join(REDUCTIONS)}.")
-    return reduction
 
+    def __init__(self, loss_weight: float, reduction: str) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+        if reduction not in REDUCTIONS:
+            name = type(self).__name__
+            raise ValueError(f"{name}: unknown `reduction: {reduction}`; choose one of {', '.join(REDUCTIONS)}.")
+        self.reduction = reduction
 
-def check_image_pair(pred: Tensor, target: Tensor, owner: str) -> None:
-    """Check that a prediction and its target are two image batches of one shape.
+    def values(self, pred: Tensor, target: Tensor) -> Tensor:
+        """The loss of each sample, ``(N,)``, of two batches ``(N, C, H, W)`` of one shape."""
+        raise NotImplementedError
 
-    Without this a target of a broadcastable shape would give a number that means nothing.
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Compare images.
 
-    Raises:
-        ValueError: They are not ``(N, C, H, W)`` or differ in shape.
-    """
-    if pred.ndim != 4 or pred.shape != target.shape:
-        raise ValueError(
-            f"{owner} compares two image batches (N, C, H, W) of one shape; the prediction is {tuple(pred.shape)}, "
-            f"the target {tuple(target.shape)}."
-        )
+        Args:
+            pred: ``(N, C, H, W)`` in [0, 1].
+            target: As ``pred``. A broadcastable shape, which would give a number that means nothing, is refused.
 
+        Returns:
+            Scalar, or ``(N,)`` for ``reduction: none``.
 
-def reduce_samples(values: Tensor, reduction: str) -> Tensor:
-    """Reduce per-sample losses ``(N,)``: as they are (``none``), their ``mean`` or their ``sum``."""
-    if reduction == "mean":
-        return values.mean()
-    if reduction == "sum":
-        return values.sum()
-    return values
+        Raises:
+            ValueError: They are not ``(N, C, H, W)`` or differ in shape.
+        """
+        if pred.ndim != 4 or pred.shape != target.shape:
+            raise ValueError(
+                f"{type(self).__name__} compares two image batches (N, C, H, W) of one shape; the prediction is "
+                f"{tuple(pred.shape)}, the target {tuple(target.shape)}."
+            )
+        values = self.values(pred, target)
+        if self.reduction != "none":
+            values = values.mean() if self.reduction == "mean" else values.sum()
+        return self.loss_weight * values

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from semiisp_plugin.losses.per_sample import check_image_pair, check_reduction, full_precision, reduce_samples
+from semiisp_plugin.losses.per_sample import SampleLoss, full_precision
 from semiisp_plugin.registry import LOSS_REGISTRY, register
 
 
@@ -38,7 +38,7 @@ def pooled_l1(pred: Tensor, target: Tensor, kernel_sizes: Sequence[int] = (16, 3
 
 
 @register(LOSS_REGISTRY)
-class PooledL1Loss(nn.Module):
+class PooledL1Loss(SampleLoss):
     """The loss of phase 1 for denoising tasks (equation 14, Table 5, last column).
 
     Args:
@@ -53,14 +53,11 @@ class PooledL1Loss(nn.Module):
     def __init__(
         self, loss_weight: float = 1.0, kernel_sizes: Sequence[int] = (16, 32, 64), reduction: str = "mean"
     ) -> None:
-        super().__init__()
-        self.loss_weight = loss_weight
+        super().__init__(loss_weight, reduction)
         self.kernel_sizes = tuple(int(size) for size in kernel_sizes)
         if any(size < 1 for size in self.kernel_sizes):
             raise ValueError(f"PooledL1Loss: `kernel_sizes` are pixels, at least 1; got {list(kernel_sizes)}.")
-        self.reduction = check_reduction(reduction, "PooledL1Loss")
 
-    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Compare ``(N, C, H, W)`` images; returns a scalar, or ``(N,)`` for ``reduction: none``."""
-        check_image_pair(pred, target, "PooledL1Loss")
-        return self.loss_weight * reduce_samples(pooled_l1(pred, target, self.kernel_sizes), self.reduction)
+    def values(self, pred: Tensor, target: Tensor) -> Tensor:
+        """See `pooled_l1`."""
+        return pooled_l1(pred, target, self.kernel_sizes)

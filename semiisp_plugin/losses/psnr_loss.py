@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from semiisp_plugin.losses.per_sample import check_image_pair, check_reduction, full_precision, reduce_samples
+from semiisp_plugin.losses.per_sample import SampleLoss, full_precision
 from semiisp_plugin.registry import LOSS_REGISTRY, register
 
 _FLOOR = 1e-8
@@ -35,7 +35,7 @@ def negative_psnr(pred: Tensor, target: Tensor) -> Tensor:
 
 
 @register(LOSS_REGISTRY)
-class PSNRLoss(nn.Module):
+class PSNRLoss(SampleLoss):
     """-PSNR in dB, from -80 upwards; see :func:`negative_psnr`.
 
     The gradient is that of the MSE, divided by the MSE of the sample: samples count by their relative error. As the
@@ -52,30 +52,20 @@ class PSNRLoss(nn.Module):
     """
 
     def __init__(self, loss_weight: float = 1.0, to_y: bool = False, reduction: str = "mean") -> None:
-        super().__init__()
-        self.loss_weight = loss_weight
+        super().__init__(loss_weight, reduction)
         self.to_y = to_y
-        self.reduction = check_reduction(reduction, "PSNRLoss")
 
-    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Compare images.
-
-        Args:
-            pred: ``(N, C, H, W)`` in [0, 1]; RGB with ``to_y``.
-            target: As ``pred``.
-
-        Returns:
-            Scalar, or ``(N,)`` for ``reduction: none``.
+    def values(self, pred: Tensor, target: Tensor) -> Tensor:
+        """See `negative_psnr`.
 
         Raises:
-            ValueError: Shapes differ, or not 3 channels with ``to_y``.
+            ValueError: Not 3 channels with ``to_y``.
         """
-        check_image_pair(pred, target, "PSNRLoss")
         if self.to_y:
             if pred.shape[1] != 3:
                 raise ValueError(f"PSNRLoss: `to_y` needs RGB images, (N, 3, H, W); got {tuple(pred.shape)}.")
             pred, target = _luma(pred), _luma(target)
-        return self.loss_weight * reduce_samples(negative_psnr(pred, target), self.reduction)
+        return negative_psnr(pred, target)
 
 
 def _luma(image: Tensor) -> Tensor:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from semiisp_plugin.losses.per_sample import check_image_pair, check_reduction, full_precision, reduce_samples
+from semiisp_plugin.losses.per_sample import SampleLoss, full_precision
 from semiisp_plugin.registry import LOSS_REGISTRY, register
 
 
 @register(LOSS_REGISTRY)
-class SmoothL1Loss(nn.Module):
+class SmoothL1Loss(SampleLoss):
     """``d^2 / (2 beta)`` for differences ``d`` of less than ``beta``, ``|d| - beta / 2`` beyond, as torch's.
 
     With the default ``beta`` and images in [0, 1] it is half the squared error throughout.
@@ -27,15 +27,12 @@ class SmoothL1Loss(nn.Module):
     """
 
     def __init__(self, loss_weight: float = 1.0, beta: float = 1.0, reduction: str = "mean") -> None:
-        super().__init__()
+        super().__init__(loss_weight, reduction)
         if not 0 <= beta < math.inf:
             raise ValueError(f"SmoothL1Loss: `beta` must be a finite number of 0 or more; got {beta}.")
-        self.loss_weight = loss_weight
         self.beta = float(beta)
-        self.reduction = check_reduction(reduction, "SmoothL1Loss")
 
-    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Compare ``(N, C, H, W)`` images; returns a scalar, or ``(N,)`` for ``reduction: none``."""
-        check_image_pair(pred, target, "SmoothL1Loss")
+    def values(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Their means over C and space."""
         values = F.smooth_l1_loss(full_precision(pred), full_precision(target), reduction="none", beta=self.beta)
-        return self.loss_weight * reduce_samples(values.flatten(1).mean(dim=1), self.reduction)
+        return values.flatten(1).mean(dim=1)

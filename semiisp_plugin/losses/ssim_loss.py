@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from semiisp_plugin.losses.per_sample import check_image_pair, check_reduction, full_precision, reduce_samples
+from semiisp_plugin.losses.per_sample import SampleLoss, full_precision
 from semiisp_plugin.registry import LOSS_REGISTRY, register
 
 # K1 = 0.01 and K2 = 0.03 of Wang et al., squared, for images in [0, 1].
@@ -73,7 +73,7 @@ def ssim(pred: Tensor, target: Tensor, window_size: int = 11, sigma: float = 1.5
 
 
 @register(LOSS_REGISTRY)
-class SSIMLoss(nn.Module):
+class SSIMLoss(SampleLoss):
     """``1 - SSIM`` of each image pair, in [0, 2].
 
     Args:
@@ -89,19 +89,15 @@ class SSIMLoss(nn.Module):
     def __init__(
         self, loss_weight: float = 1.0, window_size: int = 11, sigma: float = 1.5, reduction: str = "mean"
     ) -> None:
-        super().__init__()
+        super().__init__(loss_weight, reduction)
         if window_size < 1 or window_size % 2 == 0:
             raise ValueError(f"SSIMLoss: `window_size` must be odd and positive; got {window_size}.")
         if not sigma > 0:
             raise ValueError(f"SSIMLoss: `sigma` must be positive; got {sigma}.")
-        self.loss_weight = loss_weight
         self.window_size = window_size
         self.sigma = sigma
-        self.reduction = check_reduction(reduction, "SSIMLoss")
 
-    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Compare ``(N, C, H, W)`` images in [0, 1]; returns a scalar, or ``(N,)`` for ``reduction: none``."""
-        check_image_pair(pred, target, "SSIMLoss")
+    def values(self, pred: Tensor, target: Tensor) -> Tensor:
+        """See `ssim`."""
         # SSIM <= 1 up to rounding; a loss a hair below zero would turn the filter's threshold round.
-        values = (1 - ssim(pred, target, self.window_size, self.sigma)).clamp_min(0)
-        return self.loss_weight * reduce_samples(values, self.reduction)
+        return (1 - ssim(pred, target, self.window_size, self.sigma)).clamp_min(0)

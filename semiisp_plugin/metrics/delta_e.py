@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from semiisp_plugin.metrics._images import as_pair, check_choice, cropped
+from semiisp_plugin.metrics._shared import as_pair, check_choice
 from semiisp_plugin.toolbox import METRIC_REGISTRY, register
 
 _FORMULAE = {
@@ -33,19 +33,12 @@ def calculate_delta_e(
     formulae are scikit-image's. The default, the Euclidean distance of CIE 1976, is what Image-Adaptive-3DLUT, AdaInt
     and SepLUT report on FiveK (``rgb2lab`` of MATLAB, which takes D65 as well).
 
-    Args:
-        img: Prediction, ``(H, W, 3)`` with B, G, R (BasicSR's order) or ``(H, W)``, uint8, or float in [0, 255].
-        img2: Ground truth, likewise; the reference of ``cie94``, which is not symmetric.
-        crop_border: Pixels left out at each edge.
-        input_order: ``HWC`` or ``CHW``.
-        formula: ``cie76``, ``cie94`` (graphic arts) or ``ciede2000``, with all weighting factors 1.
-        better: Not used; BasicSR hands this key of the metric's section to the function.
-
-    Raises:
-        ValueError: Unknown option, different shapes, a data type other than uint8 and float, an image too small.
+    Images, ``crop_border``, ``input_order`` and ``better`` are those of all metrics, see `semiisp_plugin.metrics`.
+    ``formula`` is ``cie76``, ``cie94`` (graphic arts; not symmetric, the ground truth is its reference) or
+    ``ciede2000``, with all weighting factors 1.
     """
     check_choice("formula", formula, FORMULAE, _OWNER)
-    pair = cropped(as_pair(img, img2, input_order, _OWNER), crop_border, 1, _OWNER)
+    pair = as_pair(img, img2, _OWNER, input_order, crop_border)
     from skimage import color  # takes as long to import as all other metrics together
 
     pred, target = (_lab(image) for image in pair)

@@ -32,8 +32,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from semiisp_plugin.metrics._declared import takes_floats
-from semiisp_plugin.metrics._images import Image, as_pair, check_choice, cropped, has_nan, to_8_bits
+from semiisp_plugin.metrics._shared import Image, as_pair, check_choice, cropped, has_nan, takes_floats, to_8_bits
 from semiisp_plugin.toolbox import METRIC_REGISTRY, calculate_psnr, calculate_ssim, register
 
 VARIANTS = ("gray_rgb", "retinexformer", "llflow")
@@ -51,16 +50,6 @@ class _Scaled(NamedTuple):
     scale: float
     psnr: tuple[Image, Image]
     ssim: tuple[Image, Image]
-
-
-def _prepare(img: Image, img2: Image, input_order: str, variant: str, channel_order: str) -> tuple[Image, Image]:
-    """Check the options and give both images as HWC with B, G, R (BasicSR's order) or one channel."""
-    check_choice("variant", variant, VARIANTS, _OWNER)
-    check_choice("channel_order", channel_order, ("bgr", "rgb"), _OWNER)
-    pred, target = as_pair(img, img2, input_order, _OWNER)
-    if channel_order == "rgb":
-        pred, target = pred[..., ::-1], target[..., ::-1]
-    return pred, target
 
 
 def _mean(image: Image, weights: npt.NDArray[np.float64] | None = None) -> float:
@@ -105,6 +94,26 @@ def _llflow(pred: Image, target: Image) -> _Scaled:
 _PROTOCOLS = {"gray_rgb": _gray_rgb, "retinexformer": _retinexformer, "llflow": _llflow}
 
 
+def _scaled(
+    img: Image,
+    img2: Image,
+    crop_border: int,
+    input_order: str,
+    variant: str,
+    channel_order: str,
+    smallest: int = 1,
+) -> _Scaled:
+    """Follow a protocol on whole images, and crop what it gives."""
+    check_choice("variant", variant, VARIANTS, _OWNER)
+    check_choice("channel_order", channel_order, ("bgr", "rgb"), _OWNER)
+    pair = as_pair(img, img2, _OWNER, input_order)
+    cropped(pair, crop_border, smallest, _OWNER)  # before any work
+    if channel_order == "rgb":
+        pair = pair[0][..., ::-1], pair[1][..., ::-1]
+    scale, *pairs = _PROTOCOLS[variant](*pair)
+    return _Scaled(scale, *(cropped(p, crop_border, smallest, _OWNER) for p in pairs))
+
+
 def gt_mean_scale(
     img: npt.NDArray[np.generic],
     img2: npt.NDArray[np.generic],
@@ -113,22 +122,11 @@ def gt_mean_scale(
     input_order: str = "HWC",
     channel_order: str = "bgr",
 ) -> float:
-    """Factor that brings the prediction's mean grey to the ground truth's.
+    """Factor that brings the prediction's mean grey to the ground truth's; 1 for an all-black prediction.
 
-    Args:
-        img: Prediction, ``(H, W, 3)`` or ``(H, W)``, uint8, or float where [0, 255] is black to white.
-        img2: Ground truth, likewise.
-        variant: One of ``VARIANTS``; see this module's docstring. All agree on grey images of 8 bits.
-        input_order: ``HWC`` or ``CHW``.
-        channel_order: ``bgr``, what BasicSR's ``tensor2img`` gives, or ``rgb``.
-
-    Returns:
-        The factor; 1 for an all-black prediction.
-
-    Raises:
-        ValueError: Unknown option, different shapes, a data type other than uint8 and float.
+    Arguments and errors as :func:`calculate_psnr_gt_mean`. All variants agree on grey images of 8 bits.
     """
-    return _PROTOCOLS[variant](*_prepare(img, img2, input_order, variant, channel_order)).scale
+    return _scaled(img, img2, 0, input_order, variant, channel_order).scale
 
 
 @register(METRIC_REGISTRY)
@@ -143,28 +141,22 @@ def calculate_psnr_gt_mean(
     test_y_channel: bool = False,
     better: str | None = None,
 ) -> float:
-    """PSNR of the brightness-corrected prediction, in dB.
+    """PSNR of the brightness-corrected prediction, in dB; infinite for equal images.
+
+    Images, ``input_order`` and ``better`` are those of all metrics, see `semiisp_plugin.metrics`.
 
     Args:
-        img: Prediction, ``(H, W, 3)`` or ``(H, W)``, uint8, or float where [0, 255] is black to white.
-        img2: Ground truth, likewise.
+        img: Prediction.
+        img2: Ground truth.
         crop_border: Pixels left out at each edge in the metric. The brightness factor is taken from whole images.
         input_order: ``HWC`` or ``CHW``.
         variant: One of ``VARIANTS``; see this module's docstring.
         channel_order: ``bgr``, what BasicSR's ``tensor2img`` gives, or ``rgb``.
         test_y_channel: Compare only the Y of YCbCr, as in BasicSR.
-        better: Not used; BasicSR hands this key of the metric's section to the function.
-
-    Returns:
-        PSNR in dB; infinite for equal images.
-
-    Raises:
-        ValueError: Unknown option, different shapes, a data type other than uint8 and float, an image too small.
+        better: Not used.
     """
-    pred, target = _prepare(img, img2, input_order, variant, channel_order)
-    cropped((pred, target), crop_border, 1, _OWNER)  # before any work
-    scaled, truth = cropped(_PROTOCOLS[variant](pred, target).psnr, crop_border, 1, _OWNER)
-    return float(calculate_psnr(scaled, truth, crop_border=0, test_y_channel=test_y_channel))
+    pair = _scaled(img, img2, crop_border, input_order, variant, channel_order).psnr
+    return float(calculate_psnr(*pair, crop_border=0, test_y_channel=test_y_channel))
 
 
 @register(METRIC_REGISTRY)
@@ -179,14 +171,9 @@ def calculate_ssim_gt_mean(
     test_y_channel: bool = False,
     better: str | None = None,
 ) -> float:
-    """SSIM of the brightness-corrected prediction (11x11 Gaussian window, sigma 1.5, mean over channels).
+    """SSIM of the brightness-corrected prediction (11x11 Gaussian window, sigma 1.5, mean over channels), in [-1, 1].
 
     Arguments and errors as :func:`calculate_psnr_gt_mean`.
-
-    Returns:
-        SSIM in [-1, 1].
     """
-    pred, target = _prepare(img, img2, input_order, variant, channel_order)
-    cropped((pred, target), crop_border, _SSIM_WINDOW, _OWNER)
-    scaled, truth = cropped(_PROTOCOLS[variant](pred, target).ssim, crop_border, _SSIM_WINDOW, _OWNER)
-    return float(calculate_ssim(scaled, truth, crop_border=0, test_y_channel=test_y_channel))
+    pair = _scaled(img, img2, crop_border, input_order, variant, channel_order, _SSIM_WINDOW).ssim
+    return float(calculate_ssim(*pair, crop_border=0, test_y_channel=test_y_channel))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from semiisp_plugin.metrics._declared import takes_floats
-from semiisp_plugin.metrics._images import as_pair, cropped
+from semiisp_plugin.metrics._shared import as_pair, takes_floats
 from semiisp_plugin.toolbox import METRIC_REGISTRY, calculate_psnr, register
 
 
@@ -26,21 +25,9 @@ def calculate_psnr_float(
     ``calculate_psnr``, as the benchmarks on FiveK, measures 8-bit images. The plugin's validation hands floats to this
     function. Of 8-bit images it is ``calculate_psnr``.
 
-    Args:
-        img: Prediction, ``(H, W, 3)`` or ``(H, W)``, float in [0, 255] (clamped here), or uint8.
-        img2: Ground truth, likewise.
-        crop_border: Pixels left out at each edge.
-        input_order: ``HWC`` or ``CHW``.
-        test_y_channel: Compare only the Y of YCbCr (of B, G, R), as in BasicSR.
-        better: Not used; BasicSR hands this key of the metric's section to the function.
-
-    Returns:
-        PSNR in dB; infinite for equal images.
-
-    Raises:
-        ValueError: Different shapes, a data type other than uint8 and float, an image too small.
+    Images, ``crop_border``, ``input_order`` and ``better`` are those of all metrics, see `semiisp_plugin.metrics`.
+    ``test_y_channel`` compares only the Y of YCbCr, as in BasicSR. Infinite for equal images.
     """
-    owner = "calculate_psnr_float"
-    pair = cropped(as_pair(img, img2, input_order, owner), crop_border, 1, owner)
+    pair = as_pair(img, img2, "calculate_psnr_float", input_order, crop_border)
     pred, target = (np.clip(image.astype(np.float64), 0, 255) for image in pair)
     return float(calculate_psnr(pred, target, crop_border=0, test_y_channel=test_y_channel))

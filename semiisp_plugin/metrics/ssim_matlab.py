@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from semiisp_plugin.metrics._images import as_pair, check_choice, cropped
+from semiisp_plugin.metrics._shared import as_pair, check_choice
 from semiisp_plugin.toolbox import METRIC_REGISTRY, register
 
 COLOURS = ("concatenated", "channels", "grey")
@@ -88,27 +88,19 @@ def calculate_ssim_matlab(
 
     * ``concatenated``: R, G and B stand side by side in one plane of ``(H, 3 W)``, of which every f-th column is kept,
       and windows reach across the two seams; f comes of ``min(H, 3 W)``, so that portrait images are reduced more than
-      landscape ones (720x480: by 3, 480x720: by 2). (Where f is 1 MATLAB stops; here it goes on in the same way.)
+      landscape ones (720x480: by 3, 480x720: by 2). (Where f is 1 MATLAB stops; here the same is done.)
     * ``channels``: each channel on its own, averaged; f of ``min(H, W)``. What was probably meant.
     * ``grey``: of ``rgb2gray``, as ``ssim.m`` is documented.
 
-    Args:
-        img: Prediction, ``(H, W, 3)`` with B, G, R (BasicSR's order) or ``(H, W)``, uint8, or float in [0, 255].
-        img2: Ground truth, likewise.
-        crop_border: Pixels left out at each edge, before all else.
-        input_order: ``HWC`` or ``CHW``.
-        colour: One of ``COLOURS``; they agree on grey images but for ``f``.
-        better: Not used; BasicSR hands this key of the metric's section to the function.
+    They agree on grey images but for ``f``. After downsampling 11 pixels a side must be left.
+
+    Images, ``crop_border``, ``input_order`` and ``better`` are those of all metrics, see `semiisp_plugin.metrics`.
 
     Returns:
         SSIM in [-1, 1].
-
-    Raises:
-        ValueError: Unknown option, different shapes, a data type other than uint8 and float, or less than 11 pixels a
-            side after downsampling.
     """
     check_choice("colour", colour, COLOURS, _OWNER)
-    pair = cropped(as_pair(img, img2, input_order, _OWNER), crop_border, _WINDOW, _OWNER)
+    pair = as_pair(img, img2, _OWNER, input_order, crop_border, _WINDOW)
     height, width, channels = pair[0].shape
     if colour == "grey" and channels == 3:
         images = [_grey(image)[..., None] for image in pair]

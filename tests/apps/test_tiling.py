@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+from helpers import load_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -176,12 +174,7 @@ def test_seams_are_measured_where_tiles_meet():
     whole = picture(64, 256)
     tiled = whole.clone()
     tiled[..., 64:] += 10 / 255
-    spec = importlib.util.spec_from_file_location(
-        "tile_seams", Path(__file__).parents[2] / "benchmarks" / "tile_seams.py"
-    )
-    tile_seams = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tile_seams)
-    seams = tile_seams.compare(tiled, whole, 64, 0, 1)
+    seams = load_script("benchmarks/tile_seams").compare(tiled, whole, 64, 0, 1)
     assert seams.largest == pytest.approx(10, abs=1e-3)
     assert seams.step == pytest.approx(10 / 3, rel=1e-3)  # at one of the three borders
     assert seams.elsewhere < 1e-4

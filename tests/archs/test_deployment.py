@@ -6,7 +6,6 @@ what is tested depends on the operations, not on how many of them there are.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from functools import cache
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from helpers import load_script
 from torch import Tensor, nn
 
 from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
@@ -166,13 +166,7 @@ def test_compiles_to_machine_code() -> None:
 def exporter() -> ModuleType:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    path = Path(__file__).parents[2] / "scripts" / "export_onnx.py"
-    spec = importlib.util.spec_from_file_location("export_onnx", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("export_onnx")
 
 
 @every_lean

@@ -7,18 +7,17 @@ this network had given the same numbers to 1e-14.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from helpers import Net, filled
+from torch import Tensor
 
 from semiisp_plugin.archs import kbnet_arch
 from semiisp_plugin.archs.kbnet_arch import KBNet_s
 from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
-
-Net = TypeVar("Net", bound=nn.Module)
 
 # A block of C channels with lightweight: true and ffn_scale: 1.5 (D = 1.5 C, half of it H); B = C * 4 * 9 values of
 # each of the 32 kernels, at most 32 channels (M, half of them N) on the way to the coefficients.
@@ -101,31 +100,19 @@ RECORDED: list[tuple[dict[str, Any], int, tuple[int, ...], list[float]]] = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
+def _value(name: str, parameter: Tensor, u: np.ndarray) -> np.ndarray:
+    last = name.rpartition(".")[2]
+    if last in ("beta", "gamma", "ga1", "attgamma"):
+        return 0.5 * u  # small at the start, which would hide the block
+    if last == "w":
+        return u / 6
+    if parameter.ndim == 1 and "norm" in name and last == "weight":
+        return 1 + 0.2 * u
+    return 0.2 * u if parameter.ndim == 1 or last == "b" else u * np.sqrt(3 / np.prod(parameter.shape[1:]))
 
 
 def fill(net: Net, seed: int) -> Net:
-    """Give a network float64 weights from NumPy's frozen generator, parameter by parameter in the order of names."""
-    rng = np.random.RandomState(seed)
-    net.double().eval()
-    with torch.no_grad():
-        for name, parameter in sorted(net.named_parameters()):
-            u = rng.uniform(-1, 1, tuple(parameter.shape))
-            last = name.rpartition(".")[2]
-            if last in ("beta", "gamma", "ga1", "attgamma"):
-                value = 0.5 * u  # small at the start, which would hide the block
-            elif last == "w":
-                value = u / 6
-            elif parameter.ndim == 1 and "norm" in name and last == "weight":
-                value = 1 + 0.2 * u
-            elif parameter.ndim == 1 or last == "b":
-                value = 0.2 * u
-            else:
-                value = u * np.sqrt(3 / np.prod(parameter.shape[1:]))
-            parameter.copy_(torch.from_numpy(value))
-    return net
+    return filled(net, seed, _value)
 
 
 def probes(out: Tensor) -> list[float]:

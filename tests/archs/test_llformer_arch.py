@@ -14,11 +14,6 @@ from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
 PUBLISHED = 24_520_000
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-
-
 def small(**options: Any) -> LLFormer:
     return LLFormer(**{"dim": 4, "num_blocks": [1, 2], "heads": [1, 2], "num_refinement_blocks": 1, **options})
 

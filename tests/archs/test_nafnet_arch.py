@@ -7,17 +7,16 @@ after this network had given the same numbers to 1e-13.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from helpers import Net, filled, probes
+from torch import Tensor
 
 from semiisp_plugin.archs.nafnet_arch import NAFNet
 from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
-
-Net = TypeVar("Net", bound=nn.Module)
 
 # enc_blk_nums = dec_blk_nums = [1, 1], width 2, one middle block: every kind of parameter at every level.
 BLOCK_NAMES_AND_SHAPES = """
@@ -121,33 +120,16 @@ RECORDED: list[tuple[dict[str, Any], int, tuple[int, ...], list[float]]] = [
 GOPRO = {"middle_blk_num": 1, "enc_blk_nums": [1, 1, 1, 28], "dec_blk_nums": [1, 1, 1, 1]}
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
+def _value(name: str, parameter: Tensor, u: np.ndarray) -> np.ndarray:
+    if name.endswith(("beta", "gamma")):
+        return 0.5 * u  # zero at the start, which would hide the block
+    if parameter.ndim == 1 and "norm" in name and name.endswith("weight"):
+        return 1 + 0.2 * u
+    return 0.2 * u if parameter.ndim == 1 else u * 1.5 / np.sqrt(parameter[0].numel())
 
 
 def fill(net: Net, seed: int) -> Net:
-    """Give a network float64 weights from NumPy's frozen generator, parameter by parameter in the order of names."""
-    rng = np.random.RandomState(seed)
-    net.double().eval()
-    with torch.no_grad():
-        for name, parameter in sorted(net.named_parameters()):
-            u = rng.uniform(-1, 1, tuple(parameter.shape))
-            if name.endswith(("beta", "gamma")):
-                value = 0.5 * u  # zero at the start, which would hide the block
-            elif parameter.ndim == 1 and "norm" in name and name.endswith("weight"):
-                value = 1 + 0.2 * u
-            elif parameter.ndim == 1:
-                value = 0.2 * u
-            else:
-                value = u * 1.5 / np.sqrt(parameter[0].numel())
-            parameter.copy_(torch.from_numpy(value))
-    return net
-
-
-def probes(out: Tensor) -> list[float]:
-    flat = out.detach().reshape(-1)
-    return [flat.mean().item(), flat.std().item(), *flat[:: flat.numel() // 6][:6].tolist()]
+    return filled(net, seed, _value)
 
 
 def small(**options: Any) -> NAFNet:

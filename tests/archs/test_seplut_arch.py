@@ -7,11 +7,12 @@ were written down after this network had given the same numbers to 1e-14.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers import Net, filled, probes
 from torch import Tensor, nn
 
 from semiisp_plugin.archs.seplut_arch import (
@@ -22,8 +23,6 @@ from semiisp_plugin.archs.seplut_arch import (
     published_state_dict,
 )
 from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
-
-Net = TypeVar("Net", bound=nn.Module)
 
 NAMES_AND_SHAPES: dict[str, tuple[int, ...]] = {
     "backbone.0.0.weight": (8, 3, 3, 3),
@@ -161,29 +160,14 @@ RECORDED: list[tuple[dict[str, Any], int, tuple[int, ...], list[float]]] = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
+def _value(name: str, parameter: Tensor, u: np.ndarray) -> np.ndarray:
+    if parameter.ndim == 1:
+        return (1 if name.endswith("weight") else 0) + 0.2 * u
+    return u * 1.5 / np.sqrt(parameter[0].numel())
 
 
 def fill(net: Net, seed: int) -> Net:
-    """Give a network float64 weights from NumPy's frozen generator, parameter by parameter in the order of names."""
-    rng = np.random.RandomState(seed)
-    net.double().eval()
-    with torch.no_grad():
-        for name, parameter in sorted(net.named_parameters()):
-            u = rng.uniform(-1, 1, tuple(parameter.shape))
-            if parameter.ndim == 1:
-                value = (1 if name.endswith("weight") else 0) + 0.2 * u
-            else:
-                value = u * 1.5 / np.sqrt(parameter[0].numel())
-            parameter.copy_(torch.from_numpy(value))
-    return net
-
-
-def probes(out: Tensor) -> list[float]:
-    flat = out.detach().reshape(-1)
-    return [flat.mean().item(), flat.std().item(), *flat[:: flat.numel() // 6][:6].tolist()]
+    return filled(net, seed, _value)
 
 
 def trilinear(image: np.ndarray, lut: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from helpers import touch
 
 from semiisp_plugin.data.channel_order import conclude, decide
 from semiisp_plugin.data.layouts import DATA_SETS, fivek, own
@@ -17,12 +18,6 @@ from semiisp_plugin.data.layouts.photograph_folder import find_photographs, look
 from semiisp_plugin.data.pairs import Pair
 from semiisp_plugin.data.subsets import fivek_split
 from semiisp_plugin.io.image_io import encode_png, write_image
-
-
-def touch(root: Path, names: Iterable[str]) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
 
 
 def find(name: str, source: Path | None = None, **options: object) -> Listing:

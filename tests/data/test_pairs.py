@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import touch
 
 from semiisp_plugin.data.pairs import (
     Pair,
@@ -18,13 +18,6 @@ from semiisp_plugin.data.pairs import (
 )
 from semiisp_plugin.io.image_io import encode_png, write_image
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter, unique_keys
-
-
-def touch(root: Path, names: Iterable[str]) -> Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root
 
 
 def image(number: int, height: int = 4, width: int = 6) -> np.ndarray:

@@ -4,7 +4,6 @@ The networks are made small by their own options (width, blocks, vertices, thumb
 stay as they are: one step of the whole run is taken.
 """
 
-import importlib.util
 import json
 import math
 import os
@@ -17,6 +16,7 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT, load_script
 from torchvision.models import vgg16
 
 from semiisp_plugin import options as options_module
@@ -37,7 +37,6 @@ from semiisp_plugin.toolbox import build_network
 from semiisp_plugin.training import test as run_test
 from semiisp_plugin.training.run import Run
 
-ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = ROOT / "options"
 ALL = list(experiments())
 SMALL = {
@@ -66,15 +65,8 @@ def small(network: dict) -> dict:
 # --- the options ---------------------------------------------------------------------------------------------------
 
 
-def script(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_one_recipe_a_task_is_committed_and_up_to_date(capsys):
-    assert script("write_option_files").main(["--check"]) == 0, capsys.readouterr().out
+    assert load_script("write_option_files").main(["--check"]) == 0, capsys.readouterr().out
     for task in TASKS:
         path = OPTIONS / "recipes" / f"{task}.yml"
         assert parse(path.read_text(encoding="utf-8"), str(path))[0] == plain(find_experiment(task).recipe())
@@ -123,7 +115,7 @@ def test_the_schema_knows_the_recipes():
 
 
 def test_check_script_takes_folders_and_files_of_all_commands(tmp_path, capsys):
-    check = script("check_option_files")
+    check = load_script("check_option_files")
     assert main(["recipe", "lolv1", "--write", str(tmp_path / "written")]) == 0
     capsys.readouterr()
     assert check.main([str(tmp_path / "written"), str(OPTIONS / "denoise"), str(OPTIONS / "recipes")]) == 0

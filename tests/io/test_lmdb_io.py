@@ -25,12 +25,6 @@ from semiisp_plugin.io.lmdb_io import LmdbImageWriter, MetaEntry, lmdb_key, read
 needs_fork = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 
 
-@pytest.fixture(autouse=True)
-def _closed_environments():
-    yield
-    lmdb_io.close_all()
-
-
 def png(number: int, size: int = 6) -> bytes:
     """A PNG of noise, different for each number."""
     return encode_png(np.random.default_rng(number).integers(0, 256, (size, size + 1, 3), dtype=np.uint8))

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from helpers import make_sets
 
 import semiisp_plugin.isp
 from semiisp_plugin.isp import InvertibleISP, ISPSpec, PaperLUTSettings
@@ -17,11 +18,6 @@ VARIANTS = {
     "IE-": ISPSpec(inverse_tone_mapping=True, it_sign=-1),
 }
 TOLERANCE = {torch.float32: 5e-6, torch.float64: 1e-12}
-
-
-def make_sets(spec: ISPSpec, n: int, seed: int, grid=(1, 1), spread: float = 0.7) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return spec.squash(spread * torch.randn(n, spec.n_parameters, *grid, generator=generator, dtype=torch.float64))
 
 
 def photographs(n: int, height: int, width: int) -> torch.Tensor:

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from helpers import make_sets
 from torch.autograd import forward_ad
 
 import semiisp_plugin.isp
@@ -25,11 +26,6 @@ SIZE = (150, 170)  # more than a strip
 @pytest.fixture(autouse=True)
 def _numba():
     pytest.importorskip("numba", reason="needs Numba, the extra 'fast'")
-
-
-def make_sets(spec: ISPSpec, n: int, seed: int, grid=(1, 1), spread: float = 0.7) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return spec.squash(spread * torch.randn(n, spec.n_parameters, *grid, generator=generator, dtype=torch.float64))
 
 
 def images(n: int, seed: int = 0) -> torch.Tensor:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from helpers import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
@@ -22,10 +23,6 @@ VARIANTS = {
     42: ISPSpec(tie_xy=False, base_matrix=XYZ_TO_SRGB),
     51: ISPSpec(tie_xy=False, inverse_tone_mapping=True),
 }
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def numbered(spec: ISPSpec, first: int, count: int, grid: tuple[int, int] = (1, 1)) -> torch.Tensor:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import vgg
 
-from semiisp_plugin.losses import vgg_loss
-from semiisp_plugin.losses.vgg_loss import VGGPerceptualLoss, VGGWeightsError
+from semiisp_plugin.io import imagenet_weights
+from semiisp_plugin.io.imagenet_weights import ImageNetWeightsError
+from semiisp_plugin.losses.vgg_loss import VGGPerceptualLoss
 from semiisp_plugin.toolbox import build_loss
 
 # Index of the compared layers in torchvision's `features`, counted by hand from the published table of VGG16.
@@ -154,12 +155,12 @@ def test_a_download_fills_torchs_cache(weights, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     places = []
 
-    def download(path: Path) -> None:
+    def download(url: str, path: Path) -> None:
         places.append(path)
         path.parent.mkdir(parents=True)
         path.symlink_to(weights)
 
-    monkeypatch.setattr(vgg_loss, "_download", download)
+    monkeypatch.setattr(imagenet_weights, "_download", download)
     VGGPerceptualLoss()
     VGGPerceptualLoss()
     assert places == [tmp_path / "checkpoints" / "vgg16-397923af.pth"]
@@ -183,18 +184,18 @@ def test_closed_network_gives_one_clear_error(no_network, tmp_path):
     "error", [TimeoutError("timed out"), socket.gaierror("no such host"), PermissionError("denied")]
 )
 def test_other_failures_of_a_download_are_the_same_error(monkeypatch, tmp_path, error):
-    def fail(path: Path) -> None:
+    def fail(url: str, path: Path) -> None:
         raise error
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(vgg_loss, "_download", fail)
-    with pytest.raises(VGGWeightsError, match=str(error)) as caught:
+    monkeypatch.setattr(imagenet_weights, "_download", fail)
+    with pytest.raises(ImageNetWeightsError, match=str(error)) as caught:
         VGGPerceptualLoss()
     assert caught.value.__cause__ is error
 
 
 def test_missing_file_is_not_replaced_by_a_download(no_network, tmp_path):
-    with pytest.raises(VGGWeightsError, match=r"`weights: .*absent\.pth` is not a file"):
+    with pytest.raises(ImageNetWeightsError, match=r"`weights: .*absent\.pth` is not a file"):
         VGGPerceptualLoss(weights=str(tmp_path / "absent.pth"))
     assert no_network == []
 
@@ -207,26 +208,26 @@ def test_unusable_files_are_named(weights, tmp_path):
     page = tmp_path / "page.pth"
     page.write_text("<html>sign in</html>")
     for path in (cut, empty, page):
-        with pytest.raises(VGGWeightsError, match="cannot be read as weights") as caught:
+        with pytest.raises(ImageNetWeightsError, match="cannot be read as weights") as caught:
             VGGPerceptualLoss(weights=str(path))
         assert str(path) in str(caught.value)
 
     other = tmp_path / "other.pth"
     torch.save({"conv_first.weight": torch.zeros(1)}, other)
-    with pytest.raises(VGGWeightsError, match=r"no entry 'features\.0\.weight'"):
+    with pytest.raises(ImageNetWeightsError, match=r"no entry 'features\.0\.weight'"):
         VGGPerceptualLoss(weights=str(other))
     torch.save([1, 2], other)
-    with pytest.raises(VGGWeightsError, match="holds a list"):
+    with pytest.raises(ImageNetWeightsError, match="holds a list"):
         VGGPerceptualLoss(weights=str(other))
     torch.save({"features.0.weight": torch.zeros(64, 1, 3, 3)}, other)
-    with pytest.raises(VGGWeightsError, match=r"\(64, 1, 3, 3\) instead of \(64, 3, 3, 3\)"):
+    with pytest.raises(ImageNetWeightsError, match=r"\(64, 1, 3, 3\) instead of \(64, 3, 3, 3\)"):
         VGGPerceptualLoss(weights=str(other))
 
 
 def test_a_pickle_with_code_is_not_run(tmp_path):
     path = tmp_path / "evil.pth"
     torch.save({"features.0.weight": Touch(str(tmp_path / "ran"))}, path)
-    with pytest.raises(VGGWeightsError, match="cannot be read as weights"):
+    with pytest.raises(ImageNetWeightsError, match="cannot be read as weights"):
         VGGPerceptualLoss(weights=str(path))
     assert not (tmp_path / "ran").exists()
 

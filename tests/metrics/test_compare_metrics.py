@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import load_script
 
 from semiisp_plugin.io.image_io import write_image
 from semiisp_plugin.toolbox import calculate_psnr
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "compare_metrics.py"
-
 
 @pytest.fixture
 def main():
-    spec = importlib.util.spec_from_file_location("compare_metrics", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return load_script("compare_metrics").main
 
 
 @pytest.fixture

@@ -13,9 +13,10 @@ import pytest
 import torch
 from torchvision import models
 
-from semiisp_plugin.metrics import lpips as ours
+from semiisp_plugin.io.imagenet_weights import ImageNetWeightsError
+from semiisp_plugin.metrics import lpips as metric
 from semiisp_plugin.metrics import prepare_metric
-from semiisp_plugin.metrics.lpips import LPIPSError, calculate_lpips
+from semiisp_plugin.metrics.lpips import calculate_lpips
 from semiisp_plugin.toolbox import calculate_metric
 
 package = pytest.importorskip("lpips")
@@ -26,7 +27,7 @@ PUBLIC = {"alex": models.alexnet, "squeeze": models.squeezenet1_1}
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch, tmp_path):
     """No network is left from another test, torch's cache is empty, and nobody answers."""
-    ours._network.cache_clear()
+    metric._network.cache_clear()
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
 
     def refuse(request: urllib.request.Request, timeout: float | None = None, **_: object) -> None:
@@ -35,7 +36,7 @@ def _fresh(monkeypatch, tmp_path):
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     yield
-    ours._network.cache_clear()
+    metric._network.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -121,35 +122,35 @@ def test_weights_in_torchs_cache_are_found(files, tmp_path):
 
 
 def test_missing_weights_name_both_ways(tmp_path):
-    with pytest.raises(LPIPSError) as error:
+    with pytest.raises(ImageNetWeightsError) as error:
         prepare_metric({"type": "calculate_lpips", "better": "lower"})
     text = str(error.value)
     assert "could not be downloaded (<urlopen error no route to host>)" in text
     assert f"put it at {tmp_path}/hub/checkpoints/alexnet-owt-7be5be79.pth" in text
     assert "`weights: <path>`" in text
-    with pytest.raises(LPIPSError, match=r"`weights: nowhere\.pth` is not a file"):
+    with pytest.raises(ImageNetWeightsError, match=r"`weights: nowhere\.pth` is not a file"):
         calculate_lpips(*bgr_pair(), weights="nowhere.pth")
 
 
 def test_wrong_files_are_named(files, tmp_path):
     with pytest.raises(
-        LPIPSError, match=r"alex\.pth has no entry 'features\.3\.squeeze\.weight'; it is not .* SqueezeNet"
+        ImageNetWeightsError, match=r"'features\.0\.weight' in .*alex\.pth is .*; it is not .* SqueezeNet"
     ):
         calculate_lpips(*bgr_pair(), net="squeeze", weights=str(files["alex"]))
     broken = tmp_path / "broken.pth"
     broken.write_bytes(files["alex"].read_bytes()[:1000])
-    with pytest.raises(LPIPSError, match=r"broken\.pth cannot be read as weights"):
+    with pytest.raises(ImageNetWeightsError, match=r"broken\.pth cannot be read as weights"):
         calculate_lpips(*bgr_pair(), weights=str(broken))
     state = torch.load(files["alex"], weights_only=True)
     state["features.0.weight"] = state["features.0.weight"][:, :1]
     torch.save(state, tmp_path / "other.pth")
-    with pytest.raises(LPIPSError, match=r"other\.pth does not fit torchvision's AlexNet"):
+    with pytest.raises(ImageNetWeightsError, match=r"other\.pth is \(64, 1, .* not torchvision's AlexNet"):
         calculate_lpips(*bgr_pair(), weights=str(tmp_path / "other.pth"))
 
 
 def test_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "lpips", None)
-    with pytest.raises(LPIPSError, match=r"needs the package lpips: pip install"):
+    with pytest.raises(ImageNetWeightsError, match=r"needs the package lpips: pip install"):
         calculate_lpips(*bgr_pair())
 
 

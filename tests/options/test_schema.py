@@ -1,6 +1,5 @@
 """The JSON schemas for editors, and the tables of the documentation: up to date, and of use."""
 
-import importlib.util
 import json
 import re
 from copy import deepcopy
@@ -9,12 +8,12 @@ from pathlib import Path
 import jsonschema
 import msgspec
 import pytest
+from helpers import ROOT, load_script
 
 from semiisp_plugin.options import structures
 from semiisp_plugin.options.schema import as_text, key_table, option_schema, pseudo_schema, with_tables
 from semiisp_plugin.options.yaml_text import parse
 
-ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "options").glob("*.yml"))
 
 
@@ -43,9 +42,7 @@ def errors(validator, value) -> list[str]:
 
 
 def test_committed_files_are_up_to_date():
-    spec = importlib.util.spec_from_file_location("write_option_schema", ROOT / "scripts" / "write_option_schema.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("write_option_schema")
     for path, text in script.texts().items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python scripts/write_option_schema.py"
     assert {path.name for path in script.texts()} == {"schema.json", "pseudo_schema.json", "options.md"}

@@ -4,15 +4,8 @@ import pytest
 import torch
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
-from semiisp_plugin.io.lmdb_io import close_all
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.pseudo import BankInverse, PseudoPairGenerator
-
-
-@pytest.fixture(autouse=True)
-def _closed_environments():
-    yield
-    close_all()
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from helpers import seeded
 
 from semiisp_plugin.data.pairs import match_pairs
 from semiisp_plugin.io.image_io import to_uint8, to_uint16, write_image
 from semiisp_plugin.isp import InvertibleISP, ISPSpec, ParameterBank
 from semiisp_plugin.pseudo.fitted_sets import fit_parameter_sets
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(params=[False, True], ids=["raw", "image enhancement"])

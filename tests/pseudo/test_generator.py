@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import make_bank, seeded
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.isp import InverseResult, InvertibleISP, ISPSpec, ParameterBank
@@ -9,16 +10,6 @@ from semiisp_plugin.pseudo import BankInverse, PseudoPairGenerator
 
 N_SETS = 7
 GRID = (2, 3)
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def make_bank(spec: ISPSpec, seed: int, grid: tuple[int, int] = (1, 1)) -> ParameterBank:
-    bank = ParameterBank(spec, N_SETS, grid)
-    bank.append(spec.squash(0.4 * torch.randn(N_SETS, spec.n_parameters, *grid, generator=seeded(seed))))
-    return bank
 
 
 def of_bank(network: PQDynamicISP, bank: ParameterBank, **options) -> PseudoPairGenerator:
@@ -64,7 +55,7 @@ def written_out(network, photographs, first_sets, second_sets):
 
 
 def test_three_steps_with_global_sets(network, photographs):
-    bank = make_bank(network.spec, 5)
+    bank = make_bank(network.spec, N_SETS, 5)
     pair = of_bank(network, bank).generate(photographs, seeded(11))
     # The draws as the paper describes them: one index a photograph and step, uniform over the bank.
     draws = seeded(11)
@@ -80,7 +71,7 @@ def test_three_steps_with_global_sets(network, photographs):
 
 
 def test_step_3_with_local_sets_drawn_per_function(network, photographs):
-    bank, local_bank = make_bank(network.spec, 5), make_bank(network.spec, 6, GRID)
+    bank, local_bank = make_bank(network.spec, N_SETS, 5), make_bank(network.spec, N_SETS, 6, GRID)
     first, second = BankInverse(network.spec, bank), BankInverse(network.spec, local_bank, per_function=True)
     generator = PseudoPairGenerator(network, first, second)
     pair = generator.generate(photographs, seeded(12))
@@ -98,7 +89,7 @@ def test_step_3_with_local_sets_drawn_per_function(network, photographs):
 
 
 def test_without_updating_the_quality_the_photograph_is_the_target(network, photographs):
-    bank = make_bank(network.spec, 5)
+    bank = make_bank(network.spec, N_SETS, 5)
     pair = of_bank(network, bank, update_quality=False).generate(photographs, seeded(13))
     assert torch.equal(pair.target, photographs)
     sets = bank.sets[torch.randint(N_SETS, (3,), generator=seeded(13))]
@@ -107,7 +98,7 @@ def test_without_updating_the_quality_the_photograph_is_the_target(network, phot
 
 
 def test_ranges_and_clipped_share(network, photographs):
-    bank = make_bank(network.spec, 5)
+    bank = make_bank(network.spec, N_SETS, 5)
     pair = of_bank(network, bank).generate(photographs, seeded(14))
     assert pair.target.shape == pair.input.shape == photographs.shape
     assert pair.clipped.shape == (3,)
@@ -118,7 +109,7 @@ def test_ranges_and_clipped_share(network, photographs):
 
 
 def test_same_state_gives_the_same_pairs(network, photographs):
-    generator = of_bank(network, make_bank(network.spec, 5))
+    generator = of_bank(network, make_bank(network.spec, N_SETS, 5))
     before, state = photographs.clone(), torch.get_rng_state()
     one, same, other = (generator.generate(photographs, seeded(seed)) for seed in (15, 15, 16))
     assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
@@ -129,7 +120,7 @@ def test_same_state_gives_the_same_pairs(network, photographs):
 
 
 def test_step_3_alone_gives_many_inputs_of_one_target(network, photographs):
-    generator = of_bank(network, make_bank(network.spec, 5))
+    generator = of_bank(network, make_bank(network.spec, N_SETS, 5))
     draws = seeded(17)
     pairs = [generator.generate_input(photographs, draws) for _ in range(3)]
     assert all(torch.equal(pair.target, photographs) for pair in pairs)
@@ -139,13 +130,13 @@ def test_step_3_alone_gives_many_inputs_of_one_target(network, photographs):
 
 def test_the_network_is_put_into_evaluation_mode(network):
     network.train()
-    of_bank(network, make_bank(network.spec, 5))
+    of_bank(network, make_bank(network.spec, N_SETS, 5))
     assert not network.training
 
 
 def test_banks_of_another_isp_are_refused(network):
     other = ISPSpec(inverse_tone_mapping=not network.spec.inverse_tone_mapping)
-    good, bad = make_bank(network.spec, 5), make_bank(other, 5)
+    good, bad = make_bank(network.spec, N_SETS, 5), make_bank(other, N_SETS, 5)
     first, second = BankInverse(network.spec, good), BankInverse(other, bad)
     with pytest.raises(ValueError, match="same training run"):
         PseudoPairGenerator(network, second)
@@ -181,7 +172,7 @@ def test_any_other_source_takes_steps_1_and_3_and_leaves_step_2_to_f_isp(network
 
 
 def test_of_several_candidates_the_one_that_f_isp_turns_back_best_is_kept(network, photographs):
-    bank = make_bank(network.spec, 5)
+    bank = make_bank(network.spec, N_SETS, 5)
     photographs = torch.cat([photographs, photographs.flip(0)])  # six, so that different draws win
     draws = seeded(3)
     inverse = BankInverse(network.spec, bank)
@@ -201,11 +192,11 @@ def test_of_several_candidates_the_one_that_f_isp_turns_back_best_is_kept(networ
 
 def test_candidates_are_at_least_one(network):
     with pytest.raises(ValueError, match="candidates: 0 inputs"):
-        of_bank(network, make_bank(network.spec, 5), candidates=0)
+        of_bank(network, make_bank(network.spec, N_SETS, 5), candidates=0)
 
 
 def test_a_candidate_that_f_isp_makes_nan_of_is_not_kept(network, photographs, monkeypatch):
-    bank = make_bank(network.spec, 5)
+    bank = make_bank(network.spec, N_SETS, 5)
     generator = of_bank(network, bank, candidates=2)
     outputs = iter([torch.full((3, 3, 40, 48), torch.nan), torch.zeros(3, 3, 40, 48)])
     monkeypatch.setattr(generator, "network", lambda image: next(outputs))

@@ -8,15 +8,12 @@ import math
 
 import pytest
 import torch
+from helpers import seeded
 
 from semiisp_plugin.pseudo.noise import READ_VARIANCE, SHOT_VARIANCE, add_shot_read_noise, draw_noise_levels
 
 SIDE = 128
 N = 3 * SIDE * SIDE
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def flat(*values: float) -> torch.Tensor:

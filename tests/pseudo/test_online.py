@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import seeded
 from torch.utils.data import DataLoader
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
@@ -40,10 +41,6 @@ def picture(seed: int, height: int, width: int) -> np.ndarray:
     phases = np.random.default_rng(seed).uniform(0, 6, (3, 2))
     waves = [0.5 + 0.25 * np.sin(2 * x + a) + 0.25 * np.cos(3 * y + b + x) for a, b in phases]
     return np.rint(255 * np.stack(waves, axis=2)).astype(np.uint8)
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")

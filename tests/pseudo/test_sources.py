@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import make_bank, seeded
 
 from semiisp_plugin.isp import InvertibleISP, ISPSpec, PaperLUTSettings, ParameterBank
 from semiisp_plugin.pseudo import sources
@@ -20,16 +21,6 @@ from semiisp_plugin.pseudo.sources import (
 )
 
 SPECS = {"raw": ISPSpec(), "image enhancement": ISPSpec(inverse_tone_mapping=True)}
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def make_bank(spec: ISPSpec, grid: tuple[int, int] = (1, 1), size: int = 6) -> ParameterBank:
-    bank = ParameterBank(spec, size, grid)
-    bank.append(spec.squash(0.4 * torch.randn(size, spec.n_parameters, *grid, generator=seeded(5))))
-    return bank
 
 
 @pytest.fixture
@@ -48,7 +39,7 @@ def spec(request) -> ISPSpec:
 @pytest.mark.parametrize("per_function", [False, True])
 @pytest.mark.parametrize("grid", [(1, 1), (2, 3)])
 def test_bank_inverse_is_the_inverse_with_drawn_sets(spec, images, grid, per_function):
-    bank = make_bank(spec, grid)
+    bank = make_bank(spec, 6, 5, grid)
     result = BankInverse(spec, bank, per_function).invert(images, seeded(2))
     sets = bank.draw(len(images), seeded(2), per_function=per_function)
     expected = InvertibleISP(spec).inverse(images.double() / 255, sets.double())
@@ -58,7 +49,7 @@ def test_bank_inverse_is_the_inverse_with_drawn_sets(spec, images, grid, per_fun
 
 
 def test_bank_inverse_takes_an_isp_or_what_it_consists_of(spec, images):
-    bank, isp = make_bank(spec), InvertibleISP(spec)
+    bank, isp = make_bank(spec, 6, 5), InvertibleISP(spec)
     shared, own = BankInverse(isp, bank), BankInverse(spec, bank)
     assert shared.isp is isp
     assert torch.equal(shared.invert(images, seeded(3)).image, own.invert(images, seeded(3)).image)
@@ -67,16 +58,16 @@ def test_bank_inverse_takes_an_isp_or_what_it_consists_of(spec, images):
 def test_tables_and_backend_go_to_the_isp():
     spec = ISPSpec()
     lut = PaperLUTSettings(sizes=(3, 3, 3, 50, 20))
-    source = BankInverse(spec, make_bank(spec), backend="paper_lut", lut=lut)
+    source = BankInverse(spec, make_bank(spec, 6, 5), backend="paper_lut", lut=lut)
     assert source.isp.lut is lut
     assert source.backend == "paper_lut"
     with pytest.raises(ValueError, match="tables of its own"):
-        BankInverse(InvertibleISP(spec), make_bank(spec), lut=lut)
+        BankInverse(InvertibleISP(spec), make_bank(spec, 6, 5), lut=lut)
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (2, 3)])
 def test_mixture_inverse_is_the_inverse_with_sets_between_two(spec, images, grid):
-    bank = make_bank(spec, grid)
+    bank = make_bank(spec, 6, 5, grid)
     result = MixtureInverse(spec, bank).invert(images, seeded(2))
     draws = seeded(2)
     first, second = (bank.draw(len(images), draws).double() for _ in range(2))
@@ -89,7 +80,7 @@ def test_mixture_inverse_is_the_inverse_with_sets_between_two(spec, images, grid
 
 
 def test_deterministic_inverse_has_one_set(spec, images):
-    bank = make_bank(spec)
+    bank = make_bank(spec, 6, 5)
     source = DeterministicInverse(spec, bank)
     one, other = (source.invert(images, seeded(seed)) for seed in (1, 2))
     assert torch.equal(one.image, other.image)
@@ -105,7 +96,7 @@ def test_deterministic_inverse_has_one_set(spec, images):
 
 def test_deterministic_inverse_of_local_sets_keeps_their_grid():
     spec = ISPSpec()
-    bank = make_bank(spec, (2, 3))
+    bank = make_bank(spec, 6, 5, (2, 3))
     source = DeterministicInverse(spec, bank)
     torch.testing.assert_close(source.bank.sets, bank.sets.mean(0, keepdim=True))
 

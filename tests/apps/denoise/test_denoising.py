@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
 from torch import Tensor, nn
 
 from semiisp_plugin.apps import denoise as denoising
@@ -36,7 +37,6 @@ from semiisp_plugin.io.lmdb_io import LmdbImageWriter, close_all, read_meta, rea
 from semiisp_plugin.options import OptionError
 from semiisp_plugin.toolbox import ARCH_REGISTRY
 
-ROOT = Path(__file__).resolve().parents[3]
 NETWORK = {"type": "NAFNet", "width": 2, "middle_blk_num": 0, "enc_blk_nums": [1], "dec_blk_nums": [0]}
 
 

@@ -1,31 +1,23 @@
 """``scripts/draw_isp.py``, through its ``main()``."""
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from helpers import load_script
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.io.image_io import read_image, write_image
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.pseudo.f_isp import save_f_isp
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "draw_isp.py"
-
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("draw_isp", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "draw_isp", module)  # dataclasses look their module up
-        spec.loader.exec_module(module)
-    return module
+    return load_script("draw_isp")
 
 
 @pytest.fixture

@@ -1,41 +1,21 @@
 """The scripts of data preparation, through their ``main()``."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import lmdb
 import numpy as np
 import pytest
 import torch
+from helpers import load_script, values_of
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.io.image_io import decode_image
-from semiisp_plugin.io.lmdb_io import close_all, read_meta, read_value
+from semiisp_plugin.io.lmdb_io import close_all, read_value
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.builder import run
 from semiisp_plugin.pseudo.f_isp import save_f_isp
 from semiisp_plugin.toolbox import build_dataset
-
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(autouse=True)
-def _closed_environments():
-    yield
-    close_all()
-
-
-def contents(folder: str) -> dict[str, bytes]:
-    return {entry.key: read_value(folder, entry.key) for entry in read_meta(folder)}
 
 
 def fails(capsys, main, argv: list[str], status: int = 1) -> str:
@@ -69,9 +49,9 @@ def sharded(f_isp, tiny_data) -> str:
 
 
 def test_merged_shards_are_a_plain_lmdb(sharded, capsys):
-    merge = load("merge_lmdb")
+    merge = load_script("merge_lmdb")
     for name in ("gt", "lq"):
-        before = contents(f"{sharded}/{name}.lmdb")
+        before = values_of(f"{sharded}/{name}.lmdb")
         merge.main([f"{sharded}/{name}.lmdb", f"merged/{name}.lmdb"])
         close_all()
         with lmdb.open(f"merged/{name}.lmdb", readonly=True, lock=False) as environment, environment.begin() as reading:
@@ -91,7 +71,7 @@ def test_data_sets_of_basicsr_read_them(sharded, folder):
     if folder == "merged":
         root = folder
         for name in ("gt", "lq"):
-            load("merge_lmdb").main([f"{sharded}/{name}.lmdb", f"merged/{name}.lmdb"])
+            load_script("merge_lmdb").main([f"{sharded}/{name}.lmdb", f"merged/{name}.lmdb"])
     opt = {"name": "x", "type": "PairedImageDataset", "phase": "val", "scale": 1, "io_backend": {"type": "lmdb"}}
     data = build_dataset({**opt, "dataroot_gt": f"{root}/gt.lmdb", "dataroot_lq": f"{root}/lq.lmdb"})
     assert len(data) == 4

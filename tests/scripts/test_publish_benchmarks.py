@@ -1,22 +1,11 @@
 """The tables of docs/results.md are those of the JSON beside them."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
+from helpers import ROOT, load_script
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def load(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-publish_benchmarks = load("publish_benchmarks")
+publish_benchmarks = load_script("publish_benchmarks")
 PUBLISHED = sorted((ROOT / "docs" / "benchmarks").glob("*.json"))
 
 

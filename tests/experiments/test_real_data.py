@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
 
 from semiisp_plugin.cli import main
 from semiisp_plugin.data.pairs import find_pair_folders, match_pairs, read_pair
@@ -15,7 +16,7 @@ from semiisp_plugin.io.lmdb_io import read_meta
 from semiisp_plugin.isp import InvertibleISP, ISPSpec
 from semiisp_plugin.toolbox import build_dataset
 
-OPTIONS = Path(__file__).parents[1] / "options"
+OPTIONS = ROOT / "options"
 SHORT = ["num_gpu=0", "train:total_iter=2", "datasets:train:gt_size=[64,96]", "val:val_freq=2", "logger:print_freq=1"]
 
 

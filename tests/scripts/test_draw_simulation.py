@@ -1,8 +1,6 @@
 """``scripts/draw_simulation.py``, through its ``main()`` and its parts."""
 
-import importlib.util
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -10,24 +8,19 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from helpers import load_script
 
 from semiisp_plugin.io.image_io import read_image, to_tensor, to_uint8, write_image
 from semiisp_plugin.isp import InvertibleISP, ISPSpec
 from semiisp_plugin.simulation.camera import expose
 from semiisp_plugin.simulation.look import DEFAULT_LOOK, apply_look
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "draw_simulation.py"
 NAMES = ("sensors", "chain", "looks", "family")
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("draw_simulation", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "draw_simulation", module)  # dataclasses look their module up
-        spec.loader.exec_module(module)
-    return module
+    return load_script("draw_simulation")
 
 
 @pytest.fixture
