@@ -34,7 +34,7 @@ def values_of(folder: str | Path) -> dict[str, bytes]:
     return {entry.key: read_value(folder, entry.key) for entry in read_meta(folder)}
 
 
-def seeded(seed: int) -> torch.Generator:
+def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 

@@ -6,15 +6,9 @@ A loss that is to be filtered is built with ``reduction: none``;
 
 from __future__ import annotations
 
+from semiisp_plugin.losses.filters import filter_pseudo, mean_real_loss, semi_supervised_loss, zero_dropped_gradient
 from semiisp_plugin.losses.per_sample import per_sample
-from semiisp_plugin.losses.pseudo_filter import (
-    FilterResult,
-    PseudoFilter,
-    filter_pseudo,
-    mean_real_loss,
-    semi_supervised_loss,
-    zero_dropped_gradient,
-)
+from semiisp_plugin.losses.pseudo_filter import FilterResult, PseudoFilter
 
 __all__ = [
     "FilterResult",

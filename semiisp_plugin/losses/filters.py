@@ -1,4 +1,4 @@
-"""The pseudo-data filters: how much each pseudo sample counts, from the losses of a batch.
+"""The pseudo-data filters: how much each pseudo sample counts, from the losses of a batch; and the loss of equation 13.
 
 A filter is a pure function of one loss a sample, registered in
 `FILTER_REGISTRY <semiisp_plugin.registry.FILTER_REGISTRY>` under its own name, which is the ``type`` of an option
@@ -45,51 +45,43 @@ def check_batch(per_sample_loss: Tensor, is_pseudo: Tensor) -> None:
         raise ValueError(f"`is_pseudo` must be boolean (torch.bool); got {is_pseudo.dtype}.")
 
 
-def check_beta(beta: float) -> float:
-    """Return ``beta`` as a float if it is a usable factor.
-
-    Raises:
-        ValueError: It is negative or NaN.
-    """
-    beta = float(beta)
-    if not beta >= 0:
-        raise ValueError(f"The filter's `beta` must be 0 or more (the paper uses 1.0 and 1.2); got {beta}.")
-    return beta
-
-
-def as_reference(reference: float | Tensor, like: Tensor) -> Tensor:
+def as_reference(reference: float | Tensor, like: Tensor, look: bool = False) -> Tensor:
     """The mean real loss as a 0-dim tensor of the dtype and on the device of ``like``.
 
-    Raises:
-        ValueError: It is not one number.
-    """
-    if not isinstance(reference, Tensor):
-        return torch.full((), float(reference), dtype=like.dtype, device=like.device)
-    value = reference.detach().to(like)
-    if value.numel() != 1:
-        raise ValueError(f"The filter's `reference` is one number; got a tensor of shape {tuple(value.shape)}.")
-    return value.reshape(())
-
-
-def check_reference(reference: Tensor) -> None:
-    """Refuse negative mean losses.
+    Args:
+        reference: A number, or a tensor of one element.
+        like: The losses.
+        look: Look at its value on a GPU, too, for which the processor has to wait.
 
     Raises:
-        ValueError: The reference is negative.
+        ValueError: It is not one number, or is seen to be negative.
     """
-    if bool(reference < 0):
+    if isinstance(reference, Tensor):
+        value = reference.detach().to(like)
+        if value.numel() != 1:
+            raise ValueError(f"The filter's `reference` is one number; got a tensor of shape {tuple(value.shape)}.")
+        value = value.reshape(())
+    else:
+        value = torch.full((), float(reference), dtype=like.dtype, device=like.device)
+    if (look or value.device.type == "cpu") and bool(value < 0):
         raise ValueError(
-            f"The filter keeps pseudo samples up to beta times the mean real loss, which is {float(reference):.4g}: "
+            f"The filter keeps pseudo samples up to beta times the mean real loss, which is {float(value):.4g}: "
             f"with negative losses (such as a negated PSNR) a larger beta would keep fewer. Use a loss that is never "
             f"negative, such as MSELoss or L1Loss."
         )
+    return value
 
 
 def upper_bound(beta: float, reference: Tensor) -> Tensor:
     """``beta * L_r`` of equation 12, 0-dim.
 
     An infinite ``beta`` means "keep all", also where the reference is 0 and the product would be NaN.
+
+    Raises:
+        ValueError: ``beta`` is negative or NaN.
     """
+    if not float(beta) >= 0:
+        raise ValueError(f"The filter's `beta` must be 0 or more (the paper uses 1.0 and 1.2); got {beta}.")
     return torch.full_like(reference, math.inf) if math.isinf(beta) else beta * reference
 
 
@@ -125,25 +117,32 @@ def _with_real_samples(pseudo_weights: Tensor, is_pseudo: Tensor) -> Tensor:
 
 @register(FILTER_REGISTRY)
 @torch.no_grad()
-def threshold(per_sample_loss: Tensor, is_pseudo: Tensor, *, reference: float | Tensor, beta: float) -> Tensor:
-    """The paper's filter, equation 12: keep where ``loss <= beta * reference``.
+def threshold(
+    per_sample_loss: Tensor, is_pseudo: Tensor, *, beta: float, reference: float | Tensor | None = None
+) -> Tensor:
+    """The paper's filter, equations 10-12: keep where ``loss <= beta * reference``; `filter_pseudo` is another name.
 
     Args:
         per_sample_loss: ``(N,)``, never negative.
-        is_pseudo: ``(N,)`` bool.
-        reference: The mean real loss, 0 or more; NaN drops every pseudo sample.
+        is_pseudo: ``(N,)`` bool, on any device.
         beta: 0 or more; infinity keeps every pseudo sample with a finite loss. Table 6: 1.0, or 1.2 for at most 1000
             pairs and for denoising.
+        reference: The mean real loss ``L_r``, 0 or more; NaN drops every pseudo sample. None: that of this batch,
+            :func:`mean_real_loss`. Give it for a batch without real samples, or the mean over all processes in
+            distributed training (the paper does not say which of the two it uses).
 
     Returns:
         ``(N,)`` of 0 and 1, the dtype of the losses.
 
     Raises:
-        ValueError: A wrong ``beta``, wrong shapes or dtypes, or a reference that is negative (not seen on a GPU, where
-            looking would make the processor wait; `PseudoFilter` looks at the first batches).
+        ValueError: A wrong ``beta``, wrong shapes or dtypes, neither a real sample nor a reference, or a reference
+            that is negative (not seen on a GPU, where looking would make the processor wait; `PseudoFilter` looks at
+            the first batches).
     """
     check_batch(per_sample_loss, is_pseudo)
-    bound = upper_bound(check_beta(beta), _checked_reference(reference, per_sample_loss))
+    if reference is None:
+        reference = mean_real_loss(per_sample_loss, is_pseudo)
+    bound = upper_bound(beta, as_reference(reference, per_sample_loss))
     # Both comparisons are false for NaN: what cannot be compared is dropped.
     kept = (per_sample_loss <= bound) & torch.isfinite(per_sample_loss)
     return _with_real_samples(kept.to(per_sample_loss.dtype), is_pseudo)
@@ -222,8 +221,8 @@ def soft(
     check_batch(per_sample_loss, is_pseudo)
     if not 0 <= float(temperature) < math.inf:
         raise ValueError(f"The filter's `temperature` must be 0 or more, and finite; got {temperature}.")
-    level = _checked_reference(reference, per_sample_loss)
-    bound = upper_bound(check_beta(beta), level)
+    level = as_reference(reference, per_sample_loss)
+    bound = upper_bound(beta, level)
     z = full_precision(per_sample_loss - bound) / (float(temperature) * full_precision(level))
     # 0/0 at the bound itself, where the weight is 1, does not matter.
     weights = torch.where(per_sample_loss <= bound, 1, torch.exp(-0.5 * z.square())).to(per_sample_loss.dtype)
@@ -231,8 +230,65 @@ def soft(
     return _with_real_samples(torch.where(usable, weights, 0), is_pseudo)
 
 
-def _checked_reference(reference: float | Tensor, like: Tensor) -> Tensor:
-    value = as_reference(reference, like)
-    if value.device.type == "cpu":
-        check_reference(value)
-    return value
+filter_pseudo = threshold
+
+# --- the loss that the weights make ---------------------------------------------------------------------------------
+
+
+def semi_supervised_loss(per_sample_loss: Tensor, weights: Tensor) -> Tensor:
+    """Equation 13: the mean over all real and kept pseudo samples.
+
+    The paper prints it as ``N_r/(N_r + K) L_r + K/(N_r + K) L_p`` with ``K`` kept pseudo samples; that is
+    ``sum(w * L) / sum(w)``, which is also defined when none is kept, and for weights between 0 and 1 (`soft`, ours).
+
+    Args:
+        per_sample_loss: ``(N,)``, with its graph.
+        weights: ``(N,)``, 0 or more, from a filter; a constant here.
+
+    Returns:
+        Scalar with a graph. Samples of weight 0 add nothing and get a gradient of exactly 0, even where their loss is
+        NaN or infinite. 0 if all weights are 0.
+
+    Raises:
+        ValueError: The shapes differ or are not ``(N,)``.
+    """
+    if per_sample_loss.ndim != 1 or per_sample_loss.shape != weights.shape:
+        raise ValueError(
+            f"One loss and one weight a sample are needed, both (N,); the losses are "
+            f"{tuple(per_sample_loss.shape)}, the weights {tuple(weights.shape)}."
+        )
+    weights = weights.detach()
+    # Selected before the product: 0 * NaN is NaN, in the value and in the gradient.
+    used = torch.where(weights > 0, per_sample_loss, 0)
+    total = weights.sum()
+    return (weights * used).sum() / torch.where(total > 0, total, 1)
+
+
+def zero_dropped_gradient(output: Tensor, weights: Tensor) -> None:
+    """Keep the gradient of dropped samples out of the network, also where it would be NaN.
+
+    :func:`semi_supervised_loss` gives the *loss* of a dropped sample the gradient 0. If that loss is NaN (a target
+    with NaN, an overflow in the loss), the chain rule still multiplies 0 by NaN on its way to the network's output.
+    This hook cuts there. It cannot help where the network's own activations are NaN. Call it after the weights are
+    known and before ``backward``.
+
+    Args:
+        output: ``(N, ...)``, the network's output. Without a graph nothing is done.
+        weights: ``(N,)``, from a filter.
+
+    Raises:
+        ValueError: The batch sizes differ.
+    """
+    if weights.ndim != 1 or output.ndim < 1 or output.shape[0] != weights.shape[0]:
+        raise ValueError(f"Output {tuple(output.shape)} and weights {tuple(weights.shape)} have no common batch size.")
+    if not output.requires_grad:
+        return
+    used = (weights.detach() > 0).to(output.device)
+    if output.device.type == "cpu":
+        # Where it can be looked at without waiting: only what is not 0 already is touched.
+        dropped = torch.nonzero(~used).flatten()
+        if len(dropped):
+            output.register_hook(lambda g: g.index_fill(0, dropped, 0) if g[dropped].any() else None)
+        return
+    used = used.reshape(-1, *[1] * (output.ndim - 1))
+    output.register_hook(lambda gradient: torch.where(used, gradient, 0))

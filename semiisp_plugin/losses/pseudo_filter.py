@@ -1,11 +1,8 @@
-"""The pseudo-data filter and the semi-supervised loss (section 3 of the paper, equations 10-13).
+"""The pseudo-data filter with its state (section 3 of the paper, equations 10-12).
 
 A pseudo pair whose loss exceeds ``beta`` times the mean loss of the batch's real pairs is dropped: it is likely to be
-one that the ISP could not invert well. Real pairs are never dropped. That is the paper's filter and the default; others
-are in `semiisp_plugin.losses.filters`.
-
-Pure functions of one value a sample (see :func:`semiisp_plugin.losses.per_sample.per_sample`), and
-:class:`PseudoFilter`, which holds a filter with its options, its reference loss and counts.
+one that the ISP could not invert well. Real pairs are never dropped. That is the paper's filter and the default; the
+filters themselves, pure functions, and the loss that is made of their weights are in `semiisp_plugin.losses.filters`.
 
 What is not a number:
 
@@ -25,125 +22,15 @@ import msgspec
 import torch
 from torch import Tensor
 
-from semiisp_plugin.losses.filters import (
-    as_reference,
-    check_batch,
-    check_beta,
-    check_reference,
-    mean_real_loss,
-    threshold,
-    upper_bound,
-)
+from semiisp_plugin.losses.filters import as_reference, check_batch, mean_real_loss, upper_bound
 from semiisp_plugin.options.structures import Filter
 from semiisp_plugin.registry import FILTER_REGISTRY
-
-__all__ = [
-    "REFERENCES",
-    "FilterResult",
-    "PseudoFilter",
-    "check_beta",
-    "filter_options",
-    "filter_pseudo",
-    "mean_real_loss",
-    "semi_supervised_loss",
-    "zero_dropped_gradient",
-]
 
 REFERENCES = ("batch", "running", "held_out")
 """Choices of `PseudoFilter`'s reference loss; ``batch`` is the paper's."""
 
 _WATCHED = 10
 """Weights and references of so many first calls are looked at, which makes a GPU's queue run empty."""
-
-
-@torch.no_grad()
-def filter_pseudo(
-    per_sample_loss: Tensor,
-    is_pseudo: Tensor,
-    *,
-    beta: float,
-    reference: float | Tensor | None = None,
-) -> Tensor:
-    """Weight of each sample in the loss (equations 10-12): `threshold`, with the batch's own reference.
-
-    Args:
-        per_sample_loss: ``(N,)``, never negative; nothing flows back through the weights.
-        is_pseudo: ``(N,)`` bool, on any device.
-        beta: Factor on the reference, 0 or more. Infinity keeps every pseudo sample with a finite loss.
-        reference: The mean real loss ``L_r``. None: that of this batch, :func:`mean_real_loss`. Give it for a batch
-            without real samples, or the mean over all processes in distributed training (the paper does not say which
-            of the two it uses).
-
-    Returns:
-        ``(N,)`` of 0 and 1, the dtype of the losses.
-
-    Raises:
-        ValueError: No real sample and no reference; a negative reference or beta; wrong shapes or dtypes.
-    """
-    check_batch(per_sample_loss, is_pseudo)
-    check_beta(beta)
-    if reference is None:
-        reference = mean_real_loss(per_sample_loss, is_pseudo)
-    return threshold(per_sample_loss, is_pseudo, reference=reference, beta=beta)
-
-
-def semi_supervised_loss(per_sample_loss: Tensor, weights: Tensor) -> Tensor:
-    """Equation 13: the mean over all real and kept pseudo samples.
-
-    The paper prints it as ``N_r/(N_r + K) L_r + K/(N_r + K) L_p`` with ``K`` kept pseudo samples; that is
-    ``sum(w * L) / sum(w)``, which is also defined when none is kept, and for weights between 0 and 1 (`soft`, ours).
-
-    Args:
-        per_sample_loss: ``(N,)``, with its graph.
-        weights: ``(N,)``, 0 or more, from a filter; a constant here.
-
-    Returns:
-        Scalar with a graph. Samples of weight 0 add nothing and get a gradient of exactly 0, even where their loss is
-        NaN or infinite. 0 if all weights are 0.
-
-    Raises:
-        ValueError: The shapes differ or are not ``(N,)``.
-    """
-    if per_sample_loss.ndim != 1 or per_sample_loss.shape != weights.shape:
-        raise ValueError(
-            f"One loss and one weight a sample are needed, both (N,); the losses are "
-            f"{tuple(per_sample_loss.shape)}, the weights {tuple(weights.shape)}."
-        )
-    weights = weights.detach()
-    # Selected before the product: 0 * NaN is NaN, in the value and in the gradient.
-    used = torch.where(weights > 0, per_sample_loss, 0)
-    total = weights.sum()
-    return (weights * used).sum() / torch.where(total > 0, total, 1)
-
-
-def zero_dropped_gradient(output: Tensor, weights: Tensor) -> None:
-    """Keep the gradient of dropped samples out of the network, also where it would be NaN.
-
-    :func:`semi_supervised_loss` gives the *loss* of a dropped sample the gradient 0. If that loss is NaN (a target
-    with NaN, an overflow in the loss), the chain rule still multiplies 0 by NaN on its way to the network's output.
-    This hook cuts there. It cannot help where the network's own activations are NaN. Call it after the weights are
-    known and before ``backward``.
-
-    Args:
-        output: ``(N, ...)``, the network's output. Without a graph nothing is done.
-        weights: ``(N,)``, from a filter.
-
-    Raises:
-        ValueError: The batch sizes differ.
-    """
-    if weights.ndim != 1 or output.ndim < 1 or output.shape[0] != weights.shape[0]:
-        raise ValueError(f"Output {tuple(output.shape)} and weights {tuple(weights.shape)} have no common batch size.")
-    if not output.requires_grad:
-        return
-    used = (weights.detach() > 0).to(output.device)
-    if output.device.type == "cpu":
-        # Where it can be looked at without waiting: only what is not 0 already is touched.
-        dropped = torch.nonzero(~used).flatten()
-        if len(dropped):
-            output.register_hook(lambda g: g.index_fill(0, dropped, 0) if g[dropped].any() else None)
-        return
-    used = used.reshape(-1, *[1] * (output.ndim - 1))
-    output.register_hook(lambda gradient: torch.where(used, gradient, 0))
 
 
 def filter_options(function: Callable[..., Tensor]) -> dict[str, bool]:
@@ -155,14 +42,11 @@ def filter_options(function: Callable[..., Tensor]) -> dict[str, bool]:
     }
 
 
-# --- the filter with its state ------------------------------------------------------------------------------------
-
-
 class FilterResult(NamedTuple):
     """What :class:`PseudoFilter` says about a batch.
 
     Attributes:
-        weights: ``(N,)`` in [0, 1], for :func:`semi_supervised_loss`; only 0 and 1 from the paper's filter.
+        weights: ``(N,)`` in [0, 1], for `semi_supervised_loss`; only 0 and 1 from the paper's filter.
         threshold: 0-dim, ``beta`` times the reference (equation 12); NaN if no real loss was finite, and for filters
             without an option ``beta``.
         kept_ratio: 0-dim float32, mean weight of the batch's pseudo samples: 1 = all kept. 0 for a batch without any.
@@ -213,10 +97,6 @@ class PseudoFilter:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.options = {**({} if beta is None else {"beta": beta}), **(options or {})}
-        if "beta" in self.options:
-            if self.options["beta"] == "auto":
-                raise ValueError("The filter's `beta: auto` must be resolved by the number of pairs (`resolve_auto`).")
-            self.options["beta"] = check_beta(self.options["beta"])
         if warmup_iter < 0:
             raise ValueError(f"The filter's `warmup_iter` must be 0 or more; got {warmup_iter}.")
         if reference not in REFERENCES:
@@ -296,14 +176,12 @@ class PseudoFilter:
                 with ``reference: held_out`` it is not used.
 
         Raises:
-            ValueError: See `filter_pseudo` and the filter; there is no held-out loss yet; or a filter of the user's
+            ValueError: See `mean_real_loss` and the filter; there is no held-out loss yet; or a filter of the user's
                 gives something else than weights.
         """
         check_batch(per_sample_loss, is_pseudo)
-        level = self._reference(per_sample_loss, is_pseudo, reference)
         watched = self.calls < _WATCHED
-        if watched or level.device.type == "cpu":
-            check_reference(level)
+        level = self._reference(per_sample_loss, is_pseudo, reference, watched)
         pseudo = is_pseudo.to(per_sample_loss.device, non_blocking=True)
         if self.in_warmup:
             weights = per_sample_loss.new_ones(per_sample_loss.shape)
@@ -324,7 +202,7 @@ class PseudoFilter:
         bound = torch.full_like(level, math.nan) if self.beta is None else upper_bound(self.beta, level)
         return FilterResult(weights, bound, (kept / max(1, seen)).float(), level)
 
-    def _reference(self, per_sample_loss: Tensor, is_pseudo: Tensor, reference: float | Tensor | None) -> Tensor:
+    def _reference(self, losses: Tensor, is_pseudo: Tensor, reference: float | Tensor | None, look: bool) -> Tensor:
         """The loss to compare with, 0-dim."""
         if self.reference == "held_out":
             if self.held_out is None:
@@ -332,11 +210,9 @@ class PseudoFilter:
                     "The filter's `reference` is held_out, but the loss on held-out pairs is not known yet: "
                     "call `set_held_out` first (a model: `use_held_out`)."
                 )
-            return as_reference(self.held_out, per_sample_loss)
-        if reference is None:
-            reference = mean_real_loss(per_sample_loss, is_pseudo)
-        level = as_reference(reference, per_sample_loss)
-        return level if self.reference == "batch" else self._averaged(level).to(per_sample_loss.dtype)
+            return as_reference(self.held_out, losses, look)
+        level = as_reference(mean_real_loss(losses, is_pseudo) if reference is None else reference, losses, look)
+        return level if self.reference == "batch" else self._averaged(level).to(losses.dtype)
 
     def _averaged(self, reference: Tensor) -> Tensor:
         """Take a batch's mean real loss into the moving average, which it returns; what is not finite is left out."""
@@ -359,14 +235,7 @@ class PseudoFilter:
         return state | ({"held_out": self.held_out} if self.reference == "held_out" else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the counts of :meth:`state_dict`; states without averages, which came later, load too.
-
-        Raises:
-            KeyError: A count is missing.
-        """
-        missing = sorted({"calls", "pseudo_seen", "pseudo_kept"} - set(state))
-        if missing:
-            raise KeyError(f"The pseudo filter's state lacks {', '.join(missing)}; it was saved by something else.")
+        """Inverse of :meth:`state_dict`; states without averages, which came later, load too."""
         self.calls = int(state["calls"])
         self.pseudo_seen = int(state["pseudo_seen"])
         self._kept = float(state["pseudo_kept"])

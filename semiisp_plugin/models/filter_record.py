@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +24,6 @@ QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 
 COLUMNS = ("key", "seen", "dropped", "share_dropped", "mean_loss_ratio", "not_finite")
 """Of ``rejections.csv``."""
-
-_COUNTS = ("seen", "dropped", "not_finite", "ratios")
-"""Of a photograph: visits; dropped ones; those whose loss was not finite; sum of loss over reference of the others."""
 
 GROUPS = ("real", "pseudo_kept", "pseudo_dropped")
 """Of the samples' losses in TensorBoard."""
@@ -55,18 +53,6 @@ def batch_counts(weights: Tensor, is_pseudo: Tensor) -> Tensor:
     return torch.stack((weights.sum(), of_pseudo.sum(), kept.sum().to(weights), is_pseudo.sum().to(weights)))
 
 
-class _Batch(NamedTuple):
-    """What waits to be read."""
-
-    keys: Sequence[str] | None
-    is_pseudo: Tensor
-    losses: Tensor
-    weights: Tensor
-    reference: Tensor
-    counts: Tensor
-    counted: bool
-
-
 class FilterRecord:
     """Collects what the filter did, at little cost: values stay on the device and are read some 50 batches at a time.
 
@@ -89,10 +75,12 @@ class FilterRecord:
         self.batches = 0
         self._ratios: deque[float] = deque(maxlen=window)
         self._rejected: deque[bool] = deque(maxlen=window)
-        self._losses: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=window)  # of each batch: losses, groups
+        self._losses: deque[np.ndarray] = deque(maxlen=window)  # of each batch: losses and numbers of GROUPS, (2, N)
         self._warned = {"once": False, "often": False}
-        self._counts: dict[str, list[Any]] = {}  # of each photograph, as in _COUNTS
-        self._waiting: list[_Batch] = []
+        # Of each photograph: visits; dropped ones; those whose loss was not finite; sum of loss over reference of the
+        # others.
+        self._counts: dict[str, list[Any]] = {}
+        self._waiting: list[tuple[Any, ...]] = []  # the arguments of `add`
 
     def add(
         self,
@@ -116,7 +104,7 @@ class FilterRecord:
             counts: `batch_counts`, added up over all processes.
             counted: Whether the batch counts for the photographs; in a warm-up, which drops nothing, it does not.
         """
-        self._waiting.append(_Batch(keys, is_pseudo, losses, weights, reference, counts, counted))
+        self._waiting.append((keys if counted else None, is_pseudo.numpy(), losses, weights, reference, counts))
         if len(self._waiting) >= _READ_EVERY:
             self.read()
 
@@ -126,48 +114,31 @@ class FilterRecord:
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
-        losses = torch.cat([b.losses for b in waiting]).double().cpu().numpy()
-        weights = torch.cat([b.weights for b in waiting]).double().cpu().numpy()
-        references = torch.stack([b.reference for b in waiting]).double().cpu().numpy()
-        counts = torch.stack([b.counts for b in waiting]).double().cpu().numpy()
-        first = 0
-        for batch, reference, (_, pseudo_weight, kept, pseudo) in zip(waiting, references, counts, strict=True):
-            part = slice(first, first + len(batch.is_pseudo))
-            first = part.stop
-            is_pseudo = batch.is_pseudo.numpy()
-            is_dropped = is_pseudo & (weights[part] < KEPT_FROM)
-            self._losses.append((losses[part].astype(np.float32), is_pseudo.astype(np.uint8) + is_dropped))
+        keys, flags, *tensors = zip(*waiting, strict=True)
+        # A transfer each, for all batches.
+        losses, weights = (torch.cat(values).double().cpu().numpy() for values in tensors[:2])
+        references, counts = (torch.stack(values).double().cpu().numpy() for values in tensors[2:])
+        ends = np.cumsum([len(is_pseudo) for is_pseudo in flags])[:-1]
+        batches = zip(keys, flags, np.split(losses, ends), np.split(weights, ends), references, counts, strict=True)
+        for names, is_pseudo, loss, weight, reference, count in batches:
+            is_dropped = is_pseudo & (weight < KEPT_FROM)
+            self._losses.append(np.stack([loss, is_pseudo + is_dropped.astype(int)]).astype(np.float32))
+            _, pseudo_weight, kept, pseudo = count
             if pseudo:
                 self.batches += 1
                 self._ratios.append(float(pseudo_weight / pseudo))
                 self._rejected.append(bool(kept == 0))
                 self.all_rejected += bool(kept == 0)
                 self._warn()
-            if batch.counted and batch.keys is not None:
-                with np.errstate(all="ignore"):  # 0/0 where the reference is 0, and NaN
-                    ratios = losses[part] / reference
-                self._count(batch.keys, is_pseudo, is_dropped, ratios)
+            with np.errstate(all="ignore"):  # 0/0 where the reference is 0, and NaN
+                ratios = (loss / reference).tolist()
+            for n in np.flatnonzero(is_pseudo).tolist() if names is not None else ():
+                finite = math.isfinite(ratios[n])
+                self._count(names[n], (1, int(is_dropped[n]), int(not finite), ratios[n] if finite else 0.0))
 
-    def _count(self, keys: Sequence[str], is_pseudo: np.ndarray, is_dropped: np.ndarray, ratios: np.ndarray) -> None:
-        for n in np.flatnonzero(is_pseudo).tolist():
-            finite = bool(np.isfinite(ratios[n]))
-            self._add(keys[n], (1, int(is_dropped[n]), int(not finite), float(ratios[n]) if finite else 0.0))
-
-    def _add(self, key: str, counts: Sequence[Any]) -> None:
-        known = self._counts.setdefault(key, [0, 0, 0, 0.0])
-        for n, value in enumerate(counts):
-            known[n] += value
-
-    def _photographs(self) -> dict[str, Any]:
-        """The counts, for other processes and checkpoints."""
-        columns = np.array(list(self._counts.values()), np.float64).reshape(-1, len(_COUNTS)).T
-        return {"keys": list(self._counts), **dict(zip(_COUNTS, map(torch.from_numpy, columns.copy()), strict=True))}
-
-    def _add_photographs(self, state: Mapping[str, Any]) -> None:
-        for key, seen, dropped, not_finite, ratios in zip(
-            state["keys"], *(state[name].tolist() for name in _COUNTS), strict=True
-        ):
-            self._add(key, (int(seen), int(dropped), int(not_finite), ratios))
+    def _count(self, key: str, counts: Sequence[Any]) -> None:
+        known = self._counts.get(key, (0, 0, 0, 0.0))
+        self._counts[key] = [before + more for before, more in zip(known, counts, strict=True)]
 
     def _warn(self) -> None:
         """Say it once when a batch loses all its pseudo samples, and once when most batches do."""
@@ -201,10 +172,8 @@ class FilterRecord:
             float32 arrays by `GROUPS`.
         """
         self.read()
-        batches = list(self._losses)
+        losses, groups = _side_by_side(self._losses)
         self._losses.clear()
-        losses = np.concatenate([np.empty(0, np.float32), *(losses for losses, _ in batches)])
-        groups = np.concatenate([np.empty(0, np.uint8), *(groups for _, groups in batches)])
         usable = np.isfinite(losses)
         return {name: losses[usable & (groups == n)] for n, name in enumerate(GROUPS)}
 
@@ -224,7 +193,7 @@ class FilterRecord:
     def write(self, folder: str | os.PathLike[str]) -> Path | None:
         """Write ``rejections.csv``; to be called by all processes at the same iteration.
 
-        Rank 0 takes over the counts of all, the others begin anew: rank 0's state then holds everything.
+        Rank 0 takes over the counts of all, the others begin again: rank 0's state then holds everything.
 
         Returns:
             The file, in the process that wrote it.
@@ -232,12 +201,13 @@ class FilterRecord:
         self.read()
         if self.world_size > 1:
             states: list[Any] = [None] * self.world_size
-            torch.distributed.all_gather_object(states, self._photographs() if self.rank else None)
+            torch.distributed.all_gather_object(states, self._counts if self.rank else None)
             if self.rank:
                 self._counts = {}
                 return None
             for state in states[1:]:
-                self._add_photographs(state)
+                for key, counts in state.items():
+                    self._count(key, counts)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -252,31 +222,30 @@ class FilterRecord:
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and tensors. In distributed training: call `write` before, rank 0's is that of all."""
         self.read()
-        losses = list(self._losses)
         return {
             "batches": self.batches,
             "all_rejected": self.all_rejected,
-            "kept_ratios": torch.tensor(list(self._ratios), dtype=torch.float64),
-            "rejected": torch.tensor(list(self._rejected), dtype=torch.bool),
-            "sizes": torch.tensor([len(a) for a, _ in losses], dtype=torch.int64),
-            "losses": torch.from_numpy(np.concatenate([np.empty(0, np.float32), *(a for a, _ in losses)])),
-            "groups": torch.from_numpy(np.concatenate([np.empty(0, np.uint8), *(a for _, a in losses)])),
+            "kept_ratios": list(self._ratios),
+            "rejected": list(self._rejected),
+            "sizes": [batch.shape[1] for batch in self._losses],
+            "losses": torch.from_numpy(_side_by_side(self._losses)),
             "warned": dict(self._warned),
-            "photographs": self._photographs(),
+            "photographs": {key: list(counts) for key, counts in self._counts.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`; in distributed training of rank 0's, on every rank."""
         self._waiting = []
         self.batches, self.all_rejected = int(state["batches"]), int(state["all_rejected"])
-        self._ratios = deque(state["kept_ratios"].tolist(), self._ratios.maxlen)
-        self._rejected = deque(state["rejected"].tolist(), self._rejected.maxlen)
+        self._ratios = deque(state["kept_ratios"], self._ratios.maxlen)
+        self._rejected = deque(state["rejected"], self._rejected.maxlen)
         self._losses.clear()
         self._counts = {}
-        if self.rank == 0 and len(state["sizes"]):  # what was added up must not be added up again
-            ends = np.cumsum(state["sizes"].numpy())[:-1]
-            parts = (np.split(state[name].numpy(), ends) for name in ("losses", "groups"))
-            self._losses.extend(zip(*parts, strict=True))
-        if self.rank == 0:
-            self._add_photographs(state["photographs"])
+        if self.rank == 0:  # what was added up must not be added up again
+            self._losses.extend(np.split(state["losses"].numpy(), np.cumsum(state["sizes"]), axis=1)[:-1])
+            self._counts = {key: list(counts) for key, counts in state["photographs"].items()}
         self._warned = {name: bool(state["warned"][name]) for name in self._warned}
+
+
+def _side_by_side(batches: Iterable[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.empty((2, 0), np.float32), *batches], axis=1)

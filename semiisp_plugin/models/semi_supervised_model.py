@@ -11,13 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from semiisp_plugin.losses.filters import KEPT_FROM
-from semiisp_plugin.losses.pseudo_filter import (
-    PseudoFilter,
-    mean_real_loss,
-    semi_supervised_loss,
-    zero_dropped_gradient,
-)
+from semiisp_plugin.losses.filters import KEPT_FROM, mean_real_loss, semi_supervised_loss, zero_dropped_gradient
+from semiisp_plugin.losses.pseudo_filter import PseudoFilter
 from semiisp_plugin.models.filter_record import GROUPS, FilterRecord, batch_counts
 from semiisp_plugin.models.pseudo_inputs import PseudoInputsModel
 from semiisp_plugin.options.structures import HeldOut, held_out_settings
@@ -85,7 +80,7 @@ class SemiSupervisedModel(PseudoInputsModel):
         loss = self.held_out_loss()
         if not math.isfinite(loss):
             get_root_logger().warning(
-                f"The loss on the held-out pairs is {loss} in iteration {current_iter}; the filter goes on with "
+                f"The loss on the held-out pairs is {loss} in iteration {current_iter}; the filter keeps "
                 f"{self.filter.held_out if known else 'none, and keeps no pseudo pair'}."
             )
         self.filter.set_held_out(loss)
@@ -227,7 +222,7 @@ class SemiSupervisedModel(PseudoInputsModel):
         return {
             **super().extra_state(),
             "filter": self.filter.state_dict(),
-            "filter_record": self.filter_record.state_dict(),
+            "record": self.filter_record.state_dict(),
             "held_out_at": self._held_out_at,
         }
 
@@ -235,6 +230,6 @@ class SemiSupervisedModel(PseudoInputsModel):
         """Inverse of `extra_state`."""
         super().load_extra_state(state)
         self.filter.load_state_dict(state["filter"])
-        if "filter_record" in state:
-            self.filter_record.load_state_dict(state["filter_record"])
+        if "record" in state:  # states of older versions have another one
+            self.filter_record.load_state_dict(state["record"])
         self._held_out_at = int(state.get("held_out_at", 0))

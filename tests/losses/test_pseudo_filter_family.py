@@ -10,13 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semiisp_plugin.losses.filters import quantile, soft, threshold
-from semiisp_plugin.losses.pseudo_filter import (
-    PseudoFilter,
-    filter_options,
-    filter_pseudo,
-    semi_supervised_loss,
-)
+from semiisp_plugin.losses.filters import filter_pseudo, quantile, semi_supervised_loss, soft, threshold
+from semiisp_plugin.losses.pseudo_filter import PseudoFilter, filter_options
 from semiisp_plugin.toolbox import FILTER_REGISTRY
 
 # --- plain readings -------------------------------------------------------------------------------------------------

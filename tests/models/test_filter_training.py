@@ -223,13 +223,13 @@ def test_held_out_loss_that_is_not_finite(make_model, said):
     model.use_held_out(broken)
     train(model, 1, 1)
     assert model.get_current_log()["pseudo/kept_ratio"] == 0
-    assert any("nan in iteration 1; the filter goes on with none" in line for line in said)
+    assert any("nan in iteration 1; the filter keeps none" in line for line in said)
     model.use_held_out(held_out(2))
     train(model, 2, 2)
     last = model.filter.held_out
     model.use_held_out(broken)
     train(model, 3, 3)
-    assert f"nan in iteration 3; the filter goes on with {last}" in said[-1]
+    assert f"nan in iteration 3; the filter keeps {last}" in said[-1]
     assert model.filter.held_out == last
 
 
