@@ -136,7 +136,7 @@ def test_resumed_run_equals_an_unbroken_one(pseudo_pairs, phase, more, capsys):
     capsys.readouterr()
     assert main([*arguments, "--auto_resume"]) == 0
     captured = capsys.readouterr()
-    assert "going on from" in captured.out
+    assert "resuming from" in captured.out
     assert "Resuming from iteration 3" in captured.err
     compared = 0
     for file in (unbroken / "models").glob("*latest.pth"):
@@ -374,7 +374,7 @@ def test_damaged_newer_state_does_not_cost_the_new_one(option_files, capsys):
     (states / "9.state").write_bytes((states / "9.state").read_bytes()[:-40])
     capsys.readouterr()
     assert main(["train", "-opt", path, "--auto_resume", "--force_yml", "train:total_iter=6"]) == 0
-    assert "auto_resume: passed over:" in capsys.readouterr().out
+    assert "auto_resume: skipped:" in capsys.readouterr().out
     assert sorted(p.name for p in states.iterdir()) == ["6.state", "9.state"]
 
 

@@ -22,7 +22,7 @@ DEFAULT_BANK_SIZE = 5000  # N of Table 5
 class ISPModel(RestorationModel):
     """Trains the two f_ISPs of Sec. 4.2 on the same batches: ``network_g`` (local) and ``network_global``.
 
-    Their parameter sets of the last ``train:bank_size`` samples (default 5000, Table 5) are kept as training goes on
+    Their parameter sets of the last ``train:bank_size`` samples (default 5000, Table 5) are kept during training
     and saved with both networks' options and weights in ``f_isp_<iter>.pth``, which is all that making pseudo-data
     needs. The loss is the sum of both networks'; they share nothing, so that each trains as if alone. Validation
     reports both, the global one under ``<data set>_global``.

@@ -1,7 +1,7 @@
 """Schedules of the learning rate, as pure functions of the step.
 
 Each function here gives another one: of the number of scheduler steps taken so far (0 in the first iteration, t - 1 in
-iteration t), the factor on the peak learning rate. A run that goes on from a checkpoint therefore needs to know its
+iteration t), the factor on the peak learning rate. A resumed run therefore needs to know its
 step alone. What the options mean is checked with the option file, see `semiisp_plugin.options.check`.
 """
 

@@ -39,7 +39,7 @@ def capture_rng() -> dict[str, Any]:
 
 
 def restore_rng(state: Mapping[str, Any]) -> None:
-    """Inverse of `capture_rng`; states of GPUs that this machine lacks are passed over."""
+    """Inverse of `capture_rng`; states of GPUs that this machine lacks are skipped."""
     python, numpy = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
     keys = numpy["keys"].numpy().astype(np.uint32)

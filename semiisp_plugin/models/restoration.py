@@ -3,7 +3,7 @@
 Built on BasicSR's `SRModel`. Changed: any torch optimiser, a cosine schedule with a floor, mixed precision,
 compilation, gradient accumulation and clipping, steps that are not finite are skipped, losses that can be taken per
 sample, logs that are means over the print window, validation in batches and on all processes, checkpoints that are
-written beside their place and then renamed, and messages that say what to mend.
+written beside their place and then renamed, and messages that say what to fix.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ class SemiSupervisedModel(PseudoInputsModel):
         self._weights = weights
 
     def _tell_of_warmup(self) -> None:
-        """Say that the filter's warm-up begins or goes on, and that it ends."""
+        """Say that the filter's warm-up begins or resumes, and that it ends."""
         told, self._warmup_told = self._warmup_told, self.filter.in_warmup
         if self.filter.in_warmup and not told:
             left = math.ceil((self.filter.warmup_iter - self.filter.calls) / self.accumulate)

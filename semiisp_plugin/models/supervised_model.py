@@ -11,7 +11,7 @@ from semiisp_plugin.toolbox import MODEL_REGISTRY, register
 class SupervisedModel(RestorationModel):
     """Supervised training on the pairs alone: fine-tuning after semi-supervised learning (Sec. 3.3), or from scratch.
 
-    ``train:photometric_jitter`` (a baseline of ours) multiplies brightness and saturation of the inputs by factors of
+    ``train:photometric_jitter`` (ours, a baseline) multiplies brightness and saturation of the inputs by factors of
     up to 1 +- that value. ``train:mixup`` (Retinexformer's recipe) then mixes the pairs of each batch with one another,
     see `semiisp_plugin.models.mixup`.
     """

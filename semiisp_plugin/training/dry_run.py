@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 import torch
@@ -29,24 +28,9 @@ MOST_SECONDS = 3.0
 """After which no further one begins."""
 
 _SHOWN = 2
-_SEEN_ON_A_CLOCK = 0.05  # share
 
-Row = dict[str, str]
-
-
-@dataclass
-class _Trained:
-    """What a few iterations showed.
-
-    Attributes:
-        rows: The first batch and the network's output for it, see `described`.
-        logs: Logged values of the first iteration, and their means over the others.
-        times: Of each iteration: seconds waited for its batches, seconds without that.
-    """
-
-    rows: list[Row] = field(default_factory=list)
-    logs: list[Mapping[str, float]] = field(default_factory=list)
-    times: list[tuple[float, float]] = field(default_factory=list)
+Times = list[tuple[float, float]]
+"""Of each iteration: seconds waited for its batches, seconds without that."""
 
 
 def dry_run(run: Run, out: TextIO | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -62,41 +46,39 @@ def dry_run(run: Run, out: TextIO | None = None, clock: Callable[[], float] = ti
         torch.cuda.reset_peak_memory_stats()
     model.opt["logger"]["keep_best"] = None  # it would save
     with _warnings_shown(run):
-        trained = _train(run, clock)
-        memory = peak_memory(model.device)
-        validations, seconds = [], 0.0
+        batch, times = _train(run, clock)
+        sections = [
+            f"Dry run of '{opt['name']}' ({opt['model_type']} on {model.device}): nothing is written.",
+            run.data.about(),
+            _section("First batch, and what the network made of it", _table(batch))
+            if batch
+            else "All iterations are done: there is nothing to train.",
+            _section("Networks", network_lines(model)),
+            _section("Logged values", [f"{key} {value:.5g}" for key, value in model.get_current_log().items()]),
+            _section("Memory", [peak_memory(model.device)]),
+        ]
+        seconds = 0.0
         for loader in run.val_loaders if opt.get("val") else ():
-            dataset: Any = loader.dataset
-            text, one = _validate(run, dataset, clock)
-            validations.append(text)
-            seconds += one * len(dataset)
-    if opt["rank"] != 0:
-        return
-    first = "All iterations are done: there is nothing to train."
-    if trained.rows:
-        first = f"First batch, and what the network made of it\n{_table(trained.rows)}"
-    sections = [
-        f"Dry run of '{opt['name']}' ({opt['model_type']} on {model.device}): nothing is written.",
-        run.data.about(),
-        first,
-        f"Networks\n{_indented(network_lines(model))}",
-        *([_logged_text(trained)] if trained.logs else []),
-        f"Time\n{_indented(_time_lines(run, trained.times, seconds))}",
-        f"Memory\n  {memory}",
-        *validations,
-    ]
-    print("\n\n".join(sections), file=out or sys.stdout, flush=True)
+            text, one = _validate(run, loader.dataset, clock)
+            sections.append(text)
+            seconds += one * len(loader.dataset)  # type: ignore[arg-type]  # data sets here have a length
+    sections.append(_section("Time", _time_lines(run, times, seconds)))
+    if opt["rank"] == 0:
+        print("\n\n".join(sections), file=out or sys.stdout, flush=True)
 
 
 def seconds_a_step(run: Run) -> float:
     """How long an iteration takes, waiting for its batch included: the mean of a few after the first."""
-    times = _train(run, time.perf_counter).times
+    _, times = _train(run, time.perf_counter)
     counted = times[1:] or times
     return sum(waited + computed for waited, computed in counted) / len(counted)
 
 
-def _train(run: Run, clock: Callable[[], float]) -> _Trained:
-    model, train, result = run.model, run.opt["train"], _Trained()
+def _train(run: Run, clock: Callable[[], float]) -> tuple[dict[str, Any], Times]:
+    """The first iteration's batch, with the network's ``output`` for it; and the times."""
+    model, train = run.model, run.opt["train"]
+    first: dict[str, Any] = {}
+    times: Times = []
     iterations = range(run.start_iter + 1, int(train["total_iter"]) + 1)[: 1 + MOST_ITERATIONS]
     with naming_files(run.data.watched), closing(run.data.batches()) as batches:
         for iteration in iterations:
@@ -111,15 +93,11 @@ def _train(run: Run, clock: Callable[[], float]) -> _Trained:
                     model.optimize_parameters(iteration)
             if model.device.type == "cuda":
                 torch.cuda.synchronize()
-            result.times.append((waited, clock() - begin - waited))
-            if iteration == iterations[0]:
-                result.rows = [described(key, value) for key, value in {**batch, "output": model.output}.items()]
-                result.logs.append(model.get_current_log())
-            if sum(sum(pair) for pair in result.times[1:]) >= MOST_SECONDS:
+            times.append((waited, clock() - begin - waited))
+            first = first or {**batch, "output": model.output}
+            if sum(sum(pair) for pair in times[1:]) >= MOST_SECONDS:
                 break
-    if len(result.times) > 1:
-        result.logs.append(model.get_current_log())
-    return result
+    return first, times
 
 
 def _validate(run: Run, dataset: Any, clock: Callable[[], float]) -> tuple[str, float]:
@@ -132,34 +110,27 @@ def _validate(run: Run, dataset: Any, clock: Callable[[], float]) -> tuple[str, 
     values = run.model.metric_results if run.opt["val"].get("metrics") else {}
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in values.items()) or "no metrics asked for"
     head = f"Validation on '{dataset.opt['name']}', the first of {len(dataset)} images"
-    table = _table([described(key, value) for key, value in item.items() if isinstance(value, Tensor)])
-    return f"{head}\n{table}\n  {metrics}; {seconds:.2f} s", seconds
+    table = _table({key: value for key, value in item.items() if isinstance(value, Tensor)})
+    return _section(head, [*table, f"{metrics}; {seconds:.2f} s"]), seconds
 
 
-def described(key: str, value: Any) -> Row:
-    """A line of a table: what a batch holds under a key."""
+def described(value: Any) -> tuple[str, str, str]:
+    """Shape, type and values of what a batch holds under a key."""
     if not isinstance(value, Tensor):
         items = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-        shown = ", ".join(str(i) for i in items[:_SHOWN]) + (", ..." if len(items) > _SHOWN else "")
-        return _row(key, str(len(items)), type(items[0]).__name__ if items else "-", shown)
-    shape, kind = "x".join(map(str, value.shape)) or "scalar", str(value.dtype).removeprefix("torch.")
+        shown = ", ".join(map(str, items[:_SHOWN])) + (", ..." if len(items) > _SHOWN else "")
+        return str(len(items)), type(items[0]).__name__ if items else "-", shown
     wrong = int((~torch.isfinite(value)).sum())
     if value.numel() == 0:
         text = "empty"
     elif value.dtype == torch.bool:
         text = f"{int(value.sum())} of {value.numel()} true"
-    elif not value.is_floating_point():
-        text = f"{int(value.min())} ... {int(value.max())}"
     elif wrong:
         text = f"{wrong} values are NaN or infinite"
     else:
-        value = value.detach().float()
-        text = f"{value.min():.4g} ... {value.max():.4g}, mean {value.mean():.4g}"
-    return _row(key, shape, kind, text)
-
-
-def _row(key: str, shape: str, kind: str, values: str) -> Row:
-    return {"": key, "shape": shape, "type": kind, "values": values}
+        numbers = value.detach().double()
+        text = f"{numbers.min():.4g} ... {numbers.max():.4g}, mean {numbers.mean():.4g}"
+    return "x".join(map(str, value.shape)) or "scalar", str(value.dtype).removeprefix("torch."), text
 
 
 def network_lines(model: Any) -> list[str]:
@@ -175,37 +146,24 @@ def network_lines(model: Any) -> list[str]:
     return lines
 
 
-def _logged_text(trained: _Trained) -> str:
-    columns = ["first iteration", f"after {len(trained.times) - 1} more"]
-    rows = [
-        {"": key, **{c: f"{log[key]:.5g}" for c, log in zip(columns, trained.logs, strict=False) if key in log}}
-        for key in trained.logs[0]
-    ]
-    return f"Logged values\n{_table(rows)}"
-
-
-def _time_lines(run: Run, times: Sequence[tuple[float, float]], one_validation: float) -> list[str]:
-    if not times:
+def _time_lines(run: Run, times: Times, one_validation: float) -> list[str]:
+    if len(times) < 2:
         return ["not measured"]
     waited, computed = times[0]
-    lines = [
-        f"first batch after {waited:.2f} s, first iteration in {computed:.2f} s more (kernels are chosen and compiled, "
-        f"memory is taken)"
-    ]
-    count = len(times) - 1
-    if count == 0:
-        return lines
-    waited, total = sum(w for w, _ in times[1:]), sum(w + c for w, c in times[1:])
-    share, loader, opt = waited / max(total, 1e-9), run.data.loader, run.opt
-    lines.append(f"{total / count:.3g} s an iteration, mean of {count}; {share:.0%} of it waiting for data")
-    ahead = loader.num_workers * (loader.prefetch_factor or 0)
-    if share >= _SEEN_ON_A_CLOCK:
-        lines.append("num_worker_per_gpu (more workers) or cache_images (few, small images) can lower the waiting")
-    elif ahead >= count:
-        lines.append(f"the loader had read up to {ahead} batches ahead by then: a lack of workers would show later")
+    count, opt, loader = len(times) - 1, run.opt, run.data.loader
+    all_waited, total = sum(w for w, _ in times[1:]), sum(w + c for w, c in times[1:])
     last = int(opt["train"]["total_iter"])
     left = last - run.start_iter
-    lines.append(f"{left:,d} iterations at this speed: {tqdm.format_interval(left * total / count)}")
+    lines = [
+        f"first batch after {waited:.2f} s, first iteration in {computed:.2f} s more (kernels are chosen and compiled, "
+        f"memory is taken)",
+        f"{total / count:.3g} s an iteration, mean of {count}; {all_waited / max(total, 1e-9):.0%} of it waiting for "
+        f"data, which num_worker_per_gpu (more workers) or cache_images (few, small images) can lower",
+        f"{left:,d} iterations at this speed: {tqdm.format_interval(left * total / count)}",
+    ]
+    ahead = loader.num_workers * (loader.prefetch_factor or 0)
+    if ahead >= count:
+        lines.append(f"the loader had read up to {ahead} batches ahead by then: a lack of workers would show later")
     frequency = (opt.get("val") or {}).get("val_freq")
     validations = last // frequency - run.start_iter // frequency if frequency else 0
     if one_validation and validations:
@@ -218,10 +176,7 @@ def peak_memory(device: torch.device) -> str:
     """Most memory taken so far, in words."""
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        return (
-            f"{_gib(torch.cuda.max_memory_allocated())} of {_gib(total)} GPU memory in tensors at the most, "
-            f"{_gib(torch.cuda.max_memory_reserved())} held by torch"
-        )
+        return f"{_gib(torch.cuda.max_memory_reserved())} of {_gib(total)} GPU memory at the most"
     try:
         import resource
     except ModuleNotFoundError:  # Windows
@@ -252,9 +207,11 @@ def _warnings_shown(run: Run) -> Iterator[None]:
         logger.handlers = before
 
 
-def _table(rows: Sequence[Row]) -> str:
-    return _indented(text_table(rows).splitlines())
+def _table(values: Mapping[str, Any]) -> list[str]:
+    columns = ("shape", "type", "values")
+    rows = [{"": key, **dict(zip(columns, described(value), strict=True))} for key, value in values.items()]
+    return text_table(rows).splitlines()
 
 
-def _indented(lines: Sequence[str]) -> str:
-    return "\n".join(f"  {line}" for line in lines)
+def _section(title: str, lines: Sequence[str]) -> str:
+    return "\n  ".join([title, *lines])

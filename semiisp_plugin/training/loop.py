@@ -80,7 +80,7 @@ def train(
         opt: Options; ``dist``, ``rank`` and ``world_size`` are filled in for one process when absent.
         option_file: Copied into the run's folder; without it ``opt`` is written there.
         option_text: Its content with all that it extends and with what the command line changed.
-        auto_resume: Go on from the run's latest state.
+        auto_resume: Resume from the run's latest state.
         progress: Show a progress bar on the terminal.
         quiet: Show only warnings on the terminal; the log file gets everything.
         on_log: Called every ``logger:print_freq`` iterations with the iteration and the logged means.
@@ -102,7 +102,7 @@ def train(
     if run.state:
         logger.info(f"Resuming from iteration {run.start_iter}.")
     loop = _Loop(run, logger, tb_logger, progress and opt["rank"] == 0, on_log, on_validation)
-    loop.how_to_go_on = " Go on with --auto_resume." if option_file else ""
+    loop.how_to_resume = " Resume with --auto_resume." if option_file else ""
     with algorithms(bool(opt.get("deterministic"))):
         loop.run_to_the_end()
     return run.model
@@ -135,7 +135,7 @@ class _Loop:
         self.interrupt = Interrupt()
         self.iteration, self.epoch = self.start_iter, int(run.state["epoch"]) if run.state else 0
         self.saved_at = self.start_iter if run.resumes_in_its_folder else None
-        self.how_to_go_on = ""
+        self.how_to_resume = ""
         self.waited = self.spent = 0.0  # seconds since the last log line
         self.logged_at = self.start_iter
 
@@ -277,7 +277,7 @@ class _Loop:
             self._save()
         if self.opt["dist"]:  # a process that ends early takes the others with it
             torch.distributed.barrier()
-        self.logger.warning(f"{interrupted}.{self.how_to_go_on}")
+        self.logger.warning(f"{interrupted}.{self.how_to_resume}")
         raise interrupted
 
 

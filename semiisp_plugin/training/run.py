@@ -54,7 +54,7 @@ def options_or_basicsr(
 
 
 class Run:
-    """Data, model and training state of a run; a misspelt path fails here, and sets no older run aside.
+    """Data, model and training state of a run; a misspelt path fails here, and leaves an older run as it is.
 
     Args:
         opt: Complete options of one of the plugin's models.
@@ -135,20 +135,20 @@ def find_resume_state(opt: dict[str, Any], auto_resume: bool) -> tuple[dict[str,
     paths = opt["path"]
     named = paths.get("resume_state")
     if not auto_resume:
-        return (load_checkpoint(named), [f"resume_state: going on from {named}"]) if named else (None, [])
+        return (load_checkpoint(named), [f"resume_state: resuming from {named}"]) if named else (None, [])
     folder = Path(paths["training_states"])
     networks = [f"net_{k.removeprefix('network_')}" for k in opt if k.startswith("network_")]
-    found, state, passed_over = newest_whole_state(folder, paths["models"], networks)
-    said = [f"auto_resume: passed over: {reason}" for reason in passed_over]
+    found, state, skipped = newest_whole_state(folder, paths["models"], networks)
+    said = [f"auto_resume: skipped: {reason}" for reason in skipped]
     if found is None:
-        start = f"going on from resume_state, {named}" if named else "starting at iteration 0"
+        start = f"resuming from resume_state, {named}" if named else "starting at iteration 0"
         return load_checkpoint(named) if named else None, [
             *said,
             f"auto_resume: nothing to resume in {folder}: {start}",
         ]
     paths["resume_state"] = str(found)
     total = int(opt["train"]["total_iter"])
-    return state, [*said, f"auto_resume: going on from {found} (iteration {state['iter']:,d} of {total:,d})"]
+    return state, [*said, f"auto_resume: resuming from {found} (iteration {state['iter']:,d} of {total:,d})"]
 
 
 def set_seed(seed: int) -> None:

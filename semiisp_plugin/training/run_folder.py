@@ -1,4 +1,4 @@
-"""The run's folder: log file, TensorBoard, a copy of the options; an older run of the name is set aside."""
+"""The run's folder: log file, TensorBoard, a copy of the options; an older run of the name is renamed."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def start_logging(
     quiet: bool = False,
     held: MemoryHandler | None = None,
 ) -> tuple[logging.Logger, Any]:
-    """Make the run's folders (an older run of the name is set aside), its log file and TensorBoard writer.
+    """Make the run's folders (an older run of the name is renamed), its log file and TensorBoard writer.
 
     Args:
         opt: Complete options.
-        resumed_at: The iteration a resumed run goes on from; None for a new run.
+        resumed_at: The iteration a resumed run starts from; None for a new run.
         option_file: Copied into the folder; without it the options are written out.
         option_text: What to write if it says more than the file: what it extends, what the command line changed.
         quiet: See `open_log`.
@@ -57,7 +57,7 @@ def start_logging(
     use_wandb = use_tb and bool((opt["logger"].get("wandb") or {}).get("project"))
     if use_wandb:
         try:
-            import wandb  # noqa: F401 - before anything is set aside; BasicSR imports it below
+            import wandb  # noqa: F401 - before anything is renamed; BasicSR imports it below
         except ImportError as error:
             message = (
                 f"logger:wandb: Weights & Biases cannot be imported ({error}); pip install wandb, or leave it out."
@@ -84,7 +84,7 @@ def start_logging(
         return logger, None
     from torch.utils.tensorboard import SummaryWriter
 
-    # What a killed run wrote after its last checkpoint is written anew, and the old is not to be shown beside it.
+    # What a killed run wrote after its last checkpoint is written again, and the old is not to be shown beside it.
     return logger, SummaryWriter(tb_folder, purge_step=None if resumed_at is None else resumed_at + 1)
 
 
@@ -116,8 +116,7 @@ def archive(folder: str) -> None:
 def held_log() -> Iterator[MemoryHandler]:
     """Hold back what is logged, for the log file that is opened later.
 
-    Data sets and networks are built before the run's folders are made: a misspelt path must not set an older run of the
-    name aside.
+    Data sets and networks are built before the run's folders are made: a misspelt path must not rename an older run.
     """
     logger = logging.getLogger("basicsr")
     memory = MemoryHandler(100_000, flushLevel=logging.CRITICAL + 1)

@@ -172,7 +172,7 @@ def plain_loss(model, batches: list[dict]) -> float:
 
 
 def test_held_out_loss_is_the_reference(make_model, said):
-    """In evaluation mode, of all pairs alike, at every third iteration; training goes on as if nothing had been."""
+    """In evaluation mode, of all pairs alike, at every third iteration; training continues as if nothing had been."""
     model = make_model("Mixing", beta=1.0, reference="held_out", held_out={"count": 5, "every": 3})
     batches = held_out(3, 2)
     model.use_held_out(batches)
@@ -241,7 +241,7 @@ def test_held_out_pairs_are_missing(make_model):
         train(model, 1, 1)
 
 
-# --- going on -------------------------------------------------------------------------------------------------------
+# --- resuming -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_held_out_pairs_are_missing(make_model):
     ids=["held_out", "running", "batch"],
 )
 def test_resumed_run_equals_an_unbroken_one(make_model, tmp_path, section):
-    """Bit by bit: the weights, the reference, which is not looked at anew, and what is recorded."""
+    """Bit by bit: the weights, the reference, which is not looked at again, and what is recorded."""
     whole, first, second = (make_model("Pointwise", **section) for _ in range(3))
     first.net_g.load_state_dict(whole.net_g.state_dict())
     for model in (whole, first, second):
@@ -273,9 +273,9 @@ def test_resumed_run_equals_an_unbroken_one(make_model, tmp_path, section):
         assert torch.equal(value, expected)
     assert second.filter.state_dict() == whole.filter.state_dict()
     assert second.filter_record.rejections() == whole.filter_record.rejections()
-    ours, theirs = second.filter_record.histograms(), whole.filter_record.histograms()
-    for name, losses in theirs.items():
-        np.testing.assert_array_equal(ours[name], losses)
+    resumed, expected = second.filter_record.histograms(), whole.filter_record.histograms()
+    for name, losses in expected.items():
+        np.testing.assert_array_equal(resumed[name], losses)
     assert second.filter_record.scalars() == whole.filter_record.scalars()
 
 

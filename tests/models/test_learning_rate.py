@@ -38,7 +38,7 @@ def rates(settings: dict, steps: int, peak: float, total_iter: int) -> list[floa
 
 
 def test_cosine_with_floor_computes_what_it_always_did():
-    """To the last bit: runs that go on, and recorded results, depend on it."""
+    """To the last bit: resumed runs, and recorded results, depend on it."""
     factor = cosine_with_floor(40000, 1e-3)
     for step in (0, 1, 777, 20000, 39999, 40000, 50000):
         t = min(step, 40000) / 40000

@@ -70,8 +70,7 @@ def test_report_of_a_run(options, capsys):
         assert re.search(row, text), row
     count = sum(p.numel() for p in run.model.net_g.parameters())
     assert f"net_g: SepLUT, {count:,d} parameters\n" in text
-    first, later = re.search(r"l_pix +(\S+) +(\S+)\n", text).groups()
-    assert float(first) != float(later)
+    assert float(re.search(r"\n  l_pix (\S+)\n", text)[1]) > 0
     assert "s an iteration, mean of " in text
     assert "GiB at the most in this process" in text
     assert re.search(r"Validation on 'test', the first of 2 images\n(.*\n){2} +lq +1x3x48x64", text), text
@@ -128,9 +127,8 @@ def test_reading_ahead_hides_slow_workers(options):
     made["datasets"]["train"].update(num_worker_per_gpu=2, prefetch_factor=4)
     run = Run(finished(made))
     lines = dry_run_module._time_lines(run, [(1.0, 1.0), (0.0, 1.0), (0.0, 1.0)], 0)
-    assert "had read up to 8 batches ahead" in lines[2]
-    lines = dry_run_module._time_lines(run, [(1.0, 1.0), (1.0, 1.0), (0.0, 1.0)], 0)
-    assert "num_worker_per_gpu" in lines[2]
+    assert "0% of it waiting for data" in lines[1]
+    assert "had read up to 8 batches ahead" in lines[-1]
 
 
 def test_iterations_of_several_batches(options):
@@ -163,7 +161,7 @@ def test_warnings_are_shown_and_other_processes_print_nothing(options, capsys, m
         (torch.tensor([[0.25, 0.75]]), ("1x2", "float32", "0.25 ... 0.75, mean 0.5")),
         (torch.tensor([1.0, float("nan"), float("inf")]), ("3", "float32", "2 values are NaN or infinite")),
         (torch.tensor([True, False, True]), ("3", "bool", "2 of 3 true")),
-        (torch.tensor(7), ("scalar", "int64", "7 ... 7")),
+        (torch.tensor(7), ("scalar", "int64", "7 ... 7, mean 7")),
         (torch.zeros(0, 3), ("0x3", "float32", "empty")),
         (["a", "b", "c"], ("3", "str", "a, b, ...")),
         ("alone", ("1", "str", "alone")),
@@ -171,7 +169,7 @@ def test_warnings_are_shown_and_other_processes_print_nothing(options, capsys, m
     ],
 )
 def test_what_a_batch_holds(value, expected):
-    assert tuple(described("x", value).values()) == ("x", *expected)
+    assert described(value) == expected
 
 
 def test_frozen_weights_are_told(options):

@@ -167,7 +167,7 @@ def test_ten_kills_at_random_moments(write, runs, unbroken, folder):
     ends = [load(one, f"training_states/{TOTAL}.state") for one in (run, unbroken)]
     assert ends[0]["best_metric_results"] == ends[1]["best_metric_results"]
     assert ends[0]["extra"]["filter"] == ends[1]["extra"]["filter"]
-    assert f"auto_resume: going on from {run / 'training_states'}" in (folder / "log.txt").read_text()
+    assert f"auto_resume: resuming from {run / 'training_states'}" in (folder / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
@@ -176,7 +176,7 @@ def test_signals_save_first(write, runs, unbroken, folder, by):
     assert runs.run(f"train -opt {path}", by, batches=12) == 128 + by
     states = [int(p.stem) for p in (folder / "experiments" / by.name / "training_states").glob("*.state")]
     log = (folder / "log.txt").read_text()
-    assert f"{by.name} after iteration {max(states)}, which is saved. Go on with --auto_resume" in log
+    assert f"{by.name} after iteration {max(states)}, which is saved. Resume with --auto_resume" in log
     assert runs.run(f"train -opt {path} --auto_resume") == 0
     file = "models/net_g_latest.pth"
     assert equal(load(folder / "experiments" / by.name, file), load(unbroken, file))

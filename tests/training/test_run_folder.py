@@ -1,4 +1,4 @@
-"""The run's folder: TensorBoard after a resume, Weights & Biases, what is set aside."""
+"""The run's folder: TensorBoard after a resume, Weights & Biases, what is renamed."""
 
 import sys
 import types
@@ -61,7 +61,7 @@ def test_copy_of_the_options_says_all(option_files, workspace):
 
 
 def test_tensorboard_after_a_resume_shows_each_iteration_once(option_files):
-    """What a killed run wrote after its last checkpoint is not shown beside what is written anew."""
+    """What a killed run wrote after its last checkpoint is not shown beside what is written again."""
     path = option_files.isp(total=4)
     assert main(["train", "-opt", path]) == 0
     for state in Path("experiments/isp/training_states").glob("[34].state"):

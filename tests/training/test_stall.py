@@ -120,7 +120,7 @@ def test_names_of_samples(tiny_data):
     folders = {"dataroot_lq": str(tiny_data / "test/input"), "dataroot_gt": str(tiny_data / "test/target")}
     name = sample_name(PairedRestorationDataset(folders), 0, 1)
     assert name == f"'{tiny_data}/test/input/01.png' and '{tiny_data}/test/target/01.png' (real pair '01')"
-    # Pairs that are drawn anew at each visit have one place each.
+    # Pairs that are drawn again at each visit have one place each.
     online = SimpleNamespace(_entries=[SimpleNamespace(key="b", location="photos/b.jpg")])
     both = SimpleNamespace(_sources=(SimpleNamespace(pairs=[Pair("a", "lq/a", "gt/a")]), online))
     assert sample_name(both, 0, 0) == "'lq/a' and 'gt/a' (real pair 'a')"
