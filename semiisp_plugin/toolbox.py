@@ -62,6 +62,7 @@ with warnings.catch_warnings():
     import basicsr.archs.vgg_arch as _vgg_arch
     import basicsr.test
     import basicsr.train
+    import basicsr.utils.options as _options
     from basicsr.archs import build_network as _build_network
     from basicsr.data import build_dataset as _build_dataset
     from basicsr.losses import build_loss as _build_loss
@@ -80,10 +81,9 @@ with warnings.catch_warnings():
         get_time_str,
         imwrite,
         init_wandb_logger,
-        set_random_seed,
         tensor2img,
     )
-    from basicsr.utils.dist_util import get_dist_info, init_dist, master_only
+    from basicsr.utils.dist_util import get_dist_info, master_only
     from basicsr.utils.file_client import LmdbBackend
     from basicsr.utils.logger import initialized_logger
     from basicsr.utils.options import dict2str
@@ -106,7 +106,6 @@ __all__ = [
     "METRIC_REGISTRY",
     "MODEL_REGISTRY",
     "BaseModel",
-    "FileClient",
     "MessageLogger",
     "SRModel",
     "basicsr_location",
@@ -227,11 +226,20 @@ def run_basicsr(
         auto_resume: Resume from the newest state in the run's folder.
         debug: BasicSR's debug mode.
     """
+    arguments = ["-opt", option_file, "--launcher", launcher]
+    arguments += ["--auto_resume"] * auto_resume + ["--debug"] * debug
+    reader = types.SimpleNamespace(load=lambda file, Loader: values)
+    values["path"] = values.get("path") or {}
+    values["num_gpu"] = values.get("num_gpu", "auto")
+    if values.get("manual_seed") is None:
+        values["manual_seed"] = 0  # BasicSR would draw one
 
-    def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], Any]:
-        opt = complete_as_basicsr(values, root_path, is_train, launcher, debug)
-        opt["auto_resume"] = auto_resume
-        return opt, types.SimpleNamespace(opt=option_file)
+    def parse_options(root_path: str, is_train: bool = True) -> Any:
+        with (
+            _replaced(_options, yaml=reader, ordered_yaml=lambda: (None, None)),
+            _replaced(sys, argv=[sys.argv[0], *arguments]),
+        ):
+            return _options.parse_options(root_path, is_train)
 
     plugins.register()
     if command == "train":
@@ -243,54 +251,13 @@ def run_basicsr(
 
 
 @contextmanager
-def _replaced(module: Any, **functions: Callable[..., Any]) -> Iterator[None]:
-    before = {name: getattr(module, name) for name in functions}
+def _replaced(module: Any, **values: Any) -> Iterator[None]:
+    before = {name: getattr(module, name) for name in values}
     try:
-        vars(module).update(functions)
+        vars(module).update(values)
         yield
     finally:
         vars(module).update(before)
-
-
-def complete_as_basicsr(
-    opt: dict[str, Any], root_path: str, is_train: bool, launcher: str, debug: bool
-) -> dict[str, Any]:
-    """Start the processes and fill in, in place, what BasicSR's ``parse_options`` does beside reading."""
-    import torch
-
-    opt["dist"] = launcher != "none"
-    if opt["dist"]:
-        init_dist(launcher, **((opt.get("dist_params") or {}) if launcher == "slurm" else {}))
-    opt["rank"], opt["world_size"] = get_dist_info()
-    if opt.get("manual_seed") is None:
-        opt["manual_seed"] = 0
-    set_random_seed(opt["manual_seed"] + opt["rank"])
-    opt["is_train"] = is_train
-    if debug and not opt["name"].startswith("debug"):
-        opt["name"] = f"debug_{opt['name']}"
-    if opt.get("num_gpu", "auto") == "auto":
-        opt["num_gpu"] = torch.cuda.device_count()
-    for phase, dataset in opt["datasets"].items():
-        dataset["phase"] = phase.split("_")[0]
-        if "scale" in opt:
-            dataset["scale"] = opt["scale"]
-        for key in ("dataroot_gt", "dataroot_lq"):
-            if dataset.get(key) is not None:
-                dataset[key] = os.path.expanduser(dataset[key])
-    paths = opt["path"] = opt.get("path") or {}
-    for key, value in paths.items():
-        if value is not None and ("resume_state" in key or "pretrain_network" in key):
-            paths[key] = os.path.expanduser(value)
-    folder = os.path.join(root_path, "experiments" if is_train else "results", opt["name"])
-    paths.update({"experiments_root" if is_train else "results_root": folder, "log": folder})
-    paths["visualization"] = os.path.join(folder, "visualization")
-    if is_train:
-        paths.update(models=os.path.join(folder, "models"), training_states=os.path.join(folder, "training_states"))
-        if "debug" in opt["name"]:
-            if opt.get("val"):
-                opt["val"]["val_freq"] = 8
-            opt["logger"].update(print_freq=1, save_checkpoint_freq=8)
-    return opt
 
 
 def _load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
