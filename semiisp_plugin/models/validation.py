@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from semiisp_plugin.io.files import write_atomically
-from semiisp_plugin.metrics import images_for
+from semiisp_plugin.metrics import Images, images_for
 from semiisp_plugin.toolbox import calculate_metric, imwrite, tensor2img
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
@@ -45,15 +45,10 @@ def groups_of_one_size(loader: Any, batch_size: int) -> Generator[list[dict[str,
 
 def together(group: list[dict[str, Any]]) -> dict[str, Any]:
     """Items that a loader gave one by one, as one batch."""
-    if len(group) == 1:
-        return group[0]
-    batch: dict[str, Any] = {}
-    for key, value in group[0].items():
-        if isinstance(value, Tensor):
-            batch[key] = torch.cat([item[key] for item in group])
-        else:
-            batch[key] = [v for item in group for v in item[key]]
-    return batch
+    return {
+        key: torch.cat([i[key] for i in group]) if isinstance(value, Tensor) else [v for i in group for v in i[key]]
+        for key, value in group[0].items()
+    }
 
 
 def result_names(dataset: Any) -> Callable[[Mapping[str, Any]], str]:
@@ -61,9 +56,8 @@ def result_names(dataset: Any) -> Callable[[Mapping[str, Any]], str]:
 
     Images of one name in two folders would overwrite each other.
     """
-    pairs = getattr(dataset, "pairs", None)
     first: dict[str, str] = {}
-    for pair in pairs or ():
+    for pair in getattr(dataset, "pairs", None) or ():
         first.setdefault(Path(pair.input).stem, pair.key)
     seen: Counter[str] = Counter()
 
@@ -110,7 +104,7 @@ def validate(
     rows: list[tuple[int, str, dict[str, float]]] = []
     position = 0
     with (
-        (progress or _silent)(name, len(numbers)) as advance,
+        progress(name, len(numbers)) if progress else nullcontext(lambda: None) as advance,
         closing(groups_of_one_size(loader, batch_size)) as groups,  # ends loader workers, whatever happens
     ):
         for group in groups:
@@ -130,7 +124,7 @@ def validate(
             for i, item in enumerate(group):
                 image_name = name_of(item)
                 if save_img:
-                    imwrite(_8_bits(outputs[i]), _image_path(opt, name, image_name, current_iter))
+                    imwrite(_image("8 bit", outputs[i]), _image_path(opt, name, image_name, current_iter))
                 if metrics:
                     rows.append((numbers[position], image_name, measure(outputs[i], item["gt"][0], metrics)))
                 position += 1
@@ -175,31 +169,18 @@ def measure(output: Tensor, target: Tensor, metrics: Mapping[str, dict[str, Any]
     for name, settings in metrics.items():
         kind = images_for(settings)
         if kind not in made:
-            made[kind] = {"img": _CONVERSIONS[kind](output), "img2": _CONVERSIONS[kind](target)}
+            made[kind] = {"img": _image(kind, output), "img2": _image(kind, target)}
         values[name] = float(calculate_metric(made[kind], settings))
     return values
 
 
-def _8_bits(image: Tensor) -> npt.NDArray[np.uint8]:
-    result: npt.NDArray[np.uint8] = tensor2img(image.clone())  # it clamps in place
-    return result
-
-
-def _unclamped(image: Tensor) -> npt.NDArray[np.float64]:
-    """As BasicSR's ``tensor2img``, B, G, R in the last axis, without clamp and rounding."""
+def _image(kind: Images, image: Tensor) -> npt.NDArray[Any]:
+    """``(H, W, 3)``, B, G, R, 255 for white: as BasicSR's ``tensor2img``, or without its rounding and clamp."""
+    if kind == "8 bit":
+        rounded: npt.NDArray[np.uint8] = tensor2img(image.clone())  # it clamps in place
+        return rounded
     bgr: npt.NDArray[np.float64] = image.detach().cpu().double().numpy()[::-1].transpose(1, 2, 0) * 255
-    return bgr
-
-
-def _clamped(image: Tensor) -> npt.NDArray[np.float64]:
-    return np.clip(_unclamped(image), 0, 255)
-
-
-_CONVERSIONS: dict[str, Callable[[Tensor], npt.NDArray[Any]]] = {
-    "8 bit": _8_bits,
-    "float": _clamped,
-    "unclamped float": _unclamped,
-}
+    return bgr if kind == "unclamped float" else np.clip(bgr, 0, 255)
 
 
 def _image_path(opt: Mapping[str, Any], dataset: str, image: str, current_iter: int | str) -> str:
@@ -216,7 +197,3 @@ def _write_table(path: Path, rows: list[tuple[int, str, dict[str, float]]], metr
     writer.writerow(["image", *metrics])
     writer.writerows([image, *(f"{row[m]:.6g}" for m in metrics)] for _, image, row in rows)
     write_atomically(path, text.getvalue())
-
-
-def _silent(name: str, total: int) -> AbstractContextManager[Callable[[], None]]:
-    return nullcontext(lambda: None)
