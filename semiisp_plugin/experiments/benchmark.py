@@ -21,9 +21,8 @@ import torch
 from semiisp_plugin._version import __version__
 from semiisp_plugin.experiments.benchmark_data import check_amounts, count_pairs, held_out
 from semiisp_plugin.experiments.benchmark_jobs import Step, chain
-from semiisp_plugin.experiments.benchmark_options import BenchmarkOptions, System, load_benchmark_options
+from semiisp_plugin.experiments.benchmark_options import BenchmarkOptions, Settings, System, load_benchmark_options
 from semiisp_plugin.experiments.jobs import Runner, default_workers
-from semiisp_plugin.experiments.phases import Settings
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.io.image_io import list_images, read_image, to_float, to_uint8, write_image
 from semiisp_plugin.report.benchmark import write_report
@@ -224,7 +223,6 @@ def collect(
     """Everything the report needs, as plain values."""
     cells: list[dict[str, Any]] = []
     f_isps: dict[str, dict[str, Any]] = {}
-    distributions: dict[str, dict[str, Any]] = {}
     for (n, name, repetition), job in jobs.items():
         result = runner.result(job)
         if result is None:
@@ -242,10 +240,6 @@ def collect(
             entry["validation_psnr"] = own["validation"]["psnr"]
             entry["test_psnr"] = own["test"]["psnr"]
             entry["test_psnr_global"] = own["test_global"]["psnr"]
-        if "pseudo" in before:
-            made = before["pseudo"]
-            inputs = {"variant": name, "real": made["real"], "pseudo": made["pseudo"]}
-            distributions.setdefault(made["key"], {**common, **inputs})
         curve = _curve(runner, job)
         early = max(curve, key=lambda point: point["validation"]["psnr"]) if curve else None
         cells.append(
@@ -290,7 +284,6 @@ def collect(
         "best_supervised": _best_supervised(systems, cells),
         "cells": cells,
         "f_isp": list(f_isps.values()),
-        "distributions": list(distributions.values()),
         "search": [dict(row) for row in search],
         "failed": [{"job": key, "error": error} for key, error in runner.failed.items()],
     }

@@ -9,13 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
 from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair
 from semiisp_plugin.experiments.benchmark_options import Task
-from semiisp_plugin.experiments.phases import PairData
 from semiisp_plugin.io.image_io import ImageReadError, list_images, read_image, to_bit_depth, write_image
 from semiisp_plugin.io.picture import shrink_short_side
 from semiisp_plugin.simulation.camera import SimulatedCamera
@@ -24,6 +22,14 @@ from semiisp_plugin.simulation.photographs import PHOTOGRAPHS, load_photographs
 from semiisp_plugin.simulation.scenes import draw_split, random_crop, simulate_pair
 
 _ELSEWHERE = "photos_are_in.txt"
+
+
+@dataclass(frozen=True)
+class PairData:
+    """Folders (or LMDBs) of pairs."""
+
+    input: Path
+    target: Path
 
 
 @dataclass(frozen=True)
@@ -241,25 +247,3 @@ def _simulate_packaged(
         name = split.unlabelled[k % len(split.unlabelled)]
         crop = random_crop(photographs[name], at, rng)
         write_image(folder / "photos" / f"{k:05d}_{PHOTOGRAPHS[name].scene}.png", np.ascontiguousarray(crop))
-
-
-def inputs_of(pairs: PairData) -> list[np.ndarray]:
-    """Inputs as float images (H, W, 3) in [0, 1]."""
-    images = [read_image(pairs.input / name) for name in list_images(pairs.input)]
-    return [image.astype(np.float32) / np.iinfo(image.dtype).max for image in images]
-
-
-def brightness_and_chroma(images: list[np.ndarray]) -> dict[str, list[float]]:
-    """Mean luma (Rec. 709) and mean saturation, (max - min) / max over the channels, of each image.
-
-    Args:
-        images: (H, W, 3) RGB in [0, 1].
-    """
-    luma = [float((image @ np.array([0.2126, 0.7152, 0.0722])).mean()) for image in images]
-    chroma = []
-    for image in images:
-        # Averaged over small areas first: of dark noisy pixels only the noise would be seen.
-        small = cv2.resize(image, (24, 24), interpolation=cv2.INTER_AREA)
-        top = small.max(2)
-        chroma.append(float(((top - small.min(2)) / np.maximum(top, 1e-4)).mean()))
-    return {"brightness": luma, "chroma": chroma}

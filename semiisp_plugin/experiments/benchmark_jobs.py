@@ -13,28 +13,25 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import torch
 
 from semiisp_plugin import options as options_module
 from semiisp_plugin._version import __version__
-from semiisp_plugin.data.pairs import match_pairs
-from semiisp_plugin.experiments import phases
-from semiisp_plugin.experiments.benchmark_data import Data, brightness_and_chroma, data_in, inputs_of, make_data
-from semiisp_plugin.experiments.benchmark_options import Task
+from semiisp_plugin.experiments.benchmark_data import Data, PairData, data_in, make_data
+from semiisp_plugin.experiments.benchmark_options import Settings, Task
 from semiisp_plugin.experiments.jobs import Job, Record
-from semiisp_plugin.experiments.phases import PairData, Settings
-from semiisp_plugin.io.image_io import decode_image, list_images, read_image, to_float, to_uint8, write_image
-from semiisp_plugin.io.lmdb_io import read_meta, read_value
+from semiisp_plugin.io.image_io import list_images, read_image, to_float, to_uint8, write_image
 from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.pseudo.f_isp import make_generator
+from semiisp_plugin.pseudo.noise import READ_VARIANCE, SHOT_VARIANCE
 from semiisp_plugin.training import train
 
 RESULT = "result.json"
@@ -157,13 +154,149 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
     return step("finetune", {"semi": semi}, *_TARGET, "fine_lr", "augment", **of_fine)
 
 
+# --- options of the trainings ----------------------------------------------------------------------------------------
+
+METRICS = {
+    "psnr": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": False},
+    "ssim": {"type": "calculate_ssim", "crop_border": 0, "test_y_channel": False},
+}
+_NOISE = {
+    "paper": {"shot_variance": SHOT_VARIANCE, "read_variance": READ_VARIANCE},
+    "estimated": "estimated",
+}
+_MODELS = {"f_isp": "ISPModel", "semi": "SemiSupervisedModel", "mean_teacher": "MeanTeacherModel"}  # else supervised
+
+
+def _pairs(data: PairData, s: Settings, **more: Any) -> dict[str, Any]:
+    return {
+        "name": "pairs",
+        "type": "PairedRestorationDataset",
+        "dataroot_lq": str(data.input),
+        "dataroot_gt": str(data.target),
+        "io_backend": {"type": "lmdb" if str(data.target).endswith(".lmdb") else "disk"},
+        "cache_images": s.cache_images,
+        **more,
+    }
+
+
+def _options(
+    step: Step, s: Settings, pairs: PairData, evaluation: Mapping[str, PairData], network: Any, **training: Any
+) -> dict[str, Any]:
+    """Options of a training on ``pairs``; ``training`` is the section ``train``."""
+    total = training["total_iter"]
+    return {
+        "name": "run",
+        "model_type": _MODELS.get(step.kind, "SupervisedModel"),
+        "scale": 1,
+        "num_gpu": "auto",
+        "manual_seed": step.seed,
+        "datasets": {
+            "train": _pairs(pairs, s, gt_size=list(s.size), use_hflip=True, num_worker_per_gpu=s.loader_workers),
+            **{f"val_{key}": _pairs(of, s, name=key) for key, of in evaluation.items()},
+        },
+        "network_g": deepcopy(network),
+        "path": {},
+        "train": {"scheduler": {"type": "CosineAnnealing", "eta_min_ratio": 1e-3}, **training},
+        "val": {"val_freq": max(1, total // s.evaluations), "save_img": False, "metrics": deepcopy(METRICS)},
+        "logger": {
+            "print_freq": max(1, total // 20),
+            "save_checkpoint_freq": total + 1,
+            "use_tb_logger": False,
+            "image_freq": max(1, total // 4),
+        },
+    }
+
+
+def _f_isp_options(step: Step, s: Settings, data: Data) -> dict[str, Any]:
+    """Phase 1."""
+    network = {
+        "type": "PQDynamicISP",
+        "inverse_tone_mapping": step.settings["image_enhancement"],
+        "thumbnail": s.isp_thumbnail,
+        "dropout": s.isp_dropout,
+    }
+    options = _options(
+        step,
+        s,
+        data.labelled,
+        {**data.evaluation(), "labelled": data.labelled},
+        {**network, "grid": list(s.isp_grid)},
+        total_iter=s.isp_iterations,
+        warmup_iter=s.isp_iterations // 20,
+        grad_clip=1.0,
+        # The last fifth of training, in which the learning rate is small: the sets of Table 5's N = 5000 are its
+        # last twelfth.
+        bank_size=s.isp_batch * max(1, s.isp_iterations // 5),
+        optim_g={"type": "AdamW", "lr": s.isp_lr, "weight_decay": s.isp_weight_decay},
+        pixel_opt={"type": "PooledL1Loss" if s.isp_loss == "pooled_l1" else "MSELoss"},
+    )
+    options["network_global"] = {**network, "grid": [1, 1]}
+    options["datasets"]["train"]["batch_size_per_gpu"] = s.isp_batch
+    if s.isp_jitter:
+        options["train"]["photometric_jitter"] = s.isp_jitter
+    return options
+
+
+def _target_options(step: Step, data: Data) -> dict[str, Any]:
+    """Whatever trains the target network: phases 2 and 3, and the baselines."""
+    s, kind = step_settings(step.settings), step.kind
+    pseudo = step.needs["pseudo"].folder / "pseudo" if "pseudo" in step.needs else Path()
+    made = PairData(pseudo / "lq.lmdb", pseudo / "gt.lmdb")
+    total = s.semi_iterations if kind == "semi" else step.settings["iterations"]
+    options = _options(
+        step,
+        s,
+        made if kind == "pseudo_only" else data.labelled,
+        data.evaluation(),
+        s.network,
+        total_iter=total,
+        optim_g={"type": "AdamW", "lr": s.fine_lr if kind == "finetune" else s.lr},
+        pixel_opt={"type": "MSELoss"},
+        ema_decay=s.ema_decay,
+    )
+    train_set, training = options["datasets"]["train"], options["train"]
+    if s.loss == "mse_ssim":
+        training["ssim_opt"] = {"type": "SSIMLoss", "loss_weight": 1.0}
+    if kind not in ("semi", "mean_teacher"):
+        train_set["batch_size_per_gpu"] = step.settings["batch"]
+        if s.augment:
+            training["photometric_jitter"] = s.augment
+        if kind == "finetune":
+            weights = run_folder(step.needs["semi"]) / "net_g_latest.pth"
+            key = "params_ema" if s.ema_decay else "params"
+            options["path"] = {"pretrain_network_g": str(weights), "param_key_g": key}
+        return options
+    train_set.update(
+        type="SemiSupervisedDataset",
+        pseudo={
+            "dataroot_gt": str(made.target),
+            "dataroot_lq": str(made.input),
+            "io_backend": {"type": "lmdb"},
+            "cache_images": s.cache_images,
+        },
+        real_per_batch=s.real_per_batch,
+        pseudo_per_batch=s.pseudo_per_batch,
+    )
+    if kind == "mean_teacher":  # pseudo inputs as unlabelled data
+        training["ema_decay"] = s.ema_decay or 0.99
+        training["mean_teacher"] = {"rampup_iter": max(1, total // 4), "jitter": s.augment or 0.2}
+        return options
+    training["filter"] = {"beta": s.beta, "reference": s.reference, "warmup_iter": s.warmup}
+    if s.noise != "none":
+        training["noise"] = deepcopy(_NOISE[s.noise])
+    return options
+
+
+# --- doing them -------------------------------------------------------------------------------------------------------
+
+
 @cache
 def source_fingerprint() -> str:
     """Hash of the Python files that results depend on: results of one fingerprint are of one code."""
     root = Path(__file__).resolve().parents[1]
     parts = ("archs", "data", "isp", "losses", "metrics", "models", "pseudo", "simulation", "training")
     files = [path for part in parts for path in (root / part).rglob("*.py")]
-    files += [root / "experiments" / f"{name}.py" for name in ("benchmark_data", "phases")]
+    files += [root / "experiments" / f"{name}.py" for name in ("benchmark_data", "benchmark_jobs")]
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
@@ -180,31 +313,16 @@ def step_settings(values: Mapping[str, Any]) -> Settings:
 
 def work(step: Step, progress: bool) -> dict[str, Any]:
     """Do a job in its folder; returns its result."""
-    settings, needs, seed = step.settings, step.needs, step.seed
     if step.kind == "data":
-        values = dict(settings)
-        make_data(msgspec.convert(values.pop("task"), Task), step.folder / "data", seed=seed, **values)
+        values = dict(step.settings)
+        make_data(msgspec.convert(values.pop("task"), Task), step.folder / "data", seed=step.seed, **values)
         return {}
-    data = needs["data"].data()
+    data = step.needs["data"].data()
     if step.kind == "f_isp":
         return _f_isp(step, data, progress)
     if step.kind == "pseudo":
         return _pseudo(step, data, progress)
-    s = step_settings(settings)
-    evaluation = data.evaluation()
-    pseudo = needs["pseudo"].folder / "pseudo" if "pseudo" in needs else Path()
-    if step.kind == "semi":
-        options = phases.semi_options(s, data.labelled, pseudo, evaluation, seed)
-    elif step.kind == "mean_teacher":
-        options = phases.mean_teacher_options(s, data.labelled, pseudo, evaluation, seed, settings["iterations"])
-    else:
-        made = PairData(pseudo / "lq.lmdb", pseudo / "gt.lmdb")
-        labelled = made if step.kind == "pseudo_only" else data.labelled
-        weights = run_folder(needs["semi"]) / "net_g_latest.pth" if step.kind == "finetune" else None
-        options = phases.supervised_options(
-            s, labelled, evaluation, seed, settings["iterations"], settings["batch"], weights
-        )
-    return _train(options, step, data.test, progress)[0]
+    return _train(_target_options(step, data), step, data.test, progress)[0]
 
 
 def run_folder(step: Step) -> Path:
@@ -276,9 +394,8 @@ def _write_outputs(network: torch.nn.Module, test: PairData, folder: Path, limit
 
 
 def _f_isp(step: Step, data: Data, progress: bool) -> dict[str, Any]:
-    s, enhancement = step_settings(step.settings), step.settings["image_enhancement"]
-    evaluation = {**data.evaluation(), "labelled": data.labelled}
-    options = phases.f_isp_options(s, data.labelled, evaluation, step.seed, enhancement)
+    s = step_settings(step.settings)
+    options = _f_isp_options(step, s, data)
     if not s.isp_early_stop:
         return _train(options, step, data.test, progress)[0]
     every = int(options["val"]["val_freq"])  # each validation leaves a checkpoint to choose from
@@ -301,7 +418,6 @@ def _pseudo(step: Step, data: Data, progress: bool) -> dict[str, Any]:
         sets=s.sets,
         update_quality=s.update_quality,
         source=s.source,
-        pairs=match_pairs(data.labelled.input, data.labelled.target),
         candidates=s.candidates,
     )
     out = step.folder / "pseudo"
@@ -316,13 +432,4 @@ def _pseudo(step: Step, data: Data, progress: bool) -> dict[str, Any]:
         workers=0,
     )
     report = build_pseudo_lmdb(how, generator, progress=progress)
-    lq = str(out / "lq.lmdb")
-    keys = [entry.key for entry in read_meta(lq)]
-    chosen = [keys[int(i)] for i in np.random.default_rng(step.seed).permutation(len(keys))[:60]]
-    made = [to_float(decode_image(read_value(lq, key), name=key)) for key in chosen]
-    return {
-        "clipped": report.clipped,
-        "written": report.written + report.kept,
-        "real": brightness_and_chroma(inputs_of(data.labelled)),
-        "pseudo": brightness_and_chroma(made),
-    }
+    return {"clipped": report.clipped, "written": report.written + report.kept}

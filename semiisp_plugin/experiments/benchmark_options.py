@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from semiisp_plugin import options as options_module
-from semiisp_plugin.experiments.phases import Settings
 from semiisp_plugin.options import Source, check_section, load_yaml, nearest, read_options
 from semiisp_plugin.options.structures import Count, Positive, Strict
 from semiisp_plugin.simulation.look import LOOKS
@@ -84,6 +83,97 @@ class System(Strict):
     search: dict[str, Annotated[list[Any], msgspec.Meta(min_length=1)]] = msgspec.field(default_factory=dict)
 
 
+class Settings(Strict):
+    """Everything that a system can be run with; the defaults are not the paper's.
+
+    Attributes:
+        size: (height, width) of training crops, pixels.
+        isp_iterations: Phase 1.
+        isp_lr: Its peak learning rate.
+        isp_batch: Its samples a batch.
+        isp_loss: ``mse``, or ``pooled_l1`` (eq. 14) for noisy inputs. The paper's VGG loss (eq. 5) is left out: its
+            weights are not always at hand.
+        isp_grid: Grid (height, width) of the local network.
+        isp_thumbnail: Side of the encoder's thumbnail, pixels.
+        isp_dropout: Of the encoder (ours).
+        isp_weight_decay: Of AdamW.
+        isp_jitter: Strength of photometric augmentation of its inputs (ours).
+        isp_early_stop: Take the f_ISP of the best validation PSNR instead of the last one (ours).
+        source: sRGB-to-RAW method: ``bank`` (the paper's), ``mixture`` (ours), ``upi``, ``deterministic``.
+        sets: ``auto``, ``global`` (whole ISP) or ``local`` (per function).
+        update_quality: USQ, steps 1 and 2 of the pseudo-data.
+        draws: Pseudo pairs a photograph.
+        candidates: Inputs that step 3 makes of each pseudo ground truth, to keep the most consistent (ours).
+        semi_iterations: Phase 2.
+        fine_iterations: Phase 3.
+        fine_tune: Whether phase 3 follows phase 2 (where it has iterations); the systems that train in one go take its
+            iterations in any case.
+        length: Of systems that train the target in one go, as a share of the iterations of phases 2 and 3 together.
+        real_per_batch: N_r.
+        pseudo_per_batch: N_p.
+        real_share: Real samples as a share of the batch of phase 2, in place of N_r : N_p; at least one of each.
+        beta: Of the filter (eq. 12); infinity switches it off.
+        reference: Reference loss of the filter, see `semiisp_plugin.losses.pseudo_filter.PseudoFilter`.
+        warmup: Iterations at the start of phase 2 in which the filter drops nothing (ours).
+        noise: ``none``, ``paper`` (bounds of Sec. A.3), or ``estimated`` from the labelled inputs (ours).
+        lr: Peak learning rate of the target network, in every system that trains it but phase 3.
+        fine_lr: Peak learning rate of phase 3.
+        ema_decay: Of the target network's weights.
+        augment: Photometric jitter of the inputs in supervised training, phase 3 included (there it is ours); 0 for
+            none.
+        loss: ``mse``, or ``mse_ssim`` (Table 6, with denoising).
+        network: The target network's section.
+        evaluations: How often a run is validated, evenly over its iterations.
+        cache_images: Keep decoded images in memory; switch it off where they do not fit.
+        loader_workers: Processes that read images in a training; 0 reads them in the training process.
+    """
+
+    size: tuple[Positive, Positive] = (64, 96)
+    isp_iterations: Positive = 400
+    isp_lr: float = 3e-3
+    isp_batch: Positive = 4
+    isp_loss: Literal["mse", "pooled_l1"] = "mse"
+    isp_grid: tuple[Positive, Positive] = (2, 2)
+    isp_thumbnail: Positive = 64
+    isp_dropout: float = 0.0
+    isp_weight_decay: float = 0.01
+    isp_jitter: float | None = None
+    isp_early_stop: bool = False
+    source: Literal["bank", "mixture", "upi", "deterministic"] = "bank"
+    sets: Literal["auto", "global", "local"] = "auto"
+    update_quality: bool = True
+    draws: Positive = 1
+    candidates: Positive = 1
+    semi_iterations: Positive = 480
+    fine_iterations: Count = 120
+    fine_tune: bool = True
+    length: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    real_per_batch: Positive = 2
+    pseudo_per_batch: Positive = 8
+    real_share: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
+    beta: Annotated[float, msgspec.Meta(extra={"of_signature": True})] = 1.0  # the filter's: it may be infinite
+    reference: Literal["batch", "running"] = "batch"
+    warmup: Count = 0
+    noise: Literal["none", "paper", "estimated"] = "none"
+    lr: float = 1e-3
+    fine_lr: float = 2e-4
+    ema_decay: float = 0.0
+    augment: float = 0.0
+    loss: Literal["mse", "mse_ssim"] = "mse"
+    network: dict[str, Any] = msgspec.field(
+        default_factory=lambda: {
+            "type": "SepLUT",
+            "n_vertices_3d": 9,
+            "n_vertices_1d": 9,
+            "thumbnail": 64,
+            "identity_start": True,
+        }
+    )
+    evaluations: Positive = 8
+    cache_images: bool = True
+    loader_workers: Count = 0
+
+
 class BenchmarkOptions(Strict):
     """A whole option file of ``basicsr benchmark``.
 
@@ -93,7 +183,7 @@ class BenchmarkOptions(Strict):
         task: See `Task`.
         pairs: Numbers of labelled pairs to compare, the validation pairs included; ``all`` takes what there is.
         validation_pairs: How many of them are held out to choose on; ``auto``: a fifth, at least 3, at most 10.
-        seeds: Each seed draws pairs, photographs and initial weights anew.
+        seeds: Each seed draws other pairs, photographs and initial weights.
         systems: Rows by name. A name of `PRESETS` may stand with nothing, or with changes.
         settings: Of all systems; keys of `Settings`.
         search_repetitions: On how many repetitions the candidates of a search are compared.

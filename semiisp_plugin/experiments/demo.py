@@ -17,11 +17,10 @@ import numpy as np
 import torch
 
 from semiisp_plugin.data.pairs import find_pair_folders, match_pairs, read_pair
-from semiisp_plugin.experiments.benchmark_data import Data, data_in, make_data
+from semiisp_plugin.experiments.benchmark_data import Data, PairData, data_in, make_data
 from semiisp_plugin.experiments.benchmark_jobs import Step, chain, run_folder
-from semiisp_plugin.experiments.benchmark_options import Task
+from semiisp_plugin.experiments.benchmark_options import Settings, Task
 from semiisp_plugin.experiments.jobs import perform
-from semiisp_plugin.experiments.phases import PairData, Settings
 from semiisp_plugin.io.image_io import list_images, read_image, to_float, to_uint8
 from semiisp_plugin.pseudo.f_isp import make_generator
 from semiisp_plugin.report.grids import save_grid

@@ -45,14 +45,12 @@ class Status:
         state: ``complete``, ``interrupted`` (it can be resumed), ``to do``, or ``stale`` (what is there was made
             otherwise).
         why: In words.
-        done: Iterations (or photographs) that are done.
-        total: All of them; 0 where that is not known.
+        done: Iterations that are done, of a training that was interrupted.
     """
 
     state: State
     why: str = ""
     done: int = 0
-    total: int = 0
 
 
 class Record:
@@ -118,8 +116,11 @@ class Job:
         """All that its result depends on, as plain values."""
         raise NotImplementedError
 
+    def clear(self) -> None:
+        """Make way for a run from the beginning, while what is noted is still that of the run before."""
+
     def run(self, *, resume: bool, progress: bool) -> dict[str, Any]:
-        """Do what is left; without ``resume`` what is there is not of this job. Returns plain values."""
+        """Do what is left; without ``resume`` that is all. Returns plain values."""
         raise NotImplementedError
 
     def status(self) -> Status:
@@ -167,6 +168,8 @@ def perform(job: Job, *, redo: bool = False, progress: bool = False) -> dict[str
         noted = {"depends": before.get("depends") or as_json(job.depends()), "seconds": before.get("seconds") or 0.0}
         began = time.monotonic()
         result: dict[str, Any] = {}
+        if not resume:
+            job.clear()
         job.record.write(**noted, complete=False)
         try:
             result = job.run(resume=resume, progress=progress)
@@ -189,7 +192,7 @@ def statuses(jobs: Sequence[Job]) -> dict[str, Status]:
         if waiting and status.state != "to do":
             fresh = status.state != "stale" and all(found[key].state != "stale" for key in waiting)
             why = "made before {} was complete" if fresh else "{} is stale, and what follows it"
-            status = Status("stale", why.format(", ".join(waiting)), total=status.total)
+            status = Status("stale", why.format(", ".join(waiting)))
         found[job.key] = status
     return found
 
@@ -208,6 +211,7 @@ _NO_MATTER = {
     "val",
     "dist_params",
     "num_worker_per_gpu",
+    "workers",
     "prefetch_factor",
     "pin_memory",
     "persistent_workers",

@@ -1,8 +1,8 @@
 """``basicsr recipe``: all phases of one experiment in their order, and the report.
 
 What is complete is skipped, what was interrupted is resumed, and what was made with other options or from other
-weights is refused, or made again if asked for (`semiisp_plugin.experiments.recipe_phases` judges). All phases are
-checked before the first begins.
+weights is refused, or made again if asked for (`semiisp_plugin.experiments.jobs` judges). All phases are checked before
+the first begins.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from semiisp_plugin import options as options_module
 from semiisp_plugin._version import __version__
 from semiisp_plugin.apps.denoise import complete_denoise_options
 from semiisp_plugin.experiments.annotated_yaml import changed, plain, write_yaml
-from semiisp_plugin.experiments.jobs import JobError, Status, as_json, perform, statuses
+from semiisp_plugin.experiments.jobs import JobError, Status, as_json, fingerprint, perform, statuses
 from semiisp_plugin.experiments.paper_options import Experiment, PhaseFile, find_experiment
 from semiisp_plugin.experiments.paper_settings import TASKS
 from semiisp_plugin.experiments.recipe_checks import check_fit, check_inputs, estimate, size, to_fetch
@@ -130,8 +130,8 @@ def run_recipe(
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise JobError(
-            "A recipe is one process. Start it without torchrun; a phase that several GPUs are to train is started by "
-            "itself, with `torchrun ... basicsr train` on its file (--write DIR), and the recipe takes it as complete."
+            "A recipe is one process: start it without torchrun. To train on several GPUs with torchrun, write the "
+            "phases with --write DIR and run `torchrun ... basicsr train` on each file."
         )
     loaded = load_recipe(recipe, overrides)
     for name in [*([until] if until else []), *(redo or [])]:
@@ -276,7 +276,7 @@ def plan_text(
             will = "make again"
         iterations = ""
         if isinstance(phase, Training):
-            count = phase.total - (status.done if will in ("nothing", "resume") else 0)
+            count = 0 if will == "nothing" else phase.total - (status.done if will == "resume" else 0)
             total += count
             iterations = f"{count:,d}"
         rows.append(
@@ -300,8 +300,8 @@ def plan_text(
             f"There are {gpus} GPUs, and batches will be as many times those of the options; to keep to the options, "
             f"set CUDA_VISIBLE_DEVICES=0."
         )
-    written = size(sum(p.disk() for p in left))
-    end = f"{total:,d} iterations of training are left; about {written} will be written."
+    written = size(sum(p.disk() for p in left if isinstance(p, Pseudo)))
+    end = f"{total:,d} iterations of training are left; pseudo pairs of about {written} will be written."
     table = text_table(rows, right=["iterations left"])
     return "\n".join([f"{recipe.options.title or recipe.options.name}\n\n{table}", end, *notes])
 
@@ -317,7 +317,7 @@ def _report(recipe: Recipe, phases: Sequence[Phase], root: Path) -> dict[str, An
             "label": test.title,
             "run": test.run_name,
             "weights": test.inputs[0],
-            "sha256": test.record.read()["depends"]["inputs"][test.inputs[0]],
+            "sha256": fingerprint(test.inputs[0]),
             "tables": {name: str(test.place / f"metrics_{name}.csv") for name in test.sets()},
             "images": str(test.place / "visualization"),
             "suffix": (test.values.get("val") or {}).get("suffix") or test.run_name,

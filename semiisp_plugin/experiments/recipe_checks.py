@@ -99,19 +99,15 @@ def check_inputs(left: Sequence[Phase], phases: Sequence[Phase], *, download: bo
 
 
 def disk_problems(left: Sequence[Phase]) -> list[str]:
-    """Disks with less room than the phases write there: data sets and runs need not be on the same one."""
-    needed: dict[int, int] = {}
-    folders: dict[int, Path] = {}
+    """Where there is less room than the pseudo pairs take; all else is small beside them."""
+    found = []
     for phase in left:
-        folder = next(parent for parent in (phase.place, *phase.place.parents) if parent.exists())
-        disk = os.stat(folder).st_dev
-        folders.setdefault(disk, folder)
-        needed[disk] = needed.get(disk, 0) + phase.disk()
-    return [
-        f"the disk of {folder} has {size(free)} left, of about {size(needed[disk])} that the phases write"
-        for disk, folder in folders.items()
-        if needed[disk] > (free := shutil.disk_usage(folder).free)
-    ]
+        if isinstance(phase, Pseudo):
+            folder = next(parent for parent in (phase.place, *phase.place.parents) if parent.exists())
+            needed, free = phase.disk(), shutil.disk_usage(folder).free
+            if needed > free:
+                found.append(f"the disk of {folder} has {size(free)} left, of about {size(needed)} that pseudo writes")
+    return found
 
 
 def size(count: float) -> str:

@@ -1,32 +1,29 @@
 """The phases of a recipe as jobs whose results lie where the commands put them.
 
-The results themselves are the evidence of how far a phase is: weights are compared with their checksums, options with
-the copy in the run's folder, pseudo pairs with their manifest. So phases that were run by hand count, too. What does
-not show there (which weights a run began with) is noted in ``experiments/.recipe``.
+What a phase began with is noted in ``experiments/.recipe``, by the name of its run; what lies on the disk under that
+name without a note was made by hand, and is refused.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import time
-import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from semiisp_plugin import options as options_module
-from semiisp_plugin.apps.denoise import DenoiseOptions, complete_denoise_options, is_denoised
+from semiisp_plugin.apps.denoise import DenoiseOptions, complete_denoise_options
 from semiisp_plugin.apps.denoise.folder import RECORD, denoise_and_print
-from semiisp_plugin.experiments.jobs import Job, JobError, Record, Status, as_json, differences, fingerprint
-from semiisp_plugin.io.checkpoint import check_whole, newest_whole_state, saved_iterations
+from semiisp_plugin.experiments.jobs import Job, JobError, Record, Status, as_json, fingerprint
+from semiisp_plugin.io.checkpoint import saved_iterations
 from semiisp_plugin.io.folder_job import SKIPPED
 from semiisp_plugin.io.image_io import scan_images
-from semiisp_plugin.options import OptionError, PseudoOptions, Source
-from semiisp_plugin.options.yaml_text import parse
-from semiisp_plugin.pseudo.manifest import MADE_WITH, BuildFolder
+from semiisp_plugin.options import PseudoOptions, Source
 
 
 @dataclass
@@ -71,7 +68,9 @@ class Phase(Job):
 
     def depends(self) -> dict[str, Any]:
         """Its options, and the fingerprints of its inputs."""
-        return {"options": self.values, "inputs": {file: fingerprint(_path(file)) for file in self.inputs}}
+        files = {os.path.relpath(_path(file), self.root): _path(file) for file in self.inputs}
+        inputs = {name: (fingerprint(file) or "")[:16] for name, file in files.items()}
+        return {**self.values, "made from": inputs}
 
     @property
     def place(self) -> Path:
@@ -82,21 +81,22 @@ class Phase(Job):
         """Files that it leaves for the phases after it."""
         raise NotImplementedError
 
-    def disk(self) -> int:
-        """Bytes that it will roughly write."""
-        return 0
+    def status(self) -> Status:
+        """By what is noted of it, as long as its outputs are there."""
+        if not self.record.read() and self.place.exists():
+            return Status("stale", f"{self.place} exists and was not made by a recipe; rename or delete it")
+        status = super().status()
+        if status.state == "complete" and not all(path.exists() for path in self.outputs()):
+            return Status("to do", "what it had made is gone")
+        return status
 
-    def set_aside(self) -> None:
+    def clear(self) -> None:
         """Rename what is there, as BasicSR does it."""
-        if not self.place.exists():
-            return
-        base = name = f"{self.place}_archived_{time.strftime('%Y%m%d_%H%M%S')}"
-        number = 1
-        while os.path.exists(name):
-            number += 1
-            name = f"{base}_{number}"
-        os.rename(self.place, name)
-        print(f"{self.place} exists; renamed it to {name}.", flush=True)
+        from semiisp_plugin.training.run_folder import archive
+
+        if self.place.exists():
+            archive(str(self.place))
+            self.place.rmdir()
 
 
 def _path(file: str) -> Path:
@@ -128,61 +128,17 @@ class Training(Phase):
         return [self.place / "models" / f"{name}_latest.pth" for name in ("net_g", *of_isp)]
 
     def status(self) -> Status:
-        """By the copy of the options, checksums of the last weights, and the training states."""
-        total, models, states = self.total, self.place / "models", self.place / "training_states"
-        iterations, latest = saved_iterations(states), self.outputs()
-        if not iterations and not any(p.exists() for p in latest):
-            return Status("to do", "nothing was saved yet" if models.is_dir() else "", total=total)
-        before = self._options_there()
-        if before is None:
-            return Status("stale", f"{self.place} holds no options to compare", total=total)
-        changes = differences(before, self.values)
-        if changes:
-            return Status("stale", "other options: " + "; ".join(changes[:4]), total=total)
-        noted = self.record.read()
-        if differences((noted.get("depends") or {}).get("options"), self.values):
-            noted = {}  # of another run of the name: this one was made by hand
-        other = self._began_with_others((noted.get("depends") or {}).get("inputs") or {}, latest[0])
-        if other:
-            return Status("stale", other, total=total)
-        damaged = next((why for p in latest if (why := _damage(p))), None)
-        if damaged is None:
-            ended = (noted.get("result") or {}).get("weights")
-            same = ended is not None and all(ended.get(p.name) == fingerprint(p) for p in latest)
-            last = states / f"{total}.state"
-            if same or (iterations and iterations[-1] == total and _damage(last) is None):
-                return Status("complete", done=total, total=total)
-        found, _, _ = newest_whole_state(states, models, {p.name.rsplit("_", 1)[0] for p in latest})
-        if found is None:
-            return Status("to do", damaged or "no training state is whole", total=total)
-        return Status("interrupted", f"iteration {int(found.stem):,d}", done=int(found.stem), total=total)
-
-    def _options_there(self) -> dict[str, Any] | None:
-        """The options of the run in the folder, of the copy that is in it."""
-        copies = sorted(self.place.glob("*.yml"), key=lambda p: p.stat().st_mtime)
-        try:
-            values = parse(copies[-1].read_text(encoding="utf-8"), str(copies[-1]))[0] if copies else None
-        except (OSError, OptionError):
-            return None
-        return values if isinstance(values, dict) else None
-
-    def _began_with_others(self, noted: Mapping[str, Any], output: Path) -> str | None:
-        """Why what is there is of other inputs; None if it is not, as far as one can tell."""
-        for file in self.inputs:
-            now = fingerprint(_path(file))
-            if file in noted and noted[file] != now:
-                return f"{file} is another one than the run began with"
-            # Not of a recipe: the order of times is all there is.
-            if file not in noted and now and output.exists() and _path(file).stat().st_mtime > output.stat().st_mtime:
-                return f"{file} is newer than what was made of it"
-        return None
+        """As of every phase; of an interrupted one also how far it is."""
+        status = super().status()
+        if status.state != "interrupted":
+            return status
+        done = (saved_iterations(self.place / "training_states") or [0])[-1]
+        return replace(status, why=f"iteration {done:,d}", done=done)
 
     def run(self, *, resume: bool, progress: bool) -> dict[str, Any]:
-        """Train; returns the fingerprints of the last weights."""
+        """Train; an interrupted run is resumed from its newest whole state."""
         from semiisp_plugin.training import train
 
-        if not resume:
-            self.set_aside()
         opt = options_module.complete(as_json(self.values), self.source, root_path=str(self.root), is_train=True)
         train(
             opt,
@@ -193,7 +149,7 @@ class Training(Phase):
             on_log=None if progress else self._say,
             on_validation=_say_validation,
         )
-        return {"weights": {p.name: fingerprint(p) for p in self.outputs()}}
+        return {}
 
     def _say(self, iteration: int, logged: Mapping[str, float]) -> None:
         """A line now and then, where no bar is shown; the log file has all."""
@@ -203,17 +159,6 @@ class Training(Phase):
             losses = ", ".join(f"{name} {float(value):.4g}" for name, value in logged.items() if name.startswith("l_"))
             print(f"{time.strftime('%H:%M:%S')} {self.name} {iteration:,d} of {self.total:,d}: {losses}", flush=True)
 
-    def disk(self) -> int:
-        """Weights and states that are kept: a state holds two moments a weight."""
-        from semiisp_plugin.toolbox import build_network
-
-        sections = [self.values[key] for key in ("network_g", "network_global") if self.values.get(key)]
-        parameters = sum(p.numel() for section in sections for p in build_network(as_json(section)).parameters())
-        logger = self.values.get("logger") or {}
-        saves = max(1, self.total // int(logger.get("save_checkpoint_freq") or 5000))
-        kept = min(saves, int(logger.get("keep_last") or saves))
-        return 4 * parameters * (3 * kept + 1)
-
 
 _LINES = 20  # a run prints no more, but for validations
 
@@ -222,17 +167,6 @@ def _say_validation(iteration: int, metrics: Mapping[str, Mapping[str, float]]) 
     for name, values in metrics.items():
         text = ", ".join(f"{metric} {value:.4g}" for metric, value in values.items())
         print(f"{time.strftime('%H:%M:%S')} validation at {iteration:,d}, {name}: {text}", flush=True)
-
-
-def _damage(path: Path) -> str | None:
-    """Why a file of weights cannot be used; None if it can."""
-    if not path.is_file():
-        return f"{path} is missing"
-    try:
-        check_whole(path)
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        return f"{path} is damaged ({error})"
-    return None
 
 
 _BYTES_A_PHOTOGRAPH = {"stored": 1_670_000, "online": 540_000, "keys": 100}  # docs/scaling.md
@@ -256,41 +190,10 @@ class Pseudo(Phase):
         """The manifest stands for all."""
         return [self.place / "manifest.json"]
 
-    def status(self) -> Status:
-        """By the build's manifest."""
-        if not self.outputs()[0].is_file():
-            return Status("to do")
-        options = self.options
-        try:
-            build = BuildFolder(self.place)
-            unfinished = build.unfinished()
-            total = build.n_photographs
-            done = sum(record.photographs for _, record in build.records())
-        except (OSError, ValueError) as error:
-            return Status("stale", str(error))
-        made = build.settings
-        now: dict[str, Any] = {key: getattr(options, key) for key in MADE_WITH}
-        f_isp = fingerprint(_path(options.f_isp))
-        if f_isp is not None:
-            now["f_isp_sha256"] = f_isp[:16]
-        changes = [f"{key}: {made[key]} -> {value}" for key, value in now.items() if key in made and made[key] != value]
-        if options.max_photographs is not None and total > options.max_photographs:
-            changes.append(f"max_photographs: {total} -> {options.max_photographs}")
-        photographs = os.path.realpath(_path(options.photographs))
-        if os.path.exists(photographs) and os.path.realpath(build.settings["photographs"]) != photographs:
-            changes.append(f"photographs: {build.settings['photographs']} -> {options.photographs}")
-        if changes:
-            return Status("stale", "made otherwise: " + "; ".join(changes[:4]))
-        if unfinished or not (self.place / "report.json").is_file():
-            return Status("interrupted", f"{done:,d} of {total:,d} photographs", done=done, total=total)
-        return Status("complete", f"{total:,d} photographs", done=total, total=total)
-
     def run(self, *, resume: bool, progress: bool) -> dict[str, Any]:
-        """Build, or go on."""
+        """Build, or what is left of it; the builder knows what is done."""
         from semiisp_plugin.pseudo import builder
 
-        if not resume:
-            self.set_aside()
         report = builder.run(self.options, progress=progress)
         if report.unfinished:
             raise JobError(f"{self.place}: {report.unfinished} shards are being built by other processes; try later.")
@@ -304,15 +207,15 @@ class Pseudo(Phase):
             return 0
 
     def disk(self) -> int:
-        """By the number of photographs that are not done yet."""
+        """Bytes that it will roughly write, by the number of photographs, but for those that it has written already."""
         options = self.options
         count = self.photographs()
         count = min(count, options.max_photographs or count)
-        status = self.status()
-        if status.state == "interrupted":  # what is done lies there already; what is stale is kept, renamed
-            count = max(0, count - status.done)
         share = min(1.0, (options.short_side or _MEASURED_SIDE) / _MEASURED_SIDE) ** 2
-        return int(count * options.draws * share * _BYTES_A_PHOTOGRAPH[options.mode])
+        whole = int(count * options.draws * share * _BYTES_A_PHOTOGRAPH[options.mode])
+        if self.status().state != "interrupted":  # what is stale is kept, renamed
+            return whole
+        return max(0, whole - sum(file.stat().st_size for file in self.place.rglob("*") if file.is_file()))
 
 
 class Denoise(Phase):
@@ -339,21 +242,8 @@ class Denoise(Phase):
         """Its record stands for all."""
         return [self.place / RECORD]
 
-    def status(self) -> Status:
-        """By its record and the names of the images."""
-        if not self.place.exists():
-            return Status("to do")
-        try:
-            return Status("complete" if is_denoised(self.options) else "interrupted")
-        except FileNotFoundError as error:
-            return Status("to do", str(error))
-        except (ValueError, OSError) as error:
-            return Status("stale", str(error))
-
     def run(self, *, resume: bool, progress: bool) -> dict[str, Any]:
-        """Denoise, or go on."""
-        if not resume:
-            self.set_aside()
+        """Denoise the images that are not done yet."""
         report = denoise_and_print(self.options)
         if report.skipped:
             raise JobError(f"{len(report.skipped)} images could not be denoised, see {self.place / SKIPPED}.")
@@ -389,26 +279,25 @@ class Test(Phase):
         return [self.place / f"metrics_{name}.csv" for name in self.sets()]
 
     def depends(self) -> dict[str, Any]:
-        """All its options but ``num_gpu``, as text: here metrics matter, too."""
+        """All its options but ``num_gpu``: here metrics matter, too."""
         values = {key: value for key, value in self.values.items() if key != "num_gpu"}
-        return {**super().depends(), "options": json.dumps(values, sort_keys=True)}
+        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        return {"options": digest[:16], "made from": super().depends()["made from"]}
 
     def status(self) -> Status:
-        """By the tables, and what they were made with."""
+        """As of every phase, but there is nothing to resume."""
         status = super().status()
-        if status.state == "stale":
-            return Status("stale", "of other weights or options")
-        whole = status.state == "complete" and all(p.is_file() for p in self.outputs())
-        return Status("complete" if whole else "to do")
+        return Status("to do") if status.state == "interrupted" else status
+
+    def clear(self) -> None:
+        """Delete an earlier one of a recipe: it is made again at any time, and its images fill the disk."""
+        if self.record.read():
+            shutil.rmtree(self.place, ignore_errors=True)
 
     def run(self, *, resume: bool, progress: bool) -> dict[str, Any]:
-        """Test; an earlier one of the recipe is deleted: it is made again at any time, and its images fill the disk."""
+        """Test; a folder that no recipe made is renamed."""
         from semiisp_plugin.training import test
 
         opt = options_module.complete(as_json(self.values), self.source, root_path=str(self.root), is_train=False)
-        marker = self.place / "made_by_a_recipe.txt"
-        if marker.is_file():
-            shutil.rmtree(self.place)
         test(opt, progress=progress, quiet=True)
-        marker.write_text("This folder is replaced when the recipe tests again.\n", encoding="utf-8")
         return {}

@@ -16,7 +16,6 @@ from semiisp_plugin.report.benchmark_plots import (
 from semiisp_plugin.report.benchmark_results import MAIN_GROUPS, Results, compare_systems, parse_results
 from semiisp_plugin.report.benchmark_tables import (
     describe_repetitions,
-    distribution_table,
     f_isp_table,
     paper_section,
     results_section,
@@ -77,7 +76,6 @@ def _sections(results: Results, folder: PlotFolder) -> list[Section]:
         paper,
         Section("The filter", plots=kept),
         Section("f_ISP", tables=[f_isp_table(results)]),
-        Section("Real and pseudo inputs", tables=[distribution_table(results)]),
         search_section(results),
         systems_section(results),
     ]

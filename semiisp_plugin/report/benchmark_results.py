@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from semiisp_plugin.report.tables import MISSING
 
@@ -114,23 +113,6 @@ class FISP(msgspec.Struct):
     clipped: float | None = None
 
 
-class Inputs(msgspec.Struct):
-    """Mean Rec. 709 luma and mean saturation, 0 to 1, one value an image."""
-
-    brightness: list[float] = []
-    chroma: list[float] = []
-
-
-class Distribution(msgspec.Struct):
-    """Real and pseudo inputs of the target network, of one variant and repetition."""
-
-    pairs: int
-    variant: str
-    repetition: str
-    real: Inputs
-    pseudo: Inputs
-
-
 class Candidate(msgspec.Struct):
     """Settings that were tried in the search.
 
@@ -196,7 +178,6 @@ class Results(msgspec.Struct):
         options: The whole option file.
         best_supervised: By number of pairs (as text): the system that the others are compared with.
         f_isp: PSNR of every f_ISP.
-        distributions: Brightness and chroma of real and pseudo inputs.
         search: Everything that was tried.
         pictures: Test images.
         failed: What went wrong.
@@ -220,7 +201,6 @@ class Results(msgspec.Struct):
     options: dict[str, Any] = {}
     best_supervised: dict[str, str] = {}
     f_isp: list[FISP] = []
-    distributions: list[Distribution] = []
     search: list[Candidate] = []
     pictures: list[Pictures] = []
     failed: list[Failure] = []
@@ -294,26 +274,6 @@ def parse_results(results: Mapping[str, Any], where: str = "results") -> Results
 def group_heading(group: str) -> str:
     """Heading of a group of systems."""
     return GROUPS.get(group, group)
-
-
-def pooled_inputs(results: Results, pairs: int, variant: str | None, quantity: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pool brightness or chroma of the inputs over the repetitions.
-
-    Args:
-        results: A benchmark's results.
-        pairs: The number of pairs.
-        variant: The variant of f_ISP; None for all.
-        quantity: ``brightness`` or ``chroma``.
-
-    Returns:
-        The values of the real and of the pseudo inputs, finite ones only, one an image.
-    """
-    items = [d for d in results.distributions if d.pairs == pairs and variant in (None, d.variant)]
-    pools = []
-    for kind in ("real", "pseudo"):
-        values = np.array([v for item in items for v in getattr(getattr(item, kind), quantity)], dtype=float)
-        pools.append(values[np.isfinite(values)])
-    return pools[0], pools[1]
 
 
 # --- gains ------------------------------------------------------------------------------------------------------------

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from scipy import stats
-
 from semiisp_plugin.report.benchmark_results import (
     Results,
     Spread,
     compare_systems,
     group_heading,
     parse_results,
-    pooled_inputs,
     spread_of,
 )
 from semiisp_plugin.report.page import Section, Table, counted, format_number, markdown_section, terminal_text
-from semiisp_plugin.report.paper_figures import PAPER_ABLATIONS, PAPER_TASKS, TONE_MAPPING, paper_results
+from semiisp_plugin.report.paper_figures import PAPER_TASKS, paper_results
 from semiisp_plugin.report.tables import MISSING
 
 
@@ -129,22 +126,7 @@ def paper_section(results: Results) -> Section | None:
         "themselves (or their sizes) differ, so neither the PSNR nor the gains are expected to agree. The paper gives "
         "no spread."
     ]
-    tables = [Table(columns, rows, (2, 3, 4, 5))]
-    if "FiveK" in results.paper_task and any(s.group in ("ablation", "source") for s in results.systems.values()):
-        tables.append(_paper_ablations())
-    return Section(title, text=text, tables=tables)
-
-
-def _paper_ablations() -> Table:
-    supervised = {row.pairs: row.supervised_psnr for row in paper_results(TONE_MAPPING, "PQDynamicISP")}
-    rows = []
-    for row in PAPER_ABLATIONS:
-        gain = row.psnr - supervised[row.pairs]
-        table = f"Table {row.table}"
-        rows.append((table, row.source, row.steps, str(row.pairs), format_number(row.psnr), f"{gain:+.2f}"))
-    title = "The paper's ablations: PQDynamicISP on FiveK tone mapping; OPF is its filter, USQ its updated sRGB quality"
-    columns = ("source", "sRGB to RAW", "with", "pairs", "PSNR [dB]", "gain over supervised [dB]")
-    return Table(columns, rows, (3, 4, 5), title, folded=True)
+    return Section(title, text=text, tables=[Table(columns, rows, (2, 3, 4, 5))])
 
 
 def f_isp_table(results: Results) -> Table:
@@ -164,56 +146,29 @@ def f_isp_table(results: Results) -> Table:
     return Table(columns, rows, (1, 2, 3, 4, 5, 6), "PSNR of f_ISP itself, mean ± standard deviation")
 
 
-def distribution_table(results: Results) -> Table:
-    """Brightness and chroma of the real and the pseudo inputs, and how far they are apart."""
-    rows: list[tuple[str, ...] | str] = []
-    for pairs in sorted({item.pairs for item in results.distributions}):
-        rows.append(counted(pairs, "pair"))
-        for variant in dict.fromkeys(item.variant for item in results.distributions if item.pairs == pairs):
-            for quantity in ("brightness", "chroma"):
-                real, pseudo = pooled_inputs(results, pairs, variant, quantity)
-                if len(real) and len(pseudo):
-                    spreads = (_mean_std(Spread(tuple(values)), 3) for values in (real, pseudo))
-                    rows.append(
-                        (results.label(variant), quantity, *spreads, f"{stats.ks_2samp(real, pseudo).statistic:.2f}")
-                    )
-    columns = ("variant", "quantity", "real", "pseudo", "distance")
-    title = "Mean ± standard deviation over images; distance: the largest between the cumulative curves, 0 to 1"
-    return Table(columns, rows, (2, 3, 4), title)
-
-
 def search_section(results: Results) -> Section:
-    """Settings that were chosen, tried and given."""
-    chosen: list[tuple[str, ...] | str] = []
+    """What was tried, with what was chosen of it; and settings that were given."""
     tried: list[tuple[str, ...] | str] = []
     given: list[tuple[str, ...] | str] = []
     for pairs in sorted({*results.pairs(), *(item.pairs for item in results.search)}):
-        best, all_tried, without = [], [], []
+        searched, without = [], []
         for key in results.systems:
             candidates = [item for item in results.search if (item.pairs, item.system) == (pairs, key)]
             for item in candidates:
-                row = (results.label(key), _settings(item.candidate), _mean_std(spread_of(item.validation_psnr)))
-                test = _mean_std(spread_of(item.test_psnr)) if item.test_psnr else ""
-                all_tried.append((*row, test, "yes" if item.chosen else ""))
-                if item.chosen:
-                    best.append((*row, str(len(candidates))))
+                scores = (_mean_std(spread_of(values)) for values in (item.validation_psnr, item.test_psnr))
+                chosen = "yes" if item.chosen else ""
+                searched.append((results.label(key), _settings(item.candidate), *scores, chosen))
             if not candidates:
                 used = dict.fromkeys(_settings(cell.chosen) for cell in results.of(pairs, key) if cell.chosen)
                 without += [(results.label(key), settings) for settings in used]
-        for table, lines in ((chosen, best), (tried, all_tried), (given, without)):
+        for table, lines in ((tried, searched), (given, without)):
             if lines:
                 table += [counted(pairs, "pair"), *lines]
-    tables = []
-    if chosen:
-        columns: tuple[str, ...] = ("system", "settings", "validation PSNR [dB]", "candidates")
-        tables.append(Table(columns, chosen, (2, 3)))
-    if tried:
-        columns = ("system", "settings", "validation PSNR [dB]", "test PSNR [dB]", "chosen")
-        title_of_all = "All candidates; their test PSNR was not looked at to choose"
-        tables.append(Table(columns, tried, (2, 3), title_of_all, folded=True))
-    if given:
-        tables.append(Table(("system", "settings"), given, title="Settings that were not searched for", folded=True))
-    return Section("Chosen settings", text=[results.selection] if tables and results.selection else [], tables=tables)
+    columns = ("system", "settings", "validation PSNR [dB]", "test PSNR [dB]", "chosen")
+    tables = [Table(columns, tried, (2, 3), "All candidates; their test PSNR was not looked at to choose")]
+    tables.append(Table(("system", "settings"), given, title="Settings that were not searched for", folded=True))
+    shown = [table for table in tables if table.rows]
+    return Section("Chosen settings", text=[results.selection] if shown and results.selection else [], tables=shown)
 
 
 def _settings(values: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What the paper printed: PSNR and SSIM of its Tables 1 to 4, 8 and 9, to stand beside figures of one's own.
+"""What the paper printed: PSNR and SSIM of its Tables 1, 4, 8 and 9, to stand beside figures of one's own.
 
 Data, image sizes, numbers of pairs and networks of another experiment differ, so these are for orientation.
 """
@@ -34,24 +34,6 @@ class PaperResult:
         """PSNR with semi-supervised learning minus PSNR without, in dB."""
         return self.semi_psnr - self.supervised_psnr
 
-
-@dataclass(frozen=True)
-class PaperAblation:
-    """One line of Table 2 or 3, which are of PQDynamicISP on FiveK tone mapping.
-
-    ``source`` is the way from sRGB to RAW; ``steps`` says which were used of online pseudo-data filtering (OPF) and
-    updating the sRGB quality (USQ). PSNR is in dB.
-    """
-
-    table: str
-    source: str
-    steps: str
-    pairs: int
-    psnr: float
-    ssim: float
-
-
-_BOTH, _ONE, _NEITHER = "OPF and USQ", "one of OPF, USQ", "neither"
 
 PAPER_TASKS: tuple[str, ...] = (TONE_MAPPING, GENERAL_ISP, ENHANCEMENT, "LoLv1", "LoLv2", "LoLv2-syn")
 """The tasks that `PAPER_RESULTS` knows."""
@@ -104,31 +86,6 @@ GT_MEAN: Mapping[tuple[str, str], tuple[tuple[float, float], tuple[float, float]
 }
 """Table 9 in brackets: PSNR and SSIM after the brightness was matched to the ground truth's mean, by task and network;
 supervised, then with semi-supervised learning."""
-
-PAPER_ABLATIONS: tuple[PaperAblation, ...] = (
-    PaperAblation("2", "UPI", _NEITHER, 100, 22.79, 0.889),
-    PaperAblation("2", "UPI", _NEITHER, 4500, 25.44, 0.930),
-    PaperAblation("2, 3", "UPI", _BOTH, 100, 23.40, 0.904),
-    PaperAblation("2, 3", "UPI", _BOTH, 4500, 25.67, 0.932),
-    PaperAblation("2", "ReRAW", _NEITHER, 100, 23.15, 0.900),
-    PaperAblation("2", "ReRAW", _NEITHER, 4500, 25.57, 0.931),
-    PaperAblation("2, 3", "ReRAW", _BOTH, 100, 23.82, 0.901),
-    PaperAblation("2, 3", "ReRAW", _BOTH, 4500, 25.57, 0.930),
-    PaperAblation("2", "the paper's", _NEITHER, 100, 23.07, 0.890),
-    PaperAblation("2", "the paper's", _NEITHER, 4500, 25.57, 0.930),
-    # One tick in this line; extracted as text, the table does not show under which of the two it stands.
-    PaperAblation("2", "the paper's", _ONE, 100, 23.31, 0.891),
-    PaperAblation("2", "the paper's", _ONE, 4500, 25.63, 0.930),
-    PaperAblation("2, 3", "the paper's", _BOTH, 100, 24.12, 0.910),
-    PaperAblation("2, 3", "the paper's", _BOTH, 4500, 25.73, 0.934),
-    PaperAblation("3", "CycleISP", _BOTH, 100, 23.32, 0.900),
-    PaperAblation("3", "CycleISP", _BOTH, 4500, 25.55, 0.929),
-    PaperAblation("3", "SRISP", _BOTH, 100, 23.39, 0.899),
-    PaperAblation("3", "SRISP", _BOTH, 4500, 25.62, 0.932),
-    PaperAblation("3", "RAWDiffusion", _BOTH, 100, 23.21, 0.897),
-    PaperAblation("3", "RAWDiffusion", _BOTH, 4500, 25.63, 0.932),
-)
-"""Tables 2 and 3. All of Table 3 has the filter and the updated quality."""
 
 
 def paper_results(task: str, network: str | None = None) -> tuple[PaperResult, ...]:

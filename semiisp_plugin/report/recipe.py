@@ -115,7 +115,7 @@ def _sections(content: Mapping[str, Any]) -> list[Section]:
         iterations = "" if phase["iterations"] is None else f"{phase['iterations']:,d}"
         rows.append((phase["phase"], phase["run"], iterations, in_words(phase["seconds"])))
     done = Section("Phases", tables=[Table(("phase", "run", "iterations", "time"), rows, numeric=(2, 3))])
-    done.text.append("Time: of this recipe's processes; nothing where a phase was run by hand.")
+    done.text.append("Time: of this recipe's processes.")
     return [results, done]
 
 

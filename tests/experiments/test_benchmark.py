@@ -14,6 +14,7 @@ from semiisp_plugin.experiments.benchmark import Repetition, jobs_of, repetition
 from semiisp_plugin.experiments.benchmark_jobs import Step
 from semiisp_plugin.experiments.benchmark_options import complete_benchmark_options
 from semiisp_plugin.experiments.jobs import Record, Runner, perform
+from semiisp_plugin.io.lmdb_io import read_meta, read_value
 from semiisp_plugin.options import Source
 from semiisp_plugin.pseudo.f_isp import load_f_isp
 
@@ -74,13 +75,10 @@ def test_every_system_on_every_repetition(finished):
         assert (cell["early_stopped"] is not None) == (cell["system"] == "supervised")
     assert results["best_supervised"] == {"6": "supervised"}
     assert len(results["f_isp"]) == 2  # one a seed, shared by all systems
-    # One set of pseudo pairs for paper, before_fine, pseudo_only and mean_teacher, one without USQ, one of UPI, one
-    # chosen from candidates.
-    assert len(results["distributions"]) == 2 * 4
-    of_three, paper = (
-        [d for d in results["distributions"] if d["variant"] == name] for name in ("of_three", "pseudo_only")
-    )
-    assert [d["pseudo"] for d in of_three] != [d["pseudo"] for d in paper]
+    jobs = (jobs_of(options, options.systems[name], 6, Repetition(0, None), {}) for name in ("of_three", "pseudo_only"))
+    of_three, of_one = (str(job.needs["pseudo"].folder / "pseudo" / "lq.lmdb") for job in jobs)
+    keys = [entry.key for entry in read_meta(of_one)]
+    assert [read_value(of_three, key) for key in keys] != [read_value(of_one, key) for key in keys]
 
 
 def test_phases_are_shared(finished):
@@ -90,6 +88,8 @@ def test_phases_are_shared(finished):
     assert counts == {
         "data": 2,
         "f_isp": 2,
+        # One set for paper, before_fine, pseudo_only and mean_teacher, one without USQ, one of UPI, one chosen from
+        # candidates.
         "pseudo": 8,
         "semi": 6,  # before_fine is paper's phase 2
         "finetune": 6,

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from semiisp_plugin.experiments.benchmark_data import (
-    brightness_and_chroma,
     check_amounts,
     count_pairs,
     data_in,
@@ -128,12 +127,3 @@ def test_photographs_that_cannot_be_read_take_no_part(tmp_path, capsys):
     make_data(task, tmp_path / "d", n_pairs=3, n_validation=1, size=SIZE, seed=0, fold=None)
     assert len(list_images(data_in(tmp_path / "d").photos)) == 1
     assert "broken.jpg" in capsys.readouterr().out
-
-
-def test_brightness_and_chroma():
-    grey = np.full((30, 30, 3), 0.25, np.float32)
-    red = np.zeros((30, 30, 3), np.float32)
-    red[..., 0], red[..., 1], red[..., 2] = 0.8, 0.4, 0.4
-    seen = brightness_and_chroma([grey, red])
-    assert seen["brightness"] == pytest.approx([0.25, 0.2126 * 0.8 + 0.7874 * 0.4], rel=1e-5)
-    assert seen["chroma"] == pytest.approx([0.0, 0.5], abs=1e-5)

@@ -1,4 +1,4 @@
-"""``basicsr recipe``: what runs, what is skipped, gone on with, refused, and the report."""
+"""``basicsr recipe``: what runs, what is skipped, resumed, refused, and the report."""
 
 import json
 import os
@@ -112,10 +112,14 @@ def plan(text: str) -> dict[str, tuple[str, str]]:
     return rows
 
 
-def states(capsys, **arguments) -> dict[str, tuple[str, str]]:
+def plan_of(capsys, **arguments) -> str:
     capsys.readouterr()
     assert run_recipe("recipe.yml", dry_run=True, **arguments) is None
-    return plan(capsys.readouterr().out)
+    return capsys.readouterr().out
+
+
+def states(capsys, **arguments) -> dict[str, tuple[str, str]]:
+    return plan(plan_of(capsys, **arguments))
 
 
 # --- the whole ------------------------------------------------------------------------------------------------------
@@ -161,17 +165,38 @@ def test_what_is_complete_is_left_alone(done, capsys, monkeypatch):
     assert run_recipe("recipe.yml")["systems"]
 
 
-def test_the_same_from_a_dictionary_and_by_hand(done, capsys):
-    """Runs that `basicsr train` made count without what a recipe writes down."""
-    subprocess.run(["rm", "-r", "experiments/.recipe"], check=True)
-    assert states(capsys)["finetune"] == ("complete", "nothing")
+def test_the_same_from_a_dictionary(done, capsys):
+    capsys.readouterr()
     assert run_recipe(done.values, dry_run=True) is None
+    assert set(plan(capsys.readouterr().out).values()) == {("complete", "nothing")}
 
 
-# --- going on --------------------------------------------------------------------------------------------------------
+def test_what_was_made_by_hand_is_refused_and_renamed_on_demand(done, capsys):
+    for run in ("finetune", "test"):
+        Path(f"experiments/.recipe/{run}.json").unlink()
+    found = states(capsys)
+    assert found["finetune"] == ("stale", "refuse (--redo makes it again)")
+    assert found["test:finetune"] == ("stale", "make again")
+    with pytest.raises(JobError, match=r"finetune: .*/finetune exists and was not made by a recipe; rename"):
+        run_recipe("recipe.yml")
+    run_recipe("recipe.yml", redo=[])
+    assert list(Path("experiments").glob("finetune_archived_*"))
+    assert list(Path("results").glob("test_archived_*"))
+    assert set(states(capsys).values()) == {("complete", "nothing")}
+
+
+# --- resuming --------------------------------------------------------------------------------------------------------
+
+
+def interrupt(run: str) -> None:
+    """Note of a run that it has not come to its end."""
+    file = Path(f"experiments/.recipe/{run}.json")
+    noted = json.loads(file.read_text())
+    file.write_text(json.dumps({"depends": noted["depends"], "seconds": 1.0, "complete": False}))
 
 
 def test_interrupted_run_is_resumed(done, finished, capsys):
+    interrupt("semi")
     models, training = Path("experiments/semi/models"), Path("experiments/semi/training_states")
     for path in (models / "net_g_latest.pth", models / "net_g_3.pth", training / "3.state", training / "2.state"):
         path.unlink()
@@ -179,24 +204,29 @@ def test_interrupted_run_is_resumed(done, finished, capsys):
     assert found["semi"] == ("interrupted", "resume")
     # What was made of the weights that are gone is not complete, but made of the same ones again it would be.
     assert found["finetune"][0] == "stale"
+    assert f"{TOTAL - 1 + TOTAL} iterations of training are left" in plan_of(capsys)
     run_recipe("recipe.yml", until="semi")
     for name, value in weights(Path(), "semi").items():
         assert torch.equal(value, weights(finished.folder, "semi")[name])
     assert states(capsys)["semi"] == ("complete", "nothing")
 
 
-def test_damaged_weights_are_not_complete(done, capsys):
-    path = Path("experiments/finetune/models/net_g_latest.pth")
-    path.write_bytes(path.read_bytes()[:-400])
-    assert states(capsys)["finetune"] == ("interrupted", "resume")
+def test_missing_weights_are_not_complete(done, capsys):
+    Path("experiments/finetune/models/net_g_latest.pth").unlink()
+    assert states(capsys)["finetune"] == ("to do", "run")
     run_recipe("recipe.yml")
+    assert list(Path("experiments").glob("finetune_archived_*"))
     assert set(states(capsys).values()) == {("complete", "nothing")}
 
 
-def test_unfinished_pseudo_pairs_are_resumed(done, capsys):
+def test_unfinished_pseudo_pairs_are_resumed(done, finished, capsys):
+    interrupt("pseudo")
     for path in Path("pseudo/shards").glob("*.done.json"):
         path.unlink()
     assert states(capsys)["pseudo"] == ("interrupted", "resume")
+    run_recipe("recipe.yml", until="pseudo")
+    assert states(capsys)["pseudo"] == ("complete", "nothing")
+    assert not list(Path().glob("pseudo_archived_*"))
 
 
 SERVER = """
@@ -273,7 +303,7 @@ def test_changed_options_are_refused_and_made_again_on_demand(done, capsys):
     assert found["semi"][0] == found["finetune"][0] == "stale"
     assert found["test:semi"] == found["test:finetune"] == ("stale", "make again")
     before = weights(Path(), "semi")
-    with pytest.raises(JobError, match=r"semi: other options: train:optim_g:lr: 0.001 -> 0.002;.*--redo"):
+    with pytest.raises(JobError, match=r"semi: train:optim_g:lr: 0.001 -> 0.002;.*--redo"):
         run_recipe("recipe.yml")
     assert all(torch.equal(v, before[k]) for k, v in weights(Path(), "semi").items())
     stamp = Path("experiments/isp/models/f_isp_latest.pth").stat().st_mtime_ns
@@ -399,12 +429,12 @@ def test_other_options_of_a_process_that_was_waited_for_are_not_overwritten(done
 
 
 def test_room_is_counted_on_the_disk_that_is_written(done, monkeypatch):
-    """What is done of the pairs lies there already; other folders may be on other disks."""
+    """What is written of the pairs lies there already; other folders may be on other disks."""
     pseudo = next(p for p in recipe_module.phases_of(load_recipe("recipe.yml"), Path.cwd()) if p.name == "pseudo")
     whole = pseudo.disk()
-    status = pseudo.status()
-    monkeypatch.setattr(type(pseudo), "status", lambda _: type(status)("interrupted", done=1, total=status.total))
-    assert pseudo.disk() == pytest.approx(whole * (status.total - 1) / status.total, rel=0.01)
+    interrupt("pseudo")
+    there = sum(path.stat().st_size for path in Path("pseudo").rglob("*") if path.is_file())
+    assert pseudo.disk() == max(0, whole - there) < whole
     asked = []
     usage = recipe_checks.shutil.disk_usage
     monkeypatch.setattr(recipe_checks.shutil, "disk_usage", lambda path: (asked.append(Path(path)), usage(path))[1])

@@ -21,7 +21,7 @@ from semiisp_plugin.report import benchmark_plots
 from semiisp_plugin.report.benchmark import write_report
 from semiisp_plugin.report.benchmark_results import GROUPS, gain_rows
 from semiisp_plugin.report.benchmark_tables import markdown_tables, terminal_table
-from semiisp_plugin.report.paper_figures import PAPER_ABLATIONS, PAPER_RESULTS, PAPER_TASKS, paper_results
+from semiisp_plugin.report.paper_figures import PAPER_RESULTS, PAPER_TASKS, paper_results
 
 SYSTEMS = {
     "f_isp_paper": ("f_ISP", "f_isp", False, -1.1),
@@ -42,7 +42,7 @@ def make_results(
 ) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     runs = [(s, f) for f in range(folds) for s in range(seeds)]
-    cells, f_isp, distributions, search = [], [], [], []
+    cells, f_isp, search = [], [], []
     for n in pairs:
         for s, f in runs:
             repetition = f"seed {s}, fold {f}"
@@ -87,15 +87,6 @@ def make_results(
                         "clipped": 0.012,
                     }
                 )
-                distributions.append(
-                    {
-                        "pairs": n,
-                        "variant": variant,
-                        "repetition": repetition,
-                        "real": {"brightness": rng.beta(2, 6, 20).tolist(), "chroma": rng.beta(3, 4, 20).tolist()},
-                        "pseudo": {"brightness": rng.beta(2, 4, 40).tolist(), "chroma": rng.beta(3, 5, 40).tolist()},
-                    }
-                )
         for rate in (0.001, 0.003):
             search.append(
                 {
@@ -127,7 +118,6 @@ def make_results(
         "best_supervised": {str(n): "supervised_jitter" if n == 16 else "supervised" for n in pairs},
         "cells": cells,
         "f_isp": f_isp,
-        "distributions": distributions,
         "search": search,
         "pictures": [],
         "failed": [],
@@ -384,11 +374,6 @@ def test_the_papers_gains_are_those_of_its_tables():
     assert {row.task for row in PAPER_RESULTS} == set(PAPER_TASKS)
     assert by_key["FiveK tone mapping", "SepLUT", 100].gain == pytest.approx(2.44)
     assert by_key["LoLv1", "Retinexformer", 485].gain == pytest.approx(-0.11)
-    assert len(PAPER_ABLATIONS) == 20
-    # Table 2's last line, Table 3's, and Table 1's are the same run.
-    best = next(a for a in PAPER_ABLATIONS if a.source == "the paper's" and a.steps == "OPF and USQ" and a.pairs == 100)
-    one = by_key["FiveK tone mapping", "PQDynamicISP", 100]
-    assert (best.psnr, best.ssim) == (one.semi_psnr, one.semi_ssim)
     assert {row.network for row in paper_results("FiveK IE", "nafnet")} == {"NAFNet-s"}
     assert len(paper_results("LoLv1", "SepLUT")) == 2
     with pytest.raises(ValueError, match="no task 'LoLv3'"):
@@ -489,7 +474,7 @@ def test_every_text_is_escaped(tmp_path):
     }
     for cell in results["cells"]:
         cell["chosen"] = {HOSTILE: HOSTILE}
-    for item in (*results["f_isp"], *results["distributions"]):
+    for item in results["f_isp"]:
         item["variant"] = HOSTILE
     results["pictures"][0]["name"] = HOSTILE
     results["search"][0]["candidate"] = {HOSTILE: HOSTILE}
@@ -510,7 +495,7 @@ def test_every_text_is_escaped(tmp_path):
 @pytest.mark.filterwarnings("error")
 def test_what_is_not_there_is_left_out(tmp_path):
     results = make_results(pairs=(16,), seeds=1, folds=1)
-    for name in ("f_isp", "distributions", "search"):
+    for name in ("f_isp", "search"):
         results[name] = []
     results["paper_task"] = None
     for cell in results["cells"]:
@@ -519,9 +504,7 @@ def test_what_is_not_there_is_left_out(tmp_path):
     assert set(paths) == {"report.md", "report.html", "plots/gain_16.png"}
     for text in (paths["report.md"].read_text(), Page(paths["report.html"].read_text()).text):
         assert "16 pairs" in text
-        assert not [
-            part for part in ("The filter", "Real and pseudo inputs", "Chosen settings", "Pictures") if part in text
-        ]
+        assert not [part for part in ("The filter", "Chosen settings", "Pictures") if part in text]
 
 
 @pytest.mark.filterwarnings("error")
@@ -541,8 +524,6 @@ def test_odd_curves_are_drawn(tmp_path):
     for k, cell in enumerate(results["cells"]):
         cell["kept_ratio"] = [[10 * k, 0.5]]  # nowhere do two repetitions have a common stretch
         cell["test"] = None if k % 4 == 0 else cell["test"]
-    results["distributions"][0]["real"]["chroma"] = []
-    results["distributions"][1]["pseudo"]["brightness"] = [0.0, math.nan]
     results["f_isp"] = [item | {"test_psnr": None} for item in results["f_isp"]]
     paths = write(results, tmp_path)
     assert "plots/gain_16.png" not in paths
