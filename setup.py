@@ -37,7 +37,7 @@ REQUIRES = [
 ]
 # The demo's photographs are those that scikit-learn, matplotlib and scikit-image ship.
 DEMO = ["scikit-learn>=1.3"]
-# Compiles the inverse of 8-bit images to machine code (isp/curve8_numba.py); without it the same in a few tensor steps.
+# Compiles the ISP and its inverse to machine code (isp/numba_kernels.py); without it the same in tensor steps.
 FAST = ["numba>=0.60"]
 # Reads camera RAW files (`basicsr prepare`).
 RAW = ["rawpy>=0.21"]

@@ -38,10 +38,11 @@ from machine import describe, load_average
 from torch import Tensor
 
 from semiisp_plugin.io.image_io import list_images
-from semiisp_plugin.isp import InvertibleISP, ISPSpec, PaperLUTSettings, strips
+from semiisp_plugin.isp import InvertibleISP, ISPSpec, PaperLUTSettings
 from semiisp_plugin.isp import functions as fn
 from semiisp_plugin.isp.gamma_inverse import GammaInverse
 from semiisp_plugin.isp.paper_lut import PaperLUT, paper_lut
+from semiisp_plugin.isp.parameter_maps import ParameterMaps, rows_of, worth_it
 from semiisp_plugin.report.tables import text_table
 from semiisp_plugin.simulation.photographs import load_photographs
 
@@ -68,12 +69,12 @@ def parameters_in_box(grid: tuple[int, int], seed: int) -> Tensor:
 def gamma_exact(image: Tensor, parameters: Tensor) -> Tensor:
     """f_GM^-1 alone, as `InvertibleISP.inverse` goes about it."""
     spec = ISPSpec()
-    maps = strips.ParameterMaps(spec, parameters, (image.shape[2], image.shape[3]))
-    if not strips.worth_it(image, parameters):
+    maps = ParameterMaps(spec, parameters, (image.shape[2], image.shape[3]))
+    if not worth_it(image, parameters):
         return GammaInverse(**maps.whole()["gm"], g2_range=(0.2, 2.0))(image)
     out = torch.empty_like(image)
     before = None
-    for rows, p in maps.strips(strips.rows_of(image)):
+    for rows, p in maps.strips(rows_of(image)):
         if p is not before:
             inverse, before = GammaInverse(**p["gm"], g2_range=(0.2, 2.0)), p
         out[:, :, rows] = inverse(image[:, :, rows])
@@ -84,7 +85,7 @@ def gamma_by_table(table: PaperLUT) -> Callable[[Tensor, Tensor], Tensor]:
     """f_GM^-1 by this package's look-up."""
 
     def invert(image: Tensor, parameters: Tensor) -> Tensor:
-        maps = strips.ParameterMaps(ISPSpec(), parameters, (image.shape[2], image.shape[3])).whole()["gm"]
+        maps = ParameterMaps(ISPSpec(), parameters, (image.shape[2], image.shape[3])).whole()["gm"]
         return table(image, maps["g1"], maps["g2"], maps["k"])
 
     return invert
@@ -98,7 +99,7 @@ def gamma_as_printed(table: PaperLUT) -> Callable[[Tensor, Tensor], Tensor]:
     interpolate = RegularGridInterpolator((*axes, np.linspace(0, 1, table.sizes[4])), table.table)
 
     def invert(image: Tensor, parameters: Tensor) -> Tensor:
-        maps = strips.ParameterMaps(ISPSpec(), parameters, (image.shape[2], image.shape[3])).whole()["gm"]
+        maps = ParameterMaps(ISPSpec(), parameters, (image.shape[2], image.shape[3])).whole()["gm"]
         ones = np.ones_like(image.numpy())
         # Interpolation of a grid may leave a range by a rounding, which SciPy refuses.
         values = [np.clip(ones * maps[k].numpy(), *r) for k, r in zip(("g1", "g2", "k"), table.ranges, strict=True)]
@@ -224,7 +225,7 @@ def table_gamma(args: argparse.Namespace) -> list[dict[str, str]]:
         generator = torch.Generator().manual_seed(args.seed)
         truth = torch.rand(args.batch, 3, 480, 640, generator=generator).to(args.device)
         parameters = parameters.expand(args.batch, -1, -1, -1).contiguous()
-        maps = strips.ParameterMaps(ISPSpec(), parameters.double(), (480, 640)).whole()["gm"]
+        maps = ParameterMaps(ISPSpec(), parameters.double(), (480, 640)).whole()["gm"]
         image = fn.gamma_tone_map(truth.double(), **maps).float()
         calls: dict[str, Callable[[], Any]] = {
             n: (lambda f=f, i=image, p=parameters: f(i, p)) for n, f in measured_gamma(args.device).items()

@@ -89,7 +89,7 @@ def test_imports_are_found():
     seen = {(i.importer, i.imported) for i in IMPORTS}
     assert (f"{PACKAGE}.toolbox", "basicsr") in seen
     assert (f"{PACKAGE}.cli", f"{PACKAGE}.options") in seen
-    assert (f"{PACKAGE}.isp.strips", "torch.nn.functional") in seen
+    assert (f"{PACKAGE}.isp.parameter_maps", "torch.nn.functional") in seen
     lazy = next(i for i in IMPORTS if i.importer == f"{PACKAGE}.toolbox" and i.imported == f"{PACKAGE}.io.lmdb_io")
     assert lazy.when_called
 
@@ -122,11 +122,9 @@ def test_basicsr_is_not_imported_by_name():
 
 # Where the mathematics is done by others: arrays for the compiled path, SciPy and CuPy for the paper's table.
 BESIDE_TORCH = {
-    "isp.strips": {"numpy"},
-    "isp.pipeline": {"numpy"},
-    "isp.curve8_numba": {"numpy", "numba"},
-    "isp.crop": {"numpy"},
-    "isp.rows_numba": {"numpy", "numba"},
+    "isp.parameter_maps": {"numpy"},
+    "isp.compiled": {"numpy"},
+    "isp.numba_kernels": {"numpy", "numba"},
     "isp.paper_lut": {"numpy", "scipy", "cupy", "cupyx"},
 }
 
@@ -147,8 +145,9 @@ def test_what_need_not_be_installed_is_imported_when_called():
     optional = [i for i in IMPORTS if i.imported.split(".")[0] in ("cupy", "cupyx", "rawpy", "lpips")]
     assert optional
     assert all(i.when_called for i in optional)
-    # By name, through `isp.compiled`.
-    assert not [i for i in IMPORTS if "_numba" in i.imported and "_numba" not in i.importer]
+    kernels = [i for i in IMPORTS if i.imported == f"{PACKAGE}.isp.numba_kernels"]
+    assert kernels
+    assert all(i.when_called for i in kernels)
 
 
 def test_imports_point_downwards():

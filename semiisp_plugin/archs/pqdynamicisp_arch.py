@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semiisp_plugin.isp.invertible_isp import InvertibleISP
+from semiisp_plugin.isp.parameter_maps import positions, rows_of
 from semiisp_plugin.isp.parameters import BASE_MATRICES, ISPSpec
-from semiisp_plugin.isp.pipeline import InvertibleISP
-from semiisp_plugin.isp.strips import positions, rows_of
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
 # A thumbnail in log units spreads the dark end, where most of a RAW image's pixels are; 1/1024 is ten stops below

@@ -1,52 +1,56 @@
-"""Functions that Numba compiles for the CPU at hand, where it is installed and can.
+"""The ISP and its inverse by compiled code (`semiisp_plugin.isp.numba_kernels`), on a CPU where Numba is installed.
 
-Why there are any: without them the builder's steps for a photograph (decoding and PNG included, COCO, processor time,
-one AMD EPYC core) take 1.30 times as long for a RAW f_ISP with global sets (each of forward pass and 8-bit inverse
-1.15), 1.58 times with local ones (inverse of rows 1.43), 2.0 times for image enhancement with global sets (inverse
-1.71, forward pass 1.31).
+What `semiisp_plugin.isp.invertible_isp.InvertibleISP` computes with tensors, in one pass over the image and not
+differentiable. Every function here returns None where that cannot be had, and the tensors are to do it.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-_FUNCTIONS = 64  # more than any of the modules has
-_FAILED = object()
+import numpy as np
+import torch
+from torch import Tensor
+
+from semiisp_plugin.isp import functions as fn
+from semiisp_plugin.isp.parameter_maps import positions
+from semiisp_plugin.isp.parameters import ISPSpec
+
+_KERNELS = 64  # more than there are
+# Where a place leaves the axes by more than this, relative to its scale, it is a turn, which no augmentation makes.
+_SKEW = 1e-4
+_WHOLE = np.eye(2, 3)
+_OFF_DIAGONAL = ~np.eye(3, dtype=bool)
 
 
 @cache
-def compiled(module: str, function: str) -> Callable[..., tuple[Any] | None] | None:
-    """A compiled function of ``semiisp_plugin.isp``.
-
-    Args:
-        module: Such as ``curve8_numba``; imported now.
-        function: Its name there.
+def kernel(name: str) -> Callable[..., tuple[Any] | None] | None:
+    """A function of `semiisp_plugin.isp.numba_kernels`, which is imported now.
 
     Returns:
         The function, which gives what it returns in a tuple, or None where it cannot run; None without Numba. Why it
         cannot run is said in a warning.
     """
     try:
-        target = getattr(importlib.import_module(f"semiisp_plugin.isp.{module}"), function)
+        from semiisp_plugin.isp import numba_kernels
     except ImportError:
         return None
     except RuntimeError as error:  # no folder where compiled code can be kept
         _warn(f"{error}. Set NUMBA_CACHE_DIR to a folder that can be written.")
         return None
-
+    target = getattr(numba_kernels, name)
     broken = False
 
     def call(*arguments: Any) -> tuple[Any] | None:
         nonlocal broken
         if broken:
             return None
-        for _ in range(_FUNCTIONS):
+        for _ in range(_KERNELS):
             try:
                 return (target(*arguments),)
             except OSError:  # disk full: compiled, but not kept; one function further the next time
@@ -66,3 +70,130 @@ def compiled(module: str, function: str) -> Callable[..., tuple[Any] | None] | N
 
 def _warn(why: str) -> None:
     warnings.warn(f"Images go through the ISP without Numba, several times slower: {why}", RuntimeWarning, stacklevel=4)
+
+
+@lru_cache(maxsize=32)
+def _constants(spec: ISPSpec) -> tuple[tuple[int, ...], np.ndarray]:
+    """Where the parameters of it, cc, ga, gm and cs begin, -1 for none; and the base matrix, float64."""
+    where = spec.slices()
+    starts = tuple(where[name].start if name in where else -1 for name in ("it", "cc", "ga", "gm", "cs"))
+    return starts, np.array(spec.base_matrix)
+
+
+def _kernel_for(spec: ISPSpec, name: str, *finite: Tensor) -> Callable[..., tuple[Any] | None] | None:
+    """A kernel, unless the ISP is one they do not know or a number is not finite, of which they would make numbers."""
+    run = kernel(name)
+    if run is None or (spec.inverse_tone_mapping and spec.it_sign < 0):
+        return None
+    # On a few numbers NumPy is faster than torch.
+    return run if all(bool(np.isfinite(t.detach().numpy()).all()) for t in finite) else None
+
+
+def forward(spec: ISPSpec, image: Tensor, parameters: Tensor) -> Tensor | None:
+    """The ISP of images ``(N, 3, H, W)`` float32, with sets ``(N, K, h, w)`` of whole images."""
+    run = _kernel_for(spec, "forward", parameters, image) if image.dtype == torch.float32 else None
+    if run is None:
+        return None
+    starts, base = _constants(spec)
+    grids = parameters.detach().contiguous().numpy()
+    out = torch.empty_like(image)
+    for picture, grid, target in zip(image.detach().numpy(), grids, out.numpy(), strict=True):
+        y, x = (positions(side, nodes) for side, nodes in zip(picture.shape[1:], grid.shape[1:], strict=True))
+        if run(picture, grid, y, x, starts, not spec.tie_xy, base.astype(np.float32), target) is None:
+            return None
+    return out
+
+
+def invert_by_curves(spec: ISPSpec, image: Tensor, parameters: Tensor, clamp: bool) -> tuple[Tensor, Tensor] | None:
+    """The inverse of 8-bit images, without f_IT: curves of 256 values, and a matrix.
+
+    Args:
+        spec: The ISP.
+        image: ``(N, 3, H, W)`` uint8.
+        parameters: ``(N, K, 1, 1)`` float32 or float64.
+        clamp: Whether to clamp to [0, 1].
+
+    Returns:
+        ``(N, 3, H, W)`` of the parameters' type, and ``(N,)``, the share of values outside [0, 1].
+    """
+    make_curves, run = kernel("curves"), _kernel_for(spec, "look_up", parameters)
+    if make_curves is None or run is None:
+        return None
+    channels_last = image.permute(0, 2, 3, 1)
+    if not channels_last.is_contiguous():  # as images are read from files; otherwise plane by plane
+        channels_last = image.contiguous().permute(0, 2, 3, 1)
+    starts, base = _constants(spec)
+    cc = starts[1]
+    out, outside = parameters.new_empty(image.shape), parameters.new_empty(len(image))
+    sets = parameters.detach().numpy().reshape(len(image), -1).astype(np.float64)
+    table, mixing = np.empty((3, 256), out.numpy().dtype), np.eye(3)
+    steps = 2 if parameters.dtype == torch.float32 else 3
+    for i, (pixels, p, target) in enumerate(zip(channels_last.numpy(), sets, out.numpy(), strict=True)):
+        mixing[_OFF_DIAGONAL] = p[cc : cc + 6]
+        matrix = np.linalg.inv(mixing * p[cc + 6 : cc + 9] @ base).astype(table.dtype)
+        done = make_curves(p, starts, not spec.tie_xy, steps, table)
+        if done is None or not (np.isfinite(table).all() and np.isfinite(matrix).all()):
+            return None
+        done = run(pixels.reshape(-1, 3), table, matrix, clamp, target.reshape(3, -1))
+        if done is None:
+            return None
+        outside[i] = done[0] / target.size
+    return out, outside
+
+
+def invert_crops(
+    spec: ISPSpec, images: Tensor, sets: Tensor, places: Tensor | None = None
+) -> tuple[Tensor, Tensor] | None:
+    """Invert the ISP on crops, each with the parameters that hold where it lies.
+
+    Args:
+        spec: The ISP.
+        images: ``(N, 3, h, w)`` uint8.
+        sets: ``(N, K, gh, gw)`` float32, of the whole pictures.
+        places: ``(N, 2, 3)``: ``place @ (u, v, 1)`` is the point (x, y) of the picture under the point (u, v) of the
+            crop, -1 and 1 being the edges of either. None: the images are whole.
+
+    Returns:
+        ``(N, 3, h, w)`` float32 in [0, 1], and ``(N,)``, the share of values that were clamped. None where this cannot
+        be done here: without Numba, on a GPU, for images of other types, sets that are not finite, f_IT with the sign
+        -1.
+
+    Raises:
+        ValueError: A place is neither straight nor transposed.
+    """
+    here = images.dtype == torch.uint8 and sets.dtype == torch.float32 and images.device.type == "cpu"
+    run = _kernel_for(spec, "invert", sets) if here else None
+    if run is None:
+        return None
+    height, width = images.shape[2:]
+    starts, _ = _constants(spec)
+    base = np.array(fn.inverse_matrix(spec.base_matrix), np.float32)
+    out, clipped = torch.empty(images.shape, dtype=torch.float32), torch.empty(len(images))
+    for i, (pixels, target) in enumerate(zip(images.permute(0, 2, 3, 1).numpy(), out.numpy(), strict=True)):
+        place = _WHOLE if places is None else places[i].numpy().astype(np.float64)
+        grid, y, x = _axes(sets[i].numpy(), place, height, width)
+        done = run(pixels, grid, y, x, starts, not spec.tie_xy, base, target)
+        if done is None:
+            return None
+        clipped[i] = done[0] / max(1, target.size)
+    return out, clipped
+
+
+def _axes(grid: np.ndarray, place: np.ndarray, height: int, width: int) -> tuple[Any, Any, Any]:
+    """The grid as the crop's rows and columns see it, and where in it they lie."""
+    scale = np.abs(place[:, :2])
+    straight, crossed = scale[0, 0] + scale[1, 1], scale[0, 1] + scale[1, 0]
+    if min(straight, crossed) > _SKEW * max(straight, crossed):
+        raise ValueError(f"The place {place.tolist()} is turned by less than a right angle, which crops never are.")
+    (x_by_u, x_by_v, x), (y_by_u, y_by_v, y) = place
+    if crossed > straight:  # transposed: down the crop is along the picture's x
+        grid, rows, columns = grid.transpose(0, 2, 1), (x_by_v, x), (y_by_u, y)
+    else:
+        rows, columns = (y_by_v, y), (x_by_u, x)
+    return np.ascontiguousarray(grid), _nodes(*rows, height, grid.shape[1]), _nodes(*columns, width, grid.shape[2])
+
+
+def _nodes(slope: float, middle: float, pixels: int, nodes: int) -> np.ndarray:
+    """Where among the nodes of a grid pixels lie, level beyond the outer ones; float32."""
+    centres = slope * ((2 * np.arange(pixels) + 1) / pixels - 1) + middle
+    return np.clip((centres + 1) / 2 * nodes - 0.5, 0, nodes - 1).astype(np.float32)

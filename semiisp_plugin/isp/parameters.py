@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,7 +20,6 @@ IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 XYZ_TO_SRGB = ((3.2406, -1.5372, -0.4986), (-0.9689, 1.8758, 0.0415), (0.0557, -0.2040, 1.0570))
 BASE_MATRICES = {"identity": IDENTITY, "xyz_to_srgb": XYZ_TO_SRGB}
 
-_CHANNELS = 3
 _CHANNEL_NAMES = {3: ("red", "green", "blue"), 6: ("rg", "rb", "gr", "gb", "br", "bg")}
 _OFF_DIAGONAL_LIMIT = 0.49
 _AT_THE_END = 0.01  # of the domain's width
@@ -41,12 +41,13 @@ class _Parameter:
     start: float
 
     def squash(self, z: Tensor) -> Tensor:
+        """Free numbers to values of the domain."""
         z = z + self._offset()
         if self.kind == "tanh":
             return self.high * z.tanh()
         if self.kind == "exp":
-            low, high = math.log(self.low), math.log(self.high)
-            return (0.5 * (low + high) + 0.5 * (high - low) * z.tanh()).exp()
+            centre, half = self._logs()
+            return (centre + half * z.tanh()).exp()
         return self.low + (self.high - self.low) * z.sigmoid()
 
     def unsquash(self, values: Tensor) -> Tensor:
@@ -62,13 +63,18 @@ class _Parameter:
             return (values / self.low).clamp_min(torch.finfo(values.dtype).tiny).log() / math.log(self.high / self.low)
         return (values - self.low) / (self.high - self.low)
 
+    def _logs(self) -> tuple[float, float]:
+        """Middle and half the width of the domain, in log units."""
+        low, high = math.log(self.low), math.log(self.high)
+        return 0.5 * (low + high), 0.5 * (high - low)
+
     def _offset(self) -> float:
         """The z whose value is ``start``, so that an encoder whose output is 0 begins there."""
         if self.kind == "tanh":
             return math.atanh(self.start / self.high)
         if self.kind == "exp":
-            low, high = math.log(self.low), math.log(self.high)
-            return math.atanh((math.log(self.start) - 0.5 * (low + high)) / (0.5 * (high - low)))
+            centre, half = self._logs()
+            return math.atanh((math.log(self.start) - centre) / half)
         p = (self.start - self.low) / (self.high - self.low)
         return math.log(p / (1 - p))
 
@@ -113,7 +119,7 @@ class ISPSpec:
     tie_xy: bool = True
     it_sign: int = 1
     gamma_start: float = 2.2
-    base_matrix: tuple[tuple[float, ...], ...] = field(default=IDENTITY)
+    base_matrix: tuple[tuple[float, ...], ...] = IDENTITY
 
     def __post_init__(self) -> None:
         if self.it_sign not in (1, -1):
@@ -124,46 +130,45 @@ class ISPSpec:
         if matrix.shape != (3, 3) or not abs(float(torch.linalg.det(matrix))) >= 1e-6:  # NaN is not invertible either
             raise ValueError(f"base_matrix must be an invertible 3x3 matrix, not {self.base_matrix}.")
 
-    @property
+    @cached_property
     def functions(self) -> dict[str, tuple[_Parameter, ...]]:
         """The functions in the order they are applied, each with its parameters."""
-        stretch_tail = () if self.tie_xy else (_Parameter("y", _CHANNELS, "unit", 0.02, 0.98, 0.0),)
-        it = (
-            _Parameter("g3", _CHANNELS, "exp", 1 / 3, 3.5, 1.0),
-            _Parameter("g4", _CHANNELS, "unit", 0.0, 3.0, 0.02),
-            _Parameter("k2", _CHANNELS, "unit", 0.0, 1.0, 0.5),
-        )
+
+        def rgb(name: str, kind: str, low: float, high: float, start: float) -> _Parameter:
+            return _Parameter(name, 3, kind, low, high, start)
 
         def stretch(x: float, w: float, h: float) -> tuple[_Parameter, ...]:
+            window = (rgb("w", "unit", 0.02, 0.98, w), rgb("h", "unit", 0.02, 0.98, h))
+            if self.tie_xy:
+                return rgb("x", "unit", 0.0, 1.0, x), *window
             # The four-parameter form divides by x and 1 - x.
-            low = 0.0 if self.tie_xy else 0.02
-            tail = tuple(_Parameter(p.name, p.count, p.kind, p.low, p.high, x) for p in stretch_tail)
-            return (
-                _Parameter("x", _CHANNELS, "unit", low, 1 - low, x),
-                _Parameter("w", _CHANNELS, "unit", 0.02, 0.98, w),
-                _Parameter("h", _CHANNELS, "unit", 0.02, 0.98, h),
-                *tail,
-            )
+            return rgb("x", "unit", 0.02, 0.98, x), *window, rgb("y", "unit", 0.02, 0.98, x)
 
-        gain = (0.47, 0.53) if self.inverse_tone_mapping else (0.45, 0.55)
-        functions: dict[str, tuple[_Parameter, ...]] = {"it": it} if self.inverse_tone_mapping else {}
-        functions["cc"] = (
-            _Parameter("o", 6, "tanh", -_OFF_DIAGONAL_LIMIT, _OFF_DIAGONAL_LIMIT, 0.0),
-            _Parameter("gain", _CHANNELS, "exp", math.exp(-1.5), math.exp(1.5), 1.0),
-        )
-        functions["ga"] = stretch(0.1, *gain)
-        functions["gm"] = (
-            _Parameter("g1", _CHANNELS, "exp", 0.25, 4.0, self.gamma_start),
-            _Parameter("g2", _CHANNELS, "unit", 0.2, 2.0, 1.0),
-            _Parameter("k", _CHANNELS, "unit", 0.0, 1.0, 0.5),
-        )
-        functions["cs"] = stretch(0.5, 0.47, 0.53)
-        return functions
+        it = (rgb("g3", "exp", 1 / 3, 3.5, 1.0), rgb("g4", "unit", 0.0, 3.0, 0.02), rgb("k2", "unit", 0.0, 1.0, 0.5))
+        return {
+            **({"it": it} if self.inverse_tone_mapping else {}),
+            "cc": (
+                _Parameter("o", 6, "tanh", -_OFF_DIAGONAL_LIMIT, _OFF_DIAGONAL_LIMIT, 0.0),
+                rgb("gain", "exp", math.exp(-1.5), math.exp(1.5), 1.0),
+            ),
+            "ga": stretch(0.1, *((0.47, 0.53) if self.inverse_tone_mapping else (0.45, 0.55))),
+            "gm": (
+                rgb("g1", "exp", 0.25, 4.0, self.gamma_start),
+                rgb("g2", "unit", 0.2, 2.0, 1.0),
+                rgb("k", "unit", 0.0, 1.0, 0.5),
+            ),
+            "cs": stretch(0.5, 0.47, 0.53),
+        }
+
+    @property
+    def _parameters(self) -> list[_Parameter]:
+        """All parameters in the order of the K channels."""
+        return [p for group in self.functions.values() for p in group]
 
     @property
     def n_parameters(self) -> int:
         """Number K of values at a position."""
-        return sum(p.count for parameters in self.functions.values() for p in parameters)
+        return sum(p.count for p in self._parameters)
 
     def slices(self) -> dict[str, slice]:
         """Where each function's values lie among the K channels."""
@@ -183,24 +188,23 @@ class ISPSpec:
         Returns:
             Parameter sets, ``(N, K, h, w)``.
         """
-        self.check(z)
-        parts = [p for parameters in self.functions.values() for p in parameters]
-        return torch.cat([p.squash(c) for p, c in zip(parts, z.split([p.count for p in parts], 1), strict=True)], 1)
+        return torch.cat([p.squash(values) for p, values in self._channels(z)], 1)
 
     def unsquash(self, parameters: Tensor) -> Tensor:
         """Parameter sets ``(N, K, h, w)`` to the free numbers that `squash` turns into them."""
-        self.check(parameters)
-        parts = [p for group in self.functions.values() for p in group]
-        counts = [p.count for p in parts]
-        return torch.cat([p.unsquash(c) for p, c in zip(parts, parameters.split(counts, 1), strict=True)], 1)
+        return torch.cat([p.unsquash(values) for p, values in self._channels(parameters)], 1)
 
     def split(self, parameters: Tensor) -> dict[str, dict[str, Tensor]]:
         """Parameter sets ``(N, K, h, w)`` as views ``[function][parameter]`` of ``(N, 3 or 6, h, w)``."""
-        self.check(parameters)
+        parts = iter(self._channels(parameters))
+        return {name: {p.name: next(parts)[1] for p in group} for name, group in self.functions.items()}
+
+    def _channels(self, sets: Tensor) -> list[tuple[_Parameter, Tensor]]:
+        """The parameters, each with its channels of sets or free numbers ``(N, K, h, w)``."""
+        self.check(sets)
         # One split: its gradient is one concatenation, where slices would each fill a map of zeros.
-        counts = [p.count for group in self.functions.values() for p in group]
-        parts = iter(parameters.split(counts, dim=1))
-        return {name: {p.name: next(parts) for p in group} for name, group in self.functions.items()}
+        parts = sets.split([p.count for p in self._parameters], dim=1)
+        return list(zip(self._parameters, parts, strict=True))
 
     def check(self, parameters: Tensor) -> None:
         """Raise ValueError unless ``parameters`` is ``(N, K, h, w)`` with this ISP's K."""
@@ -214,10 +218,7 @@ class ISPSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint that loads with ``weights_only=True``."""
         return {
-            "inverse_tone_mapping": self.inverse_tone_mapping,
-            "tie_xy": self.tie_xy,
-            "it_sign": self.it_sign,
-            "gamma_start": self.gamma_start,
+            **{f.name: getattr(self, f.name) for f in fields(self)},
             "base_matrix": [list(row) for row in self.base_matrix],
         }
 

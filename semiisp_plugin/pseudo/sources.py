@@ -8,7 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from semiisp_plugin.isp import InverseResult, InvertibleISP, ISPSpec, PaperLUTSettings, ParameterBank, crop, strips
+from semiisp_plugin.isp import InverseResult, InvertibleISP, ISPSpec, PaperLUTSettings, ParameterBank, compiled
+from semiisp_plugin.isp.parameter_maps import STRIP
 from semiisp_plugin.pseudo.places import in_place
 
 _LEVELS = 256
@@ -89,9 +90,9 @@ class BankInverse:
         sets = self.draw(len(image), generator).to(image.device)
         uniform = tuple(sets.shape[2:]) == (1, 1)
         # With neither a grid nor f_IT, curves of 256 values are faster from some size on.
-        curves = uniform and not self.isp.spec.inverse_tone_mapping and image[0].numel() > strips.STRIP
+        curves = uniform and not self.isp.spec.inverse_tone_mapping and image[0].numel() > STRIP
         if self.backend == "auto" and not curves:
-            made = crop.invert_crops(self.isp.spec, image, sets, places)
+            made = compiled.invert_crops(self.isp.spec, image, sets, places)
             if made is not None:
                 return InverseResult(*made)
         backend = self.backend if self.backend != "auto" else "curve8" if uniform else "exact"

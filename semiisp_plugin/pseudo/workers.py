@@ -198,7 +198,7 @@ def start_context() -> Any:
     context = get_context("forkserver")
     modules = [__name__, "semiisp_plugin.archs.pqdynamicisp_arch"]
     if find_spec("numba") is not None:
-        modules += ["semiisp_plugin.isp.curve8_numba", "semiisp_plugin.isp.rows_numba"]
+        modules.append("semiisp_plugin.isp.numba_kernels")
     context.set_forkserver_preload(modules)
     return context
 

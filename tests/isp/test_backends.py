@@ -8,7 +8,7 @@ from helpers import make_sets
 
 import semiisp_plugin.isp
 from semiisp_plugin.isp import InvertibleISP, ISPSpec, PaperLUTSettings
-from semiisp_plugin.isp.compiled import compiled
+from semiisp_plugin.isp.compiled import kernel
 from semiisp_plugin.isp.parameters import XYZ_TO_SRGB
 
 VARIANTS = {
@@ -28,15 +28,15 @@ def photographs(n: int, height: int, width: int) -> torch.Tensor:
 def _numba(request, monkeypatch):
     """Both ways of a CPU; also where Numba is missing the second must work."""
     # An imported module is an attribute of its package, too, and would be found there.
-    monkeypatch.delattr(semiisp_plugin.isp, "curve8_numba", raising=False)
+    monkeypatch.delattr(semiisp_plugin.isp, "numba_kernels", raising=False)
     if request.param == "without Numba":
-        monkeypatch.setitem(sys.modules, "semiisp_plugin.isp.curve8_numba", None)
+        monkeypatch.setitem(sys.modules, "semiisp_plugin.isp.numba_kernels", None)
     else:
         pytest.importorskip("numba", reason="needs Numba, the extra 'fast'")
-    compiled.cache_clear()
-    assert (compiled("curve8_numba", "invert") is None) == (request.param == "without Numba")
+    kernel.cache_clear()
+    assert (kernel("look_up") is None) == (request.param == "without Numba")
     yield
-    compiled.cache_clear()
+    kernel.cache_clear()
 
 
 @pytest.mark.usefixtures("_numba")
@@ -124,14 +124,14 @@ def test_curve8_with_a_full_disk(monkeypatch):
 
     monkeypatch.setattr(caching.IndexDataCacheFile, "save", full)
     monkeypatch.setattr(caching.IndexDataCacheFile, "load", lambda *_: None)
-    monkeypatch.delitem(sys.modules, "semiisp_plugin.isp.curve8_numba", raising=False)
-    monkeypatch.delattr(semiisp_plugin.isp, "curve8_numba", raising=False)
-    compiled.cache_clear()
+    monkeypatch.delitem(sys.modules, "semiisp_plugin.isp.numba_kernels", raising=False)
+    monkeypatch.delattr(semiisp_plugin.isp, "numba_kernels", raising=False)
+    kernel.cache_clear()
     image, parameters = photographs(1, 210, 160), make_sets(ISPSpec(), 1, 14).float()
     isp = InvertibleISP(ISPSpec())
     result = isp.inverse(image, parameters, backend="curve8").image
     assert torch.allclose(result, isp.inverse(image, parameters).image, atol=5e-6)
-    compiled.cache_clear()
+    kernel.cache_clear()
 
 
 def test_curve8_with_a_damaged_cache(monkeypatch):
@@ -141,15 +141,15 @@ def test_curve8_with_a_damaged_cache(monkeypatch):
         raise EOFError("Ran out of input")
 
     monkeypatch.setattr(caching.IndexDataCacheFile, "load", damaged)
-    monkeypatch.delitem(sys.modules, "semiisp_plugin.isp.curve8_numba", raising=False)
-    monkeypatch.delattr(semiisp_plugin.isp, "curve8_numba", raising=False)
-    compiled.cache_clear()
+    monkeypatch.delitem(sys.modules, "semiisp_plugin.isp.numba_kernels", raising=False)
+    monkeypatch.delattr(semiisp_plugin.isp, "numba_kernels", raising=False)
+    kernel.cache_clear()
     image, parameters = photographs(1, 210, 160), make_sets(ISPSpec(), 1, 14).float()
     isp = InvertibleISP(ISPSpec())
     with pytest.warns(RuntimeWarning, match=r"without Numba.*EOFError.*delete the \.nbi"):
         result = isp.inverse(image, parameters, backend="curve8").image
     assert torch.allclose(result, isp.inverse(image, parameters).image, atol=5e-6)
-    compiled.cache_clear()
+    kernel.cache_clear()
 
 
 def test_curve8_passes_gradients_to_the_parameters():

@@ -9,9 +9,8 @@ from helpers import make_sets
 from torch.autograd import forward_ad
 
 import semiisp_plugin.isp
-from semiisp_plugin.isp import InvertibleISP, ISPSpec
-from semiisp_plugin.isp import pipeline as pipeline_module
-from semiisp_plugin.isp.compiled import compiled
+from semiisp_plugin.isp import InvertibleISP, ISPSpec, compiled
+from semiisp_plugin.isp.compiled import kernel
 from semiisp_plugin.isp.parameters import XYZ_TO_SRGB
 
 VARIANTS = {
@@ -40,16 +39,16 @@ def calls(monkeypatch):
     """How often the compiled function has run."""
     count = []
 
-    def counting(module: str, function: str):
-        target = compiled(module, function)
+    def counting(name: str):
+        target = kernel(name)
 
         def call(*arguments):
-            count.append(function)
+            count.append(name)
             return target(*arguments)
 
         return call
 
-    monkeypatch.setattr(pipeline_module, "compiled", counting)
+    monkeypatch.setattr(compiled, "kernel", counting)
     return count
 
 
@@ -125,17 +124,17 @@ def test_gradients_and_the_other_sign_take_the_tensors(calls):
 
 
 def test_without_numba(monkeypatch):
-    monkeypatch.delattr(semiisp_plugin.isp, "rows_numba", raising=False)
-    monkeypatch.setitem(sys.modules, "semiisp_plugin.isp.rows_numba", None)
-    compiled.cache_clear()
+    monkeypatch.delattr(semiisp_plugin.isp, "numba_kernels", raising=False)
+    monkeypatch.setitem(sys.modules, "semiisp_plugin.isp.numba_kernels", None)
+    kernel.cache_clear()
     try:
         isp = InvertibleISP(ISPSpec())
         image, parameters = images(1), make_sets(ISPSpec(), 1, 3, (2, 2))
-        assert compiled("rows_numba", "forward") is None
+        assert kernel("forward") is None
         result = isp.forward(image, parameters.float())
         torch.testing.assert_close(result.double(), isp.forward(image.double(), parameters), rtol=0, atol=1e-4)
     finally:
-        compiled.cache_clear()
+        kernel.cache_clear()
 
 
 def test_what_does_not_see_single_numbers_takes_the_tensors(calls):

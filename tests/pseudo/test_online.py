@@ -216,7 +216,7 @@ def test_tensors_do_what_compiled_code_does(make_build, monkeypatch):
     transposed = [c[4:64, 10:60].transpose(1, 0, 2) for c in coordinates(80, 90)]
     places = torch.stack((place_of(transposed), WHOLE))
     compiled = draw.inputs(targets, [seeded(1), seeded(2)], places)
-    monkeypatch.setattr("semiisp_plugin.isp.crop.invert_crops", lambda *_: None)
+    monkeypatch.setattr("semiisp_plugin.isp.compiled.invert_crops", lambda *_: None)
     expected = draw.inputs(targets, [seeded(1), seeded(2)], places)
     assert float((compiled - expected).abs().max()) <= UNIT
     monkeypatch.setattr("semiisp_plugin.pseudo.places._BAND", {"cpu": 3 * 60 * 7})

@@ -7,8 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from semiisp_plugin.isp import InvertibleISP, ISPSpec
+from semiisp_plugin.isp.parameter_maps import worth_it
 from semiisp_plugin.isp.parameters import XYZ_TO_SRGB
-from semiisp_plugin.isp.strips import worth_it
 
 VARIANTS = [
     ISPSpec(),

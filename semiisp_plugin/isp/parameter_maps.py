@@ -1,4 +1,4 @@
-"""Going over an image in strips of rows, with parameters interpolated for a strip at a time.
+"""Parameter sets at the pixels of an image: the whole image at once, or strips of rows one after the other.
 
 The functions of the ISP are point-wise. Taken a strip at a time their intermediate values stay in a CPU's cache, and a
 grid of parameters never becomes a map of all K of them at the size of the image, which would take K / 3 times its
@@ -8,7 +8,6 @@ memory.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -22,23 +21,6 @@ from semiisp_plugin.isp.parameters import ISPSpec
 STRIP = 65_536
 
 Group = Mapping[str, Tensor]
-
-
-@lru_cache(maxsize=64)
-def _layout(spec: ISPSpec) -> dict[str, tuple[slice, tuple[str, ...], tuple[int, ...]]]:
-    """By function: where its values lie among the K channels, its parameters, and how many channels each has."""
-    where = spec.slices()
-    return {
-        name: (where[name], tuple(p.name for p in group), tuple(p.count for p in group))
-        for name, group in spec.functions.items()
-    }
-
-
-def arrays(spec: ISPSpec, parameters: Tensor) -> Iterator[dict[str, np.ndarray]]:
-    """Sets ``(N, K, 1, 1)`` one after the other, as float64 arrays ``(channels / 3, 3)`` by function."""
-    layout = _layout(spec)
-    for values in parameters.detach().numpy().reshape(len(parameters), -1).astype(np.float64):
-        yield {name: values[where].reshape(-1, 3) for name, (where, _, _) in layout.items()}
 
 
 def positions(side: int, nodes: int) -> np.ndarray:
@@ -88,7 +70,7 @@ class ParameterMaps:
         # Columns first, for the few rows of the grid; rows when their turn comes.
         size = (grid_rows, self._width)
         nodes = F.interpolate(self._parameters, size=size, mode="bilinear", align_corners=False)
-        steps = nodes.diff(dim=2)
+        steps, places = nodes.diff(dim=2), self._spec.slices()
         positions = [
             min(max((y + 0.5) * grid_rows / self._height - 0.5, 0.0), grid_rows - 1.0) for y in range(self._height)
         ]
@@ -101,29 +83,31 @@ class ParameterMaps:
                 bottom += 1
             weights = torch.tensor([p - node for p in positions[top:bottom]], dtype=nodes.dtype, device=nodes.device)
             step = steps[:, :, node, None] if grid_rows > 1 else None
-            yield slice(top, bottom), _Rows(self._spec, nodes[:, :, node, None], step, weights[:, None])
+            yield slice(top, bottom), _Rows(self._spec, places, nodes[:, :, node, None], step, weights[:, None])
             top = bottom
 
 
 class _Rows(Mapping[str, Group]):
     """Parameters of a strip, a function's interpolated when it is asked for."""
 
-    def __init__(self, spec: ISPSpec, start: Tensor, step: Tensor | None, weights: Tensor) -> None:
-        self._layout = _layout(spec)
+    def __init__(
+        self, spec: ISPSpec, places: Mapping[str, slice], start: Tensor, step: Tensor | None, weights: Tensor
+    ) -> None:
+        self._functions, self._places = spec.functions, places
         self._start, self._step, self._weights = start, step, weights
 
     def __getitem__(self, name: str) -> Group:
-        where, names, counts = self._layout[name]
-        values = self._start[:, where]
+        values = self._start[:, self._places[name]]
         if self._step is not None:
-            values = torch.addcmul(values, self._step[:, where], self._weights)
-        return dict(zip(names, values.split(counts, dim=1), strict=True))
+            values = torch.addcmul(values, self._step[:, self._places[name]], self._weights)
+        group = self._functions[name]
+        return dict(zip([p.name for p in group], values.split([p.count for p in group], dim=1), strict=True))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._layout)
+        return iter(self._functions)
 
     def __len__(self) -> int:
-        return len(self._layout)
+        return len(self._functions)
 
 
 def worth_it(image: Tensor, parameters: Tensor) -> bool:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from semiisp_plugin.isp import InvertibleISP, ISPSpec, crop
-from semiisp_plugin.isp.crop import invert_crops
+from semiisp_plugin.isp import InvertibleISP, ISPSpec, compiled
+from semiisp_plugin.isp.compiled import invert_crops
 
 numba = pytest.importorskip("numba")
 
@@ -95,7 +95,7 @@ def test_what_is_left_to_the_tensors(monkeypatch):
     assert inverted(spec, images, broken) is None
     minus = ISPSpec(inverse_tone_mapping=True, it_sign=-1)
     assert inverted(minus, images, sets_of(minus, (2, 2))) is None
-    monkeypatch.setattr(crop, "compiled", lambda module, function: None)
+    monkeypatch.setattr(compiled, "kernel", lambda name: None)
     assert inverted(spec, images, sets) is None
 
 
