@@ -175,13 +175,12 @@ def _enhance(parser: argparse.ArgumentParser) -> None:
     text = "auto (a GPU if there is one), cpu, cuda, cuda:1, mps"
     run.add_argument("--device", default="auto", metavar="NAME", help=text)
     run.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="default: %(default)s")
-    text = "side of the tiles in pixels, 0 for none (default: none if memory suffices, else the largest that fit)"
+    text = "side of the tiles in pixels, 0 for none (default: none up to 2 megapixels, else 1024)"
     run.add_argument("--tile", type=_tile, default="auto", metavar="N", help=text)
     text = "pixels that tiles share (default: an eighth of the tile)"
     run.add_argument("--overlap", type=int, metavar="N", help=text)
     text = "bring tiles to the tone of the whole image (default: if they disagree about what they share)"
     run.add_argument("--match", choices=["auto", "on", "off"], default="auto", help=text)
-    run.add_argument("--memory", type=float, metavar="GB", help="what the network may take (default: as found)")
     text = "larger images are skipped (default: 200,000,000)"
     run.add_argument("--max_pixels", type=int, default=200_000_000, metavar="N", help=text)
     run.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read (default: %(default)s)")

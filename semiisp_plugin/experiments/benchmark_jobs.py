@@ -24,7 +24,6 @@ import torch
 
 from semiisp_plugin import options as options_module
 from semiisp_plugin._version import __version__
-from semiisp_plugin.data.pairs import match_pairs
 from semiisp_plugin.experiments import phases
 from semiisp_plugin.experiments.benchmark_data import Data, brightness_and_chroma, data_in, inputs_of, make_data
 from semiisp_plugin.experiments.benchmark_options import Task
@@ -301,7 +300,6 @@ def _pseudo(step: Step, data: Data, progress: bool) -> dict[str, Any]:
         sets=s.sets,
         update_quality=s.update_quality,
         source=s.source,
-        pairs=match_pairs(data.labelled.input, data.labelled.target),
         candidates=s.candidates,
     )
     out = step.folder / "pseudo"

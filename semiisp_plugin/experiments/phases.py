@@ -43,7 +43,7 @@ class Settings(Strict):
         isp_weight_decay: Of AdamW.
         isp_jitter: Strength of photometric augmentation of its inputs (ours).
         isp_early_stop: Take the f_ISP of the best validation PSNR instead of the last one (ours).
-        source: sRGB-to-RAW method: ``bank`` (the paper's), ``mixture`` (ours), ``fitted``, ``upi``, ``deterministic``.
+        source: sRGB-to-RAW method: ``bank`` (the paper's), ``mixture`` (ours), ``upi``, ``deterministic``.
         sets: ``auto``, ``global`` (whole ISP) or ``local`` (per function).
         update_quality: USQ, steps 1 and 2 of the pseudo-data.
         draws: Pseudo pairs a photograph.
@@ -83,7 +83,7 @@ class Settings(Strict):
     isp_weight_decay: float = 0.01
     isp_jitter: float | None = None
     isp_early_stop: bool = False
-    source: Literal["bank", "mixture", "fitted", "upi", "deterministic"] = "bank"
+    source: Literal["bank", "mixture", "upi", "deterministic"] = "bank"
     sets: Literal["auto", "global", "local"] = "auto"
     update_quality: bool = True
     draws: Positive = 1

@@ -28,8 +28,6 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from semiisp_plugin.data.pairs import Pair, match_pairs, select_pairs
-from semiisp_plugin.data.subsets import read_names
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.io.folder_job import SKIPPED, progress_bar, write_json
 from semiisp_plugin.io.image_io import list_images, printable_path, scan_images
@@ -77,12 +75,9 @@ class BuildReport:
 
 def run(options: PseudoOptions, *, retry: bool = False, progress: bool = True) -> BuildReport:
     """Build the pseudo pairs that the options describe and print a summary; see `build_pseudo_lmdb`."""
-    pairs = _labelled_pairs(options)
-    generator = make_generator(options.f_isp, pairs=pairs, **{name: getattr(options, name) for name in DRAWN_WITH})
+    generator = make_generator(options.f_isp, **{name: getattr(options, name) for name in DRAWN_WITH})
     f_isp = Path(options.f_isp).read_bytes()
     inputs = {"f_isp_sha256": hashlib.sha256(f_isp).hexdigest()[:16]}
-    if pairs:  # sets fitted to others are others
-        inputs["pairs"] = hashlib.sha256("\n".join(pair.key for pair in pairs).encode()).hexdigest()[:16]
     begun = time.monotonic()
     report = build_pseudo_lmdb(options, generator, inputs=inputs, retry=retry, progress=progress)
     copy = Path(options.out, F_ISP_NAME)
@@ -96,16 +91,6 @@ def run(options: PseudoOptions, *, retry: bool = False, progress: bool = True) -
             print(f"No contact sheet could be drawn: {error}")
     _print_summary(report, options, time.monotonic() - begun, sheet)
     return report
-
-
-def _labelled_pairs(options: PseudoOptions) -> list[Pair] | None:
-    if not (options.dataroot_lq and options.dataroot_gt):
-        return None
-    pairs = match_pairs(options.dataroot_lq, options.dataroot_gt)
-    if options.meta_info_file:
-        where = f"meta_info_file '{options.meta_info_file}'"
-        pairs = select_pairs(pairs, read_names(options.meta_info_file), source=where)
-    return pairs
 
 
 def _print_summary(report: BuildReport, options: PseudoOptions, seconds: float, sheet: Path | None) -> None:
