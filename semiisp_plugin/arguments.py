@@ -25,8 +25,6 @@ DATA_SETS = {
         "FiveK 480p (Zeng), 8-bit sRGB -> expert C, 4500 + 498 (not 500) pairs: input/JPG/480p, expertC/JPG/480p"
     ),
     "own": "your RAW files (DNG, NEF, ARW, CR2, CR3, RAF, ORF, RW2 ...) or images, and their edited versions",
-    "coco": "COCO's photographs, train2017 for instance: each is read, none is copied",
-    "photographs": "any folder of photographs: each is read, none is copied",
 }
 """What ``basicsr prepare`` takes, with a line of help."""
 
@@ -224,7 +222,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "train": ("train a model: f_ISP, semi-supervised, fine-tuning, or any of BasicSR's", _train),
     "test": ("test a model: write images and metrics", _test),
     "prepare": (
-        "prepare a data set for training: LOLv1, LOLv2, FiveK, COCO, or your own RAW files and edits",
+        "prepare a data set for training: LOLv1, LOLv2, FiveK, or your own RAW files and edits",
         _prepare,
     ),
     "pseudo": ("turn a folder of photographs into pseudo pairs with a trained f_ISP", _pseudo),
