@@ -25,8 +25,6 @@ DATA_SETS = {
         "FiveK 480p (Zeng), 8-bit sRGB -> expert C, 4500 + 498 (not 500) pairs: input/JPG/480p, expertC/JPG/480p"
     ),
     "own": "your RAW files (DNG, NEF, ARW, CR2, CR3, RAF, ORF, RW2 ...) or images, and their edited versions",
-    "coco": "COCO's photographs, train2017 for instance: each is read, none is copied",
-    "photographs": "any folder of photographs: each is read, none is copied",
 }
 """What ``basicsr prepare`` takes, with a line of help."""
 
@@ -175,13 +173,12 @@ def _enhance(parser: argparse.ArgumentParser) -> None:
     text = "auto (a GPU if there is one), cpu, cuda, cuda:1, mps"
     run.add_argument("--device", default="auto", metavar="NAME", help=text)
     run.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="default: %(default)s")
-    text = "side of the tiles in pixels, 0 for none (default: none if memory suffices, else the largest that fit)"
+    text = "side of the tiles in pixels, 0 for none (default: none up to 2 megapixels, else 1024)"
     run.add_argument("--tile", type=_tile, default="auto", metavar="N", help=text)
     text = "pixels that tiles share (default: an eighth of the tile)"
     run.add_argument("--overlap", type=int, metavar="N", help=text)
     text = "bring tiles to the tone of the whole image (default: if they disagree about what they share)"
     run.add_argument("--match", choices=["auto", "on", "off"], default="auto", help=text)
-    run.add_argument("--memory", type=float, metavar="GB", help="what the network may take (default: as found)")
     text = "larger images are skipped (default: 200,000,000)"
     run.add_argument("--max_pixels", type=int, default=200_000_000, metavar="N", help=text)
     run.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read (default: %(default)s)")
@@ -225,7 +222,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "train": ("train a model: f_ISP, semi-supervised, fine-tuning, or any of BasicSR's", _train),
     "test": ("test a model: write images and metrics", _test),
     "prepare": (
-        "prepare a data set for training: LOLv1, LOLv2, FiveK, COCO, or your own RAW files and edits",
+        "prepare a data set for training: LOLv1, LOLv2, FiveK, or your own RAW files and edits",
         _prepare,
     ),
     "pseudo": ("turn a folder of photographs into pseudo pairs with a trained f_ISP", _pseudo),

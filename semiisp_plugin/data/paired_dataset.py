@@ -88,14 +88,11 @@ class PairedRestorationDataset(Dataset[dict[str, Any]]):
         return len(self.pairs)
 
     def __getitem__(self, index: int | SampleIndex) -> dict[str, Any]:
-        if isinstance(index, SampleIndex):
-            if index.source != 0:
-                raise IndexError(
-                    f"{index} asks for a pseudo pair, of which a {type(self).__name__} has none. "
-                    "Use SemiSupervisedDataset, or a sampler with n_pseudo=0."
-                )
-            return self.item(index.index, seed=index.seed)
-        return self.item(operator.index(index))
+        if not isinstance(index, SampleIndex):
+            return self.item(operator.index(index))
+        if index.source != 0:
+            raise IndexError(f"{index} asks for a pseudo pair, of which a {type(self).__name__} has none.")
+        return self.item(index.index, seed=index.seed)
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the cached images, which a worker process would have to be sent."""

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, TypeVar
 import cv2
 
 from semiisp_plugin._version import __version__
-from semiisp_plugin.data.layouts import DATA_SETS, photograph_folder
+from semiisp_plugin.data.layouts import DATA_SETS
 from semiisp_plugin.data.layouts.base import SPLITS, DataSet, Listing, Reader, Request
 from semiisp_plugin.data.pairs import Pair
 from semiisp_plugin.data.subsets import SEED, SIZES, shipped, subset
@@ -45,7 +45,6 @@ _SHOWN = 5
 _SHOWN_BY_CHECK = 100
 _LMDBS = ("lq.lmdb", "gt.lmdb")
 _MEASURED = "measured.jsonl"
-_PHOTOGRAPHS, _CHECKED = "photographs.txt", "checked.jsonl"
 
 
 def run_from_arguments(args: argparse.Namespace) -> None:
@@ -54,33 +53,27 @@ def run_from_arguments(args: argparse.Namespace) -> None:
     Raises:
         ValueError: Something is wrong with the request or the source, or a check found something wrong.
     """
+    data_set = DATA_SETS[args.name]
     request = Request(**{f.name: getattr(args, f.name) for f in fields(Request)})
-    _check_request(args.name, request, out=args.out, check=args.check, workers=args.workers)
-    if args.name in DATA_SETS:
-        data_set = DATA_SETS[args.name]
-        if args.check:
-            check_pairs(data_set, request, workers=args.workers)
-        else:
-            prepare_pairs(data_set, request, args.out, workers=args.workers)
-    elif args.check:
-        check_photographs(args.name, request, workers=args.workers)
+    _check_request(data_set, request)
+    if args.workers < 0:
+        raise ValueError(f"--workers is {args.workers}; it must be 0 or more.")
+    if args.check:
+        check_pairs(data_set, request, workers=args.workers)
+    elif args.out:
+        prepare_pairs(data_set, request, args.out, workers=args.workers)
     else:
-        prepare_photographs(args.name, request, args.out, workers=args.workers)
-
-
-def _check_request(name: str, request: Request, *, out: str | None, check: bool, workers: int) -> None:
-    """Raise a ValueError for options that contradict each other or are not this data set's."""
-    if not out and not check:
         raise ValueError("give the folder to write with --out DIR, or --check to verify the source only.")
-    if workers < 0:
-        raise ValueError(f"--workers is {workers}; it must be 0 or more.")
+
+
+def _check_request(data_set: DataSet, request: Request) -> None:
+    """Raise a ValueError for options that are not this data set's, or out of range."""
     default = Request()
-    takes = DATA_SETS[name].options if name in DATA_SETS else frozenset()
-    takes = takes | {"source"}
     for given in fields(Request):
-        if getattr(request, given.name) != getattr(default, given.name) and given.name not in takes:
-            takers = [s.name for s in DATA_SETS.values() if given.name in s.options]
-            raise ValueError(f"--{given.name} is not an option of {name}, but of {', '.join(takers)}. Leave it out.")
+        taken = given.name == "source" or given.name in data_set.options
+        if not taken and getattr(request, given.name) != getattr(default, given.name):
+            takers = ", ".join(other.name for other in DATA_SETS.values() if given.name in other.options)
+            raise ValueError(f"--{given.name} is not an option of {data_set.name}, but of {takers}. Leave it out.")
     for option in ("short_side", "test_pairs"):
         value = getattr(request, option)
         if value is not None and value < (32 if option == "short_side" else 0):
@@ -177,24 +170,27 @@ def prepare_pairs(
         record |= {"counts": {}, "skipped": {}, "notes": {}, "alignment": {}}
         for split in SPLITS:
             pairs = listing.splits.get(split, [])
+            written: dict[str, Any] = {}
             if pairs:
                 record["skipped"][split] = _write_split(job.folder / split, pairs, listing.reader, split, workers)
+                written = _measured(job.folder / split)
             record["counts"][split] = {
-                **_count(job.folder / split, len(pairs)),
+                "listed": len(pairs),
+                "written": len(written),
                 "expected": data_set.expected.get(split),
             }
+            notes = Counter(note for entry in written.values() for note in entry["notes"])
+            if notes:
+                record["notes"][split] = dict(notes.most_common())
+            aligned = {key: e["alignment"] for key, e in written.items() if e["alignment"] is not None}
+            if aligned:
+                lowest = sorted(aligned.items(), key=lambda item: item[1])[:10]
+                record["alignment"][split] = {"measured": len(aligned), "lowest": dict(lowest)}
         skipped = {f"{split}/{key}": why for split, those in record["skipped"].items() for key, why in those.items()}
         job.write_skipped(skipped)
         if not any(count["written"] for count in record["counts"].values()):
             raise ValueError(f"not one pair could be used; {len(skipped)} skipped. {_first(skipped)}")
-        for split in record["skipped"]:
-            alignments, notes = _measured(job.folder / split)
-            if notes:
-                record["notes"][split] = dict(notes.most_common())
-            if alignments:
-                lowest = sorted(alignments.items(), key=lambda item: item[1])[:10]
-                record["alignment"][split] = {"measured": len(alignments), "lowest": dict(lowest)}
-        record["names"] = _write_names(job.folder, data_set)
+        record["names"] = _write_names(job.folder, data_set) if record["counts"]["train"]["written"] else {}
         record = {"settings": settings, **record, "complete": True}
         job.write(record)
     _show_result(job.folder, record)
@@ -270,14 +266,7 @@ def _write_split(folder: Path, pairs: Sequence[Pair], reader: Reader, split: str
 
 def _sizes(pair: Pair) -> list[int]:
     """Sizes of a pair's files in bytes: others, if the files were replaced."""
-    return [_size(pair.input), _size(pair.target)]
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return -1
+    return [os.path.getsize(path) if os.path.exists(path) else -1 for path in (pair.input, pair.target)]
 
 
 def _shown(work: Callable[[_T], _R], items: Sequence[_T], workers: int, what: str, done: int = 0) -> Iterator[_R]:
@@ -288,34 +277,15 @@ def _shown(work: Callable[[_T], _R], items: Sequence[_T], workers: int, what: st
             bar.update()
 
 
-def _count(folder: Path, listed: int) -> dict[str, Any]:
-    """What a split's LMDBs hold, verified to be the same in both."""
-    if not listed:
-        return {"listed": 0, "written": 0}
-    keys = [[entry.key for entry in read_meta(folder / name)] for name in _LMDBS]
-    if keys[0] != keys[1]:
-        raise ValueError(
-            f"'{folder}' is damaged: its lq.lmdb and gt.lmdb do not hold the same keys in the same order. Delete it "
-            "and give the command again."
-        )
-    return {"listed": listed, "written": len(keys[0])}
-
-
-def _measured(folder: Path) -> tuple[dict[str, float], Counter[str]]:
-    """Alignments and notes of all pairs of a split, those of earlier runs included."""
-    # A killed run may have noted pairs that it did not store; they are noted again when they are.
-    stored = {entry.key for entry in read_meta(folder / _LMDBS[0])}
+def _measured(folder: Path) -> dict[str, Any]:
+    """What was noted of all pairs that a split holds, those of earlier runs included."""
     with Journal(folder / _MEASURED) as journal:
-        measured = {key: entry for key, entry in journal.entries.items() if key in stored}
-    alignments = {key: entry["alignment"] for key, entry in measured.items() if entry["alignment"] is not None}
-    return alignments, Counter(note for entry in measured.values() for note in entry["notes"])
+        return {entry.key: journal.entries[entry.key] for entry in read_meta(folder / _LMDBS[0])}
 
 
 def _write_names(target: Path, data_set: DataSet) -> dict[str, str]:
     """Write the lists of subsets; returns where each comes from."""
     sources: dict[str, str] = {}
-    if not (target / "train" / _LMDBS[0]).is_dir():
-        return sources
     names = [entry.key for entry in read_meta(target / "train" / _LMDBS[0])]
     for size in SIZES:
         if len(names) < size:
@@ -332,83 +302,6 @@ def _write_names(target: Path, data_set: DataSet) -> dict[str, str]:
         write_atomically(target / "names" / f"train_{size}.txt", "".join(f"{name}\n" for name in chosen))
         sources[f"train_{size}"] = source
     return sources
-
-
-# --- photographs ----------------------------------------------------------------------------------------------------
-
-
-def _look(relative: str, root: Path) -> tuple[str, dict[str, Any]]:
-    """Look at a photograph."""
-    try:
-        return relative, photograph_folder.look_at(os.path.join(root, relative))._asdict()
-    except UNUSABLE as error:
-        return relative, {"problem": reason_of(error)}
-
-
-def prepare_photographs(
-    name: str, request: Request, out: str | os.PathLike[str], *, workers: int = 0
-) -> dict[str, Any]:
-    """Read every photograph of a folder and write which can be used: ``photographs.txt`` and ``skipped.txt``.
-
-    No image is copied. Arguments as in `prepare_pairs`; returns what ``prepared.json`` holds.
-    """
-    job = _job(out)
-    root, files, warnings = photograph_folder.find_photographs(name, request)
-    settings = {"data_set": name, "source": str(root.absolute()), "photographs": _digest(files)}
-    record: dict[str, Any] = {"warnings": warnings, "versions": _versions()}
-    with job.begun(settings, **record) as resumed:
-        _show_photographs(root, files, warnings, resumed=resumed)
-        with Journal(job.folder / _CHECKED) as journal:
-            seen = journal.entries
-            sizes = {path: _size(os.path.join(root, path)) for path in files}
-            todo = [p for p in files if "height" not in seen.get(p, {}) or seen[p].get("bytes") != sizes[p]]
-            for path, found in _shown(partial(_look, root=root), todo, workers, name, done=len(files) - len(todo)):
-                journal.add({path: {**found, "bytes": sizes[path]}})
-        usable = {path: seen[path] for path in files if "height" in seen[path]}
-        skipped = {path: seen[path]["problem"] for path in files if "problem" in seen[path]}
-        job.write_skipped(skipped)
-        if not usable:
-            raise ValueError(f"not one of the {len(files)} photographs can be used: {_first(skipped)}")
-        text = "".join(f"{path}\n" for path in usable)  # names of files need not be text
-        write_atomically(job.folder / _PHOTOGRAPHS, text.encode("utf-8", "surrogateescape"))
-        record |= {"counts": _photograph_counts(list(usable.values())), "skipped": skipped}
-        record = {"settings": settings, **record, "complete": True}
-        job.write(record)
-    _show_photograph_counts(record["counts"])
-    if skipped:
-        print(f"{_number(len(skipped), 'photograph')} skipped ({job.folder / SKIPPED}): {_first(skipped)}")
-    print(
-        f"List: {job.folder / _PHOTOGRAPHS}; no image was copied.\n"
-        "In the option file of 'basicsr pseudo', which leaves unreadable photographs out by itself:\n"
-        f"  photographs: {root}"
-    )
-    return record
-
-
-def check_photographs(name: str, request: Request, *, workers: int = 0) -> None:
-    """Read every photograph of a folder; writes nothing.
-
-    Raises:
-        ValueError: Some cannot be used; they were printed.
-    """
-    root, files, warnings = photograph_folder.find_photographs(name, request)
-    _show_photographs(root, files, warnings)
-    seen = dict(_shown(partial(_look, root=root), files, workers, f"check {name}"))
-    _show_photograph_counts(_photograph_counts([found for found in seen.values() if "height" in found]))
-    problems = {path: found["problem"] for path, found in seen.items() if "problem" in found}
-    _show_problems(problems, f"wrong with the {len(files)} photographs", warnings)
-
-
-def _photograph_counts(looks: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Figures of the photographs that can be used."""
-    return {
-        "usable": len(looks),
-        "grey": sum(look["grey"] for look in looks),
-        "upright": sum(look["height"] > look["width"] for look in looks),
-        f"short side under {photograph_folder.LOW_SIDE}": sum(
-            min(look["height"], look["width"]) < photograph_folder.LOW_SIDE for look in looks
-        ),
-    }
 
 
 # --- the job --------------------------------------------------------------------------------------------------------
@@ -473,17 +366,6 @@ def _show_listing(data_set: DataSet, listing: Listing, *, resumed: bool = False)
         print(f"Note: {note}")
     for warning in listing.warnings:
         print(f"Warning: {warning}")
-
-
-def _show_photographs(root: Path, files: Sequence[str], warnings: Sequence[str], *, resumed: bool = False) -> None:
-    print(f"{len(files)} photographs in '{root}'" + ("; resuming an earlier run" if resumed else ""))
-    for warning in warnings:
-        print(f"Warning: {warning}")
-
-
-def _show_photograph_counts(counts: dict[str, int]) -> None:
-    rest = ", ".join(f"{number} {what}" for what, number in counts.items() if what != "usable" and number)
-    print(f"{counts['usable']} photographs can be used" + (f" (of these {rest})" if rest else "") + ".")
 
 
 def _show_problems(problems: dict[str, str], where: str, warnings: Sequence[str]) -> None:

@@ -69,7 +69,8 @@ class MixedBatchSampler(Sampler[list[SampleIndex]]):
         start_batch: Number of the first batch, i.e. of batches a resumed run has trained on.
 
     Raises:
-        ValueError: An argument is out of range, or a source is empty but is to give samples.
+        ValueError: The rank or the first batch is out of range, a batch would be empty, or a source is but is to give
+            samples.
     """
 
     def __init__(
@@ -85,18 +86,7 @@ class MixedBatchSampler(Sampler[list[SampleIndex]]):
         world_size: int = 1,
         start_batch: int = 0,
     ) -> None:
-        for name, value, least in (
-            ("n_real", n_real, 0),
-            ("n_pseudo", n_pseudo, 0),
-            ("real_per_batch", real_per_batch, 0),
-            ("pseudo_per_batch", pseudo_per_batch, 0),
-            ("seed", seed, 0),
-            ("num_batches", num_batches, 1),
-            ("world_size", world_size, 1),
-            ("rank", rank, 0),
-        ):
-            _check_integer(name, value, least)
-        if rank >= world_size:
+        if not 0 <= rank < world_size:
             raise ValueError(f"rank is {rank}; with world_size {world_size} ranks are 0 ... {world_size - 1}.")
         if real_per_batch + pseudo_per_batch == 0:
             raise ValueError("A batch would be empty: give real_per_batch or pseudo_per_batch.")
@@ -124,8 +114,7 @@ class MixedBatchSampler(Sampler[list[SampleIndex]]):
 
     @start_batch.setter
     def start_batch(self, value: int) -> None:
-        _check_integer("start_batch", value, 0)
-        if value > self.num_batches:
+        if not 0 <= value <= self.num_batches:
             raise ValueError(
                 f"start_batch is {value}, but the run has {self.num_batches} batches only: it is finished, or "
                 "total_iter was lowered since."
@@ -178,7 +167,7 @@ class MixedBatchSampler(Sampler[list[SampleIndex]]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on at the batch of a `state_dict`.
+        """Resume at the batch of a `state_dict`.
 
         The number of ranks may differ if a batch over all ranks stays the same.
 
@@ -213,9 +202,3 @@ class MixedBatchSampler(Sampler[list[SampleIndex]]):
                 del self._permutations[old]
             self._permutations[key] = permutation(self.seed, source, epoch, self.sizes[source])
         return self._permutations[key]
-
-
-def _check_integer(name: str, value: object, least: int) -> None:
-    """Raise unless an argument is an integer (and no bool) of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name} is {value!r}; it must be an integer of at least {least}.")

@@ -232,7 +232,7 @@ def _denoise(e: Experiment) -> PhaseFile:
         "out": e.at("train/lq_denoised.lmdb"),
         "network": Sourced(network, "Sec. A.3", "KBNet; used where `weights` gives its file, else OpenCV denoises"),
         "param_key": Sourced("model", "KBNet's files"),
-        "normalise": ours("max", "the reading of Sec. A.3; or min_max"),
+        "normalise": ours("max", "the reading of Sec. A.3; or none"),
         "gamma": Sourced(2.2, "Sec. A.3"),
         "tile": 1024,
         "tile_overlap": Sourced(64, "KBNet's own test"),

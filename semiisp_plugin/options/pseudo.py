@@ -28,23 +28,15 @@ def complete_pseudo_options(values: dict[str, Any], source: Source) -> PseudoOpt
     options = checked_as(PseudoOptions, values, source)
     if options.source not in ("bank", "mixture") and options.sets == "local":
         source.fail(("sets",), f"source: {options.source} knows no local sets; leave it at auto, or source at bank.")
-    if options.source in ("upi", "fitted") and options.inverse != "exact":
-        why = "does not invert f_ISP" if options.source == "upi" else "inverts exactly"
-        source.fail(("inverse",), f"source: {options.source} {why}; leave it out.")
+    if options.source == "upi" and options.inverse != "exact":
+        source.fail(("inverse",), "source: upi does not invert f_ISP; leave it out.")
     if options.source == "deterministic" and options.candidates > 1:
         source.fail(("candidates",), "source: deterministic makes one input only; leave it at 1.")
-    if (options.source == "fitted") != bool(options.dataroot_lq and options.dataroot_gt):
-        source.fail(("source",), "fitted, and no other, needs dataroot_lq and dataroot_gt, the labelled pairs.")
-    if options.source not in ("bank", "mixture", "fitted") and options.draw_per != "auto":
+    if options.source not in ("bank", "mixture") and options.draw_per != "auto":
         source.fail(("draw_per",), f"source: {options.source} draws no functions' sets; leave it at auto.")
-    if options.source == "fitted" and options.mode != "stored":
-        source.fail(("mode",), "source: fitted needs the pairs and is for stored inputs only; choose source: mixture.")
     if options.source == "deterministic" and options.draws > 1:
         source.fail(("draws",), "source: deterministic makes the same pair at each draw; leave it at 1.")
-    if options.meta_info_file and options.source != "fitted":
-        source.fail(("meta_info_file",), "it selects labelled pairs, which only source: fitted reads; leave it out.")
-    for key in ("photographs", "f_isp", "out", "dataroot_lq", "dataroot_gt", "meta_info_file"):
-        if getattr(options, key) is not None:
-            setattr(options, key, os.path.expanduser(getattr(options, key)))
+    for key in ("photographs", "f_isp", "out"):
+        setattr(options, key, os.path.expanduser(getattr(options, key)))
     options.num_gpu = resolve_gpus(options.num_gpu, source)
     return options

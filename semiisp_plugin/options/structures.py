@@ -538,7 +538,7 @@ class PseudoOptions(Strict):
         Annotated[int, msgspec.Meta(ge=32)] | None,
         doc("Resize photographs whose short side is longer than this to it, in pixels; ~ keeps them."),
     ] = None
-    max_pixels: Annotated[Positive | None, doc("Set larger photographs aside; ~ for the reader's own limit.")] = None
+    max_pixels: Annotated[Positive | None, doc("Skip larger photographs; ~ for the reader's own limit.")] = None
     sets: Annotated[
         Literal["auto", "global", "local"],
         doc(
@@ -559,18 +559,13 @@ class PseudoOptions(Strict):
         doc("`exact`, or `paper_lut` for the paper's interpolated tables (Sec. A.2), to compare with."),
     ] = "exact"
     source: Annotated[
-        Literal["bank", "mixture", "fitted", "upi", "deterministic"],
+        Literal["bank", "mixture", "upi", "deterministic"],
         doc(
             "sRGB-to-RAW of steps 1 and 3. `bank` is the paper's; `mixture` mixes two of its sets (ours); to compare "
             "with (Table 3), `upi` (Brooks et al., CVPR 2019) and `deterministic` (ours: f_ISP^-1 with the mean of the "
-            "sets); `fitted` draws step 3 from sets fitted to the labelled pairs (ours)."
+            "sets)."
         ),
     ] = "bank"
-    dataroot_lq: Annotated[str | None, doc("Inputs of the labelled pairs, for `fitted`.")] = None
-    dataroot_gt: Annotated[str | None, doc("Their targets.")] = None
-    meta_info_file: Annotated[
-        str | None, doc("List of those of them that f_ISP was trained on, if not all; as in a data set's section.")
-    ] = None
     draws: Annotated[
         Positive,
         doc(

@@ -13,7 +13,6 @@ import hashlib
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,10 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from semiisp_plugin.data.pairs import Pair, match_pairs, select_pairs
-from semiisp_plugin.data.subsets import read_names
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.io.folder_job import SKIPPED, progress_bar, write_json
 from semiisp_plugin.io.image_io import list_images, printable_path, scan_images
@@ -59,7 +55,6 @@ class BuildReport:
             stored.
         unsupported: Pictures that are not read for their format, by extension.
         photographs: Photographs of the build.
-        bytes: Size of the encoded images, by set (``gt``, ``lq``).
         shards: Number of shards.
         unfinished: Shards that other processes are still building; above 0, the other figures are of the finished ones.
     """
@@ -70,19 +65,15 @@ class BuildReport:
     unsupported: dict[str, int] = field(default_factory=dict)
     clipped: float = 0.0
     photographs: int = 0
-    bytes: dict[str, int] = field(default_factory=dict)
     shards: int = 0
     unfinished: int = 0
 
 
 def run(options: PseudoOptions, *, retry: bool = False, progress: bool = True) -> BuildReport:
     """Build the pseudo pairs that the options describe and print a summary; see `build_pseudo_lmdb`."""
-    pairs = _labelled_pairs(options)
-    generator = make_generator(options.f_isp, pairs=pairs, **{name: getattr(options, name) for name in DRAWN_WITH})
+    generator = make_generator(options.f_isp, **{name: getattr(options, name) for name in DRAWN_WITH})
     f_isp = Path(options.f_isp).read_bytes()
     inputs = {"f_isp_sha256": hashlib.sha256(f_isp).hexdigest()[:16]}
-    if pairs:  # sets fitted to others are others
-        inputs["pairs"] = hashlib.sha256("\n".join(pair.key for pair in pairs).encode()).hexdigest()[:16]
     begun = time.monotonic()
     report = build_pseudo_lmdb(options, generator, inputs=inputs, retry=retry, progress=progress)
     copy = Path(options.out, F_ISP_NAME)
@@ -98,16 +89,6 @@ def run(options: PseudoOptions, *, retry: bool = False, progress: bool = True) -
     return report
 
 
-def _labelled_pairs(options: PseudoOptions) -> list[Pair] | None:
-    if not (options.dataroot_lq and options.dataroot_gt):
-        return None
-    pairs = match_pairs(options.dataroot_lq, options.dataroot_gt)
-    if options.meta_info_file:
-        where = f"meta_info_file '{options.meta_info_file}'"
-        pairs = select_pairs(pairs, read_names(options.meta_info_file), source=where)
-    return pairs
-
-
 def _print_summary(report: BuildReport, options: PseudoOptions, seconds: float, sheet: Path | None) -> None:
     made = {"stored": "pairs", "online": "pseudo ground truths", "keys": "photographs checked"}[options.mode]
     total = report.written + report.kept
@@ -117,8 +98,6 @@ def _print_summary(report: BuildReport, options: PseudoOptions, seconds: float, 
         + (f"; {report.clipped:.2%} of the pseudo inputs' values clipped" if options.mode == "stored" else "")
         + "."
     )
-    if report.bytes:
-        print("Stored: " + ", ".join(f"{name} {size / 2**20:.1f} MiB" for name, size in report.bytes.items()) + ".")
     if report.unfinished:
         print(
             f"{report.unfinished} of {report.shards} shards are being built by other processes; the last of them "
@@ -167,7 +146,7 @@ def build_pseudo_lmdb(
             can be used; the build was begun with other settings.
         FileExistsError: ``out`` holds files of something else.
         OSError: Disk full and the like; what was written stays, and the same call resumes.
-        RuntimeError: All workers were killed.
+        RuntimeError: Workers were killed or have crashed, and something is left to build.
         KeyboardInterrupt: Ctrl+C or SIGTERM; what was made until then is stored.
     """
     out, photographs = options.out, options.photographs
@@ -214,11 +193,8 @@ def build_pseudo_lmdb(
         if workers == 0:
             written = _build_here(build, generator, how, order, gpu_of(device, local_rank), bar)
         else:
-            written = Workers(build, generator, how, order, device, local_rank * workers, workers).run(
-                # Of those that crashed, some photographs are counted twice.
-                lambda done: bar.update(min(before + done, total) - bar.n),
-                lambda text: None if bar.disable else tqdm.write(text, file=sys.stderr),
-            )
+            team = Workers(build, generator, how, order, device, local_rank * workers, workers)
+            written = team.run(lambda done: bar.update(before + done - bar.n))
         bar.update(done_in(order) - bar.n)  # what other processes have done, too
     report = _finish(out, photographs)
     report.written = written
@@ -341,8 +317,6 @@ def _finish(out: str, photographs: str) -> BuildReport:
             done += 1
             report.kept += record.pairs
             clipped += record.clipped
-            for name, size in record.bytes.items():
-                report.bytes[name] = report.bytes.get(name, 0) + size
         report.clipped = clipped / report.kept if report.kept else 0.0
         report.unfinished = len(build) - done
         if report.unfinished:
@@ -371,7 +345,6 @@ def _write_report(build: BuildFolder, report: BuildReport) -> None:
         "pairs": report.kept,
         "skipped": len(report.skipped),
         "clipped": report.clipped,
-        "bytes": report.bytes,
         "shards": report.shards,
     }
     write_json(build.folder / "report.json", summary)

@@ -9,15 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
-from semiisp_plugin.data.pairs import Pair, read_pair
 from semiisp_plugin.io.checkpoint import CheckpointError, load_checkpoint, load_weights, save_atomically
-from semiisp_plugin.io.image_io import to_float
 from semiisp_plugin.isp import InvertibleISP, PaperLUTSettings, ParameterBank
-from semiisp_plugin.pseudo.fitted_sets import fit_parameter_sets
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.sources import UPI, BankInverse, DeterministicInverse, MixtureInverse, SRGBToRAW
 
-SOURCES = ("bank", "mixture", "fitted", "upi", "deterministic")
+SOURCES = ("bank", "mixture", "upi", "deterministic")
 MANY_PAIRS = 1000  # Sec. 4.2: below, global sets for the whole ISP; from there on, local ones per function
 
 
@@ -84,7 +81,6 @@ def make_generator(
     inverse: str = "exact",
     source: str = "bank",
     candidates: int = 1,
-    pairs: Sequence[Pair] | None = None,
 ) -> PseudoPairGenerator:
     """The generator of a phase 1 checkpoint.
 
@@ -97,21 +93,19 @@ def make_generator(
         inverse: ``exact`` or ``paper_lut``, whose tables span what the banks hold.
         source: sRGB-to-RAW of steps 1 and 3: ``bank`` (the paper's, `BankInverse`), ``mixture`` (`MixtureInverse`),
             ``upi`` (`UPI`) or ``deterministic`` (`DeterministicInverse` with the mean of the global sets). With the
-            last two, ``sets: auto`` is ``global`` whatever the number of pairs. ``fitted``: step 3 draws from sets
-            fitted to the pairs (`fit_parameter_sets`, ours), step 1 from the bank.
+            last two, ``sets: auto`` is ``global`` whatever the number of pairs.
         candidates: See `PseudoPairGenerator`.
-        pairs: The labelled pairs, for ``fitted``.
 
     What goes together is checked where option files are (`semiisp_plugin.options.complete_pseudo_options`).
 
     Raises:
-        ValueError: The source is unknown, or is to be fitted without pairs.
+        ValueError: The source is unknown.
         CheckpointError: See `load_f_isp`.
     """
     if source not in SOURCES:
         raise ValueError(f"source: '{source}' is none of {', '.join(SOURCES)}.")
     network, banks, n_pairs = load_f_isp(f_isp)
-    first, second = _sources(network, banks, n_pairs, sets, inverse, source, pairs, draw_per)
+    first, second = _sources(network, banks, n_pairs, sets, inverse, source, draw_per)
     return PseudoPairGenerator(network, first, second, update_quality=update_quality, candidates=candidates)
 
 
@@ -122,22 +116,14 @@ def _sources(
     sets: str,
     inverse: str,
     source: str,
-    pairs: Sequence[Pair] | None,
     draw_per: str,
 ) -> tuple[SRGBToRAW, SRGBToRAW | None]:
     """sRGB-to-RAW of steps 1 and 3, see `make_generator`; None: step 3 takes that of step 1."""
     if source == "upi":
         return UPI(image_enhancement=network.spec.inverse_tone_mapping), None
-    from_bank = source in ("bank", "mixture")
-    local = from_bank and (sets == "local" or (sets == "auto" and n_pairs >= MANY_PAIRS))
+    local = source != "deterministic" and (sets == "local" or (sets == "auto" and n_pairs >= MANY_PAIRS))
     lut = _tables_for(banks.values() if local else [banks["global"]]) if inverse == "paper_lut" else None
     isp = InvertibleISP(network.spec, lut)
-    if source == "fitted":
-        if not pairs:
-            raise ValueError("source: fitted needs the labelled pairs: give dataroot_lq and dataroot_gt.")
-        images = [tuple(to_float(image) for image in read_pair(pair)) for pair in pairs]
-        fitted = fit_parameter_sets(isp, banks["global"], [(image[0], image[1]) for image in images])
-        return BankInverse(isp, banks["global"]), MixtureInverse(isp, fitted, per_function=draw_per == "function")
     backend = "auto" if inverse == "exact" else inverse
     if source == "deterministic":
         return DeterministicInverse(isp, banks["global"], backend), None

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from semiisp_plugin.apps.enhance import Enhancer
 from semiisp_plugin.apps.enhance.matching import disagreement, match_tone, reduce, reduction_for
-from semiisp_plugin.apps.enhance.memory import TILES, MemoryModel, PeakMemory, available_memory, largest_tile
 from semiisp_plugin.apps.tiling import run_in_tiles, spans, weights_of
 from semiisp_plugin.archs.nafnet_arch import NAFNet
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
@@ -271,37 +270,12 @@ def test_matching_leaves_agreement_and_detail_alone():
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
-def test_peak_memory_counts_what_lives_at_the_same_time():
-    with PeakMemory() as counter:
-        a = torch.zeros(1000, dtype=torch.float32)
-        b = a + 1
-        del a
-        c = b.view(10, 100)[2:]
-        d = c + 1
-        del b, c, d
-    assert counter.peak == 8000  # b and d hold less than a and b
-
-
-@pytest.mark.parametrize(("power", "make"), [(1, lambda s: torch.zeros(s, s)), (1.5, lambda s: torch.zeros(s, s, s))])
-def test_memory_model_carries_on_the_power_it_measures(power, make):
-    model = MemoryModel(make)
-    assert model.power == pytest.approx(power, abs=0.01)
-    assert model(512, 512) == pytest.approx(1.5 * 4 * 256 ** (2 * power) * 4**power, rel=0.05)
-
-
-def test_memory_decides_between_the_whole_image_and_tiles():
-    network = Convolutions(4)
-    small = Enhancer(network, device="cpu", memory=8 * 2**20)
-    assert small.plan(2000, 1000).tile in TILES
-    assert Enhancer(network, device="cpu", memory=8 * 2**30).plan(2000, 1000).tile is None
-    assert largest_tile(lambda h, w: h * w, 512 * 512) == 512
-    assert largest_tile(lambda h, w: h * w, 1) == TILES[0]
-
-
-def test_available_memory_is_a_power_of_two_on_a_cpu():
-    found = available_memory(torch.device("cpu"))
-    assert found >= 2**27
-    assert found & (found - 1) == 0
+def test_large_images_go_through_in_tiles():
+    enhancer = Enhancer(Convolutions(4), device="cpu")
+    assert enhancer.plan(1000, 2000).tile is None
+    assert enhancer.plan(2000, 1500).tile == 1024
+    assert enhancer.plan(17, 9000).tile == 1024
+    assert Enhancer(Convolutions(4), device="cpu", tile=0).plan(2000, 1500).tile is None
 
 
 class Greedy(Convolutions):
@@ -337,15 +311,6 @@ def test_tiles_are_halved_when_memory_runs_out(message):
 def test_the_reduced_image_is_no_larger_than_memory_bears():
     for size, factor in (((2829, 4243), 8), ((512, 512), 1), ((17, 9000), 16), ((512, 2048), 2)):
         assert reduction_for(*size, 512) == factor
-
-
-def test_a_panorama_takes_what_its_long_rows_take():
-    model = MemoryModel(lambda side: torch.zeros(side, side, side))  # attention along rows: height x width x width
-    assert model(32, 8192) >= 4 * 32 * 8192 * 8192
-    enhancer = Enhancer(Convolutions(2), device="cpu")
-    enhancer._memory, enhancer._memory_model = 2**30, model
-    assert enhancer.plan(17, 9000).tile is not None
-    assert enhancer.plan(400, 600).tile is None
 
 
 def test_an_image_is_not_changed_by_a_network_that_returns_it():

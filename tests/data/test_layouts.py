@@ -14,7 +14,6 @@ from semiisp_plugin.data.channel_order import conclude, decide
 from semiisp_plugin.data.layouts import DATA_SETS, fivek, own
 from semiisp_plugin.data.layouts.base import Listing, Request
 from semiisp_plugin.data.layouts.lol import pair_name
-from semiisp_plugin.data.layouts.photograph_folder import find_photographs, look_at
 from semiisp_plugin.data.pairs import Pair
 from semiisp_plugin.data.subsets import fivek_split
 from semiisp_plugin.io.image_io import encode_png, write_image
@@ -141,81 +140,47 @@ def test_a_data_set_that_is_there_twice(tmp_path):
 # --- FiveK ----------------------------------------------------------------------------------------------------------
 
 
-def fivek_tree(root: Path, names: Iterable[str], test: Iterable[str] | None = None) -> None:
+TEST_NAME = fivek_split()[1][0]
+
+
+def fivek_tree(root: Path, names: Iterable[str]) -> None:
     names = list(names)
     touch(root / fivek.SRGB_FOLDER, [f"{name}.jpg" for name in names])
     touch(root / fivek.XYZ_FOLDER, [f"{name}.png" for name in names])
     touch(root / fivek.TARGET_FOLDER, [f"{name}.jpg" for name in names])
     touch(root / "raw_photos/HQa1to700/photos", [f"{name}-jmac_DSC1459.dng" for name in names])
-    if test is not None:
-        test = list(test)
-        train = [name for name in names if name not in test]
-        (root / "test.txt").write_text("\n".join(test) + "\n")
-        (root / "train_input.txt").write_text("\n".join(train[: len(train) // 2]) + "\n")
-        (root / "train_label.txt").write_text("\n".join(train[len(train) // 2 :]) + "\n")
 
 
-@pytest.mark.parametrize("lists", [True, False])
-def test_fivek_complete(tmp_path, lists):
+def test_fivek_complete(tmp_path):
     train, test = fivek_split()
     for folder in (fivek.SRGB_FOLDER, fivek.TARGET_FOLDER):
         (tmp_path / "FiveK" / folder).mkdir(parents=True)
         for name in [*train, *test, "a0160"]:
             (tmp_path / "FiveK" / folder / f"{name}.jpg").touch()
-    if lists:
-        (tmp_path / "FiveK/test.txt").write_text("\n".join(test[::-1]) + "\n")
-        (tmp_path / "FiveK/train_input.txt").write_text("\n".join(train[:2250]) + "\n")
-        (tmp_path / "FiveK/train_label.txt").write_text("\n".join(train[2250:]) + "\n")
     listing = find("fivek_ie", tmp_path)
     assert keys(listing) == {"train": train, "test": test}
     assert not listing.missing
     assert not listing.warnings
     assert listing.left_out == {"a0160": "in no list of the split"}
-    assert ("the same as Zeng's" in listing.split_source) == lists
-    if not lists:
-        assert "the package's copy" in listing.split_source
-
-
-def test_fivek_lists_that_are_not_zengs(tmp_path):
-    """500 test names, as one would expect, are another split."""
-    train, test = fivek_split()
-    fivek_tree(tmp_path, ["a0001", "a0160"])
-    (tmp_path / "train.txt").write_text("\n".join(train) + "\n")
-    (tmp_path / "test.txt").write_text("\n".join([*test, "a0160", "a2952"]) + "\n")
-    listing = find("fivek_ie", tmp_path)
-    assert "4500 training and 500 test names, 2 of the latter not in Zeng's" in listing.warnings[0]
-    assert listing.missing["test/a2952"] == "in the test list, but there is no input and no target"
-    assert len(listing.missing) == 4998 + 2 - 2
 
 
 def test_a_list_that_names_a_missing_file(tmp_path):
-    fivek_tree(tmp_path, ["a0001", "a0002", "a0003", "a0004"], test=["a0004"])
+    fivek_tree(tmp_path, ["a0001", "a0002", "a0003", TEST_NAME])
     (tmp_path / fivek.TARGET_FOLDER / "a0002.jpg").unlink()
     listing = find("fivek_ie", tmp_path)
-    assert keys(listing) == {"train": ["a0001", "a0003"], "test": ["a0004"]}
-    assert listing.missing == {"train/a0002": "in the train list, but there is no target"}
-
-
-def test_lists_that_contradict_themselves(tmp_path):
-    fivek_tree(tmp_path, ["a0001", "a0002", "a0004"], test=["a0002"])
-    (tmp_path / "train_label.txt").write_text("a0002\n")
-    with pytest.raises(ValueError, match="1 names more than once or in both train and test, 'a0002'"):
-        find("fivek_ie", tmp_path)
-    (tmp_path / "test.txt").write_text("a0003\n")
-    (tmp_path / "train_input.txt").write_text("a0002.png\n")
-    with pytest.raises(ValueError, match="1 names more than once or in both train and test, 'a0002'"):
-        find("fivek_ie", tmp_path)
+    assert keys(listing) == {"train": ["a0001", "a0003"], "test": [TEST_NAME]}
+    assert listing.missing["train/a0002"] == "in the train list, but there is no target"
+    assert listing.missing["train/a0005"] == "in the train list, but there is no input and no target"
+    assert len(listing.missing) == 4998 - 3
 
 
 def test_fivek_dng_files_anywhere_below(tmp_path):
     pytest.importorskip("rawpy", reason="needs rawpy (pip install semiisp_plugin[raw])")
-    fivek_tree(tmp_path / "zeng", ["a0001", "a0002"])
-    (tmp_path / "zeng/train.txt").write_text("a0001\n")
-    (tmp_path / "zeng/test.txt").write_text("a0002\n")
+    fivek_tree(tmp_path / "zeng", ["a0001", TEST_NAME])
     other = tmp_path / "fivek_dataset"
-    touch(other, ["raw_photos/HQa1to700/photos/a0001-x.dng", "raw_photos/x/a0002-y.DNG", "raw_photos/x/b.dng"])
+    touch(other, ["raw_photos/HQa1to700/photos/a0001-x.dng", f"raw_photos/x/{TEST_NAME}-y.DNG", "raw_photos/x/b.dng"])
     listing = find("fivek_general_isp", tmp_path / "zeng", input=str(other))
-    assert keys(listing) == {"train": ["a0001"], "test": ["a0002"]}
+    assert keys(listing) == {"train": ["a0001"], "test": [TEST_NAME]}
     assert listing.splits["train"][0].input == str(other / "raw_photos/HQa1to700/photos/a0001-x.dng")
     touch(other, ["again/a0001-x.dng"])
     with pytest.raises(ValueError, match=r"two inputs a0001 to a5000 have the name 'a0001'"):
@@ -275,8 +240,6 @@ def test_the_channel_order_is_told_from_the_pictures(tmp_path, swapped):
 @pytest.mark.parametrize(("forced", "swapped"), [("auto", True), ("auto", False), ("bgr", True), ("rgb", True)])
 def test_xyz_comes_out_in_the_order_x_y_z(tmp_path, forced, swapped):
     pairs = write_xyz(tmp_path, ["a0001", "a0002"], swapped=swapped)
-    (tmp_path / "train.txt").write_text("a0001\n")
-    (tmp_path / "test.txt").write_text("a0002\n")
     listing = find("fivek_tone_mapping", tmp_path, channel_order=forced)
     assert not listing.errors
     image = listing.reader(pairs[0]).input
@@ -290,8 +253,6 @@ def test_an_undecided_channel_order_is_an_error_that_says_how_to_go_on(tmp_path)
     pairs = write_xyz(tmp_path, ["a0001", "a0002"])
     for pair in pairs:
         Path(pair.input).write_bytes(encode_png(np.full((96, 128, 3), 20000, np.uint16)))
-    (tmp_path / "train.txt").write_text("a0001\n")
-    (tmp_path / "test.txt").write_text("a0002\n")
     assert decide(pairs).order is None
     listing = find("fivek_tone_mapping", tmp_path)
     assert "--channel_order rgb" in listing.errors["the channel order"]
@@ -406,35 +367,3 @@ def test_own_short_side_and_colour_profile(tmp_path):
     assert read["none"].input.shape == read["none"].target.shape == (48, 64, 3)
     assert (read["none"].notes, read["srgb"].notes) == ((), ())
     assert "colour profile 'Lab" in read["lab"].notes[0]
-
-
-# --- photographs ----------------------------------------------------------------------------------------------------
-
-
-def test_coco_by_its_parts(tmp_path):
-    touch(tmp_path / "coco/val2017", ["1.jpg", "2.jpg"])
-    root, files, warnings = find_photographs("coco", Request(source=str(tmp_path / "coco")))
-    assert (root.name, files) == ("val2017", ["1.jpg", "2.jpg"])
-    assert "has 2 photographs; COCO's val2017 has 5000" in warnings[0]
-    touch(tmp_path / "coco/train2017", ["1.jpg"])
-    with pytest.raises(ValueError, match="several parts of COCO: train2017, val2017"):
-        find_photographs("coco", Request(source=str(tmp_path / "coco")))
-    _, _, warnings = find_photographs("photographs", Request(source=str(tmp_path / "coco")))
-    assert not warnings
-
-
-def test_folders_without_photographs(tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"holds no photograph .*it is empty"):
-        find_photographs("photographs", Request(source=str(tmp_path / "empty")))
-    touch(tmp_path / "raw", ["1.heic"])
-    with pytest.raises(ValueError, match=r"1 \.heic.*convert them first"):
-        find_photographs("photographs", Request(source=str(tmp_path / "raw")))
-
-
-def test_small_photographs_are_refused(tmp_path):
-    write_image(tmp_path / "a.png", np.zeros((31, 200, 3), np.uint8))
-    with pytest.raises(ValueError, match="31x200"):
-        look_at(str(tmp_path / "a.png"))
-    write_image(tmp_path / "b.png", np.zeros((32, 200, 3), np.uint8))
-    assert look_at(str(tmp_path / "b.png")) == (32, 200, True)

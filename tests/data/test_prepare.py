@@ -19,11 +19,12 @@ from semiisp_plugin.data import prepare
 from semiisp_plugin.data.layouts import DATA_SETS
 from semiisp_plugin.data.layouts.base import Request
 from semiisp_plugin.data.paired_dataset import PairedRestorationDataset
-from semiisp_plugin.data.subsets import subset
+from semiisp_plugin.data.subsets import fivek_split, subset
 from semiisp_plugin.io import lmdb_io
 from semiisp_plugin.io.image_io import decode_image, encode_png, read_image, write_image
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter, read_meta, read_value
 
+TEST_NAME = fivek_split()[1][0]
 RAWPY = "needs rawpy (pip install semiisp_plugin[raw])"
 
 
@@ -100,7 +101,7 @@ def test_the_same_command_again_changes_nothing(lol, tmp_path, run):
     assert (record(out), keys(out / "train/lq.lmdb")) == before
 
 
-def test_a_killed_run_goes_on_and_both_orders_stay_equal(lol, tmp_path, run):
+def test_a_killed_run_resumes_and_both_orders_stay_equal(lol, tmp_path, run):
     """Killed after a commit of one LMDB and before that of the other, with a pair skipped that is fixed now."""
     out = tmp_path / "out"
     broken = lol / "our485/low/10.png"
@@ -121,7 +122,7 @@ def test_a_killed_run_goes_on_and_both_orders_stay_equal(lol, tmp_path, run):
     lmdb_io.close_all()
     broken.write_bytes(whole)
     assert run("lolv1", "--source", lol, "--out", out)[0] == 0
-    expected = ["100", "10", "101", "13", "2", "5"]  # what only one of them had is made anew, in its order
+    expected = ["100", "10", "101", "13", "2", "5"]  # what only one of them had is made again, in its order
     assert keys(out / "train/lq.lmdb") == keys(out / "train/gt.lmdb") == expected
     for key in expected:
         np.testing.assert_array_equal(
@@ -177,8 +178,8 @@ def test_other_settings_are_refused(lol, tmp_path, run):
     assert status == 1
     assert "was made with other settings or of other files (train: 6, " in errors
     assert "choose another folder (--out), or delete it" in errors
-    _, _, errors = run("photographs", "--source", lol, "--out", out)
-    assert "data_set: lolv1 then, photographs now" in errors
+    _, _, errors = run("own", "--input", lol / "our485/low", "--target", lol / "our485/high", "--out", out)
+    assert "data_set: lolv1 then, own now" in errors
 
 
 def test_foreign_folders_are_not_written_into(lol, tmp_path, run):
@@ -351,23 +352,21 @@ def test_fivek_tone_mapping_stores_16_bits_in_the_order_x_y_z(tmp_path, run):
     root = tmp_path / "FiveK"
     matrix = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
     xyz = {}
-    for number in (1, 2, 3):
-        name, picture = f"a{number:04d}", scene(number)
+    for number, name in enumerate(("a0001", "a0002", TEST_NAME), 1):
+        picture = scene(number)
         xyz[name] = np.rint(30000 * picture**2.2 @ matrix.T).astype(np.uint16)
         write_image(root / "input/PNG/480p_16bits_XYZ_WB" / f"{name}.png", xyz[name][..., ::-1])
         write_image(root / "expertC/JPG/480p" / f"{name}.jpg", to_8(picture))
-    (root / "train.txt").write_text("a0001\na0002\n")
-    (root / "test.txt").write_text("a0003\n")
     out = tmp_path / "out"
-    status, printed, _ = run("fivek_tone_mapping", "--source", root, "--out", out)
+    status, printed, _ = run("fivek_tone_mapping", "--source", root, "--out", out, "--partial")
     assert status == 0
     assert "498 names, not 500" in printed
     assert "channel order of the XYZ files: bgr" in printed
     stored = decode_image(read_value(out / "train/lq.lmdb", "a0001"), name="a0001")
     np.testing.assert_array_equal(stored, xyz["a0001"])
-    assert decode_image(read_value(out / "test/gt.lmdb", "a0003"), name="").dtype == np.uint8
+    assert decode_image(read_value(out / "test/gt.lmdb", TEST_NAME), name="").dtype == np.uint8
     assert record(out)["settings"]["channel_order"] == "bgr"
-    _, _, errors = run("fivek_tone_mapping", "--source", root, "--out", out, "--channel_order", "rgb")
+    _, _, errors = run("fivek_tone_mapping", "--source", root, "--out", out, "--partial", "--channel_order", "rgb")
     assert "channel_order: bgr then, rgb now" in errors
     for name in xyz:
         write_image(root / "input/PNG/480p_16bits_XYZ_WB" / f"{name}.png", np.full((96, 128, 3), 999, np.uint16))
@@ -384,16 +383,14 @@ def test_fivek_general_isp(tmp_path, run, write_dng):
     from semiisp_plugin.io.raw_io import read_raw
 
     root = tmp_path / "FiveK"
-    for number in (1, 2, 3):
+    for number, name in enumerate(("a0001", "a0002", TEST_NAME), 1):
         picture = scene(number)
-        write_dng(root / f"dng/a{number:04d}-x.dng", mosaic_of(picture), black=1000, white=30000)
+        write_dng(root / f"dng/{name}-x.dng", mosaic_of(picture), black=1000, white=30000)
         small = cv2.resize(picture, (64, 48), interpolation=cv2.INTER_AREA)
         target = small if number < 3 else scene(9, 48, 64)
-        write_image(root / f"expertC/JPG/480p/a{number:04d}.jpg", to_8(target if number != 2 else np.rot90(target)))
-    (root / "train.txt").write_text("a0001\na0002\n")
-    (root / "test.txt").write_text("a0003\n")
+        write_image(root / f"expertC/JPG/480p/{name}.jpg", to_8(target if number != 2 else np.rot90(target)))
     out = tmp_path / "out"
-    status, printed, _ = run("fivek_general_isp", "--source", root, "--out", out)
+    status, printed, _ = run("fivek_general_isp", "--source", root, "--out", out, "--partial")
     assert status == 0
     assert "by choices of ours" in printed
     raw = read_raw(root / "dng/a0001-x.dng")
@@ -402,14 +399,14 @@ def test_fivek_general_isp(tmp_path, run, write_dng):
     np.testing.assert_array_equal(stored, cv2.resize(raw, (64, 48), interpolation=cv2.INTER_AREA))
     assert decode_image(read_value(out / "train/lq.lmdb", "a0002"), name="").shape == (64, 48, 3)
     told = record(out)
-    assert "do not show the same pixels" in told["skipped"]["test"]["a0003"]
+    assert "do not show the same pixels" in told["skipped"]["test"][TEST_NAME]
     assert told["settings"]["raw"]["use_camera_wb"] is False
     assert told["alignment"]["train"]["measured"] == 2
     assert min(told["alignment"]["train"]["lowest"].values()) > 0.7
     # The alignments of pairs that were stored earlier are not forgotten, whatever line a killed run left unfinished.
     with open(out / "train/measured.jsonl", "a") as journal:
         journal.write('["a00')
-    assert run("fivek_general_isp", "--source", root, "--out", out)[0] == 0
+    assert run("fivek_general_isp", "--source", root, "--out", out, "--partial")[0] == 0
     assert record(out) == told
 
 
@@ -444,51 +441,6 @@ def test_own_raw_files(tmp_path, run, write_dng):
     assert "1 name would be left out: IMG_4: there is an input, but no target" in printed
 
 
-# --- photographs ----------------------------------------------------------------------------------------------------
-
-
-def test_photographs_are_read_and_listed_not_copied(tmp_path, run):
-    root = tmp_path / "photos"
-    write_image(root / "a/1.jpg", to_8(scene(1)))
-    write_image(root / "2.png", to_8(scene(2)[..., :1].repeat(3, axis=2)))
-    write_image(root / "3.jpg", to_8(scene(3)))
-    (root / "3.jpg").write_bytes((root / "3.jpg").read_bytes()[:300])
-    out = tmp_path / "out"
-    status, printed, _ = run("photographs", "--source", root, "--out", out)
-    assert status == 0
-    assert (out / "photographs.txt").read_text() == "2.png\na/1.jpg\n"
-    path, _, reason = (out / "skipped.txt").read_text().partition("\t")
-    assert path == "3.jpg"
-    assert "truncated JPEG" in reason
-    assert record(out)["counts"] == {"usable": 2, "grey": 1, "upright": 0, "short side under 480": 2}
-    assert "no image was copied" in printed
-    status, printed, errors = run("photographs", "--source", root, "--check")
-    assert status == 1
-    assert "1 thing wrong with the 3 photographs" in errors
-    # Mended, it is found at the next run, which looks at others again only if their size is another one.
-    write_image(root / "3.jpg", to_8(scene(3)))
-    (root / "2.png").write_bytes(b"x" * (root / "2.png").stat().st_size)
-    assert run("photographs", "--source", root, "--out", out)[0] == 0
-    assert (out / "photographs.txt").read_text() == "2.png\n3.jpg\na/1.jpg\n"
-    (root / "2.png").write_bytes(b"")
-    assert run("photographs", "--source", root, "--out", out)[0] == 0
-    assert (out / "photographs.txt").read_text() == "3.jpg\na/1.jpg\n"
-
-
-def test_a_stopped_check_of_photographs_goes_on(tmp_path, run):
-    root, out = tmp_path / "photos", tmp_path / "out"
-    for number in range(3):
-        write_image(root / f"{number}.png", to_8(scene(number)))
-    run("coco", "--source", root, "--out", out)
-    journal = out / "checked.jsonl"
-    lines = journal.read_text().splitlines(keepends=True)
-    journal.write_text(lines[0] + lines[1][:20])
-    (out / "photographs.txt").unlink()
-    assert run("coco", "--source", root, "--out", out)[0] == 0
-    assert (out / "photographs.txt").read_text().split() == ["0.png", "1.png", "2.png"]
-    assert [json.loads(line)[0] for line in journal.read_text().splitlines()] == ["0.png", "1.png", "2.png"]
-
-
 # --- the command line -----------------------------------------------------------------------------------------------
 
 
@@ -500,7 +452,7 @@ def test_a_stopped_check_of_photographs_goes_on(tmp_path, run):
             ["lolv1", "--source", "x", "--check", "--short_side", "480"],
             "--short_side is not an option of lolv1, but of own",
         ),
-        (["coco", "--source", "x", "--check", "--partial"], "--partial is not an option of coco, but of lolv1"),
+        (["own", "--source", "x", "--check", "--partial"], "--partial is not an option of own, but of lolv1"),
         (["own", "--check", "--short_side", "8"], "--short_side is 8; it must be 32 or more"),
         (["own", "--check", "--min_alignment", "2"], "between -1 and 1"),
         (["own", "--check", "--workers", "-1"], "--workers is -1"),
@@ -518,7 +470,7 @@ def test_the_help_names_every_data_set_and_the_498(capsys):
     with pytest.raises(SystemExit):
         cli.main(["prepare", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    for name in [*DATA_SETS, "coco", "photographs"]:
+    for name in DATA_SETS:
         assert f" {name} " in text
     assert "498 (not 500) pairs" in text
     with pytest.raises(SystemExit):
@@ -550,7 +502,7 @@ def test_the_printed_section_trains(lol, tmp_path, run, monkeypatch):
     assert cli.main(["train", "-opt", "x.yml"]) == 0
 
 
-def test_pairs_whose_files_have_changed_are_made_anew(lol, tmp_path, run):
+def test_pairs_whose_files_have_changed_are_made_again(lol, tmp_path, run):
     out = tmp_path / "out"
     run("lolv1", "--source", lol, "--out", out)
     lmdb_io.close_all()
@@ -561,17 +513,6 @@ def test_pairs_whose_files_have_changed_are_made_anew(lol, tmp_path, run):
     assert sorted(keys(out / "train/lq.lmdb")) == ["10", "100", "101", "13", "2", "5"]
     stored = decode_image(read_value(out / "train/gt.lmdb", "13"), name="13")
     np.testing.assert_array_equal(stored, image(78, 10, 14))
-
-
-def test_damaged_lines_of_a_journal_are_done_again(tmp_path, run):
-    root, out = tmp_path / "photos", tmp_path / "out"
-    for number in range(3):
-        write_image(root / f"{number}.png", to_8(scene(number)))
-    run("coco", "--source", root, "--out", out)
-    journal = out / "checked.jsonl"
-    journal.write_bytes(b"\0\0\0\0" + journal.read_bytes()[4:])
-    assert run("coco", "--source", root, "--out", out)[0] == 0
-    assert (out / "photographs.txt").read_text().split() == ["0.png", "1.png", "2.png"]
 
 
 def test_own_names_that_would_be_one_key(tmp_path, run):

@@ -31,7 +31,7 @@ def test_sources_of_the_pseudo_data(option_files):
     assert load_pseudo_options(path, ["source=upi", "draws=4"]).draws == 4
     assert load_pseudo_options(path, ["source=mixture", "sets=local"]).sets == "local"
     for overrides, message in (
-        (["source=cyclegan"], "source: 'cyclegan' is none of the choices. Choose bank, mixture, fitted, upi or"),
+        (["source=cyclegan"], "source: 'cyclegan' is none of the choices. Choose bank, mixture, upi or"),
         (["draws=0"], "draws: expected a whole number >= 1"),
         (["source=upi", "sets=local"], "sets: source: upi knows no local sets"),
         (["source=deterministic", "sets=local"], "sets: source: deterministic knows no local sets"),

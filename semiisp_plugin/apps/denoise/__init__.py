@@ -9,7 +9,13 @@ The paper's denoiser is KBNet with its SenseNoise weights; any registered networ
 OpenCV's non-local means does it, which is ours.
 """
 
-from semiisp_plugin.apps.denoise.denoisers import Denoiser, NonLocalMeans, denoise_image, network_denoiser, noise_level
+from semiisp_plugin.apps.denoise.denoisers import (
+    Denoiser,
+    denoise_image,
+    network_denoiser,
+    noise_level,
+    non_local_means,
+)
 from semiisp_plugin.apps.denoise.folder import DenoiseReport, denoise_folder, is_denoised, run_from_arguments
 from semiisp_plugin.apps.denoise.options import DenoiseOptions, complete_denoise_options, load_denoise_options
 
@@ -17,7 +23,6 @@ __all__ = [
     "DenoiseOptions",
     "DenoiseReport",
     "Denoiser",
-    "NonLocalMeans",
     "complete_denoise_options",
     "denoise_folder",
     "denoise_image",
@@ -25,5 +30,6 @@ __all__ = [
     "load_denoise_options",
     "network_denoiser",
     "noise_level",
+    "non_local_means",
     "run_from_arguments",
 ]

@@ -20,12 +20,13 @@ _TO_RGB = np.array([[1, 1, 1], [1.402, -0.714136, 0], [0, -0.344136, 1.772]], np
 # Strengths as multiples of the luminance's noise. Chosen on seven pairs of LOLv1 between what is left of the noise and
 # what is lost of fine texture; colour bears more smoothing than luminance.
 _LUMINANCE, _COLOUR = 1.2, 2.0
+_PATCH, _SEARCH = 7, 21  # sides of the patches that are compared, and of the window they are searched in
 _NORMAL_MAD = 0.6744897501960817  # median of the magnitude of a standard normal number
 # The difference of two Laplacians: 0 on planes and quadratic surfaces (Immerkaer, 1996). Noise of deviation 1 gives 6.
 _MASK = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 _MASK_NORM = 6.0
 
-Normalisation = Literal["max", "min_max", "none"]
+Normalisation = Literal["max", "none"]
 
 Denoiser = Callable[[np.ndarray], np.ndarray]
 """A function of images: (H, W, 3), ``float32`` in [0, 1] -> the same shape, ``float32``."""
@@ -42,39 +43,32 @@ def denoise_image(
 
     A denoiser is made for images that look like photographs; a dark image is stretched to [0, 1] and encoded with
     ``1 / gamma`` before, and is as dark as it was afterwards. "Normalised to 0..1" is all the paper says: ``max``
-    divides by the largest value of the image, one for all channels (our reading: black stays black); ``min_max`` also
-    subtracts the smallest.
+    divides by the largest value of the image, one for all channels (our reading: black stays black).
 
     Args:
         image: (H, W, 3), float in [0, 1].
         denoise: Takes and returns an image of that shape, ``float32``; what it gives is clipped to [0, 1].
-        normalise: ``max``, ``min_max`` or ``none``.
+        normalise: ``max`` or ``none``.
         gamma: Exponent of the decoding, as 2.2 of sRGB; above 0. 1 leaves it out.
 
     Returns:
         (H, W, 3), ``float32`` in [0, 1].
 
     Raises:
-        ValueError: The image has another shape or type, an argument is unknown, or ``denoise`` returned another shape
-            or values that are not finite.
+        ValueError: The image has another shape or type, or ``denoise`` returned another shape or values that are not
+            finite.
     """
     if image.ndim != 3 or image.shape[2] != 3 or not np.issubdtype(image.dtype, np.floating):
         raise ValueError(f"The image has shape {image.shape} and type {image.dtype}; expected (H, W, 3), float.")
-    if normalise not in ("max", "min_max", "none"):
-        raise ValueError(f"normalise is {normalise!r}; choose 'max', 'min_max' or 'none'.")
-    if not gamma > 0:
-        raise ValueError(f"gamma is {gamma}; use a number above 0.")
-    low = float(image.min()) if normalise == "min_max" else 0.0
-    # An image of one value has no range: it stays as it is.
-    scale = (float(image.max()) - low if normalise != "none" else 1.0) or 1.0
-    bright = ((image.astype(np.float32) - np.float32(low)) / np.float32(scale)).clip(0, 1) ** np.float32(1 / gamma)
+    scale = np.float32((image.max() if normalise == "max" else 1) or 1)  # black stays as it is
+    bright = (image.astype(np.float32) / scale).clip(0, 1) ** np.float32(1 / gamma)
     clean = denoise(bright)
     if clean.shape != image.shape:
         raise ValueError(f"The denoiser turned shape {image.shape} into {clean.shape}.")
     if not np.isfinite(clean).all():
         raise ValueError("the denoiser gave values that are not finite; is it the network that the weights belong to?")
     dark = clean.astype(np.float32).clip(0, 1) ** np.float32(gamma)
-    return (dark * np.float32(scale) + np.float32(low)).clip(0, 1)
+    return (dark * scale).clip(0, 1)
 
 
 def noise_level(plane: np.ndarray) -> float:
@@ -95,52 +89,36 @@ def noise_level(plane: np.ndarray) -> float:
     return float(np.median(np.abs(filtered))) / (_MASK_NORM * _NORMAL_MAD)
 
 
-class NonLocalMeans:
+def non_local_means(image: np.ndarray) -> np.ndarray:
     """OpenCV's non-local means on 16-bit luminance and colour difference planes. Ours, not the paper's.
 
     OpenCV's own colour version (``fastNlMeansDenoisingColored``) takes 8 bits and rounds them twice more on the way to
     Lab and back, which shows in images that are to be made brighter. Its general version takes 16 bits with the L1
-    norm, and is given Y alone, then Cr and Cb together.
+    norm, and is given Y alone, then Cr and Cb together. The strengths are multiples of the luminance's noise
+    (`noise_level`): 1.2 for the luminance, 2 for the colour differences.
 
     Args:
-        strength: Filter strength for the luminance, in [0, 1]; None: 1.2 times the image's noise (`noise_level`).
-        colour_strength: For the colour differences; None: 2 times the luminance's noise.
-        patch: Side of the patches that are compared, odd.
-        search: Side of the window they are searched in, odd.
+        image: (H, W, 3), ``float32`` in [0, 1].
+
+    Returns:
+        The same.
     """
+    planes = cv2.cvtColor(np.ascontiguousarray(image, np.float32), cv2.COLOR_RGB2YCrCb)
+    noise = noise_level(planes[..., 0])
+    coded = np.rint(planes.clip(0, 1) * _TOP).astype(np.uint16)
+    clean = np.dstack([_filter(coded[..., :1], _LUMINANCE * noise), _filter(coded[..., 1:], _COLOUR * noise)])
+    # What was taken away is taken from the image: nothing is, but for that.
+    change = (clean.astype(np.float32) - coded) / np.float32(_TOP)
+    return np.asarray(image + change @ _TO_RGB, np.float32)
 
-    def __init__(
-        self,
-        strength: float | None = None,
-        colour_strength: float | None = None,
-        patch: int = 7,
-        search: int = 21,
-    ) -> None:
-        self.strength = strength
-        self.colour_strength = colour_strength
-        self.patch = patch
-        self.search = search
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Denoise (H, W, 3), ``float32`` in [0, 1]."""
-        planes = cv2.cvtColor(np.ascontiguousarray(image, np.float32), cv2.COLOR_RGB2YCrCb)
-        noise = noise_level(planes[..., 0])
-        strength = _LUMINANCE * noise if self.strength is None else self.strength
-        colour = _COLOUR * noise if self.colour_strength is None else self.colour_strength
-        coded = np.rint(planes.clip(0, 1) * _TOP).astype(np.uint16)
-        clean = np.dstack([self._filter(coded[..., :1], strength), self._filter(coded[..., 1:], colour)])
-        # What was taken away is taken from the image: nothing is, but for that.
-        change = (clean.astype(np.float32) - coded) / np.float32(_TOP)
-        return np.asarray(image + change @ _TO_RGB, np.float32)
-
-    def _filter(self, planes: np.ndarray, strength: float) -> np.ndarray:
-        """Planes (H, W, C), 16-bit -> the same."""
-        if strength * _TOP < 1:  # no noise; OpenCV would divide by it
-            return planes
-        strengths = [float(strength * _TOP)] * planes.shape[2]
-        source = np.ascontiguousarray(planes)
-        clean = cv2.fastNlMeansDenoising(source, strengths, None, self.patch, self.search, cv2.NORM_L1)
-        return np.asarray(clean).reshape(planes.shape)
+def _filter(planes: np.ndarray, strength: float) -> np.ndarray:
+    """Planes (H, W, C), 16-bit -> the same."""
+    if strength * _TOP < 1:  # no noise; OpenCV would divide by it
+        return planes
+    strengths = [float(strength * _TOP)] * planes.shape[2]
+    clean = cv2.fastNlMeansDenoising(np.ascontiguousarray(planes), strengths, None, _PATCH, _SEARCH, cv2.NORM_L1)
+    return np.asarray(clean).reshape(planes.shape)
 
 
 def network_denoiser(
@@ -148,7 +126,6 @@ def network_denoiser(
     weights: str | os.PathLike[str],
     param_key: str | None = "params",
     *,
-    strict: bool = True,
     tile: int | None = 1024,
     overlap: int = 64,
     precision: Precision = "fp32",
@@ -160,7 +137,6 @@ def network_denoiser(
         network: Its options as in an option file: ``type``, and its arguments.
         weights: File of the weights.
         param_key: Where in the file they are; see `semiisp_plugin.io.checkpoint.weights_in`.
-        strict: Names must be those of the network, no more and no fewer.
         tile: Images with a longer side go through in tiles of this side, pixels; None: whole.
         overlap: Pixels that neighbouring tiles share, at most half a tile; see `semiisp_plugin.apps.tiling`.
         precision: ``fp32``, or ``bf16`` for mixed precision.
@@ -171,6 +147,6 @@ def network_denoiser(
         ValueError: The tile is too small, or the overlap too large for it.
     """
     net = build_network(dict(network))
-    load_network_weights(net, weights, key=param_key, strict=strict)
+    load_network_weights(net, weights, key=param_key)
     enhancer = Enhancer(net, device=device, precision=precision, tile=tile or 0, overlap=overlap, match=False)
     return enhancer.enhance_image

@@ -11,17 +11,17 @@ import argparse
 import hashlib
 import os
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
-import msgspec
 import numpy as np
 import torch
 
 from semiisp_plugin._version import __version__
-from semiisp_plugin.apps.denoise.denoisers import Denoiser, NonLocalMeans, denoise_image, network_denoiser
+from semiisp_plugin.apps.denoise.denoisers import Denoiser, denoise_image, network_denoiser, non_local_means
 from semiisp_plugin.apps.denoise.options import DenoiseOptions, is_lmdb, load_denoise_options
 from semiisp_plugin.data.pairs import read_location
 from semiisp_plugin.io.checkpoint import CheckpointError
@@ -65,25 +65,18 @@ def make_denoiser(options: DenoiseOptions) -> Denoiser:
     Raises:
         CheckpointError: Its weights are missing, unreadable, or another network's.
     """
-    if options.uses_network:
-        if options.network is None or options.weights is None:
-            raise ValueError("method: network needs a network and its weights; give both, or choose method: opencv.")
-        return network_denoiser(
-            options.network,
-            options.weights,
-            options.param_key,
-            strict=options.strict_load,
-            tile=options.tile,
-            overlap=options.tile_overlap,
-            precision=options.precision,
-            device="cuda" if options.num_gpu else "cpu",
-        )
-    means = options.non_local_means
-    return NonLocalMeans(
-        None if means.strength == "auto" else means.strength,
-        None if means.colour_strength == "auto" else means.colour_strength,
-        means.patch,
-        means.search,
+    if not options.uses_network:
+        return non_local_means
+    assert options.network is not None
+    assert options.weights is not None
+    return network_denoiser(
+        options.network,
+        options.weights,
+        options.param_key,
+        tile=options.tile,
+        overlap=options.tile_overlap,
+        precision=options.precision,
+        device="cuda" if options.num_gpu else "cpu",
     )
 
 
@@ -104,24 +97,40 @@ def denoise_folder(options: DenoiseOptions, *, progress: bool = True) -> Denoise
     began = time.monotonic()
     inputs = _inputs(options.input)
     job, settings = _job(options), _settings(options)
-    record: dict[str, Any] = {"versions": _versions(), "device": _device(options)}
+    record: dict[str, Any] = {
+        "versions": {
+            "semiisp_plugin": __version__,
+            "torch": torch.__version__,
+            "opencv": cv2.__version__,
+            "numpy": np.__version__,
+        },
+        "device": torch.cuda.get_device_name() if options.uses_network and options.num_gpu else "CPU",
+    }
     job.check(settings)  # before a large network is loaded
     denoiser = make_denoiser(options)
     skipped: dict[str, str] = {}
     written = 0
     with job.begun(settings, **record), ExitStack() as stack:
-        output = _LmdbOutput(options, stack) if is_lmdb(options.out) else _FolderOutput(options)
-        todo = {name: location for name, location in inputs.items() if name not in output}
+        writer = None
+        if is_lmdb(options.out):
+            # One image a commit: denoising one takes longer than writing it, and a kill must not cost what is made.
+            writer = stack.enter_context(LmdbImageWriter(options.out, resume=True, batch=1))
+        there = _in_folder(options, inputs) if writer is None else writer.keys()
+        todo = {name: location for name, location in inputs.items() if name not in there}
         kept = len(inputs) - len(todo)
         bar = stack.enter_context(progress_bar(len(inputs), options.name, "image", done=kept, shown=progress))
         for name, location in todo.items():
             try:
                 image = to_float(read_location(location))
-                clean = to_uint16(denoise_image(image, denoiser, normalise=options.normalise, gamma=options.gamma))
+                clean = denoise_image(image, denoiser, normalise=options.normalise, gamma=options.gamma)
+                png = encode_png(to_uint16(clean))
             except UNUSABLE as error:
                 skipped[printable_path(name)] = reason_of(error)
             else:
-                output.put(name, clean)
+                if writer is None:
+                    write_atomically(Path(options.out, name), png)
+                else:
+                    writer.put(name, png, clean.shape)
                 written += 1
             bar.update()
         job.write_skipped(skipped)
@@ -144,9 +153,8 @@ def is_denoised(options: DenoiseOptions) -> bool:
         return False
     job.check(_settings(options))
     names = _inputs(options.input).keys()
-    if is_lmdb(options.out):
-        return names <= {entry.key for entry in read_meta(options.out)}
-    return all(name in _FolderOutput(options) for name in names)
+    there = {entry.key for entry in read_meta(options.out)} if is_lmdb(options.out) else _in_folder(options, names)
+    return names <= there
 
 
 def _job(options: DenoiseOptions) -> FolderJob:
@@ -175,37 +183,9 @@ def _inputs(root: str) -> dict[str, str]:
     return found
 
 
-# --- output ---------------------------------------------------------------------------------------------------------
-
-
-class _FolderOutput:
-    """PNG files."""
-
-    def __init__(self, options: DenoiseOptions) -> None:
-        self.root = Path(options.out)
-        self.compression = options.png_compression
-
-    def __contains__(self, name: str) -> bool:
-        return (self.root / name).is_file()
-
-    def put(self, name: str, image: np.ndarray) -> None:
-        write_atomically(self.root / name, encode_png(image, self.compression))
-
-
-class _LmdbOutput:
-    """PNG values of an LMDB folder."""
-
-    def __init__(self, options: DenoiseOptions, stack: ExitStack) -> None:
-        self.compression = options.png_compression
-        # One image a commit: denoising one takes longer than writing it, and a kill must not cost what is made.
-        writer = LmdbImageWriter(options.out, resume=True, batch=1, compression=options.png_compression)
-        self.writer = stack.enter_context(writer)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.writer
-
-    def put(self, name: str, image: np.ndarray) -> None:
-        self.writer.put(name, encode_png(image, self.compression), image.shape)
+def _in_folder(options: DenoiseOptions, names: Iterable[str]) -> set[str]:
+    """Of these PNG files, those that are in the output."""
+    return {name for name in names if Path(options.out, name).is_file()}
 
 
 # --- settings -------------------------------------------------------------------------------------------------------
@@ -227,41 +207,19 @@ def _settings(options: DenoiseOptions) -> dict[str, Any]:
             "weights": os.path.basename(options.weights or ""),
             "weights_sha256": _sha256(options.weights or ""),
             "param_key": options.param_key,
-            "strict_load": options.strict_load,
             "tile": options.tile,
             "tile_overlap": options.tile_overlap,
             "precision": options.precision,
         }
     else:
-        settings |= {
-            "method": "opencv",
-            "label": "non-local means; ours, not the paper's denoiser",
-            "non_local_means": msgspec.to_builtins(options.non_local_means),
-        }
+        settings |= {"method": "opencv", "label": "non-local means; ours, not the paper's denoiser"}
     return settings
 
 
 def _sha256(path: str) -> str:
     if not os.path.isfile(path):
         raise CheckpointError(f"weights: there is no file '{path}'. Correct the path, or choose method: opencv.")
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "semiisp_plugin": __version__,
-        "torch": torch.__version__,
-        "opencv": cv2.__version__,
-        "numpy": np.__version__,
-    }
-
-
-def _device(options: DenoiseOptions) -> str:
-    return torch.cuda.get_device_name() if options.uses_network and options.num_gpu else "CPU"
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

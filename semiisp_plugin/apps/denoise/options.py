@@ -8,24 +8,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from semiisp_plugin.options import OptionError, Source, checked_as, read_options, resolve_gpus
+from semiisp_plugin.options import Source, checked_as, read_options, resolve_gpus
 from semiisp_plugin.options.check import check_network
-from semiisp_plugin.options.structures import Auto, Count, Imports, NotNegative, Positive, Strict, doc
+from semiisp_plugin.options.structures import Auto, Count, Imports, Strict, doc
 
 _PositiveNumber = Annotated[float, msgspec.Meta(gt=0)]
-
-
-class NonLocalMeansOptions(Strict):
-    """OpenCV's non-local means."""
-
-    strength: Annotated[
-        NotNegative | Auto, doc("For the luminance, white being 1; `auto`: 1.2 times the image's noise.")
-    ] = "auto"
-    colour_strength: Annotated[
-        NotNegative | Auto, doc("For the colour differences; `auto`: 2 times the luminance's noise.")
-    ] = "auto"
-    patch: Annotated[Positive, doc("Side of the patches that are compared, pixels, odd.")] = 7
-    search: Annotated[Positive, doc("Side of the window they are searched in, pixels, odd.")] = 21
 
 
 class DenoiseOptions(Strict):
@@ -50,15 +37,11 @@ class DenoiseOptions(Strict):
     param_key: Annotated[
         str | None, doc("Key under which the file has the weights; `~`: the first usual one, or all of it.")
     ] = "params"
-    strict_load: Annotated[bool, doc("The names in the file must be those of the network.")] = True
-    non_local_means: Annotated[NonLocalMeansOptions, doc("Settings of `opencv`.")] = msgspec.field(
-        default_factory=NonLocalMeansOptions
-    )
     normalise: Annotated[
-        Literal["max", "min_max", "none"],
+        Literal["max", "none"],
         doc(
-            "Before denoising, undone afterwards: divide by the image's largest value (`max`, our reading of the "
-            "paper's normalisation to 0..1), subtract its smallest as well (`min_max`), or neither."
+            "`max`: divide by the image's largest value before denoising, and multiply by it afterwards (our reading "
+            "of the paper's normalisation to 0..1)."
         ),
     ] = "max"
     gamma: Annotated[_PositiveNumber, doc("The network sees `image^(1/gamma)` (Sec. A.3); 1 leaves it out.")] = 2.2
@@ -71,10 +54,6 @@ class DenoiseOptions(Strict):
     ] = 64
     precision: Annotated[Literal["fp32", "bf16"], doc("`bf16`: the network in mixed precision.")] = "fp32"
     num_gpu: Annotated[int | Auto, doc("0 for the CPU, `auto` or 1 for a GPU.")] = "auto"
-    png_compression: Annotated[
-        Annotated[int, msgspec.Meta(ge=0, le=9)] | Literal["fast"],
-        doc("Of the PNGs: `fast`, or a zlib level of 0 to 9."),
-    ] = "fast"
 
     @property
     def uses_network(self) -> bool:
@@ -110,9 +89,6 @@ def complete_denoise_options(values: dict[str, Any], source: Source) -> DenoiseO
                 )
     elif options.weights is not None:
         source.fail(("weights",), "method: opencv uses none; leave them out, or choose method: network.")
-    for key in ("patch", "search"):
-        if getattr(options.non_local_means, key) % 2 == 0:
-            source.fail(("non_local_means", key), "use an odd number of pixels, such as 7.")
     if options.tile is not None and 2 * options.tile_overlap > options.tile:
         source.fail(("tile_overlap",), f"it must be at most half the tile of {options.tile} pixels.")
     for key in ("input", "out", "weights"):
@@ -136,6 +112,3 @@ def _check_places(options: DenoiseOptions, source: Source) -> None:
     place, target = os.path.realpath(options.input), os.path.realpath(options.out)
     if place == target or os.path.commonpath([place, target]) in (place, target):
         source.fail(("out",), f"'{options.out}' must be neither '{options.input}' nor within it, nor hold it.")
-
-
-__all__ = ["DenoiseOptions", "NonLocalMeansOptions", "OptionError", "complete_denoise_options", "load_denoise_options"]

@@ -37,7 +37,6 @@ def run_from_arguments(args: argparse.Namespace) -> None:
         tile=args.tile,
         overlap=args.overlap,
         match="auto" if args.match == "auto" else args.match == "on",
-        memory=None if args.memory is None else int(args.memory * 1e9),
     )
     print(describe(loaded))
     print(f"{_count(len(jobs), 'image')} on {enhancer.device} in {args.precision}, results in {args.out}")
@@ -69,8 +68,6 @@ def _check(args: argparse.Namespace) -> None:
     """Raise for arguments that make no sense."""
     if args.workers < 1:
         raise ValueError(f"--workers: {args.workers} cannot be; give 1 or more.")
-    if args.memory is not None and args.memory <= 0:
-        raise ValueError(f"--memory: {args.memory:g} GB cannot be; give more than 0.")
     if not os.path.lexists(args.out) and os.path.splitext(args.out)[1].lower() in EXTENSIONS:
         raise ValueError(f"--out: '{args.out}' looks like a file; give a folder, and the format with --format.")
 

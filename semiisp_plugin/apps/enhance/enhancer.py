@@ -19,7 +19,6 @@ from semiisp_plugin.apps.enhance.matching import (
     reduction_for,
     sees_everything,
 )
-from semiisp_plugin.apps.enhance.memory import TILES, MemoryModel, available_memory, largest_tile
 from semiisp_plugin.apps.tiling import Box, boxes, run_in_tiles, tile_count
 from semiisp_plugin.io.image_io import to_tensor
 
@@ -27,8 +26,9 @@ Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SMALLEST_TILE = 16
 _MULTIPLE = 16  # of tiles of networks that do not say what they need
-# Pixels, and a side, up to which an image is not worth finding out whether it fits.
-_SMALL, _SMALL_SIDE = 512**2, 1024
+# `tile: auto`: up to so many pixels, and with no longer side (attention along its rows grows with the square), an image
+# goes through whole; larger ones in tiles of this side.
+_WHOLE_PIXELS, _WHOLE_SIDE, _TILE = 2_000_000, 4096, 1024
 # What torch says when the memory of a CPU is at an end.
 _CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
 
@@ -69,13 +69,12 @@ class Enhancer:
         network: ``(1, 3, H, W)`` in [0, 1] to the same; is put into evaluation mode and moved to the device.
         device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or a torch device.
         precision: ``fp32``; ``bf16`` or ``fp16`` by autocast.
-        tile: Side of the tiles in pixels; ``auto``: the whole image where memory suffices, else the largest tiles that
-            fit; 0: the whole image.
+        tile: Side of the tiles in pixels; 0: the whole image; ``auto``: the whole image up to 2 megapixels, else
+            1024. Tiles are halved when memory runs out.
         overlap: Pixels that neighbouring tiles share; default: an eighth of the tile, and none where the network
             decides by the whole image.
         match: Whether tiles are brought to the tone of the whole image; ``auto``: of networks whose result depends on
             more than a neighbourhood, which is tried out, where tiles differ from the whole image, both reduced.
-        memory: Bytes that the network may take; default: see `semiisp_plugin.apps.enhance.memory.available_memory`.
 
     Raises:
         ValueError: An argument is outside what is said above.
@@ -90,7 +89,6 @@ class Enhancer:
         tile: int | Literal["auto"] = "auto",
         overlap: int | None = None,
         match: bool | Literal["auto"] = "auto",
-        memory: int | None = None,
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"precision: '{precision}' is none of {', '.join(PRECISIONS)}.")
@@ -110,8 +108,6 @@ class Enhancer:
         self.decides_by_whole = all(callable(getattr(network, name, None)) for name in ("prepare", "apply_prepared"))
         self.multiple = _multiple_of(network)
         self._pad_to = _padding_of(network)
-        self._memory = memory
-        self._memory_model: MemoryModel | None = None
         self._too_large: dict[tuple[int, int], int] = {}  # size -> tile that fitted after memory had run out
 
     def enhance_image(self, image: np.ndarray, done: Callable[[int, int], None] | None = None) -> np.ndarray:
@@ -168,7 +164,8 @@ class Enhancer:
         """How an image of this size is taken through the network."""
         tile = self._too_large.get((height, width))
         if tile is None:
-            tile = self._fitting(height, width) if self.tile == "auto" else int(self.tile) or None
+            small = height * width <= _WHOLE_PIXELS and max(height, width) <= _WHOLE_SIDE
+            tile = (None if small else _TILE) if self.tile == "auto" else self.tile or None
         if tile is None or (height <= tile and width <= tile):
             return Plan(None, 0, 1, None, 1)
         multiple = 1 if self.decides_by_whole else self.multiple
@@ -180,19 +177,6 @@ class Enhancer:
         else:
             overlap = 0 if self.decides_by_whole else max(tile // 8, min(64, tile // 4))
         return Plan(tile, overlap, multiple, reduction, tile_count((height, width), tile, overlap, multiple))
-
-    def _fitting(self, height: int, width: int) -> int | None:
-        """The side of the tiles for an image; None if all of it fits."""
-        if height * width <= _SMALL and max(height, width) <= _SMALL_SIDE and self._memory is None:
-            return None
-        if self._memory is None:
-            # Once, before there are images: the same tiles for all.
-            self._memory = available_memory(self.device)
-        if self._memory_model is None:
-            self._memory_model = MemoryModel(self._probe)
-        if self._memory_model(height, width) <= self._memory:
-            return None
-        return largest_tile(self._memory_model, self._memory)
 
     def _matches(self) -> bool:
         """Whether tiles are brought to the tone of the whole image."""
@@ -209,19 +193,10 @@ class Enhancer:
     def _at_once(self, image: Tensor) -> Tensor:
         return self._run(image, Plan(None, 0, 1, None, 1), None)
 
-    def _probe(self, side: int) -> object:
-        # No noise: a picture that no network finds odd.
-        ramp = torch.linspace(0.1, 0.6, side).expand(1, 3, side, side)
-        return self._at_once(ramp.contiguous())
-
     def _smaller(self, height: int, width: int, plan: Plan) -> bool:
         """Halve the tiles for images of this size; False if they are as small as they may be."""
-        before = plan.tile or max(height, width)
-        smaller = before // 2
-        if plan.tile is None:
-            smaller = max([side for side in TILES if side <= smaller], default=smaller)
-        least = max(_SMALLEST_TILE, 2 * self.multiple)
-        if smaller < least:
+        smaller = (plan.tile or max(height, width)) // 2
+        if smaller < max(_SMALLEST_TILE, 2 * self.multiple):
             return False
         self._too_large[height, width] = smaller
         return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from semiisp_plugin.data.align import align
 from semiisp_plugin.data.channel_order import ORDERS, decide
 from semiisp_plugin.data.layouts.base import (
+    SPLITS,
     DataSet,
     Listing,
     PairImages,
@@ -26,8 +26,8 @@ from semiisp_plugin.data.layouts.base import (
     subfolder,
 )
 from semiisp_plugin.data.pairs import Pair, check_same_size
-from semiisp_plugin.data.subsets import fivek_split, read_names
-from semiisp_plugin.io.image_io import read_image, strip_extension
+from semiisp_plugin.data.subsets import fivek_split
+from semiisp_plugin.io.image_io import read_image
 from semiisp_plugin.io.raw_io import RAW_PROCESSING, RAW_SUMMARY, read_raw, require_rawpy
 
 TEST_NOTE = (
@@ -88,19 +88,15 @@ def _find(request: Request, *, task: str) -> Listing:
         f"inputs: {len(inputs)} in '{inputs_root}'",
         f"targets: {len(targets)} in '{targets_root}'",
     ]
-    names = _split(root, listing)
-    for split, wanted in names.items():
-        pairs = []
+    listing.split_source = "Zeng's lists, which come with the package"
+    there = inputs.keys() & targets.keys()
+    listing.left_out = dict.fromkeys(sorted(there.difference(*fivek_split())), "in no list of the split")
+    for split, wanted in zip(SPLITS, fivek_split(), strict=True):
+        listing.splits[split] = [Pair(name, inputs[name], targets[name]) for name in wanted if name in there]
         for name in wanted:
-            if name in inputs and name in targets:
-                pairs.append(Pair(name, inputs[name], targets[name]))
-            else:
-                lacks = [f"no {w}" for w, there in (("input", inputs), ("target", targets)) if name not in there]
+            lacks = [f"no {what}" for what, held in (("input", inputs), ("target", targets)) if name not in held]
+            if lacks:
                 listing.missing[f"{split}/{name}"] = f"in the {split} list, but there is {' and '.join(lacks)}"
-        listing.splits[split] = pairs
-    listed = {name for wanted in names.values() for name in wanted}
-    for name in sorted((inputs.keys() & targets.keys()) - listed):
-        listing.left_out[name] = "in no list of the split"
     listing.reader, chosen = _reader(task, request, listing)
     listing.settings |= chosen
     return listing
@@ -125,41 +121,6 @@ def _folder(root: Path | None, named: str | None, task: str, role: str) -> Path:
             f"that holds input/ and expertC/, or name the folder itself with --{role} DIR."
         )
     return found[0]
-
-
-def _split(root: Path | None, listing: Listing) -> dict[str, list[str]]:
-    """Names of the splits, from the lists of the distribution or else from the package's copy of them."""
-    train, test = fivek_split()
-    zengs = {"train": train, "test": test}
-    for base in bases(root, 1) if root else []:
-        test_file, halves = base / "test.txt", [base / "train_input.txt", base / "train_label.txt"]
-        whole = base / "train.txt"
-        train_files = [whole] if whole.is_file() else halves
-        if not test_file.is_file() or not all(path.is_file() for path in train_files):
-            continue
-        theirs = {
-            split: sorted(strip_extension(name)[0] for path in paths for name in read_names(path))
-            for split, paths in (("train", train_files), ("test", [test_file]))
-        }
-        often = Counter(name for names in theirs.values() for name in names)
-        repeated = [name for name, count in often.items() if count > 1]
-        if repeated:
-            raise ValueError(
-                f"the lists in '{base}' have {len(repeated)} names more than once or in both train and test, "
-                f"'{repeated[0]}' among them. Fetch the lists again."
-            )
-        listing.split_source = f"{', '.join(path.name for path in [*train_files, test_file])} in '{base}'"
-        if theirs == zengs:
-            listing.split_source += ", the same as Zeng's"
-        else:
-            listing.warnings.append(
-                f"the lists in '{base}' are not Zeng's: {len(theirs['train'])} training and {len(theirs['test'])} test "
-                f"names, {len(set(theirs['test']) - set(test))} of the latter not in Zeng's test.txt (4500 and 498 "
-                "names). Results on another split cannot be compared with published ones."
-            )
-        return theirs
-    listing.split_source = "the package's copy of Zeng's lists (the source has no train.txt and test.txt)"
-    return zengs
 
 
 def _reader(task: str, request: Request, listing: Listing) -> tuple[Reader, dict[str, Any]]:

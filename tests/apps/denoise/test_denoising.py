@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from semiisp_plugin.apps import denoise as denoising
 from semiisp_plugin.apps.denoise import (
     DenoiseOptions,
-    NonLocalMeans,
     denoise_folder,
     denoise_image,
+    folder,
     is_denoised,
     load_denoise_options,
     network_denoiser,
     noise_level,
+    non_local_means,
 )
 from semiisp_plugin.arguments import build_parser
 from semiisp_plugin.data.pairs import match_pairs
@@ -81,7 +82,7 @@ def weights(path: Path, key: str | None = "params") -> Path:
 # --- one image ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("normalise", ["max", "min_max", "none"])
+@pytest.mark.parametrize("normalise", ["max", "none"])
 @pytest.mark.parametrize("gamma", [1.0, 2.2])
 def test_an_identity_leaves_the_image(normalise: Any, gamma: float) -> None:
     image = dark() + 0.01
@@ -89,10 +90,8 @@ def test_an_identity_leaves_the_image(normalise: Any, gamma: float) -> None:
     np.testing.assert_allclose(out, image, rtol=0, atol=2e-7)
 
 
-@pytest.mark.parametrize(
-    ("normalise", "low", "scale"), [("max", 0.0, 0.25), ("min_max", 0.05, 0.2), ("none", 0.0, 1.0)]
-)
-def test_what_the_denoiser_sees(normalise: Any, low: float, scale: float) -> None:
+@pytest.mark.parametrize(("normalise", "scale"), [("max", 0.25), ("none", 1.0)])
+def test_what_the_denoiser_sees(normalise: Any, scale: float) -> None:
     image = np.full((4, 5, 3), 0.15, np.float32)
     image[0, 0], image[1, 1, 2] = 0.05, 0.25
     seen: list[np.ndarray] = []
@@ -102,16 +101,15 @@ def test_what_the_denoiser_sees(normalise: Any, low: float, scale: float) -> Non
         return np.full_like(x, 0.5)
 
     out = denoise_image(image, keep, normalise=normalise, gamma=2.2)
-    np.testing.assert_allclose(seen[0], ((image - low) / scale) ** (1 / 2.2), rtol=1e-5)
+    np.testing.assert_allclose(seen[0], (image / scale) ** (1 / 2.2), rtol=1e-5)
     assert seen[0].dtype == np.float32
-    np.testing.assert_allclose(out, 0.5**2.2 * scale + low, rtol=1e-5)
+    np.testing.assert_allclose(out, 0.5**2.2 * scale, rtol=1e-5)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("normalise", ["max", "min_max"])
-def test_flat_images_stay(value: float, normalise: Any) -> None:
+def test_flat_images_stay(value: float) -> None:
     image = np.full((9, 8, 3), value, np.float32)
-    np.testing.assert_allclose(denoise_image(image, NonLocalMeans(), normalise=normalise), image, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(denoise_image(image, non_local_means), image, rtol=0, atol=1e-5)
 
 
 def test_wrong_arguments_and_results_are_named() -> None:
@@ -119,8 +117,6 @@ def test_wrong_arguments_and_results_are_named() -> None:
     for call, message in (
         (lambda: denoise_image(image[..., 0], lambda x: x), r"shape \(48, 64\)"),
         (lambda: denoise_image(to_uint8(image), lambda x: x), "type uint8"),
-        (lambda: denoise_image(image, lambda x: x, normalise="mean"), "normalise is 'mean'"),  # type: ignore[arg-type]
-        (lambda: denoise_image(image, lambda x: x, gamma=0), "gamma is 0"),
         (lambda: denoise_image(image, lambda x: x[:-1]), "turned shape"),
         (lambda: denoise_image(image, lambda x: x * np.nan), "not finite"),
     ):
@@ -141,17 +137,16 @@ def test_noise_level_is_that_of_added_noise(sigma: float) -> None:
 def test_non_local_means_takes_noise_and_leaves_the_picture() -> None:
     clean = scene(96, 128)
     noisy = (clean + np.random.default_rng(2).normal(0, 0.05, clean.shape)).clip(0, 1).astype(np.float32)
-    out = NonLocalMeans()(noisy)
+    out = non_local_means(noisy)
     assert out.dtype == np.float32
     assert np.mean((out - clean) ** 2) < np.mean((noisy - clean) ** 2) / 8
-    np.testing.assert_array_equal(NonLocalMeans()(clean), clean)  # no noise
-    assert np.mean((NonLocalMeans(strength=0)(noisy) - clean) ** 2) > 3 * np.mean((out - clean) ** 2)
+    np.testing.assert_array_equal(non_local_means(clean), clean)  # no noise
 
 
 def test_non_local_means_keeps_sixteen_bits() -> None:
     """A slope of fewer than three 8-bit levels."""
     slope = np.linspace(0.5, 0.51, 64 * 64, dtype=np.float32).reshape(64, 64)
-    out = NonLocalMeans(strength=0.001, colour_strength=0.001)(np.dstack([slope] * 3))
+    out = non_local_means(np.dstack([slope] * 3))
     assert len(np.unique(out[..., 1])) > 200
 
 
@@ -232,7 +227,7 @@ def test_folder_to_folder(tmp_path: Path) -> None:
     assert [p.key for p in match_pairs(out, root)] == ["0", "1", "2", "sub/a%2Eb"]
     image = read_image(out / "1.png")
     assert image.dtype == np.uint16
-    expected = denoise_image(to_float(read_image(root / "1.png")), NonLocalMeans())
+    expected = denoise_image(to_float(read_image(root / "1.png")), non_local_means)
     np.testing.assert_allclose(to_float(image), expected, rtol=0, atol=1 / 65535)
     clean = 0.1 * scene() ** 2.2
     assert np.mean((expected - clean) ** 2) < 0.4 * np.mean((to_float(read_image(root / "1.png")) - clean) ** 2)
@@ -247,7 +242,7 @@ def test_lmdb_to_lmdb(tmp_path: Path) -> None:
     denoise_folder(options(root, out), progress=False)
     assert [(e.key, e.shape) for e in read_meta(out)] == [("b/1", (48, 64, 3)), ("a", (48, 64, 3))]
     image = decode_image(read_value(out, "a"), name="a")
-    expected = denoise_image(to_float(decode_image(read_value(root, "a"), name="a")), NonLocalMeans())
+    expected = denoise_image(to_float(decode_image(read_value(root, "a"), name="a")), non_local_means)
     np.testing.assert_allclose(to_float(image), expected, rtol=0, atol=1 / 65535)
     assert is_denoised(options(root, out))
     assert denoise_folder(options(root, out), progress=False)[:2] == (0, 2)
@@ -355,16 +350,15 @@ def test_an_interrupted_run_loses_nothing(tmp_path: Path, kind: str, monkeypatch
     undisturbed = tmp_path / f"undisturbed{out.suffix}"
     denoise_folder(options(root, undisturbed), progress=False)
     calls = 0
-    plain = NonLocalMeans.__call__
 
-    def interrupted(self: NonLocalMeans, image: np.ndarray) -> np.ndarray:
+    def interrupted(image: np.ndarray) -> np.ndarray:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise KeyboardInterrupt
-        return plain(self, image)
+        return non_local_means(image)
 
-    monkeypatch.setattr(NonLocalMeans, "__call__", interrupted)
+    monkeypatch.setattr(folder, "non_local_means", interrupted)
     with pytest.raises(KeyboardInterrupt):
         denoise_folder(options(root, out), progress=False)
     assert not is_denoised(options(root, out))
@@ -378,14 +372,14 @@ def test_an_interrupted_run_loses_nothing(tmp_path: Path, kind: str, monkeypatch
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, out = make_folder(tmp_path / "low", 6), tmp_path / "out.lmdb"
     source = tmp_path / "low.lmdb"
     with LmdbImageWriter(source) as writer:
         for path in sorted(root.iterdir()):
             writer.put(path.stem, path.read_bytes(), (48, 64, 3))
 
-    def slowly(self: NonLocalMeans, image: np.ndarray) -> np.ndarray:
+    def slowly(image: np.ndarray) -> np.ndarray:
         time.sleep(0.2)
         return image
 
@@ -393,7 +387,7 @@ def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks where there are threads: the child uses none
         child = os.fork()
     if child == 0:
-        monkeypatch.setattr(NonLocalMeans, "__call__", slowly)
+        monkeypatch.setattr(folder, "non_local_means", slowly)
         denoise_folder(options(source, out), progress=False)
         os._exit(0)
     limit = time.monotonic() + 60
@@ -414,13 +408,13 @@ def test_two_runs_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     root, out = make_folder(tmp_path / "low", 1), tmp_path / "out"
     found: list[str] = []
 
-    def second(self: NonLocalMeans, image: np.ndarray) -> np.ndarray:
+    def second(image: np.ndarray) -> np.ndarray:
         with pytest.raises(ValueError, match="is being written by") as error:
             denoise_folder(options(root, out), progress=False)
         found.append(str(error.value))
         return image
 
-    monkeypatch.setattr(NonLocalMeans, "__call__", second)
+    monkeypatch.setattr(folder, "non_local_means", second)
     denoise_folder(options(root, out), progress=False)
     assert len(found) == 1
 
@@ -461,8 +455,6 @@ def test_both_noisy_tasks_have_a_file() -> None:
         ("out=datasets/lolv1/train/lq.lmdb/more.lmdb", "must be neither"),
         ("tile_overlap=1024", "at most half the tile of 1024"),
         ("tile=8", "tile"),
-        ("non_local_means={patch: 4}", "use an odd number of pixels"),
-        ("non_local_means={pach: 5}", r"did you mean 'patch'\?"),
         ("model_type=SRModel", "an option file of `basicsr train`"),
     ],
 )

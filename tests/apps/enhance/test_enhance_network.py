@@ -176,7 +176,6 @@ def test_the_command_fails_at_the_end_if_an_image_did(run, capsys):
         (["--out", "train.yml"], "is a file"),
         (["--out", "result.png"], "looks like a file"),
         (["--workers", "0"], "--workers: 0"),
-        (["--memory", "0"], "--memory: 0"),
         (["--suffix", "/x"], "--suffix"),
     ],
 )
