@@ -24,14 +24,8 @@ import torch
 
 from semiisp_plugin import options as options_module
 from semiisp_plugin._version import __version__
-<<<<<<< HEAD
 from semiisp_plugin.experiments.benchmark_data import Data, PairData, data_in, make_data
 from semiisp_plugin.experiments.benchmark_options import Settings, Task
-=======
-from semiisp_plugin.experiments import phases
-from semiisp_plugin.experiments.benchmark_data import Data, brightness_and_chroma, data_in, inputs_of, make_data
-from semiisp_plugin.experiments.benchmark_options import Task
->>>>>>> wt-g
 from semiisp_plugin.experiments.jobs import Job, Record
 from semiisp_plugin.io.image_io import list_images, read_image, to_float, to_uint8, write_image
 from semiisp_plugin.options import PseudoOptions
