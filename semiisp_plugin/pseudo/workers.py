@@ -209,7 +209,8 @@ def _work(
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     # What decoders say of broken files; the report says which file, and why.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    set_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # it moved in OpenCV 5
+    set_level(0)
     warnings.simplefilter("ignore", UserWarning)
     try:
         watch = _Told(counter, stop)
