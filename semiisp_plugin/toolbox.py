@@ -11,9 +11,6 @@ torchvision >= 0.17 has no      a module of that name with ``rgb_to_grayscale`` 
 ``transforms.functional_tensor``  into ``sys.modules``
 lmdb >= 3 refuses to open the   BasicSR's ``LmdbBackend`` gets its environments from one cache per process (see
 same environment twice          ``semiisp_plugin.io.lmdb_io``), also after a fork
-torchvision's ``vgg16(          ``pretrained=`` is translated to ``weights=`` where BasicSR's VGG asks for it
-pretrained=...)`` is on its way
-out
 resuming assumes CUDA, and looks  `run_basicsr` puts functions of its own in the place of those that read options and
 for states below the working    states
 directory; YAML can run code
@@ -59,7 +56,6 @@ with warnings.catch_warnings():
     # scipy.ndimage.filters and friends: BasicSR's own deprecations, nothing a user of the plugin can act on.
     warnings.simplefilter("ignore", DeprecationWarning)
     import basicsr
-    import basicsr.archs.vgg_arch as _vgg_arch
     import basicsr.test
     import basicsr.train
     import basicsr.utils.options as _options
@@ -163,22 +159,6 @@ build_network = _registering_first(_build_network)
 calculate_metric = _registering_first(_calculate_metric)
 
 
-class _TorchvisionVGG:
-    """``torchvision.models.vgg`` for BasicSR's VGG, with ``pretrained=`` translated to ``weights=``."""
-
-    def __getattr__(self, name: str) -> Any:
-        from torchvision.models import vgg
-
-        attribute = getattr(vgg, name)
-        if not name.startswith("vgg"):
-            return attribute
-
-        def build(pretrained: bool = False, **kwargs: Any) -> Any:
-            return attribute(weights="IMAGENET1K_V1" if pretrained else None, **kwargs)
-
-        return build
-
-
 class _SharedLmdbBackend(LmdbBackend):  # type: ignore[misc]  # BasicSR is untyped
     """BasicSR's LMDB backend on top of one environment a process and path (py-lmdb#129: never open one twice)."""
 
@@ -195,7 +175,6 @@ class _SharedLmdbBackend(LmdbBackend):  # type: ignore[misc]  # BasicSR is untyp
         return read_value(self._paths[client_key], str(filepath))
 
 
-_vgg_arch.vgg = _TorchvisionVGG()
 FileClient._backends["lmdb"] = _SharedLmdbBackend
 
 

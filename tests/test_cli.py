@@ -114,8 +114,12 @@ def test_every_phase(pseudo_pairs, capsys):
     [
         ("isp", ()),
         ("semi", ()),
-        ("semi", ("train:accumulate=2", "train:precision=bf16", "datasets:train:num_worker_per_gpu=2")),
-        ("finetune", ()),
+        pytest.param(
+            "semi",
+            ("train:accumulate=2", "train:precision=bf16", "datasets:train:num_worker_per_gpu=2"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("finetune", (), marks=pytest.mark.slow),
     ],
 )
 def test_resumed_run_equals_an_unbroken_one(pseudo_pairs, phase, more, capsys):

@@ -10,7 +10,6 @@ from pathlib import Path
 import lmdb
 import pytest
 import torchvision.transforms.functional as vision
-from torch import nn
 
 import semiisp_plugin
 from semiisp_plugin import toolbox
@@ -157,18 +156,6 @@ def test_stand_in_is_made_only_where_there_is_none(monkeypatch):
     made = sys.modules[STAND_IN]
     assert made is not existing
     assert callable(made.rgb_to_grayscale)
-
-
-def test_vgg_of_basicsr_asks_torchvision_for_weights(monkeypatch):
-    """``pretrained=`` becomes ``weights=``; layers that are no networks pass through."""
-    from torchvision.models import vgg
-
-    calls = []
-    monkeypatch.setattr(vgg, "vgg16", lambda **options: calls.append(options) or nn.Identity())
-    toolbox._vgg_arch.vgg.vgg16(pretrained=True)
-    toolbox._vgg_arch.vgg.vgg16(pretrained=False)
-    assert calls == [{"weights": "IMAGENET1K_V1"}, {"weights": None}]
-    assert toolbox._vgg_arch.vgg.VGG is vgg.VGG
 
 
 def test_lmdb_backend_of_basicsr_shares_our_environment(tmp_path):

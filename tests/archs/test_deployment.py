@@ -136,6 +136,7 @@ def test_cuda_is_like_the_cpu(net: nn.Module, case: tuple[str, str]) -> None:
         assert relative(copy(image.cuda()).cpu(), net(image)) < 1e-4
 
 
+@pytest.mark.slow
 @every_lean
 def test_compiles_forward_and_backward(case: tuple[str, str]) -> None:
     """One graph each way, without breaks. No code is generated, which takes ten times as long: what it computes is
@@ -153,6 +154,7 @@ def test_compiles_forward_and_backward(case: tuple[str, str]) -> None:
         assert relative(found, gradient) < 1e-3 or gradient.abs().max() < 1e-7
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="needs a C++ compiler")
 @torch.no_grad()
 def test_compiles_to_machine_code() -> None:
@@ -169,6 +171,7 @@ def exporter() -> ModuleType:
     return load_script("export_onnx")
 
 
+@pytest.mark.slow
 @every_lean
 def test_onnx_of_any_size(net: nn.Module, tmp_path: Path) -> None:
     """ONNX Runtime gives what torch gives, at sizes other than that of the export."""
@@ -180,6 +183,7 @@ def test_onnx_of_any_size(net: nn.Module, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["net.onnx"]
 
 
+@pytest.mark.slow
 def test_onnx_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What a user calls, with an option file and weights; and what cannot be done."""
     network = {"type": "SepLUT", **SMALL["SepLUT"][""]}

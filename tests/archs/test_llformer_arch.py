@@ -135,6 +135,7 @@ def test_gradients_reach_all_parameters_and_are_finite_on_flat_images() -> None:
         assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
 
 
+@pytest.mark.slow
 def test_learns_a_brightening() -> None:
     net = small()
     optimiser = torch.optim.Adam(net.parameters(), 3e-3)

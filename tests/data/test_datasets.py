@@ -292,7 +292,9 @@ def assert_same_batches(a: list[dict], b: list[dict]) -> None:
             assert torch.equal(first[name], second[name])
 
 
-@pytest.mark.parametrize("method", START_METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=[] if m == "fork" else pytest.mark.slow) for m in START_METHODS]
+)
 def test_batches_do_not_depend_on_workers(roots, method):
     """Real and pseudo pairs from LMDBs that this process has open, too."""
     dataset = SemiSupervisedDataset(semi_options(roots, **roots["lmdb"]))

@@ -356,11 +356,11 @@ def take_a_step(values: dict, root: Path) -> None:
 
 
 SOME = [
-    find_experiment("lolv1", "Retinexformer", 100),
-    find_experiment("lolv2_synthetic", "LLFormer", 500),
+    pytest.param(find_experiment("lolv1", "Retinexformer", 100), marks=pytest.mark.slow),
+    pytest.param(find_experiment("lolv2_synthetic", "LLFormer", 500), marks=pytest.mark.slow),
     find_experiment("fivek_ie", "SepLUT", 100),
-    find_experiment("fivek_tone_mapping", "PQDynamicISP", 500),
-    find_experiment("fivek_general_isp", "NAFNet-s", 4500),
+    pytest.param(find_experiment("fivek_tone_mapping", "PQDynamicISP", 500), marks=pytest.mark.slow),
+    pytest.param(find_experiment("fivek_general_isp", "NAFNet-s", 4500), marks=pytest.mark.slow),
 ]
 
 

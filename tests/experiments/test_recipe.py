@@ -255,6 +255,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked: importing takes longer than the rest")
 def test_killed_at_any_moment_it_ends_as_if_left_alone(recipe, finished):
     """SIGKILL in training, while pairs are built, in fine-tuning, in the test."""

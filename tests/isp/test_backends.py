@@ -115,6 +115,7 @@ def test_curve8_with_a_parameter_that_is_nan(where):
     assert torch.equal(torch.isnan(result), torch.isnan(exact))
 
 
+@pytest.mark.slow
 def test_curve8_with_a_full_disk(monkeypatch):
     """Numba keeps what it compiled; where it cannot, the image is inverted all the same."""
     caching = pytest.importorskip("numba.core.caching", reason="needs Numba, the extra 'fast'")

@@ -63,6 +63,7 @@ def is_kept(forward, x: torch.Tensor, y: torch.Tensor, p: dict, step: float) -> 
     return (above & below & (y >= 2 * smallest)) | (x == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(PAIRS))
 def test_round_trip_over_the_whole_range(name, device, dtype):
     spec, function, forward, inverse = PAIRS[name]

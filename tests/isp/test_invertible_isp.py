@@ -124,6 +124,7 @@ def test_every_mixture_of_sets_is_invertible():
     assert determinant.min() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", VARIANTS)
 @pytest.mark.parametrize("grid", [(1, 1), (1, 5), (5, 1), (3, 4), (8, 8), (40, 2)])
 @pytest.mark.parametrize("size", [(230, 150), (7, 5000)])

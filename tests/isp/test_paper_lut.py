@@ -114,6 +114,7 @@ def test_table_is_that_of_algorithm_1_far_beyond_the_ranges(g1, g2, k, sizes):
     assert np.array_equal(lut.table, algorithm_1(gamma_tone_map, g1, g2, k, *sizes))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(interval(0.05, 3.59), interval(0, 10), interval(0, 1), sizes_drawn, st.sampled_from([1, -1]))
 def test_inverse_tone_table_is_that_of_algorithm_1(g3, g4, k2, sizes, sign):
@@ -154,6 +155,7 @@ def test_nearest_equals_argmin(seed):
     assert np.array_equal(module._nearest(rows, outputs), expected)
 
 
+@pytest.mark.slow
 def test_full_table_where_sampled(full):
     assert full.sizes == PAPER_SIZES
     assert full.ranges == PAPER_BOX
@@ -183,6 +185,7 @@ def test_nodes_by_brute_force(small):
 # --- the paper's figures ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_errors_of_the_paper(full):
     """1.1e-5 on average, 6.5e-5 at most (Sec. A.2). A maximum depends on the sample: the median of five."""
     found = [errors(full, gamma_tone_map, PAPER_BOX, seed) for seed in range(5)]
@@ -190,6 +193,7 @@ def test_errors_of_the_paper(full):
     assert 4e-5 <= torch.stack([e.max() for e in found]).median() <= 7e-5
 
 
+@pytest.mark.slow
 def test_errors_beyond_the_narrow_box():
     """Why the exact inverse is the default. With the paper's sizes: smaller ones would say little."""
     lut = PaperLUT("gamma_tone_map", MODERATE)

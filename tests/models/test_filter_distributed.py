@@ -148,6 +148,7 @@ def results(option_files, workspace):
     return workspace
 
 
+@pytest.mark.slow
 def test_two_processes_are_as_one(results):
     for name in ("held_out", "soft"):
         one, first, second = (

@@ -369,6 +369,7 @@ def test_online_and_keys_builds(photographs, generator, undisturbed, tmp_path):
     assert (tmp_path / "keys" / "skipped.txt").read_text() == undisturbed["skipped.txt"].decode()
 
 
+@pytest.mark.slow
 def test_contact_sheet_shows_the_same_pairs_in_every_mode(photographs, generator, tmp_path):
     sheets = []
     for mode in ("stored", "online", "keys"):

@@ -145,6 +145,7 @@ def load(run: Path, file: str) -> dict:
     return torch.load(run / file, weights_only=True)
 
 
+@pytest.mark.slow
 def test_ten_kills_at_random_moments(write, runs, unbroken, folder):
     path, run = write("killed", num_worker_per_gpu=1), folder / "experiments" / "killed"
     dice, kills, iterations = random.Random(20), 0, []
@@ -170,6 +171,7 @@ def test_ten_kills_at_random_moments(write, runs, unbroken, folder):
     assert f"auto_resume: resuming from {run / 'training_states'}" in (folder / "log.txt").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
 def test_signals_save_first(write, runs, unbroken, folder, by):
     path = write(by.name, num_worker_per_gpu=2)

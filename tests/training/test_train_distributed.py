@@ -166,6 +166,7 @@ def run_two_processes(folder: Path, option_files: list[str]) -> list[list[dict]]
     return [json.loads((folder / f"seen_{rank}.json").read_text()) for rank in range(2)]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(option_files, workspace):
     write_pseudo_pairs(workspace / "pseudo")
     close_all()
