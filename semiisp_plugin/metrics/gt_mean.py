@@ -114,21 +114,6 @@ def _scaled(
     return _Scaled(scale, *(cropped(p, crop_border, smallest, _OWNER) for p in pairs))
 
 
-def gt_mean_scale(
-    img: npt.NDArray[np.generic],
-    img2: npt.NDArray[np.generic],
-    variant: str = "gray_rgb",
-    *,
-    input_order: str = "HWC",
-    channel_order: str = "bgr",
-) -> float:
-    """Factor that brings the prediction's mean grey to the ground truth's; 1 for an all-black prediction.
-
-    Arguments and errors as :func:`calculate_psnr_gt_mean`. All variants agree on grey images of 8 bits.
-    """
-    return _scaled(img, img2, 0, input_order, variant, channel_order).scale
-
-
 @register(METRIC_REGISTRY)
 @takes_floats(clamped=False)
 def calculate_psnr_gt_mean(

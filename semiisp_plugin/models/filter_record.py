@@ -64,14 +64,12 @@ class FilterRecord:
             part of the batches.
 
     Attributes:
-        all_rejected: Batches so far that had pseudo samples of which none was kept.
         batches: Batches so far that had pseudo samples.
     """
 
     def __init__(self, window: int = 1000, *, rank: int = 0, world_size: int = 1) -> None:
         self.rank = rank
         self.world_size = world_size
-        self.all_rejected = 0
         self.batches = 0
         self._ratios: deque[float] = deque(maxlen=window)
         self._rejected: deque[bool] = deque(maxlen=window)
@@ -128,7 +126,6 @@ class FilterRecord:
                 self.batches += 1
                 self._ratios.append(float(pseudo_weight / pseudo))
                 self._rejected.append(bool(kept == 0))
-                self.all_rejected += bool(kept == 0)
                 self._warn()
             with np.errstate(all="ignore"):  # 0/0 where the reference is 0, and NaN
                 ratios = (loss / reference).tolist()
@@ -224,7 +221,6 @@ class FilterRecord:
         self.read()
         return {
             "batches": self.batches,
-            "all_rejected": self.all_rejected,
             "kept_ratios": list(self._ratios),
             "rejected": list(self._rejected),
             "sizes": [batch.shape[1] for batch in self._losses],
@@ -236,7 +232,7 @@ class FilterRecord:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`; in distributed training of rank 0's, on every rank."""
         self._waiting = []
-        self.batches, self.all_rejected = int(state["batches"]), int(state["all_rejected"])
+        self.batches = int(state["batches"])
         self._ratios = deque(state["kept_ratios"], self._ratios.maxlen)
         self._rejected = deque(state["rejected"], self._rejected.maxlen)
         self._losses.clear()

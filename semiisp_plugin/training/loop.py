@@ -17,14 +17,12 @@ from typing import Any, NoReturn
 
 import torch
 
-from semiisp_plugin import plugins
-from semiisp_plugin.arguments import build_parser
 from semiisp_plugin.models.validation import ValidationStopped
 from semiisp_plugin.toolbox import MessageLogger
 from semiisp_plugin.training.distributed import init_distributed
 from semiisp_plugin.training.interrupt import Interrupt, Interrupted, StopWaiting
 from semiisp_plugin.training.progress import TrainingProgress
-from semiisp_plugin.training.run import Run, algorithms, options_or_basicsr
+from semiisp_plugin.training.run import Run, algorithms, options_or_basicsr, parsed
 from semiisp_plugin.training.run_folder import start_logging
 from semiisp_plugin.training.stall import naming_files
 
@@ -42,10 +40,7 @@ def train_pipeline(root_path: str, argv: Sequence[str] | None = None) -> Any:
     Returns:
         The trained model; None after ``--dry-run``, and of BasicSR's own models.
     """
-    arguments = sys.argv[1:] if argv is None else argv
-    args = build_parser().parse_args(["train", *arguments])
-    plugins.register(args.imports)
-    return run_from_arguments(args, root_path)
+    return run_from_arguments(parsed("train", argv), root_path)
 
 
 def run_from_arguments(args: argparse.Namespace, root_path: str) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from semiisp_plugin import options
+from semiisp_plugin import options, plugins
+from semiisp_plugin.arguments import build_parser
 from semiisp_plugin.data.auto_settings import resolve_auto
 from semiisp_plugin.io.checkpoint import load_checkpoint, newest_whole_state
 from semiisp_plugin.options.structures import held_out_settings
 from semiisp_plugin.toolbox import build_dataset, build_model, get_root_logger, run_basicsr
 from semiisp_plugin.training.loaders import MixedData, build_val_loaders, estimated_noise, gpus_of_this_process
 from semiisp_plugin.training.run_folder import held_log
+
+
+def parsed(command: str, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of a command, default those of the process; what they name is imported."""
+    args = build_parser().parse_args([command, *(sys.argv[1:] if argv is None else argv)])
+    plugins.register(args.imports)
+    return args
 
 
 def options_or_basicsr(

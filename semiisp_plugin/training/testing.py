@@ -10,13 +10,11 @@ from typing import Any
 
 import torch
 
-from semiisp_plugin import plugins
-from semiisp_plugin.arguments import build_parser
 from semiisp_plugin.toolbox import build_model
 from semiisp_plugin.training.distributed import init_distributed
 from semiisp_plugin.training.loaders import build_val_loaders
 from semiisp_plugin.training.progress import TrainingProgress
-from semiisp_plugin.training.run import options_or_basicsr, set_seed
+from semiisp_plugin.training.run import options_or_basicsr, parsed, set_seed
 from semiisp_plugin.training.run_folder import archive, held_log, open_log
 
 __test__ = False  # pytest: this module holds no tests
@@ -32,10 +30,7 @@ def test_pipeline(root_path: str, argv: Sequence[str] | None = None) -> dict[str
     Returns:
         Mean of every metric, by data set; of BasicSR's own models, which run in its own pipeline, nothing.
     """
-    arguments = sys.argv[1:] if argv is None else argv
-    args = build_parser().parse_args(["test", *arguments])
-    plugins.register(args.imports)
-    return run_from_arguments(args, root_path)
+    return run_from_arguments(parsed("test", argv), root_path)
 
 
 def run_from_arguments(args: argparse.Namespace, root_path: str) -> dict[str, dict[str, float]]:

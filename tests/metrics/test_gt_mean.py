@@ -8,13 +8,12 @@ import pytest
 from skimage import img_as_ubyte
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from semiisp_plugin.metrics.gt_mean import (
-    VARIANTS,
-    calculate_psnr_gt_mean,
-    calculate_ssim_gt_mean,
-    gt_mean_scale,
-)
+from semiisp_plugin.metrics.gt_mean import VARIANTS, _scaled, calculate_psnr_gt_mean, calculate_ssim_gt_mean
 from semiisp_plugin.toolbox import calculate_metric
+
+
+def gt_mean_scale(img, img2, variant="gray_rgb", *, input_order="HWC", channel_order="bgr") -> float:
+    return _scaled(img, img2, 0, input_order, variant, channel_order).scale
 
 
 def rgb_pair(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

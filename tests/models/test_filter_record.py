@@ -106,8 +106,7 @@ def test_window():
         assert scalars[f"kept_ratio_{name}"] == pytest.approx(np.quantile(ratios[-40:], q))
     assert scalars["all_rejected"] == pytest.approx(np.mean(np.array(ratios[-40:]) == 0))
     assert record.batches == len(ratios)
-    assert record.all_rejected == sum(r == 0 for r in ratios)
-    assert 0 < record.all_rejected < len(ratios)
+    assert 0 < scalars["all_rejected"] < 1
 
 
 def test_memory_is_bounded():
@@ -174,7 +173,7 @@ def test_resumed_record_goes_on_exactly(tmp_path, warnings):
             torch.save(first.state_dict(), tmp_path / "state")
             second.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
     assert second.scalars() == whole.scalars()
-    assert (second.batches, second.all_rejected) == (whole.batches, whole.all_rejected)
+    assert second.batches == whole.batches
     assert second.rejections() == whole.rejections()
     assert len([w for w in warnings if "first time" in w]) == 2  # the whole run's and the first half's, no third one
     resumed, expected = second.histograms(), whole.histograms()
