@@ -15,7 +15,6 @@ from semiisp_plugin.losses.per_sample import SampleLoss, full_precision
 from semiisp_plugin.registry import LOSS_REGISTRY, register
 
 _FLOOR = 1e-8
-_LUMA = (65.481 / 255, 128.553 / 255, 24.966 / 255)  # Y of BT.601 in [16, 235], for R, G, B in [0, 1]
 
 
 def negative_psnr(pred: Tensor, target: Tensor) -> Tensor:
@@ -44,31 +43,15 @@ class PSNRLoss(SampleLoss):
 
     Args:
         loss_weight: Factor on the whole loss.
-        to_y: Compare the luma of BT.601 (as MATLAB's ``rgb2ycbcr``) of RGB images alone; ``toY`` of NAFNet's files.
         reduction: ``none`` gives ``(N,)``; ``mean`` and ``sum`` are over the samples.
 
     Raises:
         ValueError: Unknown reduction.
     """
 
-    def __init__(self, loss_weight: float = 1.0, to_y: bool = False, reduction: str = "mean") -> None:
+    def __init__(self, loss_weight: float = 1.0, reduction: str = "mean") -> None:
         super().__init__(loss_weight, reduction)
-        self.to_y = to_y
 
     def values(self, pred: Tensor, target: Tensor) -> Tensor:
-        """See `negative_psnr`.
-
-        Raises:
-            ValueError: Not 3 channels with ``to_y``.
-        """
-        if self.to_y:
-            if pred.shape[1] != 3:
-                raise ValueError(f"PSNRLoss: `to_y` needs RGB images, (N, 3, H, W); got {tuple(pred.shape)}.")
-            pred, target = _luma(pred), _luma(target)
+        """See `negative_psnr`."""
         return negative_psnr(pred, target)
-
-
-def _luma(image: Tensor) -> Tensor:
-    """Y without its offset of 16/255, which a difference does not have."""
-    weights = torch.tensor(_LUMA, dtype=torch.promote_types(image.dtype, torch.float32), device=image.device)
-    return (full_precision(image) * weights.view(1, 3, 1, 1)).sum(1, keepdim=True)

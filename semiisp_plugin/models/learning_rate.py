@@ -21,11 +21,6 @@ Factor = Callable[[int], float]
 DEFAULT_ETA_MIN_RATIO = 1e-3  # Tables 5 and 6
 
 
-def constant() -> Factor:
-    """The peak throughout."""
-    return lambda step: 1.0
-
-
 def cosine_with_floor(total_iter: int, eta_min_ratio: float, start_iter: int = 0) -> Factor:
     """Half a cosine from 1 down to a floor, where it stays (Tables 5 and 6).
 
@@ -101,7 +96,7 @@ def schedule_factor(settings: Mapping[str, Any], total_iter: int, peak: float) -
     """
     kind, eta_min = settings["type"], settings.get("eta_min")
     if kind == "Constant":
-        return constant()
+        return lambda step: 1.0
     if kind not in ("CosineAnnealing", "TrueCosineAnnealingLR", "CosineAnnealingRestartCyclicLR"):
         return None
     if not peak > 0 and (kind != "CosineAnnealing" or eta_min is not None):

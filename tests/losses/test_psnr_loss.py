@@ -28,11 +28,9 @@ def test_matches_numpy_a_sample_at_a_time():
 
 
 def test_matches_nafnets_class():
-    """Recorded from NAFNet's PSNRLoss on each of the two images, plain and with toY."""
+    """Recorded from NAFNet's PSNRLoss on each of the two images."""
     pred, target = two_images()
     assert PSNRLoss(reduction="none")(pred, target).tolist() == pytest.approx([-32.924808, -21.414688], rel=1e-6)
-    luma = PSNRLoss(to_y=True, reduction="none")(pred, target).tolist()
-    assert luma == pytest.approx([-42.893387, -22.682737], rel=1e-6)
 
 
 def test_is_minus_psnr_where_images_differ_visibly():
@@ -58,7 +56,7 @@ def test_gradient_matches_finite_differences_also_next_to_equality():
         pred = (
             target + distance * torch.randn(target.shape, generator=generator, dtype=torch.float64)
         ).requires_grad_()
-        loss = PSNRLoss(to_y=True, reduction="none")
+        loss = PSNRLoss(reduction="none")
         assert torch.autograd.gradcheck(lambda x, loss=loss: loss(x, target), (pred,), eps=1e-8, atol=1e-3, rtol=1e-4)
 
 
@@ -74,8 +72,3 @@ def test_half_precision_is_compared_in_float32():
     result = PSNRLoss(reduction="none")(pred, target)
     assert result.dtype == torch.float32
     torch.testing.assert_close(result, PSNRLoss(reduction="none")(pred.double(), target.double()).float())
-
-
-def test_luma_wants_rgb():
-    with pytest.raises(ValueError, match=r"`to_y` needs RGB images, .* got \(1, 1, 4, 4\)"):
-        PSNRLoss(to_y=True)(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4))

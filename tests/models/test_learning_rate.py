@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from semiisp_plugin.models.learning_rate import (
-    constant,
     cosine_restart_cyclic,
     cosine_with_floor,
     schedule_factor,
@@ -62,7 +61,7 @@ def test_cosine_with_an_absolute_floor():
 def test_defaults_are_the_papers():
     assert rates({"type": "CosineAnnealing"}, 51, 2e-5, 50)[-1] == pytest.approx(2e-8, rel=1e-12)
     assert rates({"type": "Constant"}, 3, 0.1, 2) == [0.1] * 3
-    assert constant()(10**6) == 1
+    assert schedule_factor({"type": "Constant"}, 10, 1e-3)(10**6) == 1
 
 
 def test_true_cosine_is_torchs():
