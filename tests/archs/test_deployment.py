@@ -201,6 +201,7 @@ def test_onnx_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "missing.pth" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_be_exported_is_named(tmp_path: Path) -> None:
     class Undecided(nn.Module):
         def forward(self, image: Tensor) -> Tensor:

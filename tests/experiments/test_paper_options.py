@@ -95,6 +95,7 @@ def test_phases_pass_the_check_and_fit_together(experiment, workspace):
         assert [r.network for r in found] == [experiment.model.paper]
 
 
+@pytest.mark.slow
 def test_files_say_the_same_with_sources():
     for e in ALL:
         for phase in e.phases().values():
@@ -356,14 +357,15 @@ def take_a_step(values: dict, root: Path) -> None:
 
 
 SOME = [
-    pytest.param(find_experiment("lolv1", "Retinexformer", 100), marks=pytest.mark.slow),
-    pytest.param(find_experiment("lolv2_synthetic", "LLFormer", 500), marks=pytest.mark.slow),
+    find_experiment("lolv1", "Retinexformer", 100),
+    find_experiment("lolv2_synthetic", "LLFormer", 500),
     find_experiment("fivek_ie", "SepLUT", 100),
-    pytest.param(find_experiment("fivek_tone_mapping", "PQDynamicISP", 500), marks=pytest.mark.slow),
-    pytest.param(find_experiment("fivek_general_isp", "NAFNet-s", 4500), marks=pytest.mark.slow),
+    find_experiment("fivek_tone_mapping", "PQDynamicISP", 500),
+    find_experiment("fivek_general_isp", "NAFNet-s", 4500),
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", SOME, ids=lambda e: e.name)
 def test_one_step_of_each_phase(experiment, prepared, monkeypatch):
     """All phases in their order: each begins with what the one before it has made, by the names in the options."""
