@@ -198,12 +198,14 @@ def test_importing_the_package_imports_nothing_else():
     assert not loaded_by(code) & set(HEAVY)
 
 
+@pytest.mark.slow
 def test_the_mathematics_needs_torch_alone():
     loaded = loaded_by("import semiisp_plugin.isp; from semiisp_plugin import InvertibleISP")
     assert "torch" in loaded
     assert not loaded & {"basicsr", "torchvision", "scipy", "cv2", "skimage", "PIL", "msgspec"}
 
 
+@pytest.mark.slow
 def test_networks_losses_filters_and_generator_do_not_need_basicsr():
     names = "PQDynamicISP, PseudoFilter, PseudoPairGenerator, MixedBatchSampler, load_f_isp, per_sample"
     assert "basicsr" not in loaded_by(f"from semiisp_plugin import {names}")

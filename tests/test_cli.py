@@ -113,7 +113,7 @@ def test_every_phase(pseudo_pairs, capsys):
     ("phase", "more"),
     [
         ("isp", ()),
-        ("semi", ()),
+        pytest.param("semi", (), marks=pytest.mark.slow),
         pytest.param(
             "semi",
             ("train:accumulate=2", "train:precision=bf16", "datasets:train:num_worker_per_gpu=2"),
@@ -175,6 +175,7 @@ def test_network_of_basicsr_as_the_target(pseudo_pairs):
     assert Path("experiments/semi/models/net_g_latest.pth").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["Retinexformer", "PQDynamicISP"])
 def test_other_targets_of_ours(pseudo_pairs, network):
     options = {
@@ -350,6 +351,7 @@ def resumed_at_2(path: str, capsys, *more: str) -> tuple[int, str]:
     return status, capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_options_changed_since_the_state(option_files, capsys):
     path = option_files.isp(total=4)
     assert main(["train", "-opt", path]) == 0
@@ -529,6 +531,7 @@ def f_isp(workspace) -> str:
     return "models/f_isp_latest.pth"
 
 
+@pytest.mark.slow
 def test_bank(f_isp, capsys):
     assert main(["bank", f_isp]) == 0
     output = capsys.readouterr().out
@@ -550,6 +553,7 @@ def test_bank(f_isp, capsys):
     assert all(read_image(f"models/bank_{label}.png").shape[1] > 1000 for label in ("global", "local"))
 
 
+@pytest.mark.slow
 def test_bank_elsewhere_and_one_alone(f_isp, capsys):
     os.chdir("models")
     assert main(["bank", "f_isp_latest.pth", "--out", "../pictures", "--label", "local"]) == 0

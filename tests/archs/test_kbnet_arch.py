@@ -263,6 +263,7 @@ def test_output_is_float32_at_least() -> None:
     assert net.double()(image.double()).dtype == torch.float64
 
 
+@pytest.mark.slow
 def test_compiles_in_one_graph() -> None:
     net = fill(small(middle_blk_num=0, enc_blk_nums=[1], dec_blk_nums=[0]), 8)
     image = torch.rand(1, 3, 17, 16, dtype=torch.float64)

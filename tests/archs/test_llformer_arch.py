@@ -200,6 +200,7 @@ def test_output_is_float32_at_least() -> None:
     assert net.double()(image.double()).dtype == torch.float64
 
 
+@pytest.mark.slow
 def test_compiles_in_one_graph() -> None:
     net, image = small(num_blocks=[1], heads=[2], num_refinement_blocks=0), torch.rand(1, 3, 17, 16)
     compiled = torch.compile(net, backend="eager", fullgraph=True)

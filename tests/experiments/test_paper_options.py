@@ -115,6 +115,7 @@ def test_the_schema_knows_the_recipes():
         assert [e.message for e in validator.iter_errors(plain(find_experiment(task).recipe()))] == []
 
 
+@pytest.mark.slow
 def test_check_script_takes_folders_and_files_of_all_commands(tmp_path, capsys):
     check = load_script("check_option_files")
     assert main(["recipe", "lolv1", "--write", str(tmp_path / "written")]) == 0
@@ -387,6 +388,7 @@ def test_one_step_of_each_phase(experiment, prepared, monkeypatch):
     assert len(list((prepared / "results" / values["name"]).rglob("*.png"))) == 1
 
 
+@pytest.mark.slow
 def test_dry_run_estimates_the_time(prepared, monkeypatch, capsys):
     """Of phases whose data is not there yet, too; nothing is written."""
     monkeypatch.chdir(prepared)

@@ -125,6 +125,7 @@ def states(capsys, **arguments) -> dict[str, tuple[str, str]]:
 # --- the whole ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_phases_run_and_are_compared(finished):
     folder, content = finished.folder, finished.content
     for run in ("isp", "semi", "finetune", "supervised"):
@@ -171,6 +172,7 @@ def test_the_same_from_a_dictionary(done, capsys):
     assert set(plan(capsys.readouterr().out).values()) == {("complete", "nothing")}
 
 
+@pytest.mark.slow
 def test_what_was_made_by_hand_is_refused_and_renamed_on_demand(done, capsys):
     for run in ("finetune", "test"):
         Path(f"experiments/.recipe/{run}.json").unlink()
@@ -195,6 +197,7 @@ def interrupt(run: str) -> None:
     file.write_text(json.dumps({"depends": noted["depends"], "seconds": 1.0, "complete": False}))
 
 
+@pytest.mark.slow
 def test_interrupted_run_is_resumed(done, finished, capsys):
     interrupt("semi")
     models, training = Path("experiments/semi/models"), Path("experiments/semi/training_states")
@@ -297,6 +300,7 @@ def test_killed_at_any_moment_it_ends_as_if_left_alone(recipe, finished):
 # --- what is stale ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_changed_options_are_refused_and_made_again_on_demand(done, capsys):
     done.edit(done.files["semi"], lambda o: o["train"]["optim_g"].update(lr=2e-3))
     found = states(capsys)
@@ -405,6 +409,7 @@ def test_what_several_files_lack_is_said_once(recipe):
     assert str(caught.value).count("no/pairs") == 1
 
 
+@pytest.mark.slow
 def test_dry_run_says_which_weights_would_be_fetched(recipe, monkeypatch, capsys, tmp_path):
     recipe.edit(
         recipe.files["f_isp"],

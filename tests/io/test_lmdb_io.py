@@ -95,6 +95,7 @@ def test_lmdb_key_is_injective_on_stems(stems):
     assert len(set(keys)) == len(stems)
 
 
+@pytest.mark.slow
 @given(PATHS)
 def test_lmdb_key_is_fit_for_basicsr_and_lmdb(path):
     key = lmdb_key(path)

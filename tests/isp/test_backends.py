@@ -41,7 +41,9 @@ def _numba(request, monkeypatch):
 
 @pytest.mark.usefixtures("_numba")
 @pytest.mark.parametrize("name", list(VARIANTS))
-@pytest.mark.parametrize("size", [(16, 18), (210, 160)], ids=["small", "in strips"])
+@pytest.mark.parametrize(
+    "size", [pytest.param((16, 18), id="small"), pytest.param((210, 160), id="in strips", marks=pytest.mark.slow)]
+)
 def test_curve8_equals_the_exact_inverse(name, size, device, dtype):
     spec = VARIANTS[name]
     isp = InvertibleISP(spec)

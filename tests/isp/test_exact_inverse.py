@@ -188,6 +188,7 @@ def test_gamma_inverse_with_and_without_known_range():
 # --- gradients --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("local", [False, True], ids=["global", "local"])
 @pytest.mark.parametrize("name", list(PAIRS))
 def test_gradients(name, local, device):

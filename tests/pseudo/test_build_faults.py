@@ -319,6 +319,7 @@ def test_an_error_of_a_worker_is_that_of_the_build(photographs, generator, tmp_p
 # --- batches, modes, growing -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_batches_and_threads_as_on_a_gpu(photographs, generator, undisturbed, tmp_path, monkeypatch):
     """Rounding may differ from single photographs, but not between a broken and an unbroken build."""
     made = []

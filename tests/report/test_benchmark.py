@@ -282,6 +282,7 @@ def test_rows_come_in_groups_and_say_whose_they_are():
     assert [row.system for row in named if row.label.endswith("paper's setting")] == ["upi"]
 
 
+@pytest.mark.slow
 def test_values_that_are_not_finite_are_shown(tmp_path):
     results = make_results(pairs=(16,), seeds=2, folds=1)
     odd = {"auto": math.nan, "upi": math.inf}
@@ -397,6 +398,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Pat
         return out, write(results, out)
 
 
+@pytest.mark.slow
 def test_the_whole_report(whole):
     out, paths = whole
     names = {"report.md", "report.html", "pictures.png"}
