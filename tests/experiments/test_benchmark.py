@@ -134,6 +134,7 @@ def test_again_does_nothing(finished, monkeypatch):
     assert json.loads((out / "results.json").read_text())["cells"] == before["cells"]
 
 
+@pytest.mark.slow
 def test_a_failed_job_takes_along_only_what_needs_it(finished, tmp_path, monkeypatch, capsys):
     real = benchmark_jobs.work
 
@@ -313,6 +314,7 @@ def test_infinite_beta_reaches_the_filter(tmp_path):
     assert benchmark_jobs.step_settings(settings).beta == math.inf
 
 
+@pytest.mark.slow
 def test_workers(finished, tmp_path):
     """Processes of their own give the same numbers."""
     _, _, _, results = finished

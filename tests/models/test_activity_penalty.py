@@ -171,6 +171,7 @@ def test_a_module_that_runs_twice_counts_twice():
     assert penalty._outputs == []
 
 
+@pytest.mark.slow
 def test_compiled_network(make):
     """The graph is captured with the hook in it, in training mode and without."""
     model, plain = make(), make()

@@ -77,6 +77,7 @@ def test_choice_of_the_sets_for_step_3(save, sets, n_pairs, local):
     assert MANY_PAIRS == 1000  # Sec. 4.2
 
 
+@pytest.mark.slow
 def test_tables_of_the_paper_span_what_the_banks_hold(save, parts):
     """A pair by tables next to the same pair by the exact inverse."""
     _, banks = parts

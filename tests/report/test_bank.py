@@ -42,6 +42,7 @@ def coloured(image: np.ndarray) -> list[int]:
     return [int((image[..., c] > other + 40).sum()) for c, other in enumerate(others)]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("bank", "rows"),
@@ -84,6 +85,7 @@ def test_a_picture_shows_where_the_values_lie(tmp_path):
     assert (dict(matplotlib.rcParams), matplotlib.get_backend()) == (before, backend)
 
 
+@pytest.mark.slow
 def test_other_formats_and_failures(tmp_path):
     bank = make_bank(ISP, n=2)
     plot_bank(bank, tmp_path / "bank.SVG")
@@ -176,6 +178,7 @@ def test_heading():
     )
 
 
+@pytest.mark.slow
 def test_report(tmp_path, capsys):
     banks = {"local": make_bank(XYZ, n=3, grid=(1, 2)), "global": make_bank(XYZ, n=2)}
     written = report_banks(banks, 6, tmp_path / "a" / "b")
