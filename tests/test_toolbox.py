@@ -84,6 +84,7 @@ json.dump({
 """
 
 
+@pytest.mark.slow
 def test_fresh_import_is_silent_and_reloading_registers_once():
     done = subprocess.run(
         [sys.executable, "-c", FRESH, ",".join(REGISTRIES)], capture_output=True, text=True, check=False

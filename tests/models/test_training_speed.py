@@ -176,6 +176,7 @@ def test_fused_optimiser(make_model, optimiser):
     torch.testing.assert_close(weights(model), weights(plain), atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_compiled_network_keeps_the_names_of_its_weights(make_model):
     model, plain = (make_model(network="PlainNet", ema_decay=0.9, **more) for more in ({"compile": True}, {}))

@@ -138,6 +138,7 @@ def test_a_change_of_a_look_is_seen_in_its_column(script, small, tmp_path, monke
     assert len(columns) > 25
 
 
+@pytest.mark.slow
 def test_search_finds_an_f_isp_that_is_there(script, small):
     """From where training starts; now and then it ends in a local minimum, which is why there are several starts."""
     spec, found = ISPSpec(), []
@@ -154,6 +155,7 @@ def test_search_finds_an_f_isp_that_is_there(script, small):
     assert np.median(found) > 50
 
 
+@pytest.mark.slow
 def test_fall_off_and_noise_are_outside_of_the_family(script, small, monkeypatch):
     monkeypatch.setattr(script, "STEPS", 60)
     fits = {name: script.fit_pair(name, small, *with_) for name, with_ in script.cameras().items()}
