@@ -43,6 +43,7 @@ def test_semi_supervised_loop(workspace):
     assert "torch alone" in said
 
 
+@pytest.mark.slow
 def test_half_of_what_it_needs(workspace, tiny_data):
     command = [sys.executable, EXAMPLES / "semi_supervised_loop.py", "--pairs", str(tiny_data / "pairs")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

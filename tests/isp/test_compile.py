@@ -24,6 +24,7 @@ def arguments(spec: ISPSpec, grid: tuple[int, int], device: str) -> tuple[torch.
     return image.to(device), spec.squash(z).to(device)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*lru_cache.*:UserWarning")  # what is cached are constants of the spec
 @pytest.mark.parametrize("grid", [(1, 1), (3, 4)], ids=["global", "local"])
 @pytest.mark.parametrize("name", list(VARIANTS))
