@@ -63,6 +63,7 @@ def finished(tmp_path_factory):
     return options, out, paths, json.loads((out / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_every_system_on_every_repetition(finished):
     options, _, _, results = finished
     assert {(c["system"], c["seed"]) for c in results["cells"]} == {
@@ -81,6 +82,7 @@ def test_every_system_on_every_repetition(finished):
     assert [read_value(of_three, key) for key in keys] != [read_value(of_one, key) for key in keys]
 
 
+@pytest.mark.slow
 def test_phases_are_shared(finished):
     out = finished[1]
     made = sorted(p.name.partition("-")[0] for p in (out / "cache").iterdir())
@@ -99,11 +101,13 @@ def test_phases_are_shared(finished):
     }
 
 
+@pytest.mark.slow
 def test_curve_runs_on_through_fine_tuning(finished):
     curve = next(c["curve"] for c in finished[3]["cells"] if c["system"] == "paper")
     assert [p["iteration"] for p in curve] == [2, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_the_choice_is_by_validation(finished):
     """The learning rate of next to nothing loses; the report says what was tried."""
     rows = [row for row in finished[3]["search"] if row["system"] == "supervised"]
@@ -114,6 +118,7 @@ def test_the_choice_is_by_validation(finished):
     assert all(len(row["validation_psnr"]) == len(row["test_psnr"]) == 1 for row in rows)
 
 
+@pytest.mark.slow
 def test_the_report_is_written(finished):
     _, out, paths, results = finished
     for path in paths.values():
@@ -123,6 +128,7 @@ def test_the_report_is_written(finished):
         assert (out / picture).is_file()
 
 
+@pytest.mark.slow
 def test_again_does_nothing(finished, monkeypatch):
     options, out, _, before = finished
 
@@ -167,6 +173,7 @@ def test_a_result_cut_short_does_not_count(tmp_path):
     assert record.read() == {}
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_is_resumed(finished, tmp_path, monkeypatch):
     """With a state on disk the job resumes, and its curve is that of the whole run."""
     options = finished[0]
@@ -235,6 +242,7 @@ def test_the_reference_has_every_repetition():
     assert benchmark._best_supervised(systems, cells) == {"6": "a"}
 
 
+@pytest.mark.slow
 def test_early_stopped_f_isp_is_the_one_that_is_used(finished):
     """What is reported, what makes the pseudo pairs and what is shown is the checkpoint of the best validation."""
     options = finished[0]

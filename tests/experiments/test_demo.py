@@ -7,6 +7,7 @@ from pathlib import Path
 from semiisp_plugin.cli import main
 
 
+@pytest.mark.slow
 def test_own_folders(tiny_data, workspace, capsys):
     argv = ["demo", "--pairs", str(tiny_data / "pairs"), "--photos", str(tiny_data / "photos"), "--iterations", "4"]
     assert main(argv) == 0

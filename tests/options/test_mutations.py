@@ -300,6 +300,7 @@ def test_there_are_enough_and_always_the_same():
     assert [m.values for m in mutations()] == [m.values for m in MUTATIONS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("text", "line", "names", "overrides"), MUTATIONS)
 def test_one_thing_wrong(check, text, line, names, overrides):
     with pytest.raises(OptionError) as caught:

@@ -47,6 +47,7 @@ def rows_of(output: str) -> list[list[float]]:
     return [[float(v) for v in line.split()] for line in output.splitlines() if re.match(r" *\d+  ", line)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image_enhancement", [False, True])
 def test_pictures_and_table(script, photograph, tmp_path, capsys, image_enhancement):
     f_isp, out = save(tmp_path / "f_isp.pth", image_enhancement=image_enhancement), tmp_path / "new" / "folder"
