@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from semiisp_plugin import plugins
 from semiisp_plugin.apps.denoise import DenoiseOptions
@@ -21,7 +20,7 @@ from semiisp_plugin.experiments.recipe_options import RecipeOptions
 from semiisp_plugin.options import OptionError, read_options
 from semiisp_plugin.options.structures import Options, PseudoOptions
 from semiisp_plugin.toolbox import build_network
-from semiisp_plugin.training.loaders import seed_worker
+from semiisp_plugin.training.loaders import Loader, seed_worker
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 MODULE = "own_package.curve_arch"
@@ -119,7 +118,7 @@ class Building(torch.utils.data.Dataset):
 
 def test_loader_workers_know_it(named):
     initialise = partial(seed_worker, imports=plugins.named())
-    loader = DataLoader(Building(), num_workers=1, worker_init_fn=initialise, multiprocessing_context="fork")
+    loader = Loader(Building(), num_workers=1, worker_init_fn=initialise, multiprocessing_context="fork")
     assert [int(count) for count in loader] == [Building()[0]]
 
 
