@@ -84,8 +84,7 @@ def enhance_files(
         OSError: Results cannot be written at all: the disk is full, the folder cannot be written.
     """
     named = [images] if isinstance(images, (str, os.PathLike)) else list(images)
-    jobs, remarks = jobs_for([os.fspath(image) for image in named], out, form, bits, quality, suffix)
-    report = EnhanceReport(remarks=remarks)
+    jobs, report = jobs_for([os.fspath(image) for image in named], out, form, bits, quality, suffix)
     enhance_jobs(
         enhancer,
         jobs,
@@ -108,8 +107,8 @@ def jobs_for(
     bits: BitDepth,
     quality: int,
     suffix: str,
-) -> tuple[list[Job], list[str]]:
-    """What is to be done, and remarks about what was asked for; arguments and errors are those of `enhance_files`."""
+) -> tuple[list[Job], EnhanceReport]:
+    """What is to be done, and the report's beginning; arguments and errors are those of `enhance_files`."""
     if not 1 <= quality <= 100:
         raise ValueError(f"--quality: {quality} cannot be; give 1 to 100.")
     if form in ("jpg", "webp") and bits == "16":
@@ -117,10 +116,10 @@ def jobs_for(
     if os.path.lexists(out) and not os.path.isdir(out):
         raise NotADirectoryError(f"--out: '{out}' is a file; give a folder.")
     found, remarks = find_images(images, out)
-    jobs = plan_jobs(found, out, form=form, bits=bits, suffix=suffix)
+    jobs, clashes = plan_jobs(found, out, form=form, bits=bits, suffix=suffix)
     if any(is_raw(job.source) for job in jobs):
         require_rawpy()
-    return jobs, remarks
+    return jobs, EnhanceReport(remarks=remarks, skipped=clashes)
 
 
 def enhance_jobs(

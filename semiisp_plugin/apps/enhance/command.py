@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-from semiisp_plugin.apps.enhance.batch import EnhanceReport, enhance_jobs, jobs_for
+from semiisp_plugin.apps.enhance.batch import enhance_jobs, jobs_for
 from semiisp_plugin.apps.enhance.encoding import EXTENSIONS
 from semiisp_plugin.apps.enhance.enhancer import Enhancer
 from semiisp_plugin.apps.enhance.network import describe, load_network
@@ -27,8 +27,12 @@ def run_from_arguments(args: argparse.Namespace) -> None:
         ValueError: Something is wrong with the request, or images were skipped.
         OSError: What was asked for is not there, or nothing can be written.
     """
-    _check(args)
-    jobs, remarks = jobs_for(args.images, args.out, args.format, args.bits, args.quality, args.suffix)
+    if args.workers < 1:
+        raise ValueError(f"--workers: {args.workers} cannot be; give 1 or more.")
+    if not os.path.lexists(args.out) and os.path.splitext(args.out)[1].lower() in EXTENSIONS:
+        raise ValueError(f"--out: '{args.out}' looks like a file; give a folder, and the format with --format.")
+    jobs, report = jobs_for(args.images, args.out, args.format, args.bits, args.quality, args.suffix)
+    asked = len(jobs) + len(report.skipped)
     loaded = load_network(args.opt, args.weights, args.network, args.param_key, args.force_yml)
     enhancer = Enhancer(
         loaded.network,
@@ -40,9 +44,8 @@ def run_from_arguments(args: argparse.Namespace) -> None:
     )
     print(describe(loaded))
     print(f"{_count(len(jobs), 'image')} on {enhancer.device} in {args.precision}, results in {args.out}")
-    for remark in (*remarks, *_hints(loaded.options, [job.source for job in jobs])):
+    for remark in (*report.remarks, *_hints(loaded.options, [job.source for job in jobs])):
         print(f"Note: {remark}")
-    report = EnhanceReport()
     try:
         enhance_jobs(
             enhancer,
@@ -61,15 +64,7 @@ def run_from_arguments(args: argparse.Namespace) -> None:
         raise
     _show(report)
     if report.skipped:
-        raise ValueError(f"{len(report.skipped)} of {_count(len(jobs), 'image')} skipped; they are listed above.")
-
-
-def _check(args: argparse.Namespace) -> None:
-    """Raise for arguments that make no sense."""
-    if args.workers < 1:
-        raise ValueError(f"--workers: {args.workers} cannot be; give 1 or more.")
-    if not os.path.lexists(args.out) and os.path.splitext(args.out)[1].lower() in EXTENSIONS:
-        raise ValueError(f"--out: '{args.out}' looks like a file; give a folder, and the format with --format.")
+        raise ValueError(f"{len(report.skipped)} of {_count(asked, 'image')} skipped; they are listed above.")
 
 
 def _device(args: argparse.Namespace) -> str:

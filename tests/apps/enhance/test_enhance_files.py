@@ -160,7 +160,7 @@ def test_bad_files_are_skipped_and_the_others_done(photos, tmp_path):
     assert not [name for name in names(tmp_path / "out") if name.endswith(".part")]
 
 
-def test_an_interrupted_run_goes_on_and_nothing_is_made_twice(photos, tmp_path):
+def test_an_interrupted_run_resumes_and_nothing_is_made_twice(photos, tmp_path):
     out = tmp_path / "out"
     enhance_files(ENHANCER, photos / "a.JPG", out)
     before = (out / "a.JPG").stat().st_mtime_ns
@@ -203,6 +203,16 @@ def test_a_raw_file_and_its_jpeg_both_get_a_result(photos, tmp_path, write_dng):
     assert read_image(tmp_path / "out" / "a.png").dtype == np.uint16
     enhance_files(ENHANCER, [photos / "a.dng", photos / "a.JPG"], tmp_path / "jpg", form="jpg")
     assert names(tmp_path / "jpg") == ["a.JPG.jpg", "a.dng.jpg"]
+
+
+def test_names_that_differ_in_case_alone(photos, tmp_path):
+    (photos / "a.jpg").write_bytes((photos / "a.JPG").read_bytes())
+    if len(list(photos.glob("a.*"))) < 2:
+        pytest.skip("needs a file system that tells a from A")
+    report = enhance_files(ENHANCER, photos, tmp_path / "out")
+    assert len(report.written) == 3
+    assert [os.path.basename(name) for name in report.skipped] == ["a.jpg"]
+    assert "rename one" in next(iter(report.skipped.values()))
 
 
 def test_alpha_is_kept_where_the_format_has_it(tmp_path):
