@@ -110,8 +110,6 @@ def _read(pair: Pair, reader: Reader, encode: bool) -> _Outcome:
     try:
         read = reader(pair)
         images = (read.input, read.target)
-        if read.input.shape != read.target.shape:
-            raise ValueError(f"input {read.input.shape} and target {read.target.shape} differ in size.")
         encoded = tuple((encode_png(image), image.shape) for image in images) if encode else ()
     except UNUSABLE as error:
         return _Outcome(pair, reason_of(error))

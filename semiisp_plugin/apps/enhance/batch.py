@@ -61,7 +61,7 @@ def enhance_files(
     workers: int = 2,
     progress: bool = False,
 ) -> EnhanceReport:
-    """Enhance files, folders and patterns into a folder.
+    """Enhance files and folders into a folder.
 
     Args:
         enhancer: The enhancer.

@@ -94,7 +94,7 @@ def test_formats_and_bits(photos, tmp_path, form, bits, written):
         assert read_image(tmp_path / "out" / name).dtype.itemsize * 8 == depth
 
 
-def test_arguments_files_folders_patterns(photos, tmp_path, monkeypatch):
+def test_arguments_files_and_folders(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     other = tmp_path / "other"
     shutil.copytree(photos / "sub", other)
@@ -104,16 +104,14 @@ def test_arguments_files_folders_patterns(photos, tmp_path, monkeypatch):
         ("photos", "other"): [
             "other/b.png", "other/deeper/c d.png", "photos/a.JPG", "photos/sub/b.png", "photos/sub/deeper/c d.png",
         ],
-        ("photos/sub/*.png",): ["b.png"],
-        ("photos/**/*.png",): ["sub/b.png", "sub/deeper/c d.png"],
-        ("photos/*",): ["a.JPG", "sub/b.png", "sub/deeper/c d.png"],
+        ("photos/a.JPG", "photos/notes.txt", "photos/sub"): ["a.JPG", "sub/b.png", "sub/deeper/c d.png"],
         ("photos/sub/b.png", "other/b.png"): ["other/b.png", "photos/sub/b.png"],
         ("photos/sub/b.png", "./photos/sub/b.png"): ["b.png"],
     }  # fmt: skip
     for number, (arguments, results) in enumerate(cases.items()):
         report = enhance_files(ENHANCER, arguments, f"out{number}", form=None)
         written = names(tmp_path / f"out{number}")
-        if arguments == ("photos/*",):  # the text file is skipped, its name is no image's
+        if "photos/notes.txt" in arguments:  # the text file is skipped, its name is no image's
             assert list(report.skipped) == ["photos/notes.txt"]
         assert written == results, arguments
 
@@ -122,7 +120,6 @@ def test_arguments_files_folders_patterns(photos, tmp_path, monkeypatch):
     ("argument", "message"),
     [
         ("none.png", "There is no file or folder 'none.png'"),
-        ("photos/*.tif", "Nothing fits the pattern"),
         ("empty", "'empty' holds no image, neither itself nor below, but pictures of other formats .1 .heic"),
     ],
 )
