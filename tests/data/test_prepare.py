@@ -215,12 +215,12 @@ def test_bad_images_are_skipped_and_the_rest_is_prepared(lol, tmp_path, run):
     status, printed, _ = run("lolv1", "--source", lol, "--out", out)
     assert status == 0
     assert "train: 2 pairs skipped" in printed
-    aside = record(out)["skipped"]
-    assert aside["train"].keys() == {"13", "5"}
-    assert "differ in size" in aside["train"]["13"]
-    assert "8x12" in aside["train"]["13"]
-    assert "truncated PNG" in aside["train"]["5"]
-    assert "empty" in aside["test"]["22"]
+    skipped = record(out)["skipped"]
+    assert skipped["train"].keys() == {"13", "5"}
+    assert "differ in size" in skipped["train"]["13"]
+    assert "8x12" in skipped["train"]["13"]
+    assert "truncated PNG" in skipped["train"]["5"]
+    assert "empty" in skipped["test"]["22"]
     assert keys(out / "train/gt.lmdb") == ["10", "100", "101", "2"]
     assert keys(out / "test/lq.lmdb") == ["1"]
 

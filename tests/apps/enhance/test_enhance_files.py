@@ -148,12 +148,12 @@ def test_bad_files_are_skipped_and_the_others_done(photos, tmp_path):
     os.symlink("nowhere", photos / "link.png")
     report = enhance_files(ENHANCER, photos, tmp_path / "out")
     assert len(report.written) == 3
-    aside = {os.path.basename(name): reason for name, reason in report.skipped.items()}
-    assert aside.keys() == {"empty.png", "cut.jpg", "page.png", "link.png"}
-    assert "0 bytes" in aside["empty.png"]
-    assert "truncated" in aside["cut.jpg"]
-    assert "web page" in aside["page.png"]
-    assert "symbolic link" in aside["link.png"]
+    skipped = {os.path.basename(name): reason for name, reason in report.skipped.items()}
+    assert skipped.keys() == {"empty.png", "cut.jpg", "page.png", "link.png"}
+    assert "0 bytes" in skipped["empty.png"]
+    assert "truncated" in skipped["cut.jpg"]
+    assert "web page" in skipped["page.png"]
+    assert "symbolic link" in skipped["link.png"]
     assert not [name for name in names(tmp_path / "out") if name.endswith(".part")]
 
 
