@@ -149,7 +149,7 @@ def _enhance(parser: argparse.ArgumentParser) -> None:
         "Results that are there already are left alone, so that the same command resumes what was interrupted. "
         "Exit status 1 if an image had to be skipped."
     )
-    text = "files, folders (with all below them), patterns such as 'photos/**/*.jpg'; RAW files too"
+    text = "files, and folders (with all below them); RAW files too"
     parser.add_argument("images", nargs="+", metavar="IMAGES", help=text)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results; the structure is kept")
     network = parser.add_argument_group("network")

@@ -91,7 +91,8 @@ def align(image: np.ndarray, target: np.ndarray, *, min_alignment: float = MIN_A
         return best
     raise ValueError(
         f"the input and the edited image do not show the same pixels (alignment {best.score:.2f}, at least "
-        f"{min_alignment:g} is needed). {_cause(best.image, target, best.score)}"
+        f"{min_alignment:g} is needed). Was it cropped, straightened or corrected for the lens, or is it another "
+        f"photograph? Export it with the crop reset, or leave the pair out."
     )
 
 
@@ -149,28 +150,3 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
     """Cosine of two arrays; 0 if one of them is 0."""
     norm = float(np.sqrt((first**2).sum() * (second**2).sum()))
     return float((first * second).sum()) / norm if norm > 0 else 0.0
-
-
-def _cause(image: np.ndarray, target: np.ndarray, score: float) -> str:
-    """What the edited image most likely is, by trying crops and rotations; for a message."""
-    height, width = target.shape[:2]
-    scale = _SIDE / 2 / max(height, width)
-    size = max(8, round(height * scale)), max(8, round(width * scale))
-    small, edited = _luminance(image, size), _luminance(target, size)
-    whole = _structure(small)
-    found: list[tuple[float, str]] = []
-    for part in (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5):
-        cut = cv2.resize(
-            edited, (max(4, round(size[1] * part)), max(4, round(size[0] * part))), interpolation=cv2.INTER_AREA
-        )
-        fit = float(cv2.matchTemplate(whole, _structure(cut), cv2.TM_CCOEFF_NORMED).max())
-        found.append((fit, f"It fits as a crop of about {part:.0%} of the frame: export it with the crop reset"))
-    for angle in (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5):
-        grow = 1 + abs(np.sin(np.radians(angle))) * max(size[1] / size[0], size[0] / size[1])
-        matrix = cv2.getRotationMatrix2D((size[1] / 2, size[0] / 2), angle, grow)
-        fit = _correlation(_structure(cv2.warpAffine(small, matrix, size[::-1])), _structure(edited))
-        found.append((fit, f"It fits when turned by about {abs(angle)} degrees: export it without straightening"))
-    fit, text = max(found)
-    if fit > max(0.6, score + 0.1):
-        return f"{text}, or leave the pair out."
-    return "Was it cropped, straightened or corrected for the lens, or is it another photograph? Leave the pair out."

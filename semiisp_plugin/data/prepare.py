@@ -30,7 +30,7 @@ from semiisp_plugin._version import __version__
 from semiisp_plugin.data.layouts import DATA_SETS
 from semiisp_plugin.data.layouts.base import SPLITS, DataSet, Listing, Reader, Request
 from semiisp_plugin.data.pairs import Pair
-from semiisp_plugin.data.subsets import SEED, SIZES, shipped, subset
+from semiisp_plugin.data.subsets import SEED, SIZES, subset
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.io.folder_job import SKIPPED, UNUSABLE, FolderJob, Journal, mapped, progress_bar, reason_of
 from semiisp_plugin.io.image_io import encode_png
@@ -110,8 +110,6 @@ def _read(pair: Pair, reader: Reader, encode: bool) -> _Outcome:
     try:
         read = reader(pair)
         images = (read.input, read.target)
-        if read.input.shape != read.target.shape:
-            raise ValueError(f"input {read.input.shape} and target {read.target.shape} differ in size.")
         encoded = tuple((encode_png(image), image.shape) for image in images) if encode else ()
     except UNUSABLE as error:
         return _Outcome(pair, reason_of(error))
@@ -190,7 +188,7 @@ def prepare_pairs(
         job.write_skipped(skipped)
         if not any(count["written"] for count in record["counts"].values()):
             raise ValueError(f"not one pair could be used; {len(skipped)} skipped. {_first(skipped)}")
-        record["names"] = _write_names(job.folder, data_set) if record["counts"]["train"]["written"] else {}
+        record["names"] = _write_names(job.folder) if record["counts"]["train"]["written"] else {}
         record = {"settings": settings, **record, "complete": True}
         job.write(record)
     _show_result(job.folder, record)
@@ -283,24 +281,15 @@ def _measured(folder: Path) -> dict[str, Any]:
         return {entry.key: journal.entries[entry.key] for entry in read_meta(folder / _LMDBS[0])}
 
 
-def _write_names(target: Path, data_set: DataSet) -> dict[str, str]:
+def _write_names(target: Path) -> dict[str, str]:
     """Write the lists of subsets; returns where each comes from."""
-    sources: dict[str, str] = {}
     names = [entry.key for entry in read_meta(target / "train" / _LMDBS[0])]
+    sources: dict[str, str] = {}
     for size in SIZES:
-        if len(names) < size:
-            continue
-        published = shipped(f"{data_set.lists}_{size}") if data_set.lists else None
-        if published is not None and set(published) <= set(names):
-            chosen, source = published, f"the package's list {data_set.lists}_{size}"
-        else:
-            chosen = subset(names, size)
-            source = f"ranked here by the SHA-256 of '{SEED}:<name>'"
-            if published is not None:
-                absent = len(set(published) - set(names))
-                source += f"; not the package's list, {absent} of whose names are not in this training set"
-        write_atomically(target / "names" / f"train_{size}.txt", "".join(f"{name}\n" for name in chosen))
-        sources[f"train_{size}"] = source
+        if len(names) >= size:
+            text = "".join(f"{name}\n" for name in subset(names, size))
+            write_atomically(target / "names" / f"train_{size}.txt", text)
+            sources[f"train_{size}"] = f"ranked by the SHA-256 of '{SEED}:<name>'"
     return sources
 
 

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-LIST_FOLDER = Path(__file__).with_name("name_lists")
-"""The lists that come with the package."""
+FIVEK_TEST = Path(__file__).with_name("name_lists") / "fivek_test.txt"
+"""Zeng's list of the test half of MIT-Adobe FiveK."""
 
 SIZES = (100, 500)
 """Sizes of the subsets."""
@@ -22,28 +22,13 @@ SEED = 0
 
 
 def rank_names(names: Iterable[str], seed: int | str = SEED) -> list[str]:
-    """Sort names by the SHA-256 of ``<seed>:<name>`` (UTF-8, hexadecimal).
-
-    Raises:
-        ValueError: A name occurs twice.
-    """
-    listed = list(names)
-    repeated = [name for name, count in Counter(listed).items() if count > 1]
-    if repeated:
-        raise ValueError(f"'{min(repeated)}' occurs more than once among {len(listed)} names; list each once.")
-    return sorted(listed, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).hexdigest())
+    """Sort names by the SHA-256 of ``<seed>:<name>`` (UTF-8, hexadecimal)."""
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).hexdigest())
 
 
 def subset(names: Iterable[str], size: int, seed: int | str = SEED) -> list[str]:
-    """The first ``size`` names of `rank_names`, in alphabetical order.
-
-    Raises:
-        ValueError: There are fewer.
-    """
-    ranked = rank_names(names, seed)
-    if not 0 <= size <= len(ranked):
-        raise ValueError(f"A subset of {size} was asked for, but there are {len(ranked)} names.")
-    return sorted(ranked[:size])
+    """The first ``size`` names of `rank_names`, in alphabetical order."""
+    return sorted(rank_names(names, seed)[:size])
 
 
 def read_names(path: str | Path) -> list[str]:
@@ -69,17 +54,11 @@ def read_names(path: str | Path) -> list[str]:
     return names
 
 
-def shipped(list_name: str) -> list[str] | None:
-    """A list that comes with the package, such as ``fivek_100``; None if there is none of that name."""
-    path = LIST_FOLDER / f"{list_name}.txt"
-    return read_names(path) if path.is_file() else None
-
-
 def fivek_split() -> tuple[list[str], list[str]]:
     """Names of Zeng's split of MIT-Adobe FiveK: 4,500 for training and 498, not 500, for testing.
 
     ``a0160`` and ``a2952`` are in no list of the distribution.
     """
-    test = shipped("fivek_test") or []
+    test = read_names(FIVEK_TEST)
     left_out = {*test, "a0160", "a2952"}
     return [name for number in range(1, 5001) if (name := f"a{number:04d}") not in left_out], sorted(test)

@@ -6,7 +6,8 @@ import difflib
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -168,24 +169,10 @@ def save_atomically(state: Mapping[str, Any], path: str | os.PathLike[str]) -> N
     Raises:
         OSError: The disk is full, the folder is missing, what was written differs from what is read back, and the like.
     """
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with _replacing(Path(path)) as partial:
         with open(partial, "wb") as file:
             torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
         _verify(partial)
-        os.replace(partial, path)
-        _sync_folder(path.parent)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        # On a full disk torch fails once more while it closes its archive, and that error hides the first one.
-        reason = error if isinstance(error, OSError) else error.__context__
-        if isinstance(error, (OSError, RuntimeError)) and isinstance(reason, OSError):
-            message = f"The checkpoint {path} could not be written: {reason}. Earlier ones are untouched."
-            raise OSError(message) from error
-        raise
 
 
 def save_safetensors(weights: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
@@ -199,24 +186,35 @@ def save_safetensors(weights: Mapping[str, Tensor], path: str | os.PathLike[str]
     Raises:
         OSError: The disk is full, the folder is missing, and the like.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        save_file({k: v.detach().cpu().clone().contiguous() for k, v in weights.items()}, partial, dict(metadata))
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
+    with _replacing(Path(path)) as partial:
+        try:
+            save_file({k: v.detach().cpu().clone().contiguous() for k, v in weights.items()}, partial, dict(metadata))
+        except SafetensorError as error:  # for a full disk, too
+            raise OSError(str(error)) from error
         if load_file(partial).keys() != weights.keys():
             raise OSError("what was written lacks weights")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yield where to write; what is there in the end goes to the disk, and takes the place of ``path``."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(partial, path)
         _sync_folder(path.parent)
-    except Exception as error:  # the library raises a kind of its own for a full disk
+    except BaseException as error:
         partial.unlink(missing_ok=True)
-        message = f"The checkpoint {path} could not be written: {error}. Earlier ones are untouched."
-        raise OSError(message) from error
-    except BaseException:
-        partial.unlink(missing_ok=True)
+        # On a full disk torch fails once more while it closes its archive, and that error hides the first one.
+        reason = error if isinstance(error, OSError) else error.__context__
+        if isinstance(error, (OSError, RuntimeError)) and isinstance(reason, OSError):
+            message = f"The checkpoint {path} could not be written: {reason}. Earlier ones are untouched."
+            raise OSError(message) from error
         raise
 
 

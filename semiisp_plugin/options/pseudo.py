@@ -32,6 +32,8 @@ def complete_pseudo_options(values: dict[str, Any], source: Source) -> PseudoOpt
         source.fail(("inverse",), "source: upi does not invert f_ISP; leave it out.")
     if options.source == "deterministic" and options.candidates > 1:
         source.fail(("candidates",), "source: deterministic makes one input only; leave it at 1.")
+    if options.candidates > 1 and options.mode != "stored":
+        source.fail(("candidates",), "they are compared on whole pictures, and training draws for crops: mode: stored.")
     if options.source not in ("bank", "mixture") and options.draw_per != "auto":
         source.fail(("draw_per",), f"source: {options.source} draws no functions' sets; leave it at auto.")
     if options.source == "deterministic" and options.draws > 1:

@@ -30,7 +30,7 @@ class NoiseEstimate(NamedTuple):
     read_variance: float
 
 
-def estimate_noise(image: Tensor, *, subtract_rounding: bool = False) -> NoiseEstimate:
+def estimate_noise(image: Tensor) -> NoiseEstimate:
     """Estimate the noise of a single image.
 
     In each 2x2 block the diagonal Haar coefficient ``(a - b - c + d) / 2`` has the variance of the noise and holds
@@ -46,9 +46,8 @@ def estimate_noise(image: Tensor, *, subtract_rounding: bool = False) -> NoiseEs
     apart; their sum at that brightness is right all the same.
 
     Args:
-        image: ``(3, H, W)`` floating point in [0, 1].
-        subtract_rounding: Of an image whose values are those of 8 bits, subtract what rounding adds,
-            ``1 / 255^2 / 12``. Otherwise it counts as noise: pseudo inputs have 16 bits, and lack it.
+        image: ``(3, H, W)`` floating point in [0, 1]. What rounding to 8 bits adds, ``1 / 255^2 / 12``, counts as
+            noise: pseudo inputs have 16 bits, and lack it.
 
     Raises:
         ValueError: The image has another shape or type, is smaller than 32 pixels, or has clipped values at every
@@ -71,7 +70,7 @@ def estimate_noise(image: Tensor, *, subtract_rounding: bool = False) -> NoiseEs
         count = max(1, round(len(chosen) * _SMOOTH_SHARE))
         smooth = chosen[np.argpartition(slope[chosen], count - 1)[:count]]
         deviation = _median(np.abs(detail[smooth]), step / 2) / _NORMAL_MAD
-        rows.append((mean[smooth].mean(), max(0.0, deviation**2 - (step**2 / 12 if subtract_rounding else 0))))
+        rows.append((mean[smooth].mean(), deviation**2))
     if not rows:
         raise ValueError("The noise of this image cannot be estimated: at every brightness, values are clipped.")
     return _fit(*np.array(rows).T)
@@ -116,7 +115,7 @@ def _fit(intensity: np.ndarray, variance: np.ndarray) -> NoiseEstimate:
     return NoiseEstimate(float(shot), float(read))
 
 
-def estimate_noise_bounds(images: Iterable[Tensor], *, subtract_rounding: bool = False) -> NoiseEstimate:
+def estimate_noise_bounds(images: Iterable[Tensor]) -> NoiseEstimate:
     """Upper bounds for eq. 15 that fit real inputs: twice the medians of the images' estimates.
 
     Noise levels drawn from 0 to a bound have half of it as their mean. Images whose noise cannot be estimated are left
@@ -124,7 +123,6 @@ def estimate_noise_bounds(images: Iterable[Tensor], *, subtract_rounding: bool =
 
     Args:
         images: See `estimate_noise`.
-        subtract_rounding: See `estimate_noise`.
 
     Raises:
         ValueError: There is no image whose noise can be estimated.
@@ -133,7 +131,7 @@ def estimate_noise_bounds(images: Iterable[Tensor], *, subtract_rounding: bool =
     reason: ValueError | None = None
     for image in images:
         try:
-            estimates.append(estimate_noise(image, subtract_rounding=subtract_rounding))
+            estimates.append(estimate_noise(image))
         except ValueError as error:
             reason = error
     if not estimates:

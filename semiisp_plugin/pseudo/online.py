@@ -67,11 +67,6 @@ class OnlineDraw:
         second = self.generator.second
         return isinstance(second, BankInverse) and second.bank.grid != (1, 1)
 
-    @property
-    def needs_picture(self) -> bool:
-        """Whether step 3 can be done on whole pictures only: f_ISP chooses among several candidates."""
-        return self.generator.candidates > 1
-
     def targets(self, photographs: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Steps 1 and 2: see `PseudoPairGenerator.generate_target`."""
         return self.generator.generate_target(photographs.to(self.device), generators)
@@ -118,12 +113,7 @@ class OnlineDraw:
 
         Returns:
             ``(N, 3, h, w)`` float32 in [0, 1] on this object's device: whole numbers of 1/65535 (or 1/255).
-
-        Raises:
-            ValueError: Places are given, but `needs_picture`.
         """
-        if places is not None and self.needs_picture:
-            raise ValueError("candidates above 1 are told apart on whole pictures; draw first, then crop.")
         targets = targets.to(self.device)
         second = self.generator.second
         if places is not None and isinstance(second, BankInverse):

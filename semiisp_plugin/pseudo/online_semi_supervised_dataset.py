@@ -14,7 +14,7 @@ from semiisp_plugin.data.paired_dataset import PairedRestorationDataset, as_item
 from semiisp_plugin.data.pairs import Pair
 from semiisp_plugin.data.sampler import SampleIndex
 from semiisp_plugin.data.semi_supervised_dataset import PseudoPairs, SemiSupervisedDataset
-from semiisp_plugin.io.image_io import to_tensor, to_uint8, to_uint16
+from semiisp_plugin.io.image_io import to_tensor
 from semiisp_plugin.options import structures
 from semiisp_plugin.pseudo.manifest import BuildFolder
 from semiisp_plugin.pseudo.online import OnlineDraw, check_drawable, entries_of, read_entry
@@ -79,21 +79,16 @@ class OnlinePseudoPairs:
         empty_fields: What items have beside those of `PairedRestorationDataset`, as it is where nothing is to draw.
 
     Raises:
-        ValueError, FileNotFoundError: See `check_drawable`; or the model cannot draw what the build asks for.
+        ValueError, FileNotFoundError: See `check_drawable`; or the build is empty, or asks for candidates.
     """
 
     def __init__(self, folder: str, augmented: _Augmentation, draw_later: bool = False) -> None:
         self._build = build = BuildFolder(folder)
         check_drawable(build)
-        candidates = build.settings["candidates"]
-        if draw_later and candidates > 1:
-            raise ValueError(
-                f"'{folder}' chooses among {candidates} candidates on whole pictures, which the model does not have: "
-                f"use draw_on: worker, or build with candidates: 1."
-            )
+        if build.settings["candidates"] > 1:
+            raise ValueError(f"'{folder}': candidates are for stored builds alone; build it again with candidates: 1.")
         self._augmented = augmented
         self._draw_later = draw_later
-        self._bits = build.settings["input_bits"]
         self._seed = int(build.settings["manual_seed"])
         self._entries = entries_of(build)
         if not self._entries:
@@ -101,7 +96,7 @@ class OnlinePseudoPairs:
         self._draw: OnlineDraw | None = None
         # What the banks are like is asked once: where the model draws, workers need no f_ISP of their own.
         draw = OnlineDraw.open(folder)
-        self._needs_place, self._needs_picture = draw.needs_place, draw.needs_picture
+        self._needs_place = draw.needs_place
         self._whole_photographs = build.mode == "keys" and draw.generator.update_quality
         self.empty_fields: dict[str, Tensor] = {}
         if draw_later:
@@ -136,18 +131,15 @@ class OnlinePseudoPairs:
         else:
             own = np.random.SeedSequence((self._seed, seed), spawn_key=(_DRAW,)).generate_state(2, np.uint64)
             input_seed, target_seed = (int(s) % 2**63 for s in own)
-            if self._needs_picture:
-                gt, lq = self._drawn_then_cropped(picture, seed, target_seed, input_seed)
+            target, place = self._crop(picture, seed, target_seed)
+            gt = _scaled(target)
+            if self._draw_later:
+                lq = torch.zeros_like(gt)
+                fields["draw_seed"] = torch.tensor(input_seed)
+                if self._needs_place:
+                    fields["draw_place"] = place
             else:
-                target, place = self._crop(picture, seed, target_seed)
-                gt = _scaled(target)
-                if self._draw_later:
-                    lq = torch.zeros_like(gt)
-                    fields["draw_seed"] = torch.tensor(input_seed)
-                    if self._needs_place:
-                        fields["draw_place"] = place
-                else:
-                    lq = self.draw.inputs(target, [_seeded(input_seed)], place[None])[0]
+                lq = self.draw.inputs(target, [_seeded(input_seed)], place[None])[0]
         location = entry.location
         if self._build.mode == "keys":
             location = os.path.join(self._build.settings["photographs"], location)
@@ -165,18 +157,6 @@ class OnlinePseudoPairs:
         images = self._augmented([raw[0].permute(1, 2, 0).numpy(), *where], seed)
         place = place_of(images[1:])
         return self.draw.developed(_batch(images[0]), parameters, place[None]), place
-
-    def _drawn_then_cropped(
-        self, picture: np.ndarray, seed: int, target_seed: int, input_seed: int
-    ) -> tuple[Tensor, Tensor]:
-        """Crops of ground truth and input, for step 3 on whole pictures."""
-        targets = _batch(picture)
-        if self._build.mode == "keys":
-            targets = self.draw.targets(targets, [_seeded(target_seed)])
-        made = self.draw.inputs(targets, [_seeded(input_seed)])[0].permute(1, 2, 0).numpy()
-        rounded = to_uint16(made) if self._bits == 16 else to_uint8(made)
-        lq, gt = self._augmented([rounded, targets[0].permute(1, 2, 0).numpy()], seed)
-        return to_tensor(gt), to_tensor(lq)
 
 
 def _seeded(seed: int) -> torch.Generator:

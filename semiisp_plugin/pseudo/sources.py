@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from semiisp_plugin.isp import InverseResult, InvertibleISP, ISPSpec, PaperLUTSettings, ParameterBank, compiled
+from semiisp_plugin.isp import InverseResult, InvertibleISP, ISPSpec, ParameterBank, compiled
 from semiisp_plugin.isp.parameter_maps import STRIP
 from semiisp_plugin.pseudo.places import in_place
 
@@ -56,10 +56,9 @@ class BankInverse:
         bank: The sets to draw from.
         per_function: Draw each function's set on its own (Sec. 3.2, from 1,000 pairs on), not the whole ISP's.
         backend: See `InvertibleISP.inverse`; ``auto``: exactly, by curves or compiled code where possible.
-        lut: For the backend ``paper_lut``, where ``isp`` is an `ISPSpec`; an `InvertibleISP` brings its own.
 
     Raises:
-        ValueError: The bank is of another ISP, or ``lut`` is given twice.
+        ValueError: The bank is of another ISP.
     """
 
     def __init__(
@@ -68,11 +67,8 @@ class BankInverse:
         bank: ParameterBank,
         per_function: bool = False,
         backend: str = "auto",
-        lut: PaperLUTSettings | None = None,
     ) -> None:
-        if isinstance(isp, InvertibleISP) and lut is not None:
-            raise ValueError("An InvertibleISP has tables of its own; give lut with an ISPSpec only.")
-        self.isp = isp if isinstance(isp, InvertibleISP) else InvertibleISP(isp, lut)
+        self.isp = isp if isinstance(isp, InvertibleISP) else InvertibleISP(isp)
         self.bank = bank
         self.per_function = per_function
         self.backend = backend
@@ -138,7 +134,6 @@ class DeterministicInverse(BankInverse):
         isp: See `BankInverse`.
         bank: The sets to average.
         backend: See `BankInverse`.
-        lut: See `BankInverse`.
 
     Raises:
         ValueError: See `BankInverse`; or the bank is empty.
@@ -149,13 +144,12 @@ class DeterministicInverse(BankInverse):
         isp: InvertibleISP | ISPSpec,
         bank: ParameterBank,
         backend: str = "auto",
-        lut: PaperLUTSettings | None = None,
     ) -> None:
         if len(bank) == 0:
             raise ValueError("The parameter bank is empty: train f_ISP first (phase 1).")
         mean = ParameterBank(bank.spec, 1, bank.grid)
         mean.append(bank.sets.double().mean(0, keepdim=True))
-        super().__init__(isp, mean, backend=backend, lut=lut)
+        super().__init__(isp, mean, backend=backend)
 
 
 def check_same_isp(source: BankInverse, spec: ISPSpec) -> None:

@@ -69,20 +69,20 @@ def test_a_border_is_cut_before_shrinking():
 
 
 @pytest.mark.parametrize("part", [0.9, 0.8, 0.6])
-def test_a_crop_is_refused_and_said_to_be_one(part):
+def test_a_crop_is_refused(part):
     image = scene()
     h, w = round(HEIGHT * part), round(WIDTH * part)
     edit = edit_of(shrink(image[5 : 5 + h, 8 : 8 + w], 60, 90))
-    with pytest.raises(ValueError, match=f"crop of about {100 * part:.0f}% of the frame"):
+    with pytest.raises(ValueError, match=r"do not show the same pixels .*Was it cropped"):
         align(raw_of(image), edit)
 
 
 @pytest.mark.parametrize("angle", [2, -3])
-def test_straightening_is_refused_and_said_to_be_it(angle):
+def test_straightening_is_refused(angle):
     image = scene()
     matrix = cv2.getRotationMatrix2D((WIDTH / 2, HEIGHT / 2), angle, 1 + abs(np.sin(np.radians(angle))) * 1.5)
     edit = edit_of(cv2.warpAffine(image, matrix, (WIDTH, HEIGHT)))
-    with pytest.raises(ValueError, match=f"turned by about {abs(angle)} degrees"):
+    with pytest.raises(ValueError, match=r"do not show the same pixels .*straightened"):
         align(raw_of(image), edit)
 
 

@@ -215,12 +215,12 @@ def test_bad_images_are_skipped_and_the_rest_is_prepared(lol, tmp_path, run):
     status, printed, _ = run("lolv1", "--source", lol, "--out", out)
     assert status == 0
     assert "train: 2 pairs skipped" in printed
-    aside = record(out)["skipped"]
-    assert aside["train"].keys() == {"13", "5"}
-    assert "differ in size" in aside["train"]["13"]
-    assert "8x12" in aside["train"]["13"]
-    assert "truncated PNG" in aside["train"]["5"]
-    assert "empty" in aside["test"]["22"]
+    skipped = record(out)["skipped"]
+    assert skipped["train"].keys() == {"13", "5"}
+    assert "differ in size" in skipped["train"]["13"]
+    assert "8x12" in skipped["train"]["13"]
+    assert "truncated PNG" in skipped["train"]["5"]
+    assert "empty" in skipped["test"]["22"]
     assert keys(out / "train/gt.lmdb") == ["10", "100", "101", "2"]
     assert keys(out / "test/lq.lmdb") == ["1"]
 
@@ -286,7 +286,7 @@ def real_lol(root: Path, train: int, test: int) -> None:
                 (root / split / folder / f"{prefix}{number:05d}.png").write_bytes(png)
 
 
-def test_lolv2_real_whole_with_the_shipped_lists(tmp_path, run):
+def test_lolv2_real_whole_with_its_subsets(tmp_path, run):
     real_lol(tmp_path / "Real_captured", 689, 100)
     out = tmp_path / "out"
     status, printed, _ = run("lolv2_real", "--source", tmp_path, "--out", out)
@@ -295,10 +295,7 @@ def test_lolv2_real_whole_with_the_shipped_lists(tmp_path, run):
     names = [f"{number:05d}" for number in range(1, 690)]
     for size in (100, 500):
         assert (out / f"names/train_{size}.txt").read_text().split() == subset(names, size)
-    assert record(out)["names"] == {
-        "train_100": "the package's list lolv2_real_100",
-        "train_500": "the package's list lolv2_real_500",
-    }
+    assert record(out)["names"].keys() == {"train_100", "train_500"}
     data_set = PairedRestorationDataset(
         {
             "dataroot_lq": str(out / "train/lq.lmdb"),
@@ -317,7 +314,6 @@ def test_a_part_of_the_data_set_gets_a_list_of_its_own_by_the_same_rule(tmp_path
     names = [f"{number:05d}" for number in range(1, 121)]
     assert (out / "names/train_100.txt").read_text().split() == subset(names, 100)
     assert not (out / "names/train_500.txt").exists()
-    assert "not the package's list" in record(out)["names"]["train_100"]
 
 
 # --- FiveK ----------------------------------------------------------------------------------------------------------
@@ -427,7 +423,7 @@ def test_own_raw_files(tmp_path, run, write_dng):
     assert "input turned by quarter turns" in printed
     told = record(out)
     assert told["skipped"]["train"].keys() == {"IMG_2", "IMG_3"}
-    assert "as a crop of about" in told["skipped"]["train"]["IMG_2"]
+    assert "Was it cropped" in told["skipped"]["train"]["IMG_2"]
     assert "LibRaw cannot read it" in told["skipped"]["train"]["IMG_3"]
     assert told["left_out"].keys() == {"IMG_4"}
     assert list(told["notes"]["train"].values()) == [1]

@@ -379,7 +379,7 @@ def test_contact_sheet_shows_the_same_pairs_in_every_mode(photographs, generator
         close_all()
         sheets.append(cv2.imread(str(path)).astype(int))
     assert sheets[0].shape[0] > 8 * 150, "24 pairs in 4 x 2 rows"
-    # Stored or made anew with the same seeds, but for rounding and what the sheet's compression makes of that.
+    # Stored or made again with the same seeds, but for rounding and what the sheet's compression makes of that.
     assert np.abs(sheets[0] - sheets[1]).mean() < 0.1
     assert np.abs(sheets[0] - sheets[2]).mean() < 0.1
 
@@ -401,7 +401,7 @@ def test_photographs_that_have_come_since_get_shards_of_their_own(photographs, g
         build(root, out, generator, max_photographs=10)
 
 
-def test_a_folder_of_photographs_that_goes_away_is_no_reason_to_set_them_aside(photographs, generator, tmp_path):
+def test_a_folder_of_photographs_that_goes_away_is_no_reason_to_skip_them(photographs, generator, tmp_path):
     root = tmp_path / "mounted"
     shutil.copytree(photographs, root)
     out = tmp_path / "out"
@@ -508,7 +508,7 @@ def lose_a_record(out: Path) -> None:
         (lose_a_record, r"Shard 00001 is not complete"),
     ],
 )
-def test_damage_is_found_and_can_be_mended(small_build, photographs, generator, capsys, harm, message):
+def test_damage_is_found_and_can_be_fixed(small_build, photographs, generator, capsys, harm, message):
     before = contents(small_build)
     harm(small_build)
     with pytest.raises(ValueError, match="problem"):

@@ -125,7 +125,7 @@ def test_photograph_seed():
 
 
 @pytest.mark.parametrize("error", [RuntimeError("stop"), KeyboardInterrupt()], ids=["error", "interrupt"])
-def test_going_on_gives_what_an_unbroken_build_gives(build, contents, monkeypatch, tmp_path, error):
+def test_resuming_gives_what_an_unbroken_build_gives(build, contents, monkeypatch, tmp_path, error):
     build("unbroken")
     calls = 0
 
@@ -239,7 +239,7 @@ def test_photographs_called_as_draws_are_built(build, contents, tmp_path):
 
 
 @pytest.mark.parametrize("when", range(1, 10))
-def test_going_on_at_any_draw_gives_what_an_unbroken_build_gives(build, contents, monkeypatch, when):
+def test_resuming_at_any_draw_gives_what_an_unbroken_build_gives(build, contents, monkeypatch, when):
     """Interrupted at any of the ten puts into lq.lmdb, gt.lmdb being complete."""
     build("unbroken", draws=2, max_photographs=5)
     put = LmdbImageWriter.put
@@ -315,7 +315,7 @@ def test_database_that_cannot_grow_is_an_os_error(build, contents, monkeypatch):
         ({"inputs": None}, "f_isp: a then, not given now"),
     ],
 )
-def test_a_build_is_not_gone_on_with_by_other_settings(build, contents, changes, message):
+def test_a_build_is_not_resumed_with_other_settings(build, contents, changes, message):
     made_with = {"manual_seed": 1, "inputs": {"f_isp": "a"}}
     build(max_photographs=2, **made_with)
     before = contents()
@@ -415,7 +415,7 @@ def test_no_usable_photograph_is_an_error(build, tmp_path):
     (folder / "2.jpg").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"None of the 2 photographs in .*bad can be used; the first: .*1\.jpg"):
         build(root=folder)
-    # Mended, it can be tried again in the same place.
+    # Fixed, it can be tried again in the same place.
     write_image(folder / "1.jpg", picture(0))
     assert build(root=folder).written == 1
 

@@ -191,7 +191,7 @@ def test_candidates_reach_the_generator(save, run_pseudo):
     assert one != several
 
 
-def test_a_build_with_candidates_is_not_gone_on_with_without_them(run_pseudo):
+def test_a_build_with_candidates_is_not_resumed_without_them(run_pseudo):
     run_pseudo("several", candidates=3)
     with pytest.raises(ValueError, match="candidates: 3 then, 1 now"):
         run_pseudo("several")

@@ -60,18 +60,16 @@ def test_one_kind_of_noise_alone(shot, read, seed):
 def test_no_noise(seed):
     image = picture(seed)
     assert estimate_noise(image) == pytest.approx((0, 0), abs=1e-8)
-    # Rounding, as far as it shows, is all there is in 8 bits, and can be left out.
+    # Rounding, as far as it shows, is all there is in 8 bits.
     assert sum(estimate_noise(rounded(image))) < 1.5 * LEVEL**2 / 12
-    assert estimate_noise(rounded(image), subtract_rounding=True) == pytest.approx((0, 0), abs=1e-8)
 
 
 @pytest.mark.parametrize("levels", [0.5, 0.8, 1.0, 1.3, 2.0, 5.0])
 def test_noise_of_a_few_levels_in_8_bits(levels):
     """Where the median of rounded values could only be a multiple of 0.5 / 0.6745 levels."""
     image = rounded(noisy(picture(4), 0.0, (levels * LEVEL) ** 2))
-    for subtract, expected in ((True, levels**2), (False, levels**2 + 1 / 12)):
-        shot, read = estimate_noise(image, subtract_rounding=subtract)
-        assert (read + 0.4 * shot) / LEVEL**2 == pytest.approx(expected, rel=0.15)
+    shot, read = estimate_noise(image)
+    assert (read + 0.4 * shot) / LEVEL**2 == pytest.approx(levels**2 + 1 / 12, rel=0.15)
 
 
 def test_clipped_shades_are_left_out(monkeypatch):

@@ -131,7 +131,6 @@ KINDS = {
     "upi": ("enhancement", {"source": "upi"}),
     "local, per function": ("enhancement", {"sets": "local"}),
     "local, per ISP": ("raw", {"sets": "local", "draw_per": "isp"}),
-    "candidates": ("raw", {"candidates": 3}),
     "photographs as they are": ("raw", {"update_quality": False}),
 }
 
@@ -158,7 +157,7 @@ def test_entries_are_those_of_a_stored_build(make_build, dataset_of, kind):
 # --- crops -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["global", "upi", "local, per function", "candidates"])
+@pytest.mark.parametrize("kind", ["global", "upi", "local, per function"])
 @pytest.mark.parametrize("size", [[24, 30], [30, 24]], ids=["landscape", "portrait"])
 def test_crop_of_the_inverse_is_the_inverse_of_the_crop(make_build, dataset_of, kind, size):
     """Flipped, transposed and turned ones included."""
@@ -256,7 +255,7 @@ def test_what_is_left_to_the_model_is_what_a_worker_draws(make_build, dataset_of
 # --- keys only -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["global", "local, per function", "photographs as they are", "candidates"])
+@pytest.mark.parametrize("kind", ["global", "local, per function", "photographs as they are"])
 def test_keys_against_a_direct_computation(make_build, dataset_of, kind):
     """Steps 1 and 2 on the whole photograph, cropped, then step 3."""
     isp, how = KINDS[kind]
@@ -371,10 +370,6 @@ def test_photographs_of_keys_must_be_there(make_build, dataset_of):
         dataset_of(build)
 
 
-def test_candidates_need_the_whole_picture(make_build, dataset_of):
-    build = make_build("online", candidates=2)
-    with pytest.raises(ValueError, match=r"2 candidates on whole pictures(.|\n)*draw_on: worker"):
-        dataset_of(build, "gpu")
-    draw = OnlineDraw.open(build)
-    with pytest.raises(ValueError, match="draw first, then crop"):
-        draw.inputs(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), [seeded(0)], WHOLE[None])
+def test_candidates_are_for_stored_builds(make_build, dataset_of):
+    with pytest.raises(ValueError, match="candidates are for stored builds alone"):
+        dataset_of(make_build("online", candidates=2))

@@ -218,7 +218,7 @@ def _settings(options: DenoiseOptions) -> dict[str, Any]:
 
 def _sha256(path: str) -> str:
     if not os.path.isfile(path):
-        raise CheckpointError(f"weights: there is no file '{path}'. Correct the path, or choose method: opencv.")
+        raise CheckpointError(f"weights: there is no file '{path}'. Correct the path, or leave it out.")
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
@@ -235,8 +235,9 @@ def denoise_and_print(options: DenoiseOptions) -> DenoiseReport:
     if options.uses_network:
         print(f"{options.name}: denoising with {(options.network or {}).get('type')}, weights {options.weights}")
     else:
-        why = "no weights are given, so " if options.method == "auto" else ""
-        print(f"{options.name}: {why}OpenCV's non-local means denoises (ours; the paper uses KBNet)")
+        print(
+            f"{options.name}: no weights are given, so OpenCV's non-local means denoises (ours; the paper uses KBNet)"
+        )
     report = denoise_folder(options)
     before = f", {report.kept} were there before" if report.kept else ""
     print(f"{report.written} images denoised into '{options.out}' in {report.seconds:.0f} s{before}.")

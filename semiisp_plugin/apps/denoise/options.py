@@ -25,15 +25,8 @@ class DenoiseOptions(Strict):
         str | list[str] | None, doc("Option file, or files, that this one changes; relative to its own folder.")
     ] = None
     imports: Imports = msgspec.field(default_factory=list)
-    method: Annotated[
-        Literal["auto", "network", "opencv"],
-        doc(
-            "`network`, or `opencv` for non-local means (ours, not the paper's); `auto`: the network where `weights` "
-            "are given, else `opencv`."
-        ),
-    ] = "auto"
     network: Annotated[dict[str, Any] | None, doc("The denoising network: `type`, and its arguments.")] = None
-    weights: Annotated[str | None, doc("Its weights.")] = None
+    weights: Annotated[str | None, doc("Its weights; without, OpenCV's non-local means denoises (ours).")] = None
     param_key: Annotated[
         str | None, doc("Key under which the file has the weights; `~`: the first usual one, or all of it.")
     ] = "params"
@@ -58,7 +51,7 @@ class DenoiseOptions(Strict):
     @property
     def uses_network(self) -> bool:
         """Whether a network denoises, rather than OpenCV."""
-        return self.method == "network" or (self.method == "auto" and self.weights is not None)
+        return self.weights is not None
 
 
 def load_denoise_options(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> DenoiseOptions:
@@ -80,15 +73,8 @@ def complete_denoise_options(values: dict[str, Any], source: Source) -> DenoiseO
     options = checked_as(DenoiseOptions, values, source)
     if options.network is not None:
         check_network(options.network, source, ("network",))
-    if options.uses_network:
-        for key, value in (("network", options.network), ("weights", options.weights)):
-            if value is None:
-                source.fail(
-                    ("method" if "method" in values else "weights",),
-                    f"the network cannot denoise without the key '{key}'; add it, or choose method: opencv.",
-                )
-    elif options.weights is not None:
-        source.fail(("weights",), "method: opencv uses none; leave them out, or choose method: network.")
+    elif options.uses_network:
+        source.fail(("weights",), "the key 'network' is missing, which says of which network they are.")
     if options.tile is not None and 2 * options.tile_overlap > options.tile:
         source.fail(("tile_overlap",), f"it must be at most half the tile of {options.tile} pixels.")
     for key in ("input", "out", "weights"):

@@ -17,8 +17,6 @@ from semiisp_plugin.io.image_io import MAX_PIXELS, BitDepth, printable_path
 from semiisp_plugin.io.picture import Picture, read_picture
 from semiisp_plugin.io.raw_io import is_raw, require_rawpy
 
-__all__ = ["EnhanceReport", "enhance_files", "enhance_jobs"]
-
 _AHEAD = 2  # images that are read, and results that wait to be written, besides the one in the network
 # Whatever the image, the next one would fail too.
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
@@ -61,7 +59,7 @@ def enhance_files(
     workers: int = 2,
     progress: bool = False,
 ) -> EnhanceReport:
-    """Enhance files, folders and patterns into a folder.
+    """Enhance files and folders into a folder.
 
     Args:
         enhancer: The enhancer.
@@ -83,60 +81,18 @@ def enhance_files(
         NetworkError: The network gives no image of the size of its input.
         OSError: Results cannot be written at all: the disk is full, the folder cannot be written.
     """
-    named = [images] if isinstance(images, (str, os.PathLike)) else list(images)
-    jobs, remarks = jobs_for([os.fspath(image) for image in named], out, form, bits, quality, suffix)
-    report = EnhanceReport(remarks=remarks)
-    enhance_jobs(
-        enhancer,
-        jobs,
-        out,
-        report,
-        bits=bits,
-        quality=quality,
-        overwrite=overwrite,
-        max_pixels=max_pixels,
-        workers=workers,
-        progress=progress,
-    )
-    return report
-
-
-def jobs_for(
-    images: Sequence[str],
-    out: str | os.PathLike[str],
-    form: Format | None,
-    bits: BitDepth,
-    quality: int,
-    suffix: str,
-) -> tuple[list[Job], list[str]]:
-    """What is to be done, and remarks about what was asked for; arguments and errors are those of `enhance_files`."""
     if not 1 <= quality <= 100:
         raise ValueError(f"--quality: {quality} cannot be; give 1 to 100.")
     if form in ("jpg", "webp") and bits == "16":
         raise ValueError(f"--bits 16: {form} holds 8 bits; take --format png or tiff.")
     if os.path.lexists(out) and not os.path.isdir(out):
         raise NotADirectoryError(f"--out: '{out}' is a file; give a folder.")
-    found, remarks = find_images(images, out)
-    jobs = plan_jobs(found, out, form=form, bits=bits, suffix=suffix)
+    named = [images] if isinstance(images, (str, os.PathLike)) else list(images)
+    found, remarks = find_images([os.fspath(image) for image in named], out)
+    jobs, clashes = plan_jobs(found, out, form=form, bits=bits, suffix=suffix)
     if any(is_raw(job.source) for job in jobs):
         require_rawpy()
-    return jobs, remarks
-
-
-def enhance_jobs(
-    enhancer: Enhancer,
-    jobs: Sequence[Job],
-    out: str | os.PathLike[str],
-    report: EnhanceReport,
-    *,
-    bits: BitDepth = "keep",
-    quality: int = 95,
-    overwrite: bool = False,
-    max_pixels: int | None = MAX_PIXELS,
-    workers: int = 2,
-    progress: bool = False,
-) -> None:
-    """Enhance images whose results' places are settled; see `enhance_files`. Adds to ``report``."""
+    report = EnhanceReport(remarks=remarks, skipped=clashes)
     begun = time.monotonic()
     todo = [job for job in jobs if overwrite or not os.path.lexists(job.target)]
     report.kept += [str(job.target) for job in jobs if not overwrite and os.path.lexists(job.target)]
@@ -201,3 +157,4 @@ def enhance_jobs(
             folder.write_skipped(report.skipped)
     finally:
         report.seconds += time.monotonic() - begun
+    return report

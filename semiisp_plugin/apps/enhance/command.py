@@ -7,15 +7,14 @@ import os
 import sys
 from typing import Any
 
-from semiisp_plugin.apps.enhance.batch import EnhanceReport, enhance_jobs, jobs_for
+from semiisp_plugin.apps.enhance.batch import EnhanceReport, enhance_files
 from semiisp_plugin.apps.enhance.encoding import EXTENSIONS
 from semiisp_plugin.apps.enhance.enhancer import Enhancer
+from semiisp_plugin.apps.enhance.inputs import find_images
 from semiisp_plugin.apps.enhance.network import describe, load_network
 from semiisp_plugin.io.image_io import printable_path
 from semiisp_plugin.io.raw_io import RAW_SUMMARY, is_raw
 from semiisp_plugin.options import read_options
-
-__all__ = ["run_from_arguments"]
 
 _SHOWN = 20
 
@@ -27,8 +26,11 @@ def run_from_arguments(args: argparse.Namespace) -> None:
         ValueError: Something is wrong with the request, or images were skipped.
         OSError: What was asked for is not there, or nothing can be written.
     """
-    _check(args)
-    jobs, remarks = jobs_for(args.images, args.out, args.format, args.bits, args.quality, args.suffix)
+    if args.workers < 1:
+        raise ValueError(f"--workers: {args.workers} cannot be; give 1 or more.")
+    if not os.path.lexists(args.out) and os.path.splitext(args.out)[1].lower() in EXTENSIONS:
+        raise ValueError(f"--out: '{args.out}' looks like a file; give a folder, and the format with --format.")
+    sources = [image.path for image in find_images(args.images, args.out)[0]]
     loaded = load_network(args.opt, args.weights, args.network, args.param_key, args.force_yml)
     enhancer = Enhancer(
         loaded.network,
@@ -39,37 +41,25 @@ def run_from_arguments(args: argparse.Namespace) -> None:
         match="auto" if args.match == "auto" else args.match == "on",
     )
     print(describe(loaded))
-    print(f"{_count(len(jobs), 'image')} on {enhancer.device} in {args.precision}, results in {args.out}")
-    for remark in (*remarks, *_hints(loaded.options, [job.source for job in jobs])):
-        print(f"Note: {remark}")
-    report = EnhanceReport()
-    try:
-        enhance_jobs(
-            enhancer,
-            jobs,
-            args.out,
-            report,
-            bits=args.bits,
-            quality=args.quality,
-            overwrite=args.overwrite,
-            max_pixels=args.max_pixels or None,
-            workers=args.workers,
-            progress=sys.stderr.isatty(),
-        )
-    except KeyboardInterrupt:
-        print(f"{_count(len(report.written), 'result')} written; the same command resumes.")
-        raise
+    print(f"{_count(len(sources), 'image')} on {enhancer.device} in {args.precision}, results in {args.out}")
+    for hint in _hints(loaded.options, sources):
+        print(f"Note: {hint}")
+    report = enhance_files(
+        enhancer,
+        args.images,
+        args.out,
+        form=args.format,
+        bits=args.bits,
+        quality=args.quality,
+        suffix=args.suffix,
+        overwrite=args.overwrite,
+        max_pixels=args.max_pixels or None,
+        workers=args.workers,
+        progress=sys.stderr.isatty(),
+    )
     _show(report)
     if report.skipped:
-        raise ValueError(f"{len(report.skipped)} of {_count(len(jobs), 'image')} skipped; they are listed above.")
-
-
-def _check(args: argparse.Namespace) -> None:
-    """Raise for arguments that make no sense."""
-    if args.workers < 1:
-        raise ValueError(f"--workers: {args.workers} cannot be; give 1 or more.")
-    if not os.path.lexists(args.out) and os.path.splitext(args.out)[1].lower() in EXTENSIONS:
-        raise ValueError(f"--out: '{args.out}' looks like a file; give a folder, and the format with --format.")
+        raise ValueError(f"{len(report.skipped)} of {_count(len(sources), 'image')} skipped; they are listed above.")
 
 
 def _device(args: argparse.Namespace) -> str:
@@ -92,8 +82,10 @@ def _hints(options: dict[str, Any], sources: list[str]) -> list[str]:
     return hints
 
 
-def _show(report: Any) -> None:
+def _show(report: EnhanceReport) -> None:
     """Print what came of the images."""
+    for remark in report.remarks:
+        print(f"Note: {remark}")
     speed = ""
     if report.written and report.seconds > 0:
         speed = f" in {report.seconds:.1f} s ({report.pixels / 1e6 / report.seconds:.2f} megapixels a second)"

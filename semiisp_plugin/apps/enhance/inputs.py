@@ -1,8 +1,7 @@
-"""What ``IMAGES...`` stands for: files, folders, patterns; and where each result goes."""
+"""What ``IMAGES...`` stands for: files and folders; and where each result goes."""
 
 from __future__ import annotations
 
-import glob
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -47,62 +46,41 @@ def find_images(images: Sequence[str], out: str | os.PathLike[str]) -> tuple[lis
     """Find the images that are meant.
 
     Args:
-        images: Files, folders (with all below them; hidden files are left out), and patterns with ``*``, ``?``, ``[]``
-            and ``**``.
+        images: Files, and folders (with all below them; hidden files are left out).
         out: The folder of results; what lies in it is not taken for an image, unless it was named itself.
 
     Returns:
         The images in the order of the arguments, each once; and remarks about pictures that are not read.
 
     Raises:
-        FileNotFoundError: There is no such file, or nothing fits a pattern.
+        FileNotFoundError: There is no such file.
         ValueError: There is no image at all.
     """
-    arguments = list(_expanded(images))
-    named = [path for path, relative in arguments if relative is None and not os.path.isdir(path)]
+    arguments = [os.path.expanduser(image) for image in images]
+    for path in arguments:
+        if not os.path.lexists(path):
+            raise FileNotFoundError(f"There is no file or folder '{printable_path(path)}' (from {os.getcwd()}).")
+    named = [path for path in arguments if not os.path.isdir(path)]
     # Files of one name keep as much of their paths as lies below a folder that they share.
     alike = len({os.path.basename(path) for path in named}) < len(named)
     shared = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in named]) if alike else None
     found: dict[str, Found] = {}
     remarks: list[str] = []
-    for path, relative in arguments:
+    for path in arguments:
         if os.path.isdir(path):
             # One folder is copied with its structure; several keep their names, so that they do not mix.
-            prefix = "" if len(arguments) == 1 else f"{relative or os.path.basename(os.path.abspath(path))}/"
+            prefix = "" if len(arguments) == 1 else f"{os.path.basename(os.path.abspath(path))}/"
             inside = [Found(os.path.join(path, name), prefix + name) for name in _in_folder(path, out)]
             remarks += _left_out(path, len(inside))
-        elif relative is None and shared is not None:
+        elif shared is not None:
             inside = [Found(path, Path(os.path.relpath(os.path.abspath(path), shared)).as_posix())]
         else:
-            inside = [Found(path, relative or os.path.basename(path))]
+            inside = [Found(path, os.path.basename(path))]
         for image in inside:
             found.setdefault(os.path.realpath(image.path), image)
     if not found:
         raise ValueError(f"{' '.join(remarks)} Check the path.")
     return list(found.values()), remarks
-
-
-def _expanded(images: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """Files and folders; of what fits a pattern with its path below the part that is none."""
-    for argument in images:
-        path = os.path.expanduser(argument)
-        if os.path.lexists(path):
-            yield path, None
-            continue
-        what = "There is no file or folder"
-        matches = []
-        if glob.has_magic(path):
-            what = "Nothing fits the pattern"
-            matches = sorted(match for match in glob.glob(path, recursive=True) if match.rstrip(os.sep))
-            if "**" in path:  # it finds a folder and then what is in it
-                matches = [m for m in matches if not os.path.isdir(m) and os.path.splitext(m)[1].lower() in _FOUND]
-        if not matches:
-            raise FileNotFoundError(f"{what} '{printable_path(argument)}' (from {os.getcwd()}). Check the path.")
-        root = path
-        while glob.has_magic(root):
-            root = os.path.dirname(root)
-        for match in matches:
-            yield match, Path(os.path.relpath(match, root or os.curdir)).as_posix()
 
 
 def _in_folder(folder: str, out: str | os.PathLike[str]) -> Iterator[str]:
@@ -132,7 +110,7 @@ def plan_jobs(
     form: Format | None = None,
     bits: BitDepth = "keep",
     suffix: str = "",
-) -> list[Job]:
+) -> tuple[list[Job], dict[str, str]]:
     """Where each result goes: the image's place below ``out``, with the suffix before the extension.
 
     Without ``form`` the format is that of the image's name; PNG for RAW files, and for formats that are not written.
@@ -146,8 +124,12 @@ def plan_jobs(
         bits: With 16, what would be JPEG or WebP becomes PNG.
         suffix: Added to the names.
 
+    Returns:
+        The jobs; and the images that are left out, because their results would have others' names on a file system that
+        does not tell a from A, with the reason.
+
     Raises:
-        ValueError: A result would take the place of an image, or of another result.
+        ValueError: A result would take the place of an image.
     """
     if any(c in suffix for c in "/\\\0"):
         raise ValueError(f"--suffix: '{suffix}' cannot be part of a file's name; leave slashes out.")
@@ -159,6 +141,7 @@ def plan_jobs(
     ]
     results = {os.path.realpath(job.target) for job in jobs}
     seen: dict[str, str] = {}
+    clashes: dict[str, str] = {}
     left = []
     for job in jobs:
         source, target = os.path.realpath(job.source), os.path.realpath(job.target)
@@ -171,15 +154,13 @@ def plan_jobs(
         if source in results:
             continue
         other = seen.setdefault(str(job.target).casefold(), job.source)
-        if other != job.source:
-            raise ValueError(
-                f"'{printable_path(other)}' and '{printable_path(job.source)}' would both be written to "
-                f"'{printable_path(job.target)}'. Give the folder above them, or enhance them one after the other."
-            )
-        left.append(job)
+        if other == job.source:
+            left.append(job)
+        else:
+            clashes[job.source] = f"its result would have the name of that of '{printable_path(other)}'; rename one"
     if not left:
         raise ValueError("every image would be overwritten by the result of another. Choose another --out.")
-    return left
+    return left, clashes
 
 
 def _job(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +11,10 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from semiisp_plugin.io.checkpoint import CheckpointError, load_checkpoint, load_weights, weights_in
-from semiisp_plugin.options import OptionError, Source, load_yaml, read_options
+from semiisp_plugin.options import OptionError, Source, read_options
 from semiisp_plugin.options.check import check_network
 from semiisp_plugin.options.yaml_text import parse
 from semiisp_plugin.toolbox import build_network
-
-_RUN_FILE = re.compile(r"net_(?P<label>.+)_(?:\d+|latest|best)")
 
 
 class LoadedNetwork(NamedTuple):
@@ -119,34 +116,15 @@ def _weights_of_options(options: Mapping[str, Any], paths: Mapping[str, Any], so
 
 
 def _of_checkpoint(path: Path, param_key: str | None) -> LoadedNetwork:
-    """The network that a checkpoint is of.
-
-    Its options are looked for in the file itself, where the plugin's own models put them, then in the copy of the
-    option file that lies in the run's folder, ``experiments/<name>/*.yml`` for
-    ``experiments/<name>/models/net_g_*.pth``, and beside the weights.
-    """
+    """The network that a checkpoint is of, by its options in it, where the plugin's own models put them."""
     checkpoint = load_checkpoint(path)
     stored = _stored_options(path, checkpoint)
     if stored is not None:
         check_network(stored, Source(f"{path}: the network's options in it"), ())
         return _load(stored, checkpoint, path, param_key, "the checkpoint itself")
-    match = _RUN_FILE.fullmatch(path.stem)
-    section = f"network_{match['label']}" if match else "network_g"
-    tried = []
-    run = path.absolute().parent.parent
-    for file in (*sorted(run.glob("*.y*ml")), *sorted(path.absolute().parent.glob("*.y*ml"))):
-        try:
-            options, source = load_yaml(file)  # a file that nobody has named imports nothing
-            if isinstance(options.get(section), dict) and options.get("train"):
-                check_network(options[section], source, (section,))
-                return _load(options[section], checkpoint, path, param_key, f"{section} of {file}")
-        except ValueError as error:  # another run's, or changed since
-            tried.append(f"{file}: {error}")
-    hint = f" What was tried: {tried[0]}" if tried else ""
     raise CheckpointError(
-        f"{path} does not say which network it is of, and no option file in {path.parent} or {path.parent.parent} fits "
-        f"it. Give the option file it was trained with (-opt FILE --weights {path.name}), or the network's options: "
-        f"--network '{{type: NAFNet, width: 32}}'.{hint}"
+        f"{path} does not say which network it is of. Give the option file it was trained with (-opt FILE --weights "
+        f"{path.name}), or the network's options: --network '{{type: NAFNet, width: 32}}'."
     )
 
 

@@ -100,7 +100,6 @@ class DataSet:
         expected: Number of pairs of each split, as published; empty if it has no fixed number.
         find: Lists the pairs.
         options: Fields of `Request` that it takes besides the folders.
-        lists: Beginning of its name lists' names; None if none come with the package.
         notes: What everybody who uses it should know; printed.
     """
 
@@ -108,7 +107,6 @@ class DataSet:
     expected: dict[str, int]
     find: Callable[[Request], Listing]
     options: frozenset[str] = frozenset()
-    lists: str | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -156,7 +156,6 @@ FIVEK_TONE_MAPPING = DataSet(
     _EXPECTED,
     partial(_find, task="tone_mapping"),
     _SHARED | {"channel_order"},
-    lists="fivek",
     notes=(TEST_NOTE,),
 )
 FIVEK_GENERAL_ISP = DataSet(
@@ -164,7 +163,6 @@ FIVEK_GENERAL_ISP = DataSet(
     _EXPECTED,
     partial(_find, task="general_isp"),
     _SHARED | {"min_alignment"},
-    lists="fivek",
     notes=(
         TEST_NOTE,
         f"DNG files are {RAW_SUMMARY}, area-resized to the target's size. The paper says demosaicing only.",
@@ -175,6 +173,5 @@ FIVEK_IE = DataSet(
     _EXPECTED,
     partial(_find, task="ie"),
     _SHARED,
-    lists="fivek",
     notes=(TEST_NOTE,),
 )

@@ -133,7 +133,6 @@ LOLV2_REAL = DataSet(
     {"train": 689, "test": 100},
     _finder(_V2, "Real_captured"),
     frozenset({"partial"}),
-    lists="lolv2_real",
 )
 LOLV2_SYNTHETIC = DataSet(
     "lolv2_synthetic",

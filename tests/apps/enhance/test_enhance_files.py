@@ -94,7 +94,7 @@ def test_formats_and_bits(photos, tmp_path, form, bits, written):
         assert read_image(tmp_path / "out" / name).dtype.itemsize * 8 == depth
 
 
-def test_arguments_files_folders_patterns(photos, tmp_path, monkeypatch):
+def test_arguments_files_and_folders(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     other = tmp_path / "other"
     shutil.copytree(photos / "sub", other)
@@ -104,16 +104,14 @@ def test_arguments_files_folders_patterns(photos, tmp_path, monkeypatch):
         ("photos", "other"): [
             "other/b.png", "other/deeper/c d.png", "photos/a.JPG", "photos/sub/b.png", "photos/sub/deeper/c d.png",
         ],
-        ("photos/sub/*.png",): ["b.png"],
-        ("photos/**/*.png",): ["sub/b.png", "sub/deeper/c d.png"],
-        ("photos/*",): ["a.JPG", "sub/b.png", "sub/deeper/c d.png"],
+        ("photos/a.JPG", "photos/notes.txt", "photos/sub"): ["a.JPG", "sub/b.png", "sub/deeper/c d.png"],
         ("photos/sub/b.png", "other/b.png"): ["other/b.png", "photos/sub/b.png"],
         ("photos/sub/b.png", "./photos/sub/b.png"): ["b.png"],
     }  # fmt: skip
     for number, (arguments, results) in enumerate(cases.items()):
         report = enhance_files(ENHANCER, arguments, f"out{number}", form=None)
         written = names(tmp_path / f"out{number}")
-        if arguments == ("photos/*",):  # the text file is skipped, its name is no image's
+        if "photos/notes.txt" in arguments:  # the text file is skipped, its name is no image's
             assert list(report.skipped) == ["photos/notes.txt"]
         assert written == results, arguments
 
@@ -122,7 +120,6 @@ def test_arguments_files_folders_patterns(photos, tmp_path, monkeypatch):
     ("argument", "message"),
     [
         ("none.png", "There is no file or folder 'none.png'"),
-        ("photos/*.tif", "Nothing fits the pattern"),
         ("empty", "'empty' holds no image, neither itself nor below, but pictures of other formats .1 .heic"),
     ],
 )
@@ -151,16 +148,16 @@ def test_bad_files_are_skipped_and_the_others_done(photos, tmp_path):
     os.symlink("nowhere", photos / "link.png")
     report = enhance_files(ENHANCER, photos, tmp_path / "out")
     assert len(report.written) == 3
-    aside = {os.path.basename(name): reason for name, reason in report.skipped.items()}
-    assert aside.keys() == {"empty.png", "cut.jpg", "page.png", "link.png"}
-    assert "0 bytes" in aside["empty.png"]
-    assert "truncated" in aside["cut.jpg"]
-    assert "web page" in aside["page.png"]
-    assert "symbolic link" in aside["link.png"]
+    skipped = {os.path.basename(name): reason for name, reason in report.skipped.items()}
+    assert skipped.keys() == {"empty.png", "cut.jpg", "page.png", "link.png"}
+    assert "0 bytes" in skipped["empty.png"]
+    assert "truncated" in skipped["cut.jpg"]
+    assert "web page" in skipped["page.png"]
+    assert "symbolic link" in skipped["link.png"]
     assert not [name for name in names(tmp_path / "out") if name.endswith(".part")]
 
 
-def test_an_interrupted_run_goes_on_and_nothing_is_made_twice(photos, tmp_path):
+def test_an_interrupted_run_resumes_and_nothing_is_made_twice(photos, tmp_path):
     out = tmp_path / "out"
     enhance_files(ENHANCER, photos / "a.JPG", out)
     before = (out / "a.JPG").stat().st_mtime_ns
@@ -203,6 +200,16 @@ def test_a_raw_file_and_its_jpeg_both_get_a_result(photos, tmp_path, write_dng):
     assert read_image(tmp_path / "out" / "a.png").dtype == np.uint16
     enhance_files(ENHANCER, [photos / "a.dng", photos / "a.JPG"], tmp_path / "jpg", form="jpg")
     assert names(tmp_path / "jpg") == ["a.JPG.jpg", "a.dng.jpg"]
+
+
+def test_names_that_differ_in_case_alone(photos, tmp_path):
+    (photos / "a.jpg").write_bytes((photos / "a.JPG").read_bytes())
+    if len(list(photos.glob("a.*"))) < 2:
+        pytest.skip("needs a file system that tells a from A")
+    report = enhance_files(ENHANCER, photos, tmp_path / "out")
+    assert len(report.written) == 3
+    assert [os.path.basename(name) for name in report.skipped] == ["a.jpg"]
+    assert "rename one" in next(iter(report.skipped.values()))
 
 
 def test_alpha_is_kept_where_the_format_has_it(tmp_path):

@@ -70,14 +70,6 @@ def test_a_run_without_a_finished_network_says_what_was_looked_for(run):
     assert same(load_network("train.yml", models / "net_g_500.pth").network, weights(2))
 
 
-def test_weights_alone_find_the_option_file_of_their_run(run):
-    models = run / "experiments" / "run" / "models"
-    (run / "experiments" / "run" / "another.yml").write_text("network_g: {type: SepLUT}\ntrain: {}\nname: x\n")
-    loaded = load_network(weights=models / "net_g_latest.pth")
-    assert same(loaded.network, weights(2))
-    assert "train.yml" in loaded.source
-
-
 def test_weights_that_say_what_they_are_need_no_option_file(tmp_path):
     torch.save({"params": weights(1), "network": NETWORK}, tmp_path / "a.pth")
     save_safetensors(weights(2), tmp_path / "b.safetensors", {"network": json.dumps(NETWORK)})
