@@ -30,7 +30,7 @@ from semiisp_plugin.experiments.recipe_options import ORDER, TRAININGS, Recipe, 
 from semiisp_plugin.experiments.recipe_phases import Denoise, Phase, Pseudo, Test, Training
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.options import OptionError, nearest
-from semiisp_plugin.report import recipe as report
+from semiisp_plugin.report import recipe_report as report
 from semiisp_plugin.report.tables import text_table
 
 SYSTEMS = {
