@@ -23,7 +23,6 @@ from semiisp_plugin.report.benchmark_results import (
     group_heading,
 )
 from semiisp_plugin.report.page import Plot, counted
-from semiisp_plugin.report.paper_figures import PAPER_TASKS, PaperResult, paper_results
 
 # Okabe and Ito's colours without the yellow, which is faint on white.
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5195")
@@ -45,16 +44,14 @@ def _save(figure: Figure, out: Path, name: str, caption: str) -> Plot:
 
 
 def gain_by_pairs_plot(results: Results, group: str, out: Path) -> Plot | None:
-    """Gain against the number of pairs, with the paper's as hollow markers."""
-    known = results.paper_task in PAPER_TASKS
-    papers = paper_results(results.paper_task, results.target) if known and results.paper_task else ()
+    """Gain against the number of pairs, where there are several."""
     rows = {pairs: [r for r in compare_systems(results, pairs) if r.group == group] for pairs in results.pairs()}
     series: dict[str, list[tuple[int, Spread]]] = {}
     for pairs, of_pairs in rows.items():
         for row in of_pairs:
             if row.gain and math.isfinite(row.gain.mean) and not row.stopped_early:
                 series.setdefault(row.system, []).append((pairs, row.gain))
-    if not series or (len(rows) < 2 and not papers):
+    if not series or len(rows) < 2:
         return None
     figure, ax = _figure(3.3)
     ax.axhline(0, color=_INK, lw=1)
@@ -66,14 +63,7 @@ def gain_by_pairs_plot(results: Results, group: str, out: Path) -> Plot | None:
         style = {**_style(results, key), "marker": _marker(results, key), "lw": 1.6, "ms": 6}
         ax.errorbar(x, y, yerr=error, capsize=3, **style)
         entries.append((results.label(key), Line2D([], [], **style)))
-    networks: dict[str, list[PaperResult]] = {}
-    for paper in papers:
-        networks.setdefault(paper.network, []).append(paper)
-    for k, (network, lines) in enumerate(networks.items()):
-        style = {"color": "#777777", "marker": _MARKERS[k], "mfc": "white", "ls": ":", "lw": 1.2, "ms": 7}
-        ax.plot([line.pairs for line in lines], [line.gain for line in lines], **style)
-        entries.append((f"paper, {network} (Table {lines[0].table})", Line2D([], [], **style)))
-    ticks = sorted({*rows, *(paper.pairs for paper in papers)})
+    ticks = sorted(rows)
     ax.set_xscale("log")
     ax.set_xlim(ticks[0] / 1.4, ticks[-1] * 1.4)
     ax.set_xticks(ticks, [str(pairs) for pairs in ticks])
@@ -81,8 +71,6 @@ def gain_by_pairs_plot(results: Results, group: str, out: Path) -> Plot | None:
     _name_axes(ax, "number of pairs", "gain in test PSNR [dB]", group_heading(group))
     _legend(figure, entries)
     caption = "Gain over the best supervised baseline: mean and standard error over the repetitions."
-    if papers:
-        caption += f" Hollow: the paper's, on {results.paper_task}, where data, sizes and networks differ."
     return _save(figure, out, f"gain_by_pairs_{_slug(group)}", caption)
 
 

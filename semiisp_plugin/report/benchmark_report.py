@@ -11,7 +11,7 @@ from semiisp_plugin.report.benchmark_plots import (
     gain_by_pairs_plot,
     kept_plot,
 )
-from semiisp_plugin.report.benchmark_results import MAIN_GROUPS, Results, compare_systems, parse_results
+from semiisp_plugin.report.benchmark_results import MAIN_GROUPS, Results, parse_results
 from semiisp_plugin.report.benchmark_tables import (
     describe_repetitions,
     paper_section,
@@ -50,9 +50,8 @@ def write_report(out: str | Path) -> dict[str, Path]:
         _facts(results),
         sections,
         _pictures(results, out),
-        _headlines(results),
-        [(item.job, item.error) for item in results.failed],
-        results.options,
+        failed=[(item.job, item.error) for item in results.failed],
+        options=results.options,
     )
     plots = {plot.file: out / plot.file for section in sections for plot in section.plots}
     return {**page.write(out), **plots}
@@ -99,21 +98,6 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         "Computing time": in_words(results.seconds) + (f" ({without} without the search)" if without else ""),
     }
     return [(key, value) for key, value in facts.items() if value]
-
-
-def _headlines(results: Results) -> list[str]:
-    """One sentence a number of pairs and system of the method."""
-    lines = []
-    for pairs in results.pairs():
-        for row in compare_systems(results, pairs):
-            if row.group != "method" or row.stopped_early or row.gain is None:
-                continue
-            error = row.gain.standard_error
-            spread = "" if error is None else f"standard error {error:.2f}, "
-            over = results.reference_label(pairs)
-            gain = f"{row.gain.mean:+.2f} dB over {over} ({spread}n = {row.gain.n})"
-            lines.append(f"{counted(pairs, 'pair')}, {row.label}: {gain}.")
-    return lines
 
 
 def _pictures(results: Results, out: Path) -> list[Pictures]:
