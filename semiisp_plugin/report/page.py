@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from semiisp_plugin.report.grids import save_grid
+from semiisp_plugin.report.grids import draw_grid
 from semiisp_plugin.report.tables import MISSING, markdown_table, text_table
 
 _TEMPLATE = "page.html.j2"
@@ -85,14 +85,14 @@ class Pictures:
     def save(self, path: Path) -> None:
         """Draw them as one picture."""
         cells = [row for _, row in self.rows]
-        save_grid(
-            path,
+        draw_grid(
             [[image for image, _ in row] for row in cells],
             self.columns,
             [name for name, _ in self.rows],
             captions=[[note for _, note in row] for row in cells],
             cell_width=300,
             font_size=13,
+            path=path,
         )
 
 
