@@ -16,7 +16,7 @@ from torch import Tensor
 
 from semiisp_plugin import InvertibleISP, ISPSpec, ParameterBank, load_f_isp
 from semiisp_plugin.io.image_io import read_image, to_float, to_tensor
-from semiisp_plugin.report.grids import save_grid
+from semiisp_plugin.report.grids import draw_grid
 from semiisp_plugin.simulation.photographs import load_photographs
 
 COUNT = 12
@@ -62,7 +62,7 @@ def main() -> None:
     half = COUNT // 2
     rows = [[photograph, *shown[:half]], [again[0], *shown[half:]]]
     captions = [["the photograph", *texts[:half]], ["f_ISP of RAW 1", *texts[half:]]]
-    save_grid(args.out, rows, captions=captions, cell_width=260, title="One photograph, twelve RAWs (gamma 2.2)")
+    draw_grid(rows, captions=captions, cell_width=260, title="One photograph, twelve RAWs (gamma 2.2)", path=args.out)
     print(f"{args.out} is written")
 
 

@@ -16,7 +16,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from semiisp_plugin.report.benchmark_results import GainRow, gain_rows
+from semiisp_plugin.report.benchmark_results import GainRow, compare_systems, parse_results
 from semiisp_plugin.report.tables import markdown_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -73,14 +73,14 @@ def table(results: dict[str, Any]) -> str:
         f"one core, the search included.\n\n{results['task']}\n"
     ]
     for pairs in sorted({cell["pairs"] for cell in results["cells"]}):
-        rows = [row for row in gain_rows(results, pairs) if row.psnr is not None]
+        rows = [row for row in compare_systems(parse_results(results), pairs) if row.psnr is not None]
         shown = [cells(row, f"{pairs} labelled pairs") for row in rows]
         parts.append(markdown_table(shown, right=["gain (dB)", "standard error", "SSIM"]))
     return "\n".join(parts)
 
 
 def rewrite(docs: Path) -> str:
-    """The text of results.md with its tables made anew."""
+    """The text of results.md with its tables made again."""
 
     def block(match: re.Match[str]) -> str:
         name = match[1]

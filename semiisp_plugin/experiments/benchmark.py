@@ -25,7 +25,7 @@ from semiisp_plugin.experiments.benchmark_options import BenchmarkOptions, Setti
 from semiisp_plugin.experiments.jobs import Runner, default_workers
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.io.image_io import list_images, read_image, to_float, to_uint8, write_image
-from semiisp_plugin.report.benchmark import write_report
+from semiisp_plugin.report.benchmark_report import write_report
 from semiisp_plugin.report.benchmark_tables import terminal_table
 
 RESULTS = "results.json"
@@ -222,29 +222,17 @@ def collect(
 ) -> dict[str, Any]:
     """Everything the report needs, as plain values."""
     cells: list[dict[str, Any]] = []
-    f_isps: dict[str, dict[str, Any]] = {}
     for (n, name, repetition), job in jobs.items():
         result = runner.result(job)
         if result is None:
             continue
-        before = {j.kind: runner.noted[j.key]["result"] | {"key": j.key} for j in job.with_before()}
-        common = {"pairs": n, "repetition": str(repetition)}
-        variant = None
-        if "f_isp" in before:
-            own = before["f_isp"]
-            clipped = before.get("pseudo", {}).get("clipped")
-            entry = f_isps.setdefault(own["key"], {**common, "variant": name, "clipped": clipped})
-            variant = entry["variant"]
-            entry["clipped"] = clipped if entry["clipped"] is None else entry["clipped"]
-            entry["train_psnr"] = own["labelled"]["psnr"]
-            entry["validation_psnr"] = own["validation"]["psnr"]
-            entry["test_psnr"] = own["test"]["psnr"]
-            entry["test_psnr_global"] = own["test_global"]["psnr"]
+        before = {j.kind: runner.noted[j.key]["result"] for j in job.with_before()}
         curve = _curve(runner, job)
         early = max(curve, key=lambda point: point["validation"]["psnr"]) if curve else None
         cells.append(
             {
-                **common,
+                "pairs": n,
+                "repetition": str(repetition),
                 "system": name,
                 "seed": repetition.seed,
                 "fold": repetition.fold,
@@ -253,7 +241,6 @@ def collect(
                 "test": result["test"],
                 "early_stopped": early if job.kind == "supervised" else None,
                 "curve": curve,
-                "f_isp": variant,
                 "kept_ratio": before.get("semi", {}).get("kept_ratio", []),
                 "seconds": runner.noted[job.key]["seconds"],
             }
@@ -283,7 +270,6 @@ def collect(
         "systems": systems,
         "best_supervised": _best_supervised(systems, cells),
         "cells": cells,
-        "f_isp": list(f_isps.values()),
         "search": [dict(row) for row in search],
         "failed": [{"job": key, "error": error} for key, error in runner.failed.items()],
     }

@@ -6,7 +6,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +117,7 @@ def make_data(
         if task.short_side is None and task.max_photographs is None:
             (folder / _ELSEWHERE).write_text(os.path.abspath(str(task.photographs)), encoding="utf-8")
         else:
-            _copy_photos(task, folder / "photos", seed)
+            _write_photos(task, _readable(task, seed), folder / "photos", task.short_side)
     elif task.photographs is None:
         _simulate_packaged(task, folder, n_pairs, n_validation, size, seed)
     else:
@@ -171,20 +171,26 @@ def _readable(task: Task, seed: int) -> Iterator[np.ndarray]:
             print(f"skipped: {error}")
 
 
-def _copy_photos(task: Task, folder: Path, seed: int) -> None:
+def _write_photos(task: Task, photographs: Iterator[np.ndarray], folder: Path, short_side: int | None) -> None:
+    """The unlabelled photographs: those that are left of them."""
     folder.mkdir(parents=True)
-    written = 0
-    for picture in itertools.islice(_readable(task, seed), task.max_photographs):
-        write_image(folder / f"{written:05d}.png", shrink_short_side(picture, task.short_side))
-        written += 1
-    if not written:
-        raise ValueError(f"None of the photographs in {task.photographs} can be read.")
+    names = (folder / f"{number:05d}.png" for number in itertools.count())
+    for picture in itertools.islice(photographs, task.max_photographs):
+        write_image(next(names), shrink_short_side(picture, short_side))
+    if not any(folder.iterdir()):
+        raise ValueError(f"Too few of the photographs in {task.photographs} can be read: none is left unlabelled.")
 
 
-def _camera(task: Task) -> SimulatedCamera:
-    if task.noise:
-        return SimulatedCamera(exposure=task.exposure)
-    return SimulatedCamera(exposure=task.exposure, shot=(0.0, 0.0), read=(0.0, 0.0))
+def _write_simulated(
+    task: Task, photograph: np.ndarray, at: tuple[int, int], rng: np.random.Generator, folder: Path, name: str
+) -> None:
+    """A random part of a photograph, as the simulated camera takes it."""
+    camera = SimulatedCamera(exposure=task.exposure)
+    if not task.noise:
+        camera = replace(camera, shot=(0.0, 0.0), read=(0.0, 0.0))
+    capture = camera.draw_capture(torch.Generator().manual_seed(int(rng.integers(2**31))))
+    crop = random_crop(photograph, at, rng)
+    _write_pair(folder, name, *simulate_pair(crop, capture, LOOKS[task.look], task.simulate))
 
 
 def _simulated_size(task: Task, size: tuple[int, int]) -> tuple[int, int]:
@@ -199,26 +205,14 @@ def _simulate(task: Task, folder: Path, n_pairs: int, n_validation: int, size: t
     photographs = _readable(task, seed)
     needed = task.tests + n_pairs
     at = _simulated_size(task, size)
-    camera, look = _camera(task), LOOKS[task.look]
     for k, photograph in enumerate(itertools.islice(photographs, needed)):
         part, place = ("test", k) if k < task.tests else ("labelled", k - task.tests)
         # The order is that of the seed, so the same test pairs serve every number of pairs.
         if part == "labelled" and place < n_validation:
             part = "validation"
         rng = np.random.default_rng((seed, 29, k))
-        capture = camera.draw_capture(torch.Generator().manual_seed(int(rng.integers(2**31))))
-        _write_pair(
-            folder / part,
-            f"{place:04d}.png",
-            *simulate_pair(random_crop(photograph, at, rng), capture, look, task.simulate),
-        )
-    (folder / "photos").mkdir()
-    written = 0
-    for photograph in itertools.islice(photographs, task.max_photographs):
-        write_image(folder / "photos" / f"{written:05d}.png", shrink_short_side(photograph, min(at)))
-        written += 1
-    if not written:
-        raise ValueError(f"Too few of the photographs in {task.photographs} can be read: none is left unlabelled.")
+        _write_simulated(task, photograph, at, rng, folder / part, f"{place:04d}.png")
+    _write_photos(task, photographs, folder / "photos", min(at))
 
 
 def _simulate_packaged(
@@ -230,16 +224,13 @@ def _simulate_packaged(
     """
     split = draw_split(seed)
     at = _simulated_size(task, size)
-    camera, look = _camera(task), LOOKS[task.look]
     counts = {"labelled": n_pairs - n_validation, "validation": n_validation, "test": task.tests}
     for number, (part, count) in enumerate(counts.items()):
         names = split.test if part == "test" else split.labelled
         photographs = load_photographs(names)
         for k in range(count):
             rng = np.random.default_rng((seed, 31, number, k))
-            capture = camera.draw_capture(torch.Generator().manual_seed(int(rng.integers(2**31))))
-            crop = random_crop(photographs[names[k % len(names)]], at, rng)
-            _write_pair(folder / part, f"{k:04d}.png", *simulate_pair(crop, capture, look, task.simulate))
+            _write_simulated(task, photographs[names[k % len(names)]], at, rng, folder / part, f"{k:04d}.png")
     (folder / "photos").mkdir()
     photographs = load_photographs(split.unlabelled)
     for k in range(task.max_photographs or 48):

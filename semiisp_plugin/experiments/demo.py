@@ -23,7 +23,7 @@ from semiisp_plugin.experiments.benchmark_options import Settings, Task
 from semiisp_plugin.experiments.jobs import perform
 from semiisp_plugin.io.image_io import list_images, read_image, to_float, to_uint8
 from semiisp_plugin.pseudo.f_isp import make_generator
-from semiisp_plugin.report.grids import save_grid
+from semiisp_plugin.report.grids import draw_grid
 from semiisp_plugin.report.tables import text_table
 from semiisp_plugin.simulation.scenes import DEFAULT_SPLIT, draw_split, make_scenes
 
@@ -193,7 +193,7 @@ def comparison_grid(steps: Mapping[str, Step], test: PairData, out: Path) -> Pat
         target = read_image(test.target / name, bit_depth="8")
         rows.append([to_uint8(image ** (1 / 2.2) if image.mean() < 0.2 else image), *outputs, target])
     titles = ["input (dark ones shown with gamma 2.2)", *shown, "target"]
-    save_grid(out / "comparison.png", rows, titles, cell_width=224)
+    draw_grid(rows, titles, cell_width=224, path=out / "comparison.png")
     return out / "comparison.png"
 
 
@@ -210,5 +210,5 @@ def pseudo_grid(f_isp: Path, photos: Path, seed: int, out: Path) -> Path:
         row = [photo, np.ascontiguousarray(pair.target[0].permute(1, 2, 0).numpy()), *as_arrays]
         rows.append([cv2.resize(picture, (192, 144), interpolation=cv2.INTER_AREA) for picture in row])
     titles = ["photograph", "pseudo ground truth", *(f"pseudo input {i} (gamma 2.2)" for i in (1, 2, 3))]
-    save_grid(out / "pseudo_pairs.png", rows, titles)
+    draw_grid(rows, titles, path=out / "pseudo_pairs.png")
     return out / "pseudo_pairs.png"

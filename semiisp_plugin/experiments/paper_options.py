@@ -38,14 +38,15 @@ PHOTOGRAPHS = "datasets/coco/train2017"
 
 _SAVE_EVERY = (5000, 4000, 2500, 2000, 1500, 1000, 750, 500)
 _LMDB = {"type": "lmdb"}
-
-
-@dataclass(frozen=True)
-class PhaseFile:
-    """A phase: its options, with their sources, and what stands above them in a file."""
-
-    head: list[str]
-    values: dict[str, Any]
+_ABOUT = {
+    "denoise": "Before phase 1: noisy inputs without noise (Sec. A.3), for `basicsr denoise`; see docs/denoising.md",
+    "f_isp": "Phase 1 (Table 5): f_ISP, which makes the pseudo-data; the same for all models",
+    "pseudo": "Between phases 1 and 2 (Sec. 3.2, Fig. 3b): photographs -> pseudo pairs; the same for all models",
+    "semi": "Phase 2 (Table 6): semi-supervised learning",
+    "finetune": "Phase 3 (Sec. 3.3, A.3): fine-tuning on the pairs alone, half of the model's own iterations",
+    "supervised": "Supervised baseline: the pairs alone, from scratch, with the model's own settings",
+    "test": "Test: writes images and metrics to `results`",
+}
 
 
 @dataclass(frozen=True)
@@ -86,25 +87,28 @@ class Experiment:
         """A path in the prepared data."""
         return f"{self.data or f'datasets/{self.task.name}'}/{path}"
 
-    def phases(self) -> dict[str, PhaseFile]:
-        """All phases, by name, in the order in which they run."""
+    def phases(self) -> dict[str, dict[str, Any]]:
+        """Options of all phases, with their sources, in the order in which they run."""
         phases = {"denoise": _denoise(self)} if self.task.denoising.value else {}
         return phases | {
             "f_isp": _f_isp(self),
             "pseudo": _pseudo(self),
             "semi": _semi(self),
-            "finetune": _finetune(self),
-            "supervised": _supervised(self),
+            "finetune": _on_pairs_alone(self, "finetune", self.model.training(self.task, self.pairs).halved()),
+            "supervised": _on_pairs_alone(self, "supervised", self.model.training(self.task, self.pairs)),
             "test": _test(self),
         }
 
-    def recipe(self, phases: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The recipe; ``phases`` stand in place of the phases' options."""
+    def recipe(self) -> dict[str, Any]:
+        """The recipe."""
         values: dict[str, Any] = {"name": self.name, "title": f"{self.model.title}, {self.title}"}
         if self.model.paper and self.pairs in self.task.paper_amounts:
             values["paper"] = {"task": self.task.paper, "network": self.model.paper, "pairs": self.pairs}
-        given = phases or {name: phase.values for name, phase in self.phases().items()}
-        return {**values, "phases": given}
+        return {**values, "phases": self.phases()}
+
+    def head(self, phase: str) -> list[str]:
+        """What stands above the option file of a phase."""
+        return [f"{_ABOUT[phase]}. {self.model.title}, {self.title}.", 'What the paper leaves open is marked "ours".']
 
     def recipe_text(self) -> str:
         """The recipe as one file, with the sources of all values."""
@@ -216,17 +220,38 @@ def _ending(e: Experiment, total: int) -> dict[str, Any]:
     }
 
 
-def _same_source(value: Sourced[Any], by: Any) -> Sourced[Any]:
+def _with(value: Sourced[Any], by: Any) -> Sourced[Any]:
     """Another value of the same source."""
     return Sourced(by, value.source, value.note)
+
+
+def _training(
+    e: Experiment,
+    phase: str,
+    model: str,
+    train_set: dict[str, Any],
+    networks: dict[str, Any],
+    train: dict[str, Any],
+    weights: str | None = None,
+) -> dict[str, Any]:
+    """Options of a training run."""
+    name = f"fisp_{e.shared}" if phase == "f_isp" else f"{phase}_{e.name}"
+    return {
+        **_begin(name, model),
+        "datasets": {"train": train_set, "val": _test_pairs(e)},
+        **networks,
+        "path": {"pretrain_network_g": weights, "resume_state": None},
+        "train": train,
+        **_ending(e, plain(train["total_iter"])),
+    }
 
 
 # --- the phases ------------------------------------------------------------------------------------------------------
 
 
-def _denoise(e: Experiment) -> PhaseFile:
+def _denoise(e: Experiment) -> dict[str, Any]:
     network = {"type": "KBNet_s", "lightweight": True, "ffn_scale": 1.5}
-    values = {
+    return {
         "name": f"denoise_{e.task.name}",
         "input": e.at("train/lq.lmdb"),
         "out": e.at("train/lq_denoised.lmdb"),
@@ -238,38 +263,27 @@ def _denoise(e: Experiment) -> PhaseFile:
         "tile_overlap": Sourced(64, "KBNet's own test"),
         "num_gpu": "auto",
     }
-    head = [
-        f"Before phase 1, {e.task.title}: its noisy inputs -> inputs without noise (Sec. A.3), for `basicsr denoise`.",
-        "With KBNet's weights for SenseNoise (docs/denoising.md): weights: sensenoise_s.pth",
-    ]
-    return PhaseFile(head, values)
 
 
-def _f_isp(e: Experiment) -> PhaseFile:
+def _f_isp(e: Experiment) -> dict[str, Any]:
     task, col = e.task, column(e.task, e.pairs)
     table, source = TABLE_5[col], f'Table 5, "{col}"'
     noisy = task.denoising.value
     denoised = Sourced(e.at("train/lq_denoised.lmdb"), "Sec. A.3", "inputs denoised beforehand, by the phase `denoise`")
-    values = _begin(f"fisp_{e.shared}", "ISPModel")
-    values["datasets"] = {
-        "train": {
-            **_pairs(e, "PairedRestorationDataset", denoised if noisy else None),
-            "gt_size": _same_source(task.size, list(task.size.value)),
-            "use_hflip": Sourced(True, "Table 5", "random flip and crop"),
-            "use_rot": False,
-            "num_worker_per_gpu": 4,
-            "batch_size_per_gpu": Sourced(table.batch, source),
-        },
-        "val": _test_pairs(e),
+    train_set = {
+        **_pairs(e, "PairedRestorationDataset", denoised if noisy else None),
+        "gt_size": _with(task.size, list(task.size.value)),
+        "use_hflip": Sourced(True, "Table 5", "random flip and crop"),
+        "use_rot": False,
+        "num_worker_per_gpu": 4,
+        "batch_size_per_gpu": Sourced(table.batch, source),
     }
     network = {"type": "PQDynamicISP", **task.f_isp}
-    values["network_g"] = {**network, "grid": ours([8, 8], "local control (Sec. 4.2), for step 2 of the pseudo-data")}
-    values["network_global"] = {
-        **plain(network),
-        "grid": Sourced([1, 1], "Sec. 4.2", "global control, for steps 1 and 3"),
+    networks = {
+        "network_g": {**network, "grid": ours([8, 8], "local control (Sec. 4.2), for step 2 of the pseudo-data")},
+        "network_global": {**plain(network), "grid": Sourced([1, 1], "Sec. 4.2", "global control, for steps 1 and 3")},
     }
-    values["path"] = {"pretrain_network_g": None, "resume_state": None}
-    values["train"] = {
+    train = {
         "total_iter": Sourced(table.iterations, source),
         "bank_size": Sourced(BANK_SIZE, "Table 5", "N, the parameter sets that are kept"),
         "grad_clip": ours(1.0),
@@ -278,29 +292,19 @@ def _f_isp(e: Experiment) -> PhaseFile:
     }
     if table.pooled_l1:
         pooled = {"type": "PooledL1Loss", "kernel_sizes": list(POOLS)}
-        values["train"]["pixel_opt"] = Sourced(pooled, "eq. 14", "stride is ours")
+        train["pixel_opt"] = Sourced(pooled, "eq. 14", "stride is ours")
     else:
-        values["train"]["pixel_opt"] = Sourced({"type": "MSELoss", "loss_weight": 1.0}, f"{source}, eq. 5")
-        values["train"]["perceptual_opt"] = Sourced(
+        train["pixel_opt"] = Sourced({"type": "MSELoss", "loss_weight": 1.0}, f"{source}, eq. 5")
+        train["perceptual_opt"] = Sourced(
             {"type": "VGGPerceptualLoss", "loss_weight": VGG_WEIGHT},
             f"{source}, eq. 5",
             "which layers is ours; needs VGG16's weights (docs/workflow.md)",
         )
-    values |= _ending(e, table.iterations)
-    head = [
-        f"The paper's phase 1, {e.title}: f_ISP, which makes the pseudo-data. The same for every target model.",
-        f'Paper: Table 5, column "{col}". What the paper leaves open is marked "ours".',
-    ]
-    if noisy:
-        head.append(
-            "The paper denoises the inputs of this phase with KBNet (Sec. A.3), and the loss (eq. 14) is made for what "
-            "noise remains."
-        )
-    return PhaseFile(head, values)
+    return _training(e, "f_isp", "ISPModel", train_set, networks, train)
 
 
-def _pseudo(e: Experiment) -> PhaseFile:
-    values = {
+def _pseudo(e: Experiment) -> dict[str, Any]:
+    return {
         "name": f"pseudo_{e.shared}",
         "photographs": Sourced(e.photographs, "Sec. 4", "COCO; any folder of ordinary photographs will do"),
         "f_isp": f"experiments/fisp_{e.shared}/models/f_isp_latest.pth",
@@ -313,39 +317,24 @@ def _pseudo(e: Experiment) -> PhaseFile:
         ),
         "num_gpu": "auto",
     }
-    head = [
-        f"Between the paper's phases 1 and 2, {e.title}: photographs -> pseudo pairs (Sec. 3.2, Fig. 3b).",
-        "The pairs are the same for every target model.",
-    ]
-    return PhaseFile(head, values)
 
 
-def _semi(e: Experiment) -> PhaseFile:
+def _semi(e: Experiment) -> dict[str, Any]:
     task, col = e.task, column(e.task, e.pairs)
     table, source = table_6(task, e.pairs), f'Table 6, "{col}"'
     noisy = task.denoising.value
     pseudo = f"datasets/pseudo_{e.shared}"
-    values = _begin(f"semi_{e.name}", "SemiSupervisedModel")
-    values["datasets"] = {
-        "train": {
-            **_pairs(e, "SemiSupervisedDataset"),
-            "pseudo": {
-                "dataroot_lq": f"{pseudo}/lq.lmdb",
-                "dataroot_gt": f"{pseudo}/gt.lmdb",
-                "io_backend": _LMDB,
-            },
-            "real_per_batch": Sourced(table.real, source, "N_r"),
-            "pseudo_per_batch": Sourced(PAPER_BATCH - table.real, source, "N_p"),
-            "gt_size": Sourced(DENOISING_CROP, source) if noisy else _same_source(task.size, list(task.size.value)),
-            "use_hflip": Sourced(True, "Table 6", "random flip and crop"),
-            "use_rot": False,
-            "num_worker_per_gpu": 4,
-        },
-        "val": _test_pairs(e),
+    train_set = {
+        **_pairs(e, "SemiSupervisedDataset"),
+        "pseudo": {"dataroot_lq": f"{pseudo}/lq.lmdb", "dataroot_gt": f"{pseudo}/gt.lmdb", "io_backend": _LMDB},
+        "real_per_batch": Sourced(table.real, source, "N_r"),
+        "pseudo_per_batch": Sourced(PAPER_BATCH - table.real, source, "N_p"),
+        "gt_size": Sourced(DENOISING_CROP, source) if noisy else _with(task.size, list(task.size.value)),
+        "use_hflip": Sourced(True, "Table 6", "random flip and crop"),
+        "use_rot": False,
+        "num_worker_per_gpu": 4,
     }
-    values["network_g"] = e.model.network(task)
-    values["path"] = {"pretrain_network_g": None, "resume_state": None}
-    values["train"] = {
+    train = {
         "total_iter": Sourced(SEMI_ITERATIONS, "Table 6"),
         "filter": Sourced({"beta": table.beta}, f"{source}, eq. 12"),
         "optim_g": Sourced({"type": "AdamW", "lr": SEMI_LR}, "Table 6", "weight decay and betas are torch's (ours)"),
@@ -353,70 +342,44 @@ def _semi(e: Experiment) -> PhaseFile:
         "pixel_opt": Sourced({"type": "MSELoss", "loss_weight": 1.0}, source),
     }
     if noisy:
-        values["train"]["ssim_opt"] = Sourced(
+        train["ssim_opt"] = Sourced(
             {"type": "SSIMLoss", "loss_weight": 1.0}, source, "its definition and weight are ours, 1 - SSIM"
         )
-        values["train"]["noise"] = Sourced(
+        train["noise"] = Sourced(
             {"shot_variance": SHOT_VARIANCE, "read_variance": READ_VARIANCE},
             "eq. 15, Sec. A.3",
             "upper bounds of the uniform draws",
         )
-    values |= _ending(e, SEMI_ITERATIONS)
-    head = [
-        f"The paper's phase 2, {e.title}: semi-supervised learning of {e.model.title}.",
-        f'Paper: Table 6, column "{col}". What the paper leaves open is marked "ours".',
-    ]
-    return PhaseFile(head, values)
+    return _training(e, "semi", "SemiSupervisedModel", train_set, {"network_g": e.model.network(task)}, train)
 
 
-def _on_pairs_alone(e: Experiment, phase: str, recipe: Supervised, weights: str | None, head: list[str]) -> PhaseFile:
+def _on_pairs_alone(e: Experiment, phase: str, recipe: Supervised) -> dict[str, Any]:
+    """Phase 3, which begins with the weights of phase 2, and the supervised baseline."""
     hflip, rot = recipe.flips.value
-    crop = recipe.crop.value
-    values = _begin(f"{phase}_{e.name}", "SupervisedModel")
-    values["datasets"] = {
-        "train": {
-            **_pairs(e, "PairedRestorationDataset"),
-            "crop_ratio" if recipe.ratio else "gt_size": _same_source(recipe.crop, plain(crop)),
-            "use_hflip": _same_source(recipe.flips, hflip),
-            "use_rot": _same_source(recipe.flips, rot),
-            "num_worker_per_gpu": 4,
-            "batch_size_per_gpu": recipe.batch,
-        },
-        "val": _test_pairs(e),
+    train_set = {
+        **_pairs(e, "PairedRestorationDataset"),
+        "crop_ratio" if recipe.ratio else "gt_size": _with(recipe.crop, plain(recipe.crop.value)),
+        "use_hflip": _with(recipe.flips, hflip),
+        "use_rot": _with(recipe.flips, rot),
+        "num_worker_per_gpu": 4,
+        "batch_size_per_gpu": recipe.batch,
     }
-    values["network_g"] = e.model.network(e.task)
-    values["path"] = {"pretrain_network_g": weights, "resume_state": None}
-    values["train"] = {
+    train = {
         "total_iter": recipe.iterations,
         **recipe.more,
         "optim_g": recipe.optimiser,
         "scheduler": recipe.scheduler,
         **recipe.losses,
     }
-    return PhaseFile(head, values | _ending(e, recipe.iterations.value))
+    weights = f"experiments/semi_{e.name}/models/net_g_latest.pth" if phase == "finetune" else None
+    return _training(e, phase, "SupervisedModel", train_set, {"network_g": e.model.network(e.task)}, train, weights)
 
 
-def _finetune(e: Experiment) -> PhaseFile:
-    head = [
-        f"The paper's phase 3, {e.title}: fine-tuning of {e.model.title} on the pairs alone.",
-        "Paper: the target model's own settings, half of its iterations (Sec. 3.3, A.3). Lengths of the schedule are "
-        "halved with them (ours).",
-    ]
-    recipe = e.model.training(e.task, e.pairs).halved()
-    weights = f"experiments/semi_{e.name}/models/net_g_latest.pth"
-    return _on_pairs_alone(e, "finetune", recipe, weights, head)
-
-
-def _supervised(e: Experiment) -> PhaseFile:
-    head = [f"Supervised baseline, {e.title}: {e.model.title} on the pairs alone, from scratch, with its own settings."]
-    return _on_pairs_alone(e, "supervised", e.model.training(e.task, e.pairs), None, head)
-
-
-def _test(e: Experiment) -> PhaseFile:
-    values = _begin(f"test_{e.name}", "SupervisedModel")
-    values["datasets"] = {"test_1": _test_pairs(e)}
-    values["network_g"] = e.model.network(e.task)
-    values["path"] = {"pretrain_network_g": f"experiments/finetune_{e.name}/models/net_g_latest.pth"}
-    values["val"] = {"save_img": True, "metrics": dict(e.task.metrics)}
-    head = [f"Test, {e.title}: writes {e.model.title}'s images and metrics to results/test_{e.name}."]
-    return PhaseFile(head, values)
+def _test(e: Experiment) -> dict[str, Any]:
+    return {
+        **_begin(f"test_{e.name}", "SupervisedModel"),
+        "datasets": {"test_1": _test_pairs(e)},
+        "network_g": e.model.network(e.task),
+        "path": {"pretrain_network_g": f"experiments/finetune_{e.name}/models/net_g_latest.pth"},
+        "val": {"save_img": True, "metrics": dict(e.task.metrics)},
+    }

@@ -23,14 +23,14 @@ from semiisp_plugin._version import __version__
 from semiisp_plugin.apps.denoise import complete_denoise_options
 from semiisp_plugin.experiments.annotated_yaml import changed, plain, write_yaml
 from semiisp_plugin.experiments.jobs import JobError, Status, as_json, fingerprint, perform, statuses
-from semiisp_plugin.experiments.paper_options import Experiment, PhaseFile, find_experiment
+from semiisp_plugin.experiments.paper_options import Experiment, find_experiment
 from semiisp_plugin.experiments.paper_settings import TASKS
 from semiisp_plugin.experiments.recipe_checks import check_fit, check_inputs, estimate, size, to_fetch
 from semiisp_plugin.experiments.recipe_options import ORDER, TRAININGS, Recipe, load_recipe, named
 from semiisp_plugin.experiments.recipe_phases import Denoise, Phase, Pseudo, Test, Training
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.options import OptionError, nearest
-from semiisp_plugin.report import recipe as report
+from semiisp_plugin.report import recipe_report as report
 from semiisp_plugin.report.tables import text_table
 
 SYSTEMS = {
@@ -85,9 +85,9 @@ def write_option_files(recipe: Recipe, folder: Path, experiment: Experiment | No
     phases = experiment.phases() if experiment else {}
     written = []
     for name, phase in recipe.phases.items():
-        known = phases.get(name, PhaseFile([f"{recipe.options.title or recipe.options.name}: {name}."], {}))
+        head = experiment.head(name) if experiment else [f"{recipe.options.title or recipe.options.name}: {name}."]
         written.append(folder / f"{name}.yml")
-        write_atomically(written[-1], write_yaml(changed(known.values, phase.values), known.head, None))
+        write_atomically(written[-1], write_yaml(changed(phases.get(name), phase.values), head, None))
     values: dict[str, Any] = {"name": recipe.options.name, "title": recipe.options.title, "phases": {}}
     values["phases"] = {name: f"{name}.yml" for name in recipe.phases}
     if recipe.options.paper:

@@ -11,7 +11,7 @@ from semiisp_plugin.io.lmdb_io import read_value
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.manifest import BuildFolder
 from semiisp_plugin.pseudo.online import Entry, OnlineDraw, entries_of, read_entry
-from semiisp_plugin.report.grids import save_grid
+from semiisp_plugin.report.grids import draw_grid
 
 SHEET_NAME = "contact_sheet.jpg"
 _COLUMNS = 6
@@ -46,7 +46,7 @@ def save_contact_sheet(build: BuildFolder, generator: PseudoPairGenerator, count
     title = f"{len(pairs)} random pseudo pairs: above the pseudo input, below the pseudo ground truth"
     if build.settings["draws"] > 1:
         title += f"; {build.settings['draws']} draws of each photograph"
-    save_grid(path, rows, captions=captions, title=title, cell_width=_CELL)
+    draw_grid(rows, captions=captions, title=title, cell_width=_CELL, path=path)
     return path
 
 

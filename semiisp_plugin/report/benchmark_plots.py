@@ -17,14 +17,12 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from semiisp_plugin.report.benchmark_results import (
-    MAIN_GROUPS,
     Results,
     Spread,
     compare_systems,
     group_heading,
 )
 from semiisp_plugin.report.page import Plot, counted
-from semiisp_plugin.report.paper_figures import PAPER_TASKS, PaperResult, paper_results
 
 # Okabe and Ito's colours without the yellow, which is faint on white.
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5195")
@@ -34,106 +32,26 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 _WIDTH, _DPI, _FONT = 6.0, 160, 10.0
 
 
-class PlotFolder:
-    """Writes plots below the output folder and remembers them.
-
-    Args:
-        out: The output folder; ``plots`` is made in it.
-
-    Attributes:
-        out: The output folder.
-        written: The files written, by their name relative to it.
-    """
-
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self.written: dict[str, Path] = {}
-        (out / "plots").mkdir(parents=True, exist_ok=True)
-
-    def plot(self, name: str, figure: Figure, caption: str) -> Plot:
-        """Save a figure as ``plots/<name>.png``."""
-        file = f"plots/{name}.png"
-        figure.savefig(self.out / file, dpi=_DPI)
-        self.written[file] = self.out / file
-        return Plot(file, caption)
+def _save(figure: Figure, out: Path, name: str, caption: str) -> Plot:
+    """Write ``plots/<name>.png`` below the output folder."""
+    file = f"plots/{name}.png"
+    (out / "plots").mkdir(parents=True, exist_ok=True)
+    figure.savefig(out / file, dpi=_DPI)
+    return Plot(file, caption)
 
 
 # --- plots ------------------------------------------------------------------------------------------------------------
 
 
-def gain_plot(results: Results, pairs: int, folder: PlotFolder) -> Plot | None:
-    """Every system's gain: the mean with its standard error, and the repetitions."""
-    rows = [row for row in compare_systems(results, pairs) if row.gain and math.isfinite(row.gain.mean)]
-    if not rows:
-        return None
-    low, high = _window([row.gain for row in rows if row.gain])
-    labels = [textwrap.fill(row.label, 34) for row in rows]
-    places, y = [], 0.0
-    for k, row in enumerate(rows):
-        y += 1 if k == 0 or rows[k - 1].group == row.group else 1.5
-        y += 0.45 * labels[k].count("\n")
-        places.append(y)
-    figure, ax = _figure(0.9 + 0.27 * y)
-    ax.axvline(0, color=_INK, lw=1)
-    for row, place in zip(rows, places, strict=True):
-        if row.gain is None:
-            continue
-        colour = _PALETTE[0] if row.group in MAIN_GROUPS else "#555555"
-        mean, error = row.gain.mean, row.gain.standard_error or 0.0
-        if not low < mean < high:
-            text = f"{mean:+.1f}".replace("-", "−")
-            edge, side, text = (low, "left", f" ◂ {text}") if mean < low else (high, "right", f"{text} ▸ ")
-            ax.text(edge, place, text, ha=side, va="center", fontsize=_FONT - 1, color=colour)
-            continue
-        ax.plot(
-            np.clip(row.gain.values, low, high),
-            [place] * row.gain.n,
-            "o",
-            clip_on=False,
-            ms=3.5,
-            mfc="none",
-            mec=colour,
-            mew=0.7,
-            alpha=0.6,
-        )
-        ax.errorbar(mean, place, xerr=error, fmt="D", ms=5, color=colour, capsize=3, lw=1.6)
-    ax.set_yticks(places, [_literal(label) for label in labels])
-    ax.set_ylim(places[-1] + 0.8, places[0] - 0.8)
-    ax.set_xlim(low, high)
-    ax.grid(axis="y", visible=False)
-    over = f"over {results.reference_label(pairs)}"
-    _name_axes(ax, "gain in test PSNR [dB]", "", f"{counted(pairs, 'pair')}: gain {over}")
-    caption = (
-        f"Gain of every system {over}, {counted(pairs, 'pair')}. Diamond and bar: mean ± standard error; circles: "
-        "repetitions; blue: the method. What stands on the edge lies outside; a number there is a system's gain."
-    )
-    return folder.plot(f"gain_{pairs}", figure, caption)
-
-
-def _window(gains: Sequence[Spread]) -> tuple[float, float]:
-    """Limits that one system or repetition far off does not stretch until the others have no room."""
-    values = np.concatenate([gain.values for gain in gains])
-    values = values[np.isfinite(values)]
-    median = float(np.median(values))
-    reach = max(5 * float(np.median(np.abs(values - median))), 0.8)
-    near = [gain for gain in gains if abs(gain.mean - median) <= reach]
-    bars = [gain.mean + side * (gain.standard_error or 0) for gain in near for side in (-1, 1)]
-    inside = np.array([0.0, *bars, *values[np.abs(values - median) <= reach]])
-    margin = 0.06 * float(np.ptp(inside)) + 0.05
-    return float(inside.min()) - margin, float(inside.max()) + margin
-
-
-def gain_by_pairs_plot(results: Results, group: str, folder: PlotFolder) -> Plot | None:
-    """Gain against the number of pairs, with the paper's as hollow markers."""
-    known = results.paper_task in PAPER_TASKS
-    papers = paper_results(results.paper_task, results.target) if known and results.paper_task else ()
+def gain_by_pairs_plot(results: Results, group: str, out: Path) -> Plot | None:
+    """Gain against the number of pairs, where there are several."""
     rows = {pairs: [r for r in compare_systems(results, pairs) if r.group == group] for pairs in results.pairs()}
     series: dict[str, list[tuple[int, Spread]]] = {}
     for pairs, of_pairs in rows.items():
         for row in of_pairs:
             if row.gain and math.isfinite(row.gain.mean) and not row.stopped_early:
                 series.setdefault(row.system, []).append((pairs, row.gain))
-    if not series or (len(rows) < 2 and not papers):
+    if not series or len(rows) < 2:
         return None
     figure, ax = _figure(3.3)
     ax.axhline(0, color=_INK, lw=1)
@@ -145,14 +63,7 @@ def gain_by_pairs_plot(results: Results, group: str, folder: PlotFolder) -> Plot
         style = {**_style(results, key), "marker": _marker(results, key), "lw": 1.6, "ms": 6}
         ax.errorbar(x, y, yerr=error, capsize=3, **style)
         entries.append((results.label(key), Line2D([], [], **style)))
-    networks: dict[str, list[PaperResult]] = {}
-    for paper in papers:
-        networks.setdefault(paper.network, []).append(paper)
-    for k, (network, lines) in enumerate(networks.items()):
-        style = {"color": "#777777", "marker": _MARKERS[k], "mfc": "white", "ls": ":", "lw": 1.2, "ms": 7}
-        ax.plot([line.pairs for line in lines], [line.gain for line in lines], **style)
-        entries.append((f"paper, {network} (Table {lines[0].table})", Line2D([], [], **style)))
-    ticks = sorted({*rows, *(paper.pairs for paper in papers)})
+    ticks = sorted(rows)
     ax.set_xscale("log")
     ax.set_xlim(ticks[0] / 1.4, ticks[-1] * 1.4)
     ax.set_xticks(ticks, [str(pairs) for pairs in ticks])
@@ -160,12 +71,10 @@ def gain_by_pairs_plot(results: Results, group: str, folder: PlotFolder) -> Plot
     _name_axes(ax, "number of pairs", "gain in test PSNR [dB]", group_heading(group))
     _legend(figure, entries)
     caption = "Gain over the best supervised baseline: mean and standard error over the repetitions."
-    if papers:
-        caption += f" Hollow: the paper's, on {results.paper_task}, where data, sizes and networks differ."
-    return folder.plot(f"gain_by_pairs_{_slug(group)}", figure, caption)
+    return _save(figure, out, f"gain_by_pairs_{_slug(group)}", caption)
 
 
-def kept_plot(results: Results, pairs: int, group: str, folder: PlotFolder) -> Plot | None:
+def kept_plot(results: Results, pairs: int, group: str, out: Path) -> Plot | None:
     """Share of the pseudo pairs that the filter kept."""
     figure, ax = _figure(2.9)
     entries: list[tuple[str, Line2D | Patch]] = []
@@ -188,7 +97,7 @@ def kept_plot(results: Results, pairs: int, group: str, folder: PlotFolder) -> P
         f"{group_heading(group)}, {counted(pairs, 'pair')}: share of the pseudo pairs that the filter kept. Line: "
         "mean; band: lowest to highest repetition."
     )
-    return folder.plot(f"kept_{_slug(group)}_{pairs}", figure, caption)
+    return _save(figure, out, f"kept_{_slug(group)}_{pairs}", caption)
 
 
 def _mean_curve(runs: Iterable[Sequence[tuple[float, float | None]]]) -> tuple[np.ndarray, ...] | None:

@@ -89,30 +89,6 @@ class System(msgspec.Struct):
     description: str = ""
 
 
-class FISP(msgspec.Struct):
-    """One f_ISP, the local network of phase 1.
-
-    Attributes:
-        pairs: The number of labelled pairs.
-        variant: Its name, often that of the system that uses it.
-        repetition: Name of the repetition.
-        train_psnr: PSNR in dB on the pairs it was trained with.
-        validation_psnr: The same on the validation pairs.
-        test_psnr: The same on the test images.
-        test_psnr_global: The same with one set of parameters an image.
-        clipped: Mean share, 0 to 1, of the values of its pseudo inputs that were clamped to [0, 1].
-    """
-
-    pairs: int
-    variant: str
-    repetition: str
-    train_psnr: float | None = None
-    validation_psnr: float | None = None
-    test_psnr: float | None = None
-    test_psnr_global: float | None = None
-    clipped: float | None = None
-
-
 class Candidate(msgspec.Struct):
     """Settings that were tried in the search.
 
@@ -177,7 +153,6 @@ class Results(msgspec.Struct):
         selection: How settings and the baseline were chosen.
         options: The whole option file.
         best_supervised: By number of pairs (as text): the system that the others are compared with.
-        f_isp: PSNR of every f_ISP.
         search: Everything that was tried.
         pictures: Test images.
         failed: What went wrong.
@@ -200,7 +175,6 @@ class Results(msgspec.Struct):
     selection: str = ""
     options: dict[str, Any] = {}
     best_supervised: dict[str, str] = {}
-    f_isp: list[FISP] = []
     search: list[Candidate] = []
     pictures: list[Pictures] = []
     failed: list[Failure] = []
@@ -334,25 +308,17 @@ class GainRow:
     gain: Spread | None
 
 
-def gain_rows(results: Mapping[str, Any], pairs: int) -> list[GainRow]:
+def compare_systems(results: Results, pairs: int) -> list[GainRow]:
     """Compare every system with the best supervised baseline, repetition by repetition.
 
     Args:
-        results: The content of ``results.json``.
+        results: From `parse_results`.
         pairs: The number of pairs; systems that were not run with it are left out.
 
     Returns:
         Rows in the order of `GROUPS`, and of ``systems`` within a group. A system that was stopped early has a second
         row after its first; both are compared with the reference at the end of its training.
-
-    Raises:
-        ValueError: ``results`` does not have the form of a benchmark's.
     """
-    return compare_systems(parse_results(results), pairs)
-
-
-def compare_systems(results: Results, pairs: int) -> list[GainRow]:
-    """`gain_rows` of results that have been parsed."""
     reference = results.reference(pairs)
     base = psnr_by_repetition(results.of(pairs, reference) if reference else [])
     rows = []

@@ -129,23 +129,6 @@ def paper_section(results: Results) -> Section | None:
     return Section(title, text=text, tables=[Table(columns, rows, (2, 3, 4, 5))])
 
 
-def f_isp_table(results: Results) -> Table:
-    """PSNR of every variant of f_ISP itself."""
-    rows: list[tuple[str, ...] | str] = []
-    for pairs in sorted({item.pairs for item in results.f_isp}):
-        rows.append(counted(pairs, "pair"))
-        for variant in dict.fromkeys(item.variant for item in results.f_isp if item.pairs == pairs):
-            items = [item for item in results.f_isp if (item.pairs, item.variant) == (pairs, variant)]
-            psnr = (
-                _mean_std(spread_of(getattr(item, name) for item in items))
-                for name in ("train_psnr", "validation_psnr", "test_psnr", "test_psnr_global")
-            )
-            clipped = spread_of(None if item.clipped is None else 100 * item.clipped for item in items)
-            rows.append((results.label(variant), *psnr, _mean_std(clipped), str(len(items))))
-    columns = ("variant", "train [dB]", "validation [dB]", "test [dB]", "test, global [dB]", "clipped [%]", "n")
-    return Table(columns, rows, (1, 2, 3, 4, 5, 6), "PSNR of f_ISP itself, mean ± standard deviation")
-
-
 def search_section(results: Results) -> Section:
     """What was tried, with what was chosen of it; and settings that were given."""
     tried: list[tuple[str, ...] | str] = []

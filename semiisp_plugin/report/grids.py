@@ -6,7 +6,6 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -33,6 +32,7 @@ def draw_grid(
     cell_width: int | None = None,
     font_size: int = 16,
     gap: int = 6,
+    path: str | os.PathLike[str] | None = None,
 ) -> np.ndarray:
     """Lay pictures out in rows and columns, all of one size, on white paper.
 
@@ -48,6 +48,7 @@ def draw_grid(
             of one size are shown pixel for pixel.
         font_size: Pixels.
         gap: Pixels between pictures.
+        path: A PNG or JPEG file to write the grid to, by its ending; missing folders are made.
 
     Returns:
         RGB array (H, W, 3) ``uint8``.
@@ -104,13 +105,11 @@ def draw_grid(
             if notes and c < len(row):
                 _write(draw, notes[r][c], font, left + width / 2, top + height + gap // 3)
         top += height + note_heights[r] + gap
-    return np.asarray(sheet)
-
-
-def save_grid(path: str | os.PathLike[str], *arguments: Any, **options: Any) -> None:
-    """Write a grid of pictures to a PNG or JPEG file, by its ending; the other arguments are those of `draw_grid`."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_image(path, draw_grid(*arguments, **options))
+    grid = np.asarray(sheet)
+    if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, grid)
+    return grid
 
 
 def _to_image(picture: Picture, r: int, c: int) -> Image.Image:

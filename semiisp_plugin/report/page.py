@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from semiisp_plugin.report.grids import save_grid
+from semiisp_plugin.report.grids import draw_grid
 from semiisp_plugin.report.tables import MISSING, markdown_table, text_table
 
 _TEMPLATE = "page.html.j2"
@@ -85,14 +85,14 @@ class Pictures:
     def save(self, path: Path) -> None:
         """Draw them as one picture."""
         cells = [row for _, row in self.rows]
-        save_grid(
-            path,
+        draw_grid(
             [[image for image, _ in row] for row in cells],
             self.columns,
             [name for name, _ in self.rows],
             captions=[[note for _, note in row] for row in cells],
             cell_width=300,
             font_size=13,
+            path=path,
         )
 
 
@@ -105,7 +105,6 @@ class Page:
         facts: What was done, with what: names and texts.
         sections: Its parts.
         pictures: Pictures at its end.
-        headlines: Sentences at its beginning.
         failed: Names and reasons of what went wrong.
         options: Plain values, shown as YAML when asked.
     """
@@ -114,7 +113,6 @@ class Page:
     facts: Sequence[tuple[str, str]]
     sections: Sequence[Section]
     pictures: Sequence[Pictures] = ()
-    headlines: Sequence[str] = ()
     failed: Sequence[tuple[str, str]] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -136,9 +134,8 @@ class Page:
         return {name: out / name for name in ("report.md", "report.html", *(sheet.file for sheet in sheets))}
 
     def _markdown(self, sheets: list[Plot]) -> str:
-        lists = [[f"{key}: {value}" for key, value in self.facts], self.headlines]
-        parts = [f"# {escape_markdown(self.title)}\n"]
-        parts += ["".join(f"- {escape_markdown(line)}\n" for line in lines) for lines in lists if lines]
+        facts = "".join(f"- {escape_markdown(f'{key}: {value}')}\n" for key, value in self.facts)
+        parts = [f"# {escape_markdown(self.title)}\n", *([facts] if facts else [])]
         if self.failed:
             lines = "".join(f"- {escape_markdown(f'{name}: {why}')}\n" for name, why in self.failed)
             parts.append(f"## Failed\n\n{lines}")

@@ -55,7 +55,7 @@ PARAMETERS = {  # of the full networks, in millions
 
 
 def options_of(experiment: Experiment, phase: str) -> dict:
-    return plain(experiment.phases()[phase].values)
+    return plain(experiment.phases()[phase])
 
 
 def small(network: dict) -> dict:
@@ -98,11 +98,11 @@ def test_phases_pass_the_check_and_fit_together(experiment, workspace):
 @pytest.mark.slow
 def test_files_say_the_same_with_sources():
     for e in ALL:
-        for phase in e.phases().values():
-            text = write_yaml(phase.values, phase.head)
-            assert parse(text, e.name)[0] == plain(phase.values)
+        for name, values in e.phases().items():
+            text = write_yaml(values, e.head(name))
+            assert parse(text, e.name)[0] == plain(values)
             assert all(len(line) <= 120 for line in text.splitlines())
-    text = write_yaml(find_experiment("fivek_ie", "SepLUT", 100).phases()["semi"].values, [])
+    text = write_yaml(find_experiment("fivek_ie", "SepLUT", 100).phases()["semi"], [])
     assert 'real_per_batch: 2  # Table 6, "<= 100": N_r' in text
     assert "SepLUT's repository" in text
     assert "# ours: the paper does not say which" in text
@@ -239,7 +239,7 @@ def test_fine_tuning_is_the_models_own_training_halved(experiment):
             (half, 3 * math.ceil(experiment.pairs / 8) // 2),
         ):
             assert options["train"]["warmup_iter"] == options["train"]["scheduler"]["start_iter"] == warmup
-    text = write_yaml(experiment.phases()["finetune"].values, [])
+    text = write_yaml(experiment.phases()["finetune"], [])
     assert ("halved with the iterations" in text) == (whole["train"]["scheduler"] != half["train"]["scheduler"])
     if scheduler["type"] == "TrueCosineAnnealingLR":
         assert scheduler["T_max"] == whole["train"]["total_iter"]

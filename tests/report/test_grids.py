@@ -10,7 +10,7 @@ import torch
 
 from semiisp_plugin.io.image_io import read_image
 from semiisp_plugin.report import grids
-from semiisp_plugin.report.grids import draw_grid, save_grid
+from semiisp_plugin.report.grids import draw_grid
 
 COLOURS = [[(200, 30, 40), (20, 180, 60)], [(10, 60, 220), (150, 150, 0)]]
 
@@ -127,10 +127,8 @@ def test_cell_width_resizes_and_keeps_the_shape() -> None:
 
 def test_save_makes_the_folder_and_writes_the_grid(tmp_path: Path) -> None:
     rows = [[_flat(colour) for colour in row] for row in COLOURS]
-    save_grid(tmp_path / "new" / "grid.png", rows, ["a", "b"], ["c", "d"], title="e")
-    np.testing.assert_array_equal(
-        read_image(tmp_path / "new" / "grid.png"), draw_grid(rows, ["a", "b"], ["c", "d"], title="e")
-    )
+    grid = draw_grid(rows, ["a", "b"], ["c", "d"], title="e", path=tmp_path / "new" / "grid.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "new" / "grid.png"), grid)
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,12 @@ from pathlib import Path
 
 from semiisp_plugin.io.image_io import read_image, to_bit_depth
 from semiisp_plugin.report.benchmark_plots import (
-    PlotFolder,
     gain_by_pairs_plot,
-    gain_plot,
     kept_plot,
 )
-from semiisp_plugin.report.benchmark_results import MAIN_GROUPS, Results, compare_systems, parse_results
+from semiisp_plugin.report.benchmark_results import MAIN_GROUPS, Results, parse_results
 from semiisp_plugin.report.benchmark_tables import (
     describe_repetitions,
-    f_isp_table,
     paper_section,
     results_section,
     search_section,
@@ -47,35 +44,31 @@ def write_report(out: str | Path) -> dict[str, Path]:
     except ValueError as error:
         raise ValueError(f"{file} is no JSON ({error}); run `basicsr benchmark` again.") from error
     results = parse_results(content, str(file))
-    folder = PlotFolder(out)
+    sections = _sections(results, out)
     page = Page(
         results.title,
         _facts(results),
-        _sections(results, folder),
+        sections,
         _pictures(results, out),
-        _headlines(results),
-        [(item.job, item.error) for item in results.failed],
-        results.options,
+        failed=[(item.job, item.error) for item in results.failed],
+        options=results.options,
     )
-    return {**page.write(out), **folder.written}
+    plots = {plot.file: out / plot.file for section in sections for plot in section.plots}
+    return {**page.write(out), **plots}
 
 
-def _sections(results: Results, folder: PlotFolder) -> list[Section]:
+def _sections(results: Results, out: Path) -> list[Section]:
     """Every part that has something to show, in the order of the page."""
     every = results.pairs()
     parts = [] if every else [Section("Results", text=["No system was run to its end."])]
-    for pairs in every:
-        section = results_section(results, pairs)
-        section.plots = _present([gain_plot(results, pairs, folder)])
-        parts.append(section)
-    by_pairs = _present(gain_by_pairs_plot(results, group, folder) for group in MAIN_GROUPS)
+    parts += [results_section(results, pairs) for pairs in every]
+    by_pairs = _present(gain_by_pairs_plot(results, group, out) for group in MAIN_GROUPS)
     paper = paper_section(results) or Section("Gain and number of pairs")
     paper.plots = by_pairs
-    kept = _present(kept_plot(results, pairs, group, folder) for pairs in every for group in results.groups())
+    kept = _present(kept_plot(results, pairs, group, out) for pairs in every for group in results.groups())
     parts += [
         paper,
         Section("The filter", plots=kept),
-        Section("f_ISP", tables=[f_isp_table(results)]),
         search_section(results),
         systems_section(results),
     ]
@@ -105,21 +98,6 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         "Computing time": in_words(results.seconds) + (f" ({without} without the search)" if without else ""),
     }
     return [(key, value) for key, value in facts.items() if value]
-
-
-def _headlines(results: Results) -> list[str]:
-    """One sentence a number of pairs and system of the method."""
-    lines = []
-    for pairs in results.pairs():
-        for row in compare_systems(results, pairs):
-            if row.group != "method" or row.stopped_early or row.gain is None:
-                continue
-            error = row.gain.standard_error
-            spread = "" if error is None else f"standard error {error:.2f}, "
-            over = results.reference_label(pairs)
-            gain = f"{row.gain.mean:+.2f} dB over {over} ({spread}n = {row.gain.n})"
-            lines.append(f"{counted(pairs, 'pair')}, {row.label}: {gain}.")
-    return lines
 
 
 def _pictures(results: Results, out: Path) -> list[Pictures]:

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from semiisp_plugin.report import benchmark_plots
-from semiisp_plugin.report.benchmark import write_report
-from semiisp_plugin.report.benchmark_results import GROUPS, gain_rows
+from semiisp_plugin.report.benchmark_report import write_report
+from semiisp_plugin.report.benchmark_results import GROUPS, GainRow, compare_systems, parse_results
 from semiisp_plugin.report.benchmark_tables import markdown_tables, terminal_table
 from semiisp_plugin.report.paper_figures import PAPER_RESULTS, PAPER_TASKS, paper_results
 
@@ -42,7 +42,7 @@ def make_results(
 ) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     runs = [(s, f) for f in range(folds) for s in range(seeds)]
-    cells, f_isp, search = [], [], []
+    cells, search = [], []
     for n in pairs:
         for s, f in runs:
             repetition = f"seed {s}, fold {f}"
@@ -70,21 +70,7 @@ def make_results(
                             for i, v in zip(at, scores, strict=True)
                         ],
                         "kept_ratio": [[i, float(rng.uniform(0.4, 0.9))] for i in at] if filtered else [],
-                        "f_isp": "paper" if key == "mixture" else None,
                         "seconds": 1.5,
-                    }
-                )
-            for variant in ("paper", "auto"):
-                f_isp.append(
-                    {
-                        "pairs": n,
-                        "variant": variant,
-                        "repetition": repetition,
-                        "train_psnr": 24 + easy,
-                        "validation_psnr": 21 + easy,
-                        "test_psnr": 20.5 + 2 * easy + 0.3 * rng.normal(),
-                        "test_psnr_global": None,
-                        "clipped": 0.012,
                     }
                 )
         for rate in (0.001, 0.003):
@@ -117,7 +103,6 @@ def make_results(
         },
         "best_supervised": {str(n): "supervised_jitter" if n == 16 else "supervised" for n in pairs},
         "cells": cells,
-        "f_isp": f_isp,
         "search": search,
         "pictures": [],
         "failed": [],
@@ -173,6 +158,10 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.shown).split())
 
 
+def gain_rows(results: dict[str, Any], pairs: int) -> list[GainRow]:
+    return compare_systems(parse_results(results), pairs)
+
+
 # --- gains ----------------------------------------------------------------------------------------------------------
 
 
@@ -184,7 +173,7 @@ def psnr_of(results: dict[str, Any], pairs: int, system: str) -> dict[str, float
 
 @pytest.mark.parametrize("pairs", [16, 50])
 def test_gains_are_paired_by_repetition(pairs):
-    results = make_results()
+    results = make_results(seed=1)
     rng = np.random.default_rng(5)
     results["cells"] = [results["cells"][k] for k in rng.permutation(len(results["cells"]))]  # order must not matter
     base = psnr_of(results, pairs, results["best_supervised"][str(pairs)])
@@ -289,7 +278,6 @@ def test_values_that_are_not_finite_are_shown(tmp_path):
     for cell in results["cells"]:
         if cell["system"] in odd and cell["seed"] == 0:
             cell["test"]["psnr"] = cell["curve"][-1]["test"]["psnr"] = odd[cell["system"]]
-    results["f_isp"][0]["test_psnr"] = math.nan
     page = write(results, tmp_path)["report.html"].read_text()
     for name, shown in (("tuned", "nan"), ("UPI", "inf")):
         line = next(line for line in terminal_table(results).splitlines() if name in line)
@@ -405,7 +393,6 @@ def test_the_whole_report(whole):
     for group in ("method", "help"):
         names |= {f"plots/gain_by_pairs_{group}.png"}
     for n in (16, 50):
-        names |= {f"plots/gain_{n}.png"}
         names |= {f"plots/kept_{group}_{n}.png" for group in ("method", "help", "source", "ratio", "beta")}
     assert set(paths) == names
     for name, path in paths.items():
@@ -476,8 +463,6 @@ def test_every_text_is_escaped(tmp_path):
     }
     for cell in results["cells"]:
         cell["chosen"] = {HOSTILE: HOSTILE}
-    for item in results["f_isp"]:
-        item["variant"] = HOSTILE
     results["pictures"][0]["name"] = HOSTILE
     results["search"][0]["candidate"] = {HOSTILE: HOSTILE}
     results["failed"] = [{"job": HOSTILE, "error": HOSTILE}]
@@ -497,13 +482,12 @@ def test_every_text_is_escaped(tmp_path):
 @pytest.mark.filterwarnings("error")
 def test_what_is_not_there_is_left_out(tmp_path):
     results = make_results(pairs=(16,), seeds=1, folds=1)
-    for name in ("f_isp", "search"):
-        results[name] = []
+    results["search"] = []
     results["paper_task"] = None
     for cell in results["cells"]:
         cell.update(curve=[], kept_ratio=[], chosen={}, early_stopped=None)
     paths = write(results, tmp_path)
-    assert set(paths) == {"report.md", "report.html", "plots/gain_16.png"}
+    assert set(paths) == {"report.md", "report.html"}
     for text in (paths["report.md"].read_text(), Page(paths["report.html"].read_text()).text):
         assert "16 pairs" in text
         assert not [part for part in ("The filter", "Chosen settings", "Pictures") if part in text]
@@ -526,9 +510,7 @@ def test_odd_curves_are_drawn(tmp_path):
     for k, cell in enumerate(results["cells"]):
         cell["kept_ratio"] = [[10 * k, 0.5]]  # nowhere do two repetitions have a common stretch
         cell["test"] = None if k % 4 == 0 else cell["test"]
-    results["f_isp"] = [item | {"test_psnr": None} for item in results["f_isp"]]
     paths = write(results, tmp_path)
-    assert "plots/gain_16.png" not in paths
     assert "plots/kept_method_16.png" not in paths
 
 

@@ -15,7 +15,7 @@ from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair, select_pairs
 from semiisp_plugin.data.subsets import read_names
 from semiisp_plugin.io.image_io import read_image, to_bit_depth
 from semiisp_plugin.report.page import Page, Pictures, Section, Table, format_number, in_words, terminal_text
-from semiisp_plugin.report.paper_figures import GT_MEAN, PaperResult, paper_results
+from semiisp_plugin.report.paper_figures import GT_MEAN, PAPER_RESULTS
 
 
 def with_results(content: dict[str, Any]) -> dict[str, Any]:
@@ -50,14 +50,10 @@ def _means(rows: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 def _paper_rows(paper: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     if not paper:
         return []
-    found = [
-        row
-        for row in paper_results(paper["task"], paper["network"])
-        if row.pairs == paper["pairs"] and row.network == paper["network"]
-    ]
-    if not found:
+    wanted = (paper["task"], paper["network"], paper["pairs"])
+    row = next((row for row in PAPER_RESULTS if (row.task, row.network, row.pairs) == wanted), None)
+    if row is None:
         return []
-    row: PaperResult = found[0]
     first: dict[str, float] = {"psnr": row.supervised_psnr, "ssim": row.supervised_ssim}
     second: dict[str, float] = {"psnr": row.semi_psnr, "ssim": row.semi_ssim}
     matched = GT_MEAN.get((row.task, row.network))
