@@ -372,6 +372,7 @@ def test_options_changed_since_the_state(option_files, capsys):
     assert "start batch was 2, is 4" in log
 
 
+@pytest.mark.slow
 def test_damaged_newer_state_does_not_cost_the_new_one(option_files, capsys):
     path = edit(option_files.isp(total=4), lambda o: o["logger"].update(keep_last=1))
     assert main(["train", "-opt", path, "--force_yml", "logger:keep_last=4"]) == 0
@@ -384,6 +385,7 @@ def test_damaged_newer_state_does_not_cost_the_new_one(option_files, capsys):
     assert sorted(p.name for p in states.iterdir()) == ["6.state", "9.state"]
 
 
+@pytest.mark.slow
 def test_interrupt_saves_whole_iterations(option_files, monkeypatch):
     """Ctrl+C in the second iteration: it is finished and saved, and the resumed run equals an unbroken one."""
     import signal
@@ -411,6 +413,7 @@ def test_interrupt_saves_whole_iterations(option_files, monkeypatch):
     assert compare(unbroken, torch.load("experiments/isp/models/net_g_latest.pth", weights_only=True)) > 5
 
 
+@pytest.mark.slow
 def test_told_to_stop_while_waiting_for_data(option_files, monkeypatch, capsys):
     """A loader that hangs does not keep a run from saving; the resumed run equals an unbroken one."""
     import signal
@@ -442,6 +445,7 @@ def test_told_to_stop_while_waiting_for_data(option_files, monkeypatch, capsys):
     assert compare(unbroken, torch.load("experiments/isp/models/net_g_latest.pth", weights_only=True)) > 5
 
 
+@pytest.mark.slow
 def test_results_of_equal_names_in_two_folders(pseudo_pairs, tiny_data):
     for kind in ("input", "target"):
         for folder in ("a", "b"):

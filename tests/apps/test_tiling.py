@@ -56,6 +56,7 @@ class Halving(nn.Module):
         return image + self.up(self.down(x))[..., :height, :width]
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_spans_cover_and_weights_add_up_to_one(data):

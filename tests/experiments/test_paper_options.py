@@ -80,6 +80,7 @@ def test_there_is_an_experiment_for_each_task_amount_and_model():
         assert list(e.phases()) == (["denoise", *names] if e.task.denoising.value else names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ALL, ids=lambda e: e.name)
 def test_phases_pass_the_check_and_fit_together(experiment, workspace):
     recipe = load_recipe(plain(experiment.recipe()))

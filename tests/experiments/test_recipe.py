@@ -367,6 +367,7 @@ def test_differences():
 # --- before anything begins ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_dry_run_writes_nothing(recipe, capsys):
     before = sorted(os.listdir())
     found = states(capsys)

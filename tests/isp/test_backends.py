@@ -89,6 +89,7 @@ def test_curve8_counts_and_clamps_as_the_exact_inverse():
     assert torch.equal(clamped.clipped, outside)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_numba")
 def test_curve8_at_the_ends_of_the_parameters():
     """Saturated encoders: sigmoids of exactly 0 and 1 in the tied form."""

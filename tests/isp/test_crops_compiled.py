@@ -46,6 +46,7 @@ def test_whole_images(kind, grid):
     assert float((found - exact).abs().mean()) < 1e-7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["raw", "enhancement"])
 def test_crops_flipped_and_transposed(kind):
     """The place of a crop, given by hand, is that of the pixels cut out of the whole inverse."""

@@ -106,6 +106,7 @@ def interval(low, high):
 sizes_drawn = st.tuples(*[st.integers(2, 4)] * 3, st.integers(2, 300), st.integers(2, 70))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(interval(0.02, 20), interval(0.01, 8), interval(0, 1), sizes_drawn)
 def test_table_is_that_of_algorithm_1_far_beyond_the_ranges(g1, g2, k, sizes):

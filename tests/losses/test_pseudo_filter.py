@@ -76,6 +76,7 @@ def test_weights_match_the_plain_reading(batch, beta):
     np.testing.assert_allclose(result.threshold.numpy(), threshold, rtol=1e-15)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(batches(finite), st.sampled_from([0.5, 1.0, BETA, 2.0]))
 def test_total_is_the_printed_equation_13(batch, beta):

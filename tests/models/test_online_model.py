@@ -72,6 +72,7 @@ def test_model_and_worker_draw_the_same(completed, builds, model):
     assert not torch.equal(drawn[0], drawn[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "draw_on"), [("online", "worker"), ("online", "gpu"), ("keys", "gpu")])
 def test_training_from_end_to_end(completed, builds, mode, draw_on):
     options = builds(mode, draw_on, short_side=48)

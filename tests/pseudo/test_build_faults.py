@@ -241,6 +241,7 @@ def test_commands_on_one_folder_share_the_work(photographs, generator, undisturb
     assert disagreements(contents(tmp_path / "out"), undisturbed) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")], ids=["torchrun", "slurm"])
 def test_ranks_build_shards_of_their_own(photographs, generator, undisturbed, monkeypatch, tmp_path, names):
     monkeypatch.setenv(names[1], "2")
@@ -279,6 +280,7 @@ def test_shards_of_a_living_process_are_left_to_it(photographs, generator, monke
 # --- stopped ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_sigterm_stores_what_is_made(photographs, generator, undisturbed, tmp_path, workers):
     """As batch systems end a job; Ctrl+C does the same."""
@@ -498,6 +500,7 @@ def lose_a_record(out: Path) -> None:
     (out / "shards" / "00001.done.json").unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
@@ -575,6 +578,7 @@ def unbroken(few, generator, tmp_path) -> dict[str, object]:
     return contents(tmp_path / "unbroken")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=["stop", "disk"])
 @pytest.mark.parametrize("when", range(6))
 def test_interrupted_while_the_lists_are_written(few, generator, unbroken, tmp_path, monkeypatch, when, error):
@@ -610,6 +614,7 @@ def test_half_a_header_of_a_database(few, generator, unbroken, tmp_path):
     assert disagreements(contents(out), unbroken) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("then", ["goes", "breaks", "changes"])
 @pytest.mark.parametrize("draws", [1, 2])
 def test_a_photograph_half_done_that_is_another_one_later(few, generator, tmp_path, monkeypatch, then, draws):

@@ -238,6 +238,7 @@ def test_photographs_called_as_draws_are_built(build, contents, tmp_path):
     assert contents()["lq keys"] == ["a", "a__draw1", "a__draw1__draw0", "a__draw1__draw1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", range(1, 10))
 def test_resuming_at_any_draw_gives_what_an_unbroken_build_gives(build, contents, monkeypatch, when):
     """Interrupted at any of the ten puts into lq.lmdb, gt.lmdb being complete."""

@@ -135,6 +135,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_entries_are_those_of_a_stored_build(make_build, dataset_of, kind):
     isp, how = KINDS[kind]
@@ -157,6 +158,7 @@ def test_entries_are_those_of_a_stored_build(make_build, dataset_of, kind):
 # --- crops -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["global", "upi", "local, per function"])
 @pytest.mark.parametrize("size", [[24, 30], [30, 24]], ids=["landscape", "portrait"])
 def test_crop_of_the_inverse_is_the_inverse_of_the_crop(make_build, dataset_of, kind, size):

@@ -514,6 +514,7 @@ def test_odd_curves_are_drawn(tmp_path):
     assert "plots/kept_method_16.png" not in paths
 
 
+@pytest.mark.slow
 def test_many_pictures_keep_the_page_small(tmp_path):
     results = {"title": "pictures", "systems": {}, "cells": []}
     (tmp_path / "pictures").mkdir()

@@ -49,6 +49,7 @@ def differing(one: Path, other: Path) -> np.ndarray:
     return (read_image(one) != read_image(other)).any(2)
 
 
+@pytest.mark.slow
 def test_pictures_and_table(script, picture, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(script, "STEPS", 4)
     write_image(tmp_path / "photograph.png", picture)
