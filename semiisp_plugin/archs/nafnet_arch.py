@@ -28,16 +28,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.residual_u_net import ChannelNorm, ResidualUNet
+from semiisp_plugin.archs.blocks import ChannelNorm, Gate
+from semiisp_plugin.archs.residual_u_net import ResidualUNet
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
 __all__ = ["NAFNet"]
-
-
-def _gate(x: Tensor) -> Tensor:
-    """(N, 2 C, H, W) -> (N, C, H, W)."""
-    first, second = x.chunk(2, dim=1)
-    return first * second
 
 
 def _window_means(x: Tensor, height: Any, width: Any) -> Tensor:
@@ -91,6 +86,7 @@ class _Block(nn.Module):
         self.norm1 = ChannelNorm(channels)
         self.conv1 = nn.Conv2d(channels, wide, 1)
         self.conv2 = nn.Conv2d(wide, wide, 3, padding=1, groups=wide)
+        self.gate = Gate()
         self.sca = _ChannelAttention(channels)
         self.conv3 = nn.Conv2d(channels, channels, 1)
         self.norm2 = ChannelNorm(channels)
@@ -100,9 +96,9 @@ class _Block(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        mixed = _gate(self.conv2(self.conv1(self.norm1(x))))
+        mixed = self.gate(self.conv2(self.conv1(self.norm1(x))))
         x = x + self.beta * self.conv3(mixed * self.sca(mixed))
-        out: Tensor = x + self.gamma * self.conv5(_gate(self.conv4(self.norm2(x))))
+        out: Tensor = x + self.gamma * self.conv5(self.gate(self.conv4(self.norm2(x))))
         return out
 
 
