@@ -1,7 +1,7 @@
 """LLFormer: low-light transformer (Wang et al., AAAI 2023, arXiv 2212.11548), a target model.
 
 Written from the paper alone. The authors' code may not be used commercially and was not looked at: the names of the
-parameters are ours, and the published weights do not load.
+parameters are the plugin's own, and the published weights do not load.
 
 The axis-based transformer block attends along the columns of the image, then along its rows, each pixel to those of its
 column or row, so that the cost grows with H + W for a pixel, not with H W; a feed-forward network follows, each half of

@@ -9,7 +9,7 @@ a mixture of learned 3D tables. Every pixel goes through its 1D tables first, th
     out = T(t_R(R), t_G(G), t_B(B))            linear and trilinear interpolation between the vertices
 
 The names and shapes of the parameters are those of the public repository (github.com/ImCharlesY/SepLUT, Apache-2.0),
-so that its weights load; the code is ours. Both lookups are ``torch.nn.functional.grid_sample``: no extension to
+so that its weights load; the code is the plugin's own. Both lookups are ``torch.nn.functional.grid_sample``: no extension to
 compile, gradients everywhere, and the 1D tables stay 1D (the public training code turns them into 3D tables, which
 gives the same numbers for more work). On CUDA the gradient of grid_sample adds up in no fixed order: runs repeat to
 rounding, not bit by bit.
@@ -34,13 +34,7 @@ from torch import Tensor, nn
 from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, check_image
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
-__all__ = [
-    "SepLUT",
-    "SepLUTTables",
-    "apply_lut_1d",
-    "apply_lut_3d",
-    "identity_lut_3d",
-]
+__all__ = ["SepLUT", "SepLUTTables", "identity_lut_3d"]
 
 _DEFAULT_THUMBNAIL = {"light": 256, "res18": 224}
 # light: the fourth of five stride-2 convolutions must leave more than one pixel for its instance norm.
@@ -66,39 +60,13 @@ class SepLUTTables(NamedTuple):
     weights: Tensor | None
 
 
-def apply_lut_1d(image: Tensor, lut: Tensor) -> Tensor:
-    """Send every colour through its own 1D table, by linear interpolation.
-
-    Args:
-        image: (N, C, H, W); values outside [0, 1] are taken as 0 or 1.
-        lut: (N, C, V), V >= 2: outputs at the equally spaced inputs 0 ... 1.
-
-    Returns:
-        (N, C, H, W), NaN where the image is. Differentiable in both arguments.
-    """
-    return torch.where(image.isnan(), image, _sample_1d(_coordinates(image), lut))
-
-
-def apply_lut_3d(image: Tensor, lut: Tensor) -> Tensor:
-    """Send every pixel through a 3D table, by trilinear interpolation.
-
-    Args:
-        image: (N, 3, H, W) RGB; values outside [0, 1] are taken as 0 or 1.
-        lut: (N, C, V, V, V), V >= 2, indexed ``[n, output colour, blue, green, red]``.
-
-    Returns:
-        (N, C, H, W), NaN where a colour of the pixel is. Differentiable in both arguments.
-    """
-    return torch.where(image.isnan().any(1, keepdim=True), float("nan"), _sample_3d(_coordinates(image), lut))
-
-
 def _coordinates(image: Tensor) -> Tensor:
     """[0, 1] to the [-1, 1] of grid_sample; NaN becomes 0: its gradient crashes on a CPU where a grid is NaN."""
     return torch.nan_to_num(image * 2 - 1, nan=0.0)
 
 
 def _sample_1d(x: Tensor, lut: Tensor) -> Tensor:
-    """(N, C, H, W) in [-1, 1] through tables (N, C, V)."""
+    """(N, C, H, W) in [-1, 1] through tables (N, C, V), V >= 2: outputs at equally spaced inputs -1 ... 1."""
     n, c, h, w = x.shape
     # A table is an image of one row: whatever y is, padding by the border takes it to that row. So x stands in for it,
     # which costs no memory.
@@ -108,7 +76,7 @@ def _sample_1d(x: Tensor, lut: Tensor) -> Tensor:
 
 
 def _sample_3d(x: Tensor, lut: Tensor) -> Tensor:
-    """(N, 3, H, W) RGB in [-1, 1] through tables (N, C, V, V, V)."""
+    """(N, 3, H, W) RGB in [-1, 1] through tables (N, C, V, V, V), indexed ``[n, output colour, blue, green, red]``."""
     # grid_sample reads a point as (x, y, z) = (last axis, ..., first axis) of the volume, hence red, green, blue.
     grid = x.permute(0, 2, 3, 1).unsqueeze(1)
     out = F.grid_sample(lut, grid, mode="bilinear", padding_mode="border", align_corners=True)
@@ -116,7 +84,7 @@ def _sample_3d(x: Tensor, lut: Tensor) -> Tensor:
 
 
 def identity_lut_3d(n_vertices: int) -> Tensor:
-    """The (3, V, V, V) table, float32, that :func:`apply_lut_3d` maps every colour to itself with."""
+    """The (3, V, V, V) table, float32, that maps every colour to itself."""
     axis = torch.linspace(0.0, 1.0, n_vertices)
     blue, green, red = torch.meshgrid(axis, axis, axis, indexing="ij")
     return torch.stack([red, green, blue])

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from semiisp_plugin.archs.seplut_arch import (
     SepLUT,
-    apply_lut_1d,
-    apply_lut_3d,
+    _coordinates,
+    _sample_1d,
+    _sample_3d,
     identity_lut_3d,
 )
 from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
@@ -219,6 +220,14 @@ def test_output_is_the_public_implementations(
     out = fill(SepLUT(**options), seed)(image)
     assert out.dtype == torch.float64
     np.testing.assert_allclose(probes(out), recorded, rtol=0, atol=1e-10)
+
+
+def apply_lut_1d(image: Tensor, lut: Tensor) -> Tensor:
+    return _sample_1d(_coordinates(image), lut)
+
+
+def apply_lut_3d(image: Tensor, lut: Tensor) -> Tensor:
+    return _sample_3d(_coordinates(image), lut)
 
 
 @pytest.mark.parametrize("vertices", [2, 5, 9])
