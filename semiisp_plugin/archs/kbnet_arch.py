@@ -13,7 +13,7 @@ kernels are mixtures of a bank of K = 32 learned ones, by coefficients a that ar
     output = y + gamma * 1x1(gate(1x1(norm(y))))
 
 The names and shapes of the parameters are those of the public repository (github.com/zhangyi-3/KBNet, MIT), so that its
-weights load; the code is the plugin's own. Its files are ``{"model": ...}``: load them with ``param_key_g: model`` (training and
+weights load; the code is new. Its files are ``{"model": ...}``: load them with ``param_key_g: model`` (training and
 testing) or ``param_key: model`` (denoising). The weights for real noise, ``sensenoise_s.pth``, belong to
 ``lightweight: true, ffn_scale: 1.5``.
 """

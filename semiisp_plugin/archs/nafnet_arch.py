@@ -12,7 +12,7 @@ the image, without a sigmoid:
 beta and gamma start at zero: every block starts as the identity.
 
 The names and shapes of the parameters are those of the public repository (github.com/megvii-research/NAFNet, MIT), so
-that its weights load; the code is the plugin's own. Its files are ``{"params": ...}``, which BasicSR loads as they are
+that its weights load; the code is new. Its files are ``{"params": ...}``, which BasicSR loads as they are
 (``path: {pretrain_network_g: FILE.pth}``); each needs the options it was trained with. The repository tests its GoPro
 and REDS weights with ``NAFNetLocal``, which is ``tlc_train_size: 256`` here: a network trained on crops meets means of
 crops, and means over a whole large image are other numbers. Test-time local conversion (TLC; Chu et al., ECCV 2022,

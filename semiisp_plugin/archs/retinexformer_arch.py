@@ -9,7 +9,7 @@ number of pixels; the values are weighted by the illumination features:
     out = project(A (V * F)) + position(V)
 
 The names and shapes of the parameters are those of the public repository (github.com/caiyuanhao1998/Retinexformer,
-MIT), so that its weights load; the code is the plugin's own. Its files are ``{"params": ...}``, which BasicSR loads as they are
+MIT), so that its weights load; the code is new. Its files are ``{"params": ...}``, which BasicSR loads as they are
 (``path: {pretrain_network_g: FILE.pth}``).
 """
 

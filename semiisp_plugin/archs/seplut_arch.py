@@ -9,7 +9,7 @@ a mixture of learned 3D tables. Every pixel goes through its 1D tables first, th
     out = T(t_R(R), t_G(G), t_B(B))            linear and trilinear interpolation between the vertices
 
 The names and shapes of the parameters are those of the public repository (github.com/ImCharlesY/SepLUT, Apache-2.0),
-so that its weights load; the code is the plugin's own. Both lookups are ``torch.nn.functional.grid_sample``: no extension to
+so that its weights load; the code is new. Both lookups are ``torch.nn.functional.grid_sample``: no extension to
 compile, gradients everywhere, and the 1D tables stay 1D (the public training code turns them into 3D tables, which
 gives the same numbers for more work). On CUDA the gradient of grid_sample adds up in no fixed order: runs repeat to
 rounding, not bit by bit.
