@@ -13,7 +13,7 @@ kernels are mixtures of a bank of K = 32 learned ones, by coefficients a that ar
     output = y + gamma * 1x1(gate(1x1(norm(y))))
 
 The names and shapes of the parameters are those of the public repository (github.com/zhangyi-3/KBNet, MIT), so that its
-weights load; the code is ours. Its files are ``{"model": ...}``: load them with ``param_key_g: model`` (training and
+weights load; the code is new. Its files are ``{"model": ...}``: load them with ``param_key_g: model`` (training and
 testing) or ``param_key: model`` (denoising). The weights for real noise, ``sensenoise_s.pth``, belong to
 ``lightweight: true, ffn_scale: 1.5``.
 """
@@ -29,7 +29,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from semiisp_plugin.archs.residual_u_net import ChannelNorm, ResidualUNet
+from semiisp_plugin.archs.blocks import ChannelNorm, Gate
+from semiisp_plugin.archs.residual_u_net import ResidualUNet
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
 __all__ = ["KBNet_s"]
@@ -41,14 +42,6 @@ _TAPS = _GROUP * _SIDE**2
 # Values of the pixels' own kernels that are held at a time. On a CPU they should stay in its cache (measured with 16 to
 # 1024 channels); a GPU wants much work at once.
 _CPU_VALUES, _GPU_VALUES = 2**20, 2**26
-
-
-class _Gate(nn.Module):
-    """(N, 2 C, H, W) -> (N, C, H, W)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        first, second = x.chunk(2, dim=1)
-        return first * second
 
 
 # --- kernel basis attention -----------------------------------------------------------------------------------------
@@ -173,7 +166,7 @@ class _Block(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, 1)
         self.conv21 = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.conv2 = nn.Sequential(
-            nn.Conv2d(channels, few, 3, padding=1, groups=few), _Gate(), nn.Conv2d(few // 2, _N_BASES, 1)
+            nn.Conv2d(channels, few, 3, padding=1, groups=few), Gate(), nn.Conv2d(few // 2, _N_BASES, 1)
         )
         self.conv211 = nn.Conv2d(channels, _N_BASES, 1)
         self.conv3 = nn.Conv2d(channels, channels, 1)
@@ -181,7 +174,7 @@ class _Block(nn.Module):
         self.conv5 = nn.Conv2d(wide // 2, channels, 1)
         self.ga1 = nn.Parameter(torch.full((1, channels, 1, 1), 1e-2))
         self.attgamma = nn.Parameter(torch.full((1, _N_BASES, 1, 1), 1e-2))
-        self.sg = _Gate()
+        self.sg = Gate()
         self.beta = nn.Parameter(torch.full((1, channels, 1, 1), 1e-2))
         self.gamma = nn.Parameter(torch.full((1, channels, 1, 1), 1e-2))
 

@@ -1,7 +1,7 @@
 """LLFormer: low-light transformer (Wang et al., AAAI 2023, arXiv 2212.11548), a target model.
 
 Written from the paper alone. The authors' code may not be used commercially and was not looked at: the names of the
-parameters are ours, and the published weights do not load.
+parameters are the plugin's own, and the published weights do not load.
 
 The axis-based transformer block attends along the columns of the image, then along its rows, each pixel to those of its
 column or row, so that the cost grows with H + W for a pixel, not with H W; a feed-forward network follows, each half of
@@ -42,11 +42,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, check_image, check_numbers, likeness
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
 __all__ = ["LLFormer"]
 
-_N_COLOURS = 3
 _N_FUSED = 3  # blocks in a row whose outputs are fused
 
 
@@ -142,12 +142,8 @@ class _CrossLayerFusion(nn.Module):
     def forward(self, layers: Sequence[Tensor]) -> Tensor:
         x = torch.cat(list(layers), dim=1)
         query, key, value = (part.flatten(1).unflatten(1, (_N_FUSED, -1)) for part in self.qkv(x).chunk(3, dim=1))
-        # At least float32: sums over all pixels, and a guard against a zero norm that is zero itself in float16.
-        wide = torch.promote_types(query.dtype, torch.float32)
-        query = F.normalize(query.to(wide), dim=-1)
-        key = F.normalize(key.to(wide), dim=-1)
-        likeness = (self.inverse_alpha * (query @ key.transpose(1, 2))).softmax(dim=-1)
-        mixed = (likeness.to(value.dtype) @ value).view_as(x)
+        alike = likeness(query, key, self.inverse_alpha)
+        mixed = (alike.to(value.dtype) @ value).view_as(x)
         out: Tensor = self.reduce(x + self.project(mixed))
         return out
 
@@ -230,17 +226,8 @@ class LLFormer(nn.Module):
         super().__init__()
         if dim < 2 or dim % 2:
             raise ValueError(f"LLFormer: dim is {dim}; use an even number of 2 or more.")
-        if not num_blocks or min(num_blocks) < 0:
-            raise ValueError(
-                f"LLFormer: num_blocks is {list(num_blocks)}; give one or more numbers of 0 or more: [2, 4, 8, 16]."
-            )
-        if num_refinement_blocks < 0:
-            raise ValueError(f"LLFormer: num_refinement_blocks is {num_refinement_blocks}; use 0 or more.")
-        if len(heads) != len(num_blocks):
-            raise ValueError(
-                f"LLFormer: num_blocks {list(num_blocks)} has {len(num_blocks)} numbers, heads {list(heads)} has "
-                f"{len(heads)}; give both as many."
-            )
+        check_numbers("LLFormer", (2, 4, 8, 16), num_blocks=num_blocks, heads=heads)
+        check_at_least("LLFormer", 0, num_refinement_blocks=num_refinement_blocks)
         widths = [dim * 2 ** (stage + 1) for stage in range(len(num_blocks))]
         for channels, count in zip([dim, *widths], [heads[0], *heads], strict=True):
             if count < 1 or channels % count:
@@ -260,7 +247,7 @@ class LLFormer(nn.Module):
                 *(_Block(channels, number_of_heads, ffn_expansion_factor, norm_bias) for _ in range(count))
             )
 
-        self.embed = nn.Conv2d(_N_COLOURS, dim, 3, padding=1)
+        self.embed = nn.Conv2d(N_COLOURS, dim, 3, padding=1)
         self.head = _FusedBlocks(dim, heads[0], ffn_expansion_factor, norm_bias)
         self.halvings = nn.ModuleList(_halving(c) for c in [dim, *widths[:-1]])
         self.encoders = nn.ModuleList(blocks(*stage) for stage in zip(widths, num_blocks, heads, strict=True))
@@ -272,7 +259,7 @@ class LLFormer(nn.Module):
         )
         self.tail = _FusedBlocks(dim, heads[0], ffn_expansion_factor, norm_bias)
         self.refinement = blocks(dim, num_refinement_blocks, heads[0])
-        self.to_image = nn.Conv2d(dim, _N_COLOURS, 3, padding=1)
+        self.to_image = nn.Conv2d(dim, N_COLOURS, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Enhance a batch.
@@ -286,10 +273,7 @@ class LLFormer(nn.Module):
         Raises:
             ValueError: The input is not (N, 3, H, W), or empty.
         """
-        if image.ndim != 4 or image.shape[1] != _N_COLOURS:
-            raise ValueError(f"LLFormer: expected an image batch (N, 3, H, W), got shape {tuple(image.shape)}.")
-        if 0 in image.shape:
-            raise ValueError(f"LLFormer: the batch of shape {tuple(image.shape)} has no pixels.")
+        check_image("LLFormer", image)
         height, width = image.shape[-2:]
         x = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
         x = self.head(self.embed(x))

@@ -12,7 +12,7 @@ the image, without a sigmoid:
 beta and gamma start at zero: every block starts as the identity.
 
 The names and shapes of the parameters are those of the public repository (github.com/megvii-research/NAFNet, MIT), so
-that its weights load; the code is ours. Its files are ``{"params": ...}``, which BasicSR loads as they are
+that its weights load; the code is new. Its files are ``{"params": ...}``, which BasicSR loads as they are
 (``path: {pretrain_network_g: FILE.pth}``); each needs the options it was trained with. The repository tests its GoPro
 and REDS weights with ``NAFNetLocal``, which is ``tlc_train_size: 256`` here: a network trained on crops meets means of
 crops, and means over a whole large image are other numbers. Test-time local conversion (TLC; Chu et al., ECCV 2022,
@@ -28,16 +28,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.residual_u_net import ChannelNorm, ResidualUNet
+from semiisp_plugin.archs.blocks import ChannelNorm, Gate
+from semiisp_plugin.archs.residual_u_net import ResidualUNet
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
 __all__ = ["NAFNet"]
-
-
-def _gate(x: Tensor) -> Tensor:
-    """(N, 2 C, H, W) -> (N, C, H, W)."""
-    first, second = x.chunk(2, dim=1)
-    return first * second
 
 
 def _window_means(x: Tensor, height: Any, width: Any) -> Tensor:
@@ -91,6 +86,7 @@ class _Block(nn.Module):
         self.norm1 = ChannelNorm(channels)
         self.conv1 = nn.Conv2d(channels, wide, 1)
         self.conv2 = nn.Conv2d(wide, wide, 3, padding=1, groups=wide)
+        self.gate = Gate()
         self.sca = _ChannelAttention(channels)
         self.conv3 = nn.Conv2d(channels, channels, 1)
         self.norm2 = ChannelNorm(channels)
@@ -100,9 +96,9 @@ class _Block(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        mixed = _gate(self.conv2(self.conv1(self.norm1(x))))
+        mixed = self.gate(self.conv2(self.conv1(self.norm1(x))))
         x = x + self.beta * self.conv3(mixed * self.sca(mixed))
-        out: Tensor = x + self.gamma * self.conv5(_gate(self.conv4(self.norm2(x))))
+        out: Tensor = x + self.gamma * self.conv5(self.gate(self.conv4(self.norm2(x))))
         return out
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semiisp_plugin.archs.blocks import check_image
 from semiisp_plugin.isp.invertible_isp import InvertibleISP
 from semiisp_plugin.isp.parameter_maps import positions, rows_of
 from semiisp_plugin.isp.parameters import BASE_MATRICES, ISPSpec
@@ -141,7 +142,7 @@ class PQDynamicISP(nn.Module):
         Raises:
             ValueError: The input is not (N, 3, H, W), or has no pixels.
         """
-        _check(image)
+        check_image("PQDynamicISP", image)
         return self.predict_parameters(image)
 
     def apply_prepared(self, tile: Tensor, context: Tensor, box: tuple[int, int], size: tuple[int, int]) -> Tensor:
@@ -159,7 +160,7 @@ class PQDynamicISP(nn.Module):
         Raises:
             ValueError: The tile is not (N, 3, h, w), or reaches out of the image.
         """
-        _check(tile)
+        check_image("PQDynamicISP", tile)
         (top, left), (height, width) = box, size
         rows, columns = tile.shape[-2:]
         if min(top, left) < 0 or top + rows > height or left + columns > width:
@@ -192,13 +193,6 @@ class PQDynamicISP(nn.Module):
             ValueError: The input is not (N, 3, H, W), or has no pixels.
         """
         return self.apply_prepared(image, self.prepare(image), (0, 0), (image.shape[-2], image.shape[-1]))
-
-
-def _check(image: Tensor) -> None:
-    if image.ndim != 4 or image.shape[1] != 3:
-        raise ValueError(f"PQDynamicISP: expected an image batch (N, 3, H, W), got shape {tuple(image.shape)}.")
-    if 0 in image.shape:
-        raise ValueError(f"PQDynamicISP: the image batch of shape {tuple(image.shape)} has no pixels.")
 
 
 def _at(sets: Tensor, axis: int, places: np.ndarray) -> Tensor:

@@ -1,4 +1,4 @@
-"""What NAFNet and KBNet share: a norm, and the frame, a U of convolutional blocks that adds a correction to the image.
+"""The frame of NAFNet and KBNet: a U of convolutional blocks that adds a correction to the image.
 
 A 3x3 convolution of the image; at each level blocks, then half the sides by a strided convolution to twice the
 channels; blocks in the middle; back up by pixel shuffles, adding the features of the same size from the way down; a
@@ -14,19 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class ChannelNorm(nn.Module):
-    """Layer norm over the channels of each pixel, (N, C, H, W) -> (N, C, H, W)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """As the class says."""
-        pixels = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, eps=1e-6)
-        return pixels.permute(0, 3, 1, 2)
+from semiisp_plugin.archs.blocks import check_at_least, check_image, check_numbers
 
 
 class ResidualUNet(nn.Module):
@@ -61,22 +49,10 @@ class ResidualUNet(nn.Module):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        for key, value in (("img_channel", img_channel), ("width", width)):
-            if value < 1:
-                raise ValueError(f"{name}: {key} is {value}; use 1 or more.")
-        if middle_blk_num < 0:
-            raise ValueError(f"{name}: middle_blk_num is {middle_blk_num}; use 0 or more.")
-        for key, numbers in (("enc_blk_nums", enc_blk_nums), ("dec_blk_nums", dec_blk_nums)):
-            if not numbers or min(numbers) < 0:
-                raise ValueError(
-                    f"{name}: {key} is {list(numbers)}; give one or more numbers of 0 or more, such as [2, 2, 2, 2]."
-                )
+        check_at_least(name, 1, img_channel=img_channel, width=width)
+        check_at_least(name, 0, middle_blk_num=middle_blk_num)
+        check_numbers(name, (2, 2, 2, 2), enc_blk_nums=enc_blk_nums, dec_blk_nums=dec_blk_nums)
         levels = len(enc_blk_nums)
-        if len(dec_blk_nums) != levels:
-            raise ValueError(
-                f"{name}: enc_blk_nums {list(enc_blk_nums)} has {levels} numbers, "
-                f"dec_blk_nums {list(dec_blk_nums)} has {len(dec_blk_nums)}; give both as many."
-            )
         widths = [width * 2**level for level in range(levels + 1)]
         self.img_channel = img_channel
         self.multiple = 2**levels
@@ -105,13 +81,7 @@ class ResidualUNet(nn.Module):
         Raises:
             ValueError: The input is not (N, img_channel, H, W), or has no pixels.
         """
-        name = type(self).__name__
-        if image.ndim != 4 or image.shape[1] != self.img_channel:
-            raise ValueError(
-                f"{name}: expected an image batch (N, {self.img_channel}, H, W), got shape {tuple(image.shape)}."
-            )
-        if 0 in image.shape:
-            raise ValueError(f"{name}: the image batch of shape {tuple(image.shape)} has no pixels.")
+        check_image(type(self).__name__, image, self.img_channel)
         height, width = image.shape[-2:]
         x = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
         if self.CHANNELS_LAST_ON_CPU and x.device.type == "cpu" and not torch.compiler.is_compiling():

@@ -9,7 +9,7 @@ number of pixels; the values are weighted by the illumination features:
     out = project(A (V * F)) + position(V)
 
 The names and shapes of the parameters are those of the public repository (github.com/caiyuanhao1998/Retinexformer,
-MIT), so that its weights load; the code is ours. Its files are ``{"params": ...}``, which BasicSR loads as they are
+MIT), so that its weights load; the code is new. Its files are ``{"params": ...}``, which BasicSR loads as they are
 (``path: {pretrain_network_g: FILE.pth}``).
 """
 
@@ -22,12 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, check_image, likeness
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
 __all__ = ["Retinexformer"]
 
-_N_COLOURS = 3
-_ESTIMATOR_INPUTS = _N_COLOURS + 1  # the colours and their mean
+_ESTIMATOR_INPUTS = N_COLOURS + 1  # the colours and their mean
 
 
 class _IlluminationEstimator(nn.Module):
@@ -38,7 +38,7 @@ class _IlluminationEstimator(nn.Module):
         self.conv1 = nn.Conv2d(_ESTIMATOR_INPUTS, n_feat, 1)
         # Grouped by the inputs, not depth-wise, in spite of its published name.
         self.depth_conv = nn.Conv2d(n_feat, n_feat, 5, padding=2, groups=_ESTIMATOR_INPUTS)
-        self.conv2 = nn.Conv2d(n_feat, _N_COLOURS, 1)
+        self.conv2 = nn.Conv2d(n_feat, N_COLOURS, 1)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         prior = image.mean(dim=1, keepdim=True)
@@ -71,11 +71,7 @@ class _IlluminationGuidedAttention(nn.Module):
         value = self.to_v(x)
         query = self._split_heads(self.to_q(x))
         key = self._split_heads(self.to_k(x))
-        # At least float32: the guard against a zero norm, 1e-12, is zero itself in float16.
-        wide = torch.promote_types(query.dtype, torch.float32)
-        query = F.normalize(query.to(wide), dim=-1)
-        key = F.normalize(key.to(wide), dim=-1)
-        attention = (self.rescale * (key @ query.transpose(-2, -1))).softmax(dim=-1)
+        attention = likeness(key, query, self.rescale)
         guided = self._split_heads(value * illumination)
         mixed = (attention.to(guided.dtype) @ guided).permute(0, 3, 1, 2).flatten(2).view_as(x)
         position = self.pos_emb(value.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -151,7 +147,7 @@ class _CorruptionRestorer(nn.Module):
         def halve(level: int) -> nn.Conv2d:
             return nn.Conv2d(n_feat * 2**level, n_feat * 2 ** (level + 1), 4, stride=2, padding=1, bias=False)
 
-        self.embedding = nn.Conv2d(_N_COLOURS, n_feat, 3, padding=1, bias=False)
+        self.embedding = nn.Conv2d(N_COLOURS, n_feat, 3, padding=1, bias=False)
         self.encoder_layers = nn.ModuleList(
             nn.ModuleList([blocks(level), halve(level), halve(level)]) for level in range(levels)
         )
@@ -166,7 +162,7 @@ class _CorruptionRestorer(nn.Module):
             )
             for level in reversed(range(levels))
         )
-        self.mapping = nn.Conv2d(n_feat, _N_COLOURS, 3, padding=1, bias=False)
+        self.mapping = nn.Conv2d(n_feat, N_COLOURS, 3, padding=1, bias=False)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -230,8 +226,7 @@ class Retinexformer(nn.Module):
         super().__init__()
         if n_feat < 1 or n_feat % _ESTIMATOR_INPUTS:
             raise ValueError(f"Retinexformer: n_feat is {n_feat}; use a positive multiple of {_ESTIMATOR_INPUTS}.")
-        if stage < 1:
-            raise ValueError(f"Retinexformer: stage is {stage}; use 1 or more.")
+        check_at_least("Retinexformer", 1, stage=stage)
         if len(num_blocks) < 2 or min(num_blocks) < 1:
             raise ValueError(
                 f"Retinexformer: num_blocks is {list(num_blocks)}; give two or more numbers of 1 or more, such as "
@@ -252,10 +247,7 @@ class Retinexformer(nn.Module):
         Raises:
             ValueError: The input is not (N, 3, H, W), or has no pixels.
         """
-        if image.ndim != 4 or image.shape[1] != _N_COLOURS:
-            raise ValueError(f"Retinexformer: expected an image batch (N, 3, H, W), got shape {tuple(image.shape)}.")
-        if 0 in image.shape:
-            raise ValueError(f"Retinexformer: the image batch of shape {tuple(image.shape)} has no pixels.")
+        check_image("Retinexformer", image)
         height, width = image.shape[-2:]
         x = _pad_to_multiple(image, self.multiple)
         if x.device.type == "cpu" and not torch.compiler.is_compiling():

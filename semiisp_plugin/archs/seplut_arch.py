@@ -9,14 +9,14 @@ a mixture of learned 3D tables. Every pixel goes through its 1D tables first, th
     out = T(t_R(R), t_G(G), t_B(B))            linear and trilinear interpolation between the vertices
 
 The names and shapes of the parameters are those of the public repository (github.com/ImCharlesY/SepLUT, Apache-2.0),
-so that its weights load; the code is ours. Both lookups are ``torch.nn.functional.grid_sample``: no extension to
+so that its weights load; the code is new. Both lookups are ``torch.nn.functional.grid_sample``: no extension to
 compile, gradients everywhere, and the 1D tables stay 1D (the public training code turns them into 3D tables, which
 gives the same numbers for more work). On CUDA the gradient of grid_sample adds up in no fixed order: runs repeat to
 rounding, not bit by bit.
 
 Published weights come as ``{"meta": ..., "state_dict": ...}``. In a BasicSR option file they load with
-``path: {pretrain_network_g: FILE.pth, param_key_g: state_dict}``, in Python with
-:meth:`SepLUT.load_published_state_dict`. The weights published for 16-bit CIE XYZ input were trained on PNG files
+``path: {pretrain_network_g: FILE.pth, param_key_g: state_dict}``; in Python ``load_state_dict`` takes the inner
+dictionary as it is. The weights published for 16-bit CIE XYZ input were trained on PNG files
 read by OpenCV without reordering: feed them the channels in the reverse of the file's order.
 
 What the public repository adds around the network and this file leaves to the trainer: the sparsity term
@@ -25,25 +25,17 @@ What the public repository adds around the network and this file leaves to the t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, check_image
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
-__all__ = [
-    "SepLUT",
-    "SepLUTTables",
-    "apply_lut_1d",
-    "apply_lut_3d",
-    "identity_lut_3d",
-    "published_state_dict",
-]
+__all__ = ["SepLUT", "SepLUTTables", "identity_lut_3d"]
 
-_N_COLOURS = 3
 _DEFAULT_THUMBNAIL = {"light": 256, "res18": 224}
 # light: the fourth of five stride-2 convolutions must leave more than one pixel for its instance norm.
 # res18: the fifth must, for the batch norm of a batch of one.
@@ -68,39 +60,13 @@ class SepLUTTables(NamedTuple):
     weights: Tensor | None
 
 
-def apply_lut_1d(image: Tensor, lut: Tensor) -> Tensor:
-    """Send every colour through its own 1D table, by linear interpolation.
-
-    Args:
-        image: (N, C, H, W); values outside [0, 1] are taken as 0 or 1.
-        lut: (N, C, V), V >= 2: outputs at the equally spaced inputs 0 ... 1.
-
-    Returns:
-        (N, C, H, W), NaN where the image is. Differentiable in both arguments.
-    """
-    return torch.where(image.isnan(), image, _sample_1d(_coordinates(image), lut))
-
-
-def apply_lut_3d(image: Tensor, lut: Tensor) -> Tensor:
-    """Send every pixel through a 3D table, by trilinear interpolation.
-
-    Args:
-        image: (N, 3, H, W) RGB; values outside [0, 1] are taken as 0 or 1.
-        lut: (N, C, V, V, V), V >= 2, indexed ``[n, output colour, blue, green, red]``.
-
-    Returns:
-        (N, C, H, W), NaN where a colour of the pixel is. Differentiable in both arguments.
-    """
-    return torch.where(image.isnan().any(1, keepdim=True), float("nan"), _sample_3d(_coordinates(image), lut))
-
-
 def _coordinates(image: Tensor) -> Tensor:
     """[0, 1] to the [-1, 1] of grid_sample; NaN becomes 0: its gradient crashes on a CPU where a grid is NaN."""
     return torch.nan_to_num(image * 2 - 1, nan=0.0)
 
 
 def _sample_1d(x: Tensor, lut: Tensor) -> Tensor:
-    """(N, C, H, W) in [-1, 1] through tables (N, C, V)."""
+    """(N, C, H, W) in [-1, 1] through tables (N, C, V), V >= 2: outputs at equally spaced inputs -1 ... 1."""
     n, c, h, w = x.shape
     # A table is an image of one row: whatever y is, padding by the border takes it to that row. So x stands in for it,
     # which costs no memory.
@@ -110,7 +76,7 @@ def _sample_1d(x: Tensor, lut: Tensor) -> Tensor:
 
 
 def _sample_3d(x: Tensor, lut: Tensor) -> Tensor:
-    """(N, 3, H, W) RGB in [-1, 1] through tables (N, C, V, V, V)."""
+    """(N, 3, H, W) RGB in [-1, 1] through tables (N, C, V, V, V), indexed ``[n, output colour, blue, green, red]``."""
     # grid_sample reads a point as (x, y, z) = (last axis, ..., first axis) of the volume, hence red, green, blue.
     grid = x.permute(0, 2, 3, 1).unsqueeze(1)
     out = F.grid_sample(lut, grid, mode="bilinear", padding_mode="border", align_corners=True)
@@ -118,42 +84,17 @@ def _sample_3d(x: Tensor, lut: Tensor) -> Tensor:
 
 
 def identity_lut_3d(n_vertices: int) -> Tensor:
-    """The (3, V, V, V) table, float32, that :func:`apply_lut_3d` maps every colour to itself with."""
+    """The (3, V, V, V) table, float32, that maps every colour to itself."""
     axis = torch.linspace(0.0, 1.0, n_vertices)
     blue, green, red = torch.meshgrid(axis, axis, axis, indexing="ij")
     return torch.stack([red, green, blue])
-
-
-def published_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The parameters inside a checkpoint of the public repository, under the names :class:`SepLUT` uses.
-
-    Args:
-        checkpoint: What ``torch.load(file, weights_only=True)`` gave: ``{"meta": ..., "state_dict": {...}}`` as
-            MMEditing writes it, or the inner dictionary; a ``module.`` before the names, left by data-parallel
-            training, is taken off.
-
-    Raises:
-        ValueError: There is no parameter of a SepLUT in it.
-    """
-    inner = checkpoint.get("state_dict", checkpoint)
-    state = {
-        name.removeprefix("module."): value
-        for name, value in inner.items()
-        if isinstance(name, str) and isinstance(value, Tensor)
-    }
-    if not any(name.startswith("backbone.") for name in state):
-        raise ValueError(
-            "This is no checkpoint of SepLUT: expected 'state_dict' with entries 'backbone. ...', "
-            f"found the keys {sorted(map(str, inner))[:5]}."
-        )
-    return state
 
 
 class _LightBackbone(nn.Sequential):
     """The five-convolution network of Image-Adaptive-3DLUT and SepLUT, (N, 3, t, t) -> (N, 32 m)."""
 
     def __init__(self, n_base_feats: int, thumbnail: int, dropout: float) -> None:
-        widths = [_N_COLOURS] + [n_base_feats * k for k in (1, 2, 4, 8, 8)]
+        widths = [N_COLOURS] + [n_base_feats * k for k in (1, 2, 4, 8, 8)]
         stages: list[nn.Module] = []
         for i in range(5):
             layers: list[nn.Module] = [
@@ -200,7 +141,7 @@ class _LUT1DGenerator(nn.Module):
     def __init__(self, n_features: int, n_vertices: int, color_share: bool) -> None:
         super().__init__()
         self.n_vertices = n_vertices
-        self.lut1d_generator = nn.Linear(n_features, n_vertices * (1 if color_share else _N_COLOURS))
+        self.lut1d_generator = nn.Linear(n_features, n_vertices * (1 if color_share else N_COLOURS))
 
     def set_identity(self) -> None:
         """Predict for every image the curve that maps each value to itself, but for the margin at its ends."""
@@ -212,7 +153,7 @@ class _LUT1DGenerator(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         luts: Tensor = self.lut1d_generator(features)
         luts = luts.unflatten(1, (-1, self.n_vertices)).sigmoid()
-        return luts.expand(-1, _N_COLOURS, -1)
+        return luts.expand(-1, N_COLOURS, -1)
 
 
 class _LUT3DGenerator(nn.Module):
@@ -222,7 +163,7 @@ class _LUT3DGenerator(nn.Module):
         super().__init__()
         self.n_vertices = n_vertices
         self.weights_generator = nn.Linear(n_features, n_ranks)
-        self.basis_luts_bank = nn.Linear(n_ranks, _N_COLOURS * n_vertices**3, bias=False)
+        self.basis_luts_bank = nn.Linear(n_ranks, N_COLOURS * n_vertices**3, bias=False)
         # The first learned table starts as the identity with a weight near one, the others as zero.
         nn.init.ones_(self.weights_generator.bias)
         nn.init.zeros_(self.basis_luts_bank.weight)
@@ -237,14 +178,7 @@ class _LUT3DGenerator(nn.Module):
         weights: Tensor = self.weights_generator(features)
         luts: Tensor = self.basis_luts_bank(weights)
         v = self.n_vertices
-        return weights, luts.reshape(-1, _N_COLOURS, v, v, v)
-
-
-def _check(image: Tensor) -> None:
-    if image.ndim != 4 or image.shape[1] != _N_COLOURS:
-        raise ValueError(f"SepLUT: expected an image batch (N, 3, H, W), got shape {tuple(image.shape)}.")
-    if 0 in image.shape:
-        raise ValueError(f"SepLUT: the image batch of shape {tuple(image.shape)} has no pixels.")
+        return weights, luts.reshape(-1, N_COLOURS, v, v, v)
 
 
 def _thumbnail(image: Tensor, side: int) -> Tensor:
@@ -305,8 +239,7 @@ class SepLUT(nn.Module):
                 raise ValueError(f"SepLUT: {option} is {vertices}; use 2 or more, or 0 to switch that stage off.")
         if n_vertices_3d == 0 and n_vertices_1d == 0:
             raise ValueError("SepLUT: n_vertices_3d and n_vertices_1d are both 0; nothing is left to learn.")
-        if n_ranks < 1 or n_base_feats < 1:
-            raise ValueError(f"SepLUT: n_ranks is {n_ranks}, n_base_feats is {n_base_feats}; use 1 or more for both.")
+        check_at_least("SepLUT", 1, n_ranks=n_ranks, n_base_feats=n_base_feats)
         side = _DEFAULT_THUMBNAIL[backbone] if thumbnail is None else thumbnail
         if side < _MIN_THUMBNAIL[backbone]:
             raise ValueError(
@@ -354,7 +287,7 @@ class SepLUT(nn.Module):
         Raises:
             ValueError: The input is not (N, 3, H, W), or has no pixels.
         """
-        _check(image)
+        check_image("SepLUT", image)
         return self.predict_tables(image)
 
     def apply_prepared(
@@ -374,7 +307,7 @@ class SepLUT(nn.Module):
         Raises:
             ValueError: The tile is not (N, 3, h, w), or has no pixels.
         """
-        _check(tile)
+        check_image("SepLUT", tile)
         image = tile.to(torch.promote_types(tile.dtype, torch.float32))
         lut_1d, lut_3d, _ = context
         # grid_sample under autocast keeps the widest type it is given.
@@ -407,25 +340,3 @@ class SepLUT(nn.Module):
             ValueError: The input is not (N, 3, H, W), or has no pixels.
         """
         return self.apply_prepared(image, self.prepare(image), (0, 0), (image.shape[-2], image.shape[-1]))
-
-    def load_published_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Load weights of the public repository.
-
-        Args:
-            checkpoint: What ``torch.load(file, weights_only=True)`` gave, see :func:`published_state_dict`.
-
-        Raises:
-            ValueError: Names or shapes differ from this network's: it was built with other options than the weights.
-        """
-        state = published_state_dict(checkpoint)
-        found = {name: tuple(value.shape) for name, value in state.items()}
-        expected = {name: tuple(value.shape) for name, value in self.state_dict().items()}
-        differing = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
-        if differing:
-            lines = [f"{name}: {found.get(name)} in the file, {expected.get(name)} here" for name in differing[:4]]
-            raise ValueError(
-                f"SepLUT: {len(differing)} parameters of the checkpoint differ from this network's "
-                f"({'; '.join(lines)}). Build the network with the options of the weights: in the public file names M "
-                "is n_base_feats, 3D# is n_vertices_3d, 1D# is n_vertices_1d."
-            )
-        self.load_state_dict(state)

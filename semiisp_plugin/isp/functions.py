@@ -180,9 +180,10 @@ def _inverse_mixing(off_diagonal: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor]
     )
 
 
-def invert_3x3(m: Matrix) -> tuple[tuple[float, ...], ...]:
-    """Inverse of a 3x3 matrix of numbers, by its adjugate."""
-    (a, b, c), (d, e, f), (g, h, i) = m
+@lru_cache(maxsize=32)
+def inverse_matrix(matrix: Matrix) -> Matrix:
+    """Inverse of a constant 3x3 matrix by its adjugate, kept; in double precision, to add no error of its own."""
+    (a, b, c), (d, e, f), (g, h, i) = matrix
     rows = (
         (e * i - f * h, c * h - b * i, b * f - c * e),
         (f * g - d * i, a * i - c * g, c * d - a * f),
@@ -192,20 +193,9 @@ def invert_3x3(m: Matrix) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(v / determinant for v in row) for row in rows)
 
 
-@lru_cache(maxsize=32)
-def inverse_matrix(matrix: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
-    """Inverse of a constant matrix, kept; in double precision, as it should not add an error of its own."""
-    return invert_3x3(matrix)
-
-
-def is_identity(matrix: Matrix) -> bool:
-    """Whether a constant matrix changes nothing."""
-    return all(v == (i == j) for i, row in enumerate(matrix) for j, v in enumerate(row))
-
-
 def _mix(image: Tensor, matrix: Matrix) -> Tensor:
     """The same 3x3 matrix at every pixel."""
-    if is_identity(matrix):
+    if all(v == (i == j) for i, row in enumerate(matrix) for j, v in enumerate(row)):  # the identity
         return image
     r, g, b = image.unbind(1)
     return torch.stack([(r * x).add(g, alpha=y).add(b, alpha=z) for x, y, z in matrix], dim=1)

@@ -88,25 +88,25 @@ def _log(x: float) -> float:
 
 
 @_inlined
-def _stretch_inverse(value: float, x: float, w: float, h: float) -> float:
-    """Eq. 19 in the three-parameter form."""
+def _stretch(value: float, x: float, w: float, h: float) -> float:
+    """Eq. 18 in the three-parameter form; with ``w`` and ``h`` swapped eq. 19, its inverse."""
     one, zero = _F(1), _F(0)
-    start = x * (one - h)
-    outer = (one - w) / (one - h)
+    start = x * (one - w)
+    outer = (one - h) / (one - w)
     beyond = value - start
-    out = outer * min(value, start) + (w / h) * min(max(beyond, zero), h) + outer * max(beyond - h, zero)
+    out = outer * min(value, start) + (h / w) * min(max(beyond, zero), w) + outer * max(beyond - w, zero)
     return min(max(out, zero), one)
 
 
 @_inlined
-def _stretch_inverse_4(value: float, x: float, w: float, h: float, y: float) -> float:
-    """Eq. 19 in the four-parameter form."""
+def _stretch_4(value: float, x: float, w: float, h: float, y: float) -> float:
+    """Eq. 18 in the four-parameter form; with ``w`` and ``h``, and ``x`` and ``y``, swapped its inverse."""
     one, zero = _F(1), _F(0)
-    start = y * (one - h)
-    below = x * (one - w) / start
-    above = (one - x) * (one - w) / ((one - y) * (one - h))
+    start = x * (one - w)
+    below = y * (one - h) / start
+    above = (one - y) * (one - h) / ((one - x) * (one - w))
     beyond = value - start
-    out = below * min(value, start) + (w / h) * min(max(beyond, zero), h) + above * max(beyond - h, zero)
+    out = below * min(value, start) + (h / w) * min(max(beyond, zero), w) + above * max(beyond - w, zero)
     return min(max(out, zero), one)
 
 
@@ -143,13 +143,24 @@ def _tone_step(n: float, m: float, g3: float, g4: float, low: float, high: float
 
 @_looped
 def _stretches(p: np.ndarray, at: int, four: bool, row: np.ndarray) -> None:
-    """f_CS^-1 or f_GA^-1 of a row of one channel, in place."""
+    """f_GA or f_CS of a row of one channel, in place."""
     if four:
         for i in range(len(row)):
-            row[i] = _stretch_inverse_4(row[i], p[at, i], p[at + 3, i], p[at + 6, i], p[at + 9, i])
+            row[i] = _stretch_4(row[i], p[at, i], p[at + 3, i], p[at + 6, i], p[at + 9, i])
     else:
         for i in range(len(row)):
-            row[i] = _stretch_inverse(row[i], p[at, i], p[at + 3, i], p[at + 6, i])
+            row[i] = _stretch(row[i], p[at, i], p[at + 3, i], p[at + 6, i])
+
+
+@_looped
+def _unstretches(p: np.ndarray, at: int, four: bool, row: np.ndarray) -> None:
+    """f_GA^-1 or f_CS^-1 of a row of one channel, in place."""
+    if four:
+        for i in range(len(row)):
+            row[i] = _stretch_4(row[i], p[at + 9, i], p[at + 6, i], p[at + 3, i], p[at, i])
+    else:
+        for i in range(len(row)):
+            row[i] = _stretch(row[i], p[at, i], p[at + 6, i], p[at + 3, i])
 
 
 # The two functions below go over a row once for every stage and step. A processor works on several pixels at a time as
@@ -306,9 +317,9 @@ def _curves(grid: np.ndarray, ga: int, gm: int, cs: int, four: bool) -> np.ndarr
     for c in range(3):
         for level in range(256):
             table[c, level] = _F(level) / _F(255)
-        _stretches(p, cs + c, four, table[c])
+        _unstretches(p, cs + c, four, table[c])
         _gammas(p, gm + c, table[c], buffers)
-        _stretches(p, ga + c, four, table[c])
+        _unstretches(p, ga + c, four, table[c])
     return table
 
 
@@ -355,9 +366,9 @@ def invert(
                 continue
             for i in range(width):
                 rows[c, i] = _F(pixels[line, i, c]) / _F(255)
-            _stretches(p, cs + c, four, rows[c])
+            _unstretches(p, cs + c, four, rows[c])
             _gammas(p, gm + c, rows[c], buffers)
-            _stretches(p, ga + c, four, rows[c])
+            _unstretches(p, ga + c, four, rows[c])
         outside += _unmix(p, cc, base, rows[0], rows[1], rows[2])
         for c in range(3):
             if it >= 0:
@@ -390,16 +401,6 @@ def _gamma(value: float, g1: float, g2: float, k: float) -> float:
     return out if value > zero else zero
 
 
-@_inlined
-def _stretch(value: float, x: float, w: float, h: float, below: float, above: float) -> float:
-    """Eq. 18, with the slopes outside the window."""
-    one, zero = _F(1), _F(0)
-    start = x * (one - w)
-    beyond = value - start
-    out = below * min(value, start) + (h / w) * min(max(beyond, zero), w) + above * max(beyond - w, zero)
-    return min(max(out, zero), one)
-
-
 @_looped
 def _tones_forward(p: np.ndarray, it: int, row: np.ndarray) -> None:
     for i in range(len(row)):
@@ -410,22 +411,6 @@ def _tones_forward(p: np.ndarray, it: int, row: np.ndarray) -> None:
 def _gammas_forward(p: np.ndarray, gm: int, row: np.ndarray) -> None:
     for i in range(len(row)):
         row[i] = _gamma(row[i], p[gm, i], p[gm + 3, i], p[gm + 6, i])
-
-
-@_looped
-def _stretches_forward(p: np.ndarray, at: int, four: bool, row: np.ndarray) -> None:
-    one = _F(1)
-    if four:
-        for i in range(len(row)):
-            x, w, h, y = p[at, i], p[at + 3, i], p[at + 6, i], p[at + 9, i]
-            below = y * (one - h) / (x * (one - w))
-            above = (one - y) * (one - h) / ((one - x) * (one - w))
-            row[i] = _stretch(row[i], x, w, h, below, above)
-    else:
-        for i in range(len(row)):
-            x, w, h = p[at, i], p[at + 3, i], p[at + 6, i]
-            outer = (one - h) / (one - w)
-            row[i] = _stretch(row[i], x, w, h, outer, outer)
 
 
 @_looped
@@ -475,9 +460,9 @@ def forward(
                 _tones_forward(p, it + c, rows[c])
         _mix(p, cc, base, rows[0], rows[1], rows[2])
         for c in range(3):
-            _stretches_forward(p, ga + c, four, rows[c])
+            _stretches(p, ga + c, four, rows[c])
             _gammas_forward(p, gm + c, rows[c])
-            _stretches_forward(p, cs + c, four, rows[c])
+            _stretches(p, cs + c, four, rows[c])
             out[c, line] = rows[c]
 
 
@@ -488,8 +473,8 @@ def forward(
 def _unstretched(value: float, p: np.ndarray, at: int, four: bool) -> float:
     """f_CS^-1 or f_GA^-1 of one value."""
     if four:
-        return float(_stretch_inverse_4(value, p[at], p[at + 3], p[at + 6], p[at + 9]))
-    return float(_stretch_inverse(value, p[at], p[at + 3], p[at + 6]))
+        return float(_stretch_4(value, p[at + 9], p[at + 6], p[at + 3], p[at]))
+    return float(_stretch(value, p[at], p[at + 6], p[at + 3]))
 
 
 @_compiled

@@ -9,6 +9,7 @@ with the parameters' ranges: the paper's 1.1e-5 on average and 6.5e-5 at most ar
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -30,7 +31,7 @@ PAPER_SIZES = (60, 30, 30, 10_000, 512)
 
 _PARAMETERS = {"gamma_tone_map": ("g1", "g2", "k"), "inverse_tone_map": ("g3", "g4", "k2")}
 
-# Raise it whenever the same arguments begin to give another table: files in cache folders are then built anew.
+# Raise it whenever the same arguments begin to give another table: files in cache folders are then built again.
 _FORMAT = 2
 
 # Values of the forward map at a time while a table is built, and of the image at a time on a CPU: what lies in between
@@ -56,8 +57,6 @@ class PaperLUT:
             load the same file share its memory.
 
     Attributes:
-        function: As given.
-        sign: As given.
         ranges: As given, as a tuple of tuples.
         sizes: As given, as a tuple.
         table: ``(d_g1, d_g2, d_k, d_o)`` float64 array, read-only: the inputs. 211 MiB with the paper's sizes.
@@ -133,9 +132,7 @@ class PaperLUT:
     def _check(self, tensors: Sequence[Tensor]) -> None:
         """Raise ValueError unless the parameters and the image, in this order, fit each other and the table."""
         image = tensors[-1]
-        names = (*self._names, "image")
-        outside = []
-        for name, tensor, (low, high) in zip(names, tensors, self._domains, strict=True):
+        for name, tensor, (low, high) in zip((*self._names, "image"), tensors, self._domains, strict=True):
             sizes = zip(tensor.shape[::-1], image.shape[::-1], strict=False)
             if tensor.dim() > image.dim() or any(n not in (1, expected) for n, expected in sizes):
                 raise ValueError(
@@ -143,33 +140,28 @@ class PaperLUT:
                     f"{tuple(image.shape)}; use (N, 3, 1, 1) or (N, 3, H, W)."
                 )
             slack = _slack(tensor.dtype, low, high)
-            # NaN is on neither side; it must not hide a value that is.
-            outside.append((tensor < low - slack) | (tensor > high + slack))
-        # One question for all of them: on a GPU the answer is waited for.
-        if not bool(torch.stack([mask.any() for mask in outside]).any()):
-            return
-        for name, tensor, (low, high), mask in zip(names, tensors, self._domains, outside, strict=True):
-            if mask.any():
+            outside = (tensor < low - slack) | (tensor > high + slack)  # NaN is on neither side
+            if outside.any():
                 fix = "build the table with wider ranges, or use the backend 'exact', which needs none"
                 raise ValueError(
-                    f"{name} holds {float(tensor[mask][0]):.9g}, which lies outside [{low:.9g}, {high:.9g}]: "
+                    f"{name} holds {float(tensor[outside][0]):.9g}, which lies outside [{low:.9g}, {high:.9g}]: "
                     f"{'clamp it first' if name == 'image' else fix}."
                 )
 
     def _on_cpu(self, flat: Sequence[Tensor]) -> Tensor:
         """Interpolate at the points whose four coordinates are given, each ``(n,)``; float64 ``(n,)``."""
-        interpolator = self._interpolators.get("cpu")
-        if interpolator is None:
+        if "cpu" not in self._interpolators:
             from scipy.interpolate import RegularGridInterpolator
 
             # Without `bounds_error`, which takes NaN for a value out of bounds. `_check` and `_points` keep the others
             # inside.
-            interpolator = RegularGridInterpolator(self._grid, self.table, method="linear", bounds_error=False)
-            self._interpolators["cpu"] = interpolator
+            self._interpolators["cpu"] = RegularGridInterpolator(
+                self._grid, self.table, method="linear", bounds_error=False
+            )
         out = torch.empty(flat[0].shape, dtype=torch.float64)
         for start in range(0, len(out), _LOOKUP_BLOCK):
             part = slice(start, start + _LOOKUP_BLOCK)
-            out[part] = torch.from_numpy(interpolator(self._points([t[part] for t in flat]).numpy()))
+            out[part] = torch.from_numpy(self._interpolators["cpu"](self._points([t[part] for t in flat]).numpy()))
         return out
 
     def _on_gpu(self, flat: Sequence[Tensor]) -> Tensor:
@@ -238,14 +230,12 @@ class PaperLUT:
         table = self._build()
         temporary = path.with_name(f".{secrets.token_hex(8)}.part")
         try:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with open(temporary, "wb") as file:
-                    np.save(file, table, allow_pickle=False)
-                os.replace(temporary, path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                np.save(file, table, allow_pickle=False)
+            os.replace(temporary, path)
+            # From the file, so that this process shares the memory as well.
+            loaded = self._load(path)
         except OSError as error:
             warnings.warn(
                 f"{path}: the lookup table cannot be kept there ({error}) and is built again next time; free some "
@@ -253,8 +243,9 @@ class PaperLUT:
                 stacklevel=3,
             )
             return table
-        # From the file, so that this process shares the memory as well.
-        loaded = self._load(path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
         return table if loaded is None else loaded
 
     def _load(self, path: Path) -> np.ndarray | None:

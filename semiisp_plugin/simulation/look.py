@@ -61,36 +61,30 @@ DEFAULT_LOOK = Look(
 )
 """Brighter middle tones over firm blacks, livelier colours, warm highlights and cool shadows."""
 
-FILM_LOOK = Look(
-    curve=((0.0, 0.0), (0.02, 0.09), (0.1, 0.17), (0.25, 0.3), (0.5, 0.57), (0.75, 0.78), (0.95, 0.89), (1.0, 1.0)),
-    saturation=-0.15,
-    vibrance=0.15,
-    shadow_tint=(-0.04, 0.04, 0.03),
-    highlight_tint=(0.05, 0.02, -0.08),
-)
-"""Faded: blacks lifted but for the deepest, whites held back, paler colours, green shadows and yellow highlights."""
-
-PUNCHY_LOOK = Look(
-    curve=((0.0, 0.0), (0.1, 0.05), (0.25, 0.19), (0.5, 0.56), (0.75, 0.86), (0.9, 0.96), (1.0, 1.0)),
-    saturation=0.1,
-    vibrance=0.35,
-)
-"""Strong contrast and strong colours, no tint."""
-
-COOL_MATTE_LOOK = Look(
-    curve=((0.0, 0.0), (0.02, 0.08), (0.15, 0.21), (0.4, 0.42), (0.7, 0.69), (0.95, 0.89), (1.0, 1.0)),
-    saturation=-0.35,
-    shadow_tint=(-0.035, 0.0, 0.06),
-    highlight_tint=(-0.03, 0.005, 0.03),
-)
-"""Low contrast, pale, blue throughout."""
-
 LOOKS: dict[str, Look] = {
     "default": DEFAULT_LOOK,
     "neutral": NEUTRAL_LOOK,
-    "film": FILM_LOOK,
-    "punchy": PUNCHY_LOOK,
-    "cool_matte": COOL_MATTE_LOOK,
+    # Faded: blacks lifted but for the deepest, whites held back, paler colours, green shadows and yellow highlights.
+    "film": Look(
+        curve=((0, 0), (0.02, 0.09), (0.1, 0.17), (0.25, 0.3), (0.5, 0.57), (0.75, 0.78), (0.95, 0.89), (1, 1)),
+        saturation=-0.15,
+        vibrance=0.15,
+        shadow_tint=(-0.04, 0.04, 0.03),
+        highlight_tint=(0.05, 0.02, -0.08),
+    ),
+    # Strong contrast and strong colours, no tint.
+    "punchy": Look(
+        curve=((0, 0), (0.1, 0.05), (0.25, 0.19), (0.5, 0.56), (0.75, 0.86), (0.9, 0.96), (1, 1)),
+        saturation=0.1,
+        vibrance=0.35,
+    ),
+    # Low contrast, pale, blue throughout.
+    "cool_matte": Look(
+        curve=((0, 0), (0.02, 0.08), (0.15, 0.21), (0.4, 0.42), (0.7, 0.69), (0.95, 0.89), (1, 1)),
+        saturation=-0.35,
+        shadow_tint=(-0.035, 0.0, 0.06),
+        highlight_tint=(-0.03, 0.005, 0.03),
+    ),
 }
 """Looks by name. The names are those of editing programs, the values invented."""
 

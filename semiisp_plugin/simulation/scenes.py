@@ -7,7 +7,6 @@ packages ship (`photographs.py`). No photograph serves two of the three parts.
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from semiisp_plugin.simulation.photographs import PHOTOGRAPHS, load_photographs
 
 Task = Literal["raw", "lowlight"]
 
-_MARKER = "Simulated data made by semiisp_plugin.simulation.scenes"
+_TITLE = "Simulated data made by semiisp_plugin.simulation.scenes"
 # Crops show between this share of a photograph's height and all of it.
 _SMALLEST_CROP = 0.4
 
@@ -121,7 +120,6 @@ def make_scenes(
     camera: SimulatedCamera | None = None,
     look: Look = DEFAULT_LOOK,
     split: Split = DEFAULT_SPLIT,
-    overwrite: bool = False,
 ) -> Scenes:
     """Write the data set. The folder appears complete or not at all.
 
@@ -130,7 +128,7 @@ def make_scenes(
     k of a part depends on the seed and k alone, so fewer pairs of the same seed are a subset of more.
 
     Args:
-        folder: Where to; must not exist or be empty, unless ``overwrite``.
+        folder: Where to; must not exist or be empty.
         task: ``"raw"``: input is a 16-bit PNG, demosaiced linear RAW. ``"lowlight"``: input is an 8-bit PNG, dark
             sRGB. The target is an 8-bit sRGB PNG in the look in both.
         pairs: Number of labelled pairs.
@@ -141,14 +139,13 @@ def make_scenes(
         camera: Ranges of the captures; a plain `SimulatedCamera` by default.
         look: Look of the targets.
         split: Which photographs serve which part.
-        overwrite: Replace the folder, if it is one that this function wrote.
 
     Returns:
         The paths.
 
     Raises:
         ValueError: The task, a count or the size is not possible.
-        FileExistsError: The folder has contents, and ``overwrite`` is off or they are not this function's.
+        FileExistsError: The folder has contents, or is a file.
     """
     folder = Path(folder)
     if task not in get_args(Task):
@@ -158,7 +155,10 @@ def make_scenes(
             raise ValueError(f"{name}: {count}; give a number >= 1")
     if min(size) < 8:
         raise ValueError(f"size: {size[0]}x{size[1]} pixels; give at least 8x8")
-    _refuse_contents(folder, overwrite=overwrite)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; name a folder to write the scenes to")
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty; name another folder")
     camera = camera or SimulatedCamera()
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -170,7 +170,7 @@ def make_scenes(
         _write_photos(made / "photos", split.unlabelled, photos, (2 * size[0], 2 * size[1]), (seed, 2))
         (made / "README.txt").write_text(_readme(task, pairs, photos, tests, size, seed, split), encoding="utf-8")
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rmdir()
         made.rename(folder)
     return Scenes(
         pairs_input=folder / "pairs" / "input",
@@ -285,23 +285,6 @@ def _in_turn(names: Sequence[str], k: int) -> str:
     return photographs[turn % len(photographs)]
 
 
-def _refuse_contents(folder: Path, *, overwrite: bool) -> None:
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; name a folder to write the scenes to")
-    if not any(folder.iterdir()):
-        return
-    readme = folder / "README.txt"
-    ours = readme.is_file() and readme.read_text(encoding="utf-8", errors="replace").startswith(_MARKER)
-    if not overwrite:
-        raise FileExistsError(f"{folder} is not empty; name another folder{', or pass overwrite=True' if ours else ''}")
-    if not ours:
-        raise FileExistsError(
-            f"{folder} holds other files than simulated scenes and is left alone; name another folder"
-        )
-
-
 def _readme(task: Task, pairs: int, photos: int, tests: int, size: tuple[int, int], seed: int, split: Split) -> str:
     inputs = {
         "raw": "16-bit PNG, demosaiced linear RAW in R, G, B (no white balance, no colour correction)",
@@ -309,8 +292,8 @@ def _readme(task: Task, pairs: int, photos: int, tests: int, size: tuple[int, in
     }[task]
     height, width = size
     sources = sorted({PHOTOGRAPHS[name].install for name in (*split.labelled, *split.unlabelled, *split.test)})
-    return f"""{_MARKER}
-{"=" * len(_MARKER)}
+    return f"""{_TITLE}
+{"=" * len(_TITLE)}
 
 No camera took these inputs and no person retouched these targets: both are computed from
 photographs, by a simulated camera and a fixed retouching look. Numbers measured on them say

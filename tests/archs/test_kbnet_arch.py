@@ -236,41 +236,6 @@ def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
         small(**options)
 
 
-@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 1, 8, 8), (1, 4, 8, 8)])
-def test_wrong_input_shape_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"expected an image batch \(N, 3, H, W\)"):
-        small()(torch.rand(shape))
-
-
-@pytest.mark.parametrize("shape", [(0, 3, 8, 8), (1, 3, 0, 8), (1, 3, 8, 0)])
-def test_empty_input_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="has no pixels"):
-        small()(torch.rand(shape))
-
-
-def test_output_is_float32_at_least() -> None:
-    net, image = fill(small(), 7).float(), torch.rand(1, 3, 15, 24)
-    reference = net(image)
-    assert reference.dtype == torch.float32
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = net(image)
-    mixed.mean().backward()
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
-    low = net.bfloat16()(image.bfloat16())
-    for out in (mixed, low):
-        assert out.dtype == torch.float32
-        torch.testing.assert_close(out, reference, rtol=0, atol=0.1)
-    assert net.double()(image.double()).dtype == torch.float64
-
-
-@pytest.mark.slow
-def test_compiles_in_one_graph() -> None:
-    net = fill(small(middle_blk_num=0, enc_blk_nums=[1], dec_blk_nums=[0]), 8)
-    image = torch.rand(1, 3, 17, 16, dtype=torch.float64)
-    compiled = torch.compile(net, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(image), net(image), rtol=0, atol=1e-12)
-
-
 def test_registered_and_built_from_options() -> None:
     assert ARCH_REGISTRY.get("KBNet_s") is KBNet_s
     options = {"width": 4, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]}

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from semiisp_plugin.archs.seplut_arch import (
     SepLUT,
-    apply_lut_1d,
-    apply_lut_3d,
+    _coordinates,
+    _sample_1d,
+    _sample_3d,
     identity_lut_3d,
-    published_state_dict,
 )
 from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
 
@@ -222,6 +222,14 @@ def test_output_is_the_public_implementations(
     np.testing.assert_allclose(probes(out), recorded, rtol=0, atol=1e-10)
 
 
+def apply_lut_1d(image: Tensor, lut: Tensor) -> Tensor:
+    return _sample_1d(_coordinates(image), lut)
+
+
+def apply_lut_3d(image: Tensor, lut: Tensor) -> Tensor:
+    return _sample_3d(_coordinates(image), lut)
+
+
 @pytest.mark.parametrize("vertices", [2, 5, 9])
 def test_lookup_3d_is_trilinear(vertices: int) -> None:
     rng = np.random.default_rng(vertices)
@@ -305,13 +313,6 @@ def test_identity_start_learns_in_every_parameter_after_one_step() -> None:
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 37), (31, 2), (257, 300)])
-def test_any_size(size: tuple[int, int]) -> None:
-    out = SepLUT().eval()(torch.rand(1, 3, *size))
-    assert out.shape == (1, 3, *size)
-    assert torch.isfinite(out).all()
-
-
 @pytest.mark.parametrize("options", [{}, {"n_vertices_1d": 0}, {"n_vertices_3d": 0}, {"lut1d_color_share": True}])
 def test_gradients_reach_all_parameters(options: dict[str, Any]) -> None:
     net = SepLUT(thumbnail=64, **options)
@@ -368,24 +369,6 @@ def test_state_dict_round_trip(tmp_path: Any) -> None:
     assert torch.equal(first(image), second(image))
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize("wrapped", [True, False])
-def test_published_checkpoint_layouts_load(prefix: str, wrapped: bool) -> None:
-    torch.manual_seed(2)
-    first, second = SepLUT(n_vertices_3d=9), SepLUT(n_vertices_3d=9)
-    inner = {prefix + name: value for name, value in first.state_dict().items()}
-    checkpoint = {"meta": {"epoch": 1, "iter": 2}, "state_dict": inner} if wrapped else inner
-    second.load_published_state_dict(checkpoint)
-    assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
-
-
-def test_checkpoints_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"basis_luts_bank.weight: \(2187, 3\) in the file, \(14739, 3\) here"):
-        SepLUT().load_published_state_dict({"state_dict": SepLUT(n_vertices_3d=9).state_dict()})
-    with pytest.raises(ValueError, match=r"no checkpoint of SepLUT.*'params'"):
-        published_state_dict({"params": {}})
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -402,12 +385,6 @@ def test_checkpoints_that_do_not_fit_are_refused() -> None:
 def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SepLUT(**options)
-
-
-@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 1, 8, 8), (1, 4, 8, 8)])
-def test_wrong_input_shape_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"expected an image batch \(N, 3, H, W\)"):
-        SepLUT()(torch.rand(shape))
 
 
 def test_autocast_keeps_the_lookups_in_float32() -> None:

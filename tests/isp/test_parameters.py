@@ -205,7 +205,7 @@ def test_a_full_bank_draws_the_same_after_saving(per_function):
     loaded = ParameterBank.from_state_dict(bank.state_dict())
     kwargs = {"per_function": per_function}
     assert torch.equal(loaded.draw(50, seeded(6), **kwargs), bank.draw(50, seeded(6), **kwargs))
-    # ... and goes on alike.
+    # ... and draws alike afterwards.
     for each in (bank, loaded):
         each.append(numbered(bank.spec, 8, 4))
     assert torch.equal(loaded.sets, bank.sets)

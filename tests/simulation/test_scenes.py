@@ -149,22 +149,17 @@ def test_existing_contents_are_not_lost(made: dict[str, Scenes], tmp_path: Path)
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("x")
-    for overwrite in (False, True):
-        with pytest.raises(FileExistsError, match="mine"):
-            make_scenes(mine, overwrite=overwrite, **COUNTS)
+    with pytest.raises(FileExistsError, match="mine is not empty"):
+        make_scenes(mine, **COUNTS)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
     assert (mine / "thesis.txt").read_text() == "x"
     with pytest.raises(FileExistsError, match="is a file"):
         make_scenes(mine / "thesis.txt", **COUNTS)
 
 
-def test_overwrite_replaces_all(tmp_path: Path) -> None:
-    small = {"photos": 1, "tests": 1, "size": (16, 16)}
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    make_scenes(tmp_path / "empty", pairs=4, **small)
-    with pytest.raises(FileExistsError, match="overwrite=True"):
-        make_scenes(tmp_path / "empty", pairs=2, **small)
-    scenes = make_scenes(tmp_path / "empty", pairs=2, overwrite=True, **small)
+    scenes = make_scenes(tmp_path / "empty", pairs=2, photos=1, tests=1, size=(16, 16))
     assert len(list_images(scenes.pairs_input)) == 2
     assert len(list(tmp_path.iterdir())) == 1
 

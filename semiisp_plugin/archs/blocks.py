@@ -1,0 +1,70 @@
+"""Pieces and checks that several networks share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+N_COLOURS = 3
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of each pixel, (N, C, H, W) -> (N, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the class says."""
+        pixels = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, eps=1e-6)
+        return pixels.permute(0, 3, 1, 2)
+
+
+class Gate(nn.Module):
+    """One half of the channels times the other, (N, 2 C, H, W) -> (N, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the class says."""
+        first, second = x.chunk(2, dim=1)
+        return first * second
+
+
+def likeness(first: Tensor, second: Tensor, scale: Tensor) -> Tensor:
+    """Softmax of ``scale`` times the cosines between rows, (..., m, d), (..., n, d) -> (..., m, n)."""
+    # At least float32: sums over all pixels, and a guard against a zero norm, 1e-12, that is zero itself in float16.
+    wide = torch.promote_types(first.dtype, torch.float32)
+    first, second = (F.normalize(rows.to(wide), dim=-1) for rows in (first, second))
+    return (scale * (first @ second.transpose(-2, -1))).softmax(dim=-1)
+
+
+def check_image(network: str, image: Tensor, channels: int = N_COLOURS) -> None:
+    """Raise ValueError unless ``image`` is a batch (N, channels, H, W) with pixels."""
+    if image.ndim != 4 or image.shape[1] != channels:
+        raise ValueError(f"{network}: expected an image batch (N, {channels}, H, W), got shape {tuple(image.shape)}.")
+    if 0 in image.shape:
+        raise ValueError(f"{network}: the image batch of shape {tuple(image.shape)} has no pixels.")
+
+
+def check_at_least(network: str, lowest: int, **options: int) -> None:
+    """Raise ValueError unless the options are ``lowest`` or more."""
+    for name, value in options.items():
+        if value < lowest:
+            raise ValueError(f"{network}: {name} is {value}; use {lowest} or more.")
+
+
+def check_numbers(network: str, example: Sequence[int], lowest: int = 0, **options: Sequence[int]) -> None:
+    """Raise ValueError unless the options are lists of numbers of ``lowest`` or more, all of one length."""
+    for name, numbers in options.items():
+        if not numbers or min(numbers) < lowest:
+            raise ValueError(
+                f"{network}: {name} is {list(numbers)}; give one or more numbers of {lowest} or more, such as "
+                f"{list(example)}."
+            )
+    if len({len(numbers) for numbers in options.values()}) > 1:
+        found = ", ".join(f"{name} {list(numbers)} has {len(numbers)} numbers" for name, numbers in options.items())
+        raise ValueError(f"{network}: {found}; give both as many.")
