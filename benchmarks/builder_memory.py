@@ -95,7 +95,7 @@ def build(photographs: str, out: str, short_side: int) -> dict[str, Any]:
         "steady": median(s["VmRSS"] for s in later),
         "peak anonymous": max(s["RssAnon"] for s in samples),
         "steady anonymous": median(s["RssAnon"] for s in later),
-        "written": sum(file.stat().st_size for file in Path(out).rglob("data.mdb")),
+        "written": sum(report.bytes.values()),
         "command": memory(os.getpid())["VmHWM"],
     }
 

@@ -92,7 +92,7 @@ def make_pair(
     lq = clock("round to 16 bits", lambda: to_uint16(np.ascontiguousarray(made[0].permute(1, 2, 0).numpy())))
     encoded = clock("PNG of both", lambda: [encode_png(gt, png), encode_png(lq, png)])
     for writer, data in zip(lmdbs, encoded, strict=True):
-        clock("store", lambda writer=writer, data=data: writer.put(str(len(writer.keys())), data, gt.shape))
+        clock("store", lambda writer=writer, data=data: writer.put(str(len(writer)), data, gt.shape))
     return clock.seconds, gt, lq
 
 

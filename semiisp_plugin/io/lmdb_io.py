@@ -11,6 +11,7 @@ read while this process writes it; reading it meanwhile from another process is 
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import re
@@ -43,6 +44,8 @@ _PNG_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _MAX_PENDING_BYTES = 128 * 2**20
 # Of a data set of thousands of shards only the last used stay open: a process has 1024 files, two an environment.
 _MAX_OPEN = 256
+# So many keys are compared with a missing one.
+_MAX_COMPARED_KEYS = 5000
 
 
 class MetaEntry(NamedTuple):
@@ -170,7 +173,7 @@ def read_value(folder: str | os.PathLike[str], key: str) -> bytes:
 
     Raises:
         FileNotFoundError: The folder is missing, or is no LMDB.
-        KeyError: It has no such key.
+        KeyError: It has no such key; the message names a similar one.
         RuntimeError: The folder was being written by this process's parent when it forked.
     """
     path = os.fspath(folder)
@@ -189,7 +192,12 @@ def read_value(folder: str | os.PathLike[str], key: str) -> bytes:
             with environment.begin() as transaction:
                 value = transaction.get(encoded)
         if value is None:
-            raise KeyError(f"'{path}' has no key '{key}'.")
+            if not os.path.exists(os.path.join(path, META_NAME)):  # no folder of images: there is no list
+                raise KeyError(f"'{path}' has no key '{key}'.")
+            keys = [entry.key for entry in read_meta(path)]
+            alike = difflib.get_close_matches(key, keys[:_MAX_COMPARED_KEYS], n=1, cutoff=0.0)
+            hint = f"of its {len(keys)} keys, '{alike[0]}' is alike" if alike else "it is empty"
+            raise KeyError(f"'{path}' has no key '{key}'; {hint}.")
     return bytes(value)
 
 
@@ -339,6 +347,9 @@ class LmdbImageWriter:
             job. Without it a folder that holds anything is refused.
         compression: PNG compression level to note in ``meta_info.txt``; ``fast`` is noted as 1.
 
+    Attributes:
+        n_bytes: Size of the encoded images, those of the resumed run and those not yet committed included.
+
     Raises:
         ValueError: ``folder`` does not end in ``.lmdb``; or it is to be resumed but holds something else.
         FileExistsError: ``folder`` holds files, and ``resume`` is not set.
@@ -363,6 +374,8 @@ class LmdbImageWriter:
         self.folder = Path(folder)
         if self.folder.suffix != ".lmdb":
             raise ValueError(f"'{folder}' must end in '.lmdb': BasicSR knows LMDB folders by their name.")
+        if batch < 1 or map_size < 1:
+            raise ValueError(f"batch ({batch}) and map_size ({map_size}) must be positive.")
         occupied = self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir()))
         if occupied and not resume:
             raise FileExistsError(
@@ -372,6 +385,7 @@ class LmdbImageWriter:
         self.level = 1 if compression == "fast" else compression
         self._pending: list[tuple[str, bytes, str]] = []
         self._pending_bytes = 0
+        self.n_bytes = 0
         self._keys = self._interrupted_keys() if occupied else set()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._path = os.path.realpath(self.folder)
@@ -395,6 +409,10 @@ class LmdbImageWriter:
     def __contains__(self, key: str) -> bool:
         """Whether an image of this key was written, also by the run that is resumed."""
         return key in self._keys
+
+    def __len__(self) -> int:
+        """Number of images, those of the resumed run included."""
+        return len(self._keys)
 
     def keys(self) -> frozenset[str]:
         """Keys of all images, those of the resumed run included."""
@@ -423,6 +441,7 @@ class LmdbImageWriter:
         self._keys.add(key)
         self._pending.append((key, png_bytes, f"{key}.png ({height},{width},{channels}) {self.level}\n"))
         self._pending_bytes += len(png_bytes)
+        self.n_bytes += len(png_bytes)
         if len(self._pending) >= self.batch or self._pending_bytes >= _MAX_PENDING_BYTES:
             self.flush()
 
@@ -474,8 +493,9 @@ class LmdbImageWriter:
         self._meta = open(path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 - closed in close()
         self._keys -= gone
         with self._environment.begin(write=True) as transaction:
-            for key in gone:
-                transaction.delete(key.encode("ascii"))
+            for key in sorted(gone):
+                value = transaction.pop(key.encode("ascii"))
+                self.n_bytes -= len(value or b"")
 
     def close(self) -> None:
         """Commit and close. Closing twice is harmless."""
@@ -489,7 +509,7 @@ class LmdbImageWriter:
             self._release()
 
     def _interrupted_keys(self) -> set[str]:
-        """Keys that an interrupted run has completed; cuts off the list of images where it ends within a line."""
+        """Keys that an interrupted run has completed; mends the list of images if it ends within a line."""
         path = self.folder / META_NAME
         held = {p.name for p in self.folder.iterdir()} if self.folder.is_dir() else {""}
         if {name for name in held if not name.startswith(".") and not name.endswith(".json")} <= _DATABASE:
@@ -530,8 +550,14 @@ class LmdbImageWriter:
 
     def _check_resumable(self) -> None:
         """Raise if the list of images promises what the database does not hold."""
+        missing = []
         with self._environment.begin(buffers=True) as transaction:
-            missing = [key for key in self._keys if transaction.get(key.encode("utf-8")) is None]
+            for key in self._keys:
+                value = transaction.get(key.encode("utf-8"))
+                if value is None:
+                    missing.append(key)
+                else:
+                    self.n_bytes += len(value)
         if missing:
             raise ValueError(
                 f"'{self.folder}' is damaged: {META_NAME} names {len(missing)} images that data.mdb does not hold, "

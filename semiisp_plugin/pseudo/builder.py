@@ -13,6 +13,7 @@ import hashlib
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.io.folder_job import SKIPPED, progress_bar, write_json
@@ -55,6 +57,7 @@ class BuildReport:
             stored.
         unsupported: Pictures that are not read for their format, by extension.
         photographs: Photographs of the build.
+        bytes: Size of the encoded images, by set (``gt``, ``lq``).
         shards: Number of shards.
         unfinished: Shards that other processes are still building; above 0, the other figures are of the finished ones.
     """
@@ -65,6 +68,7 @@ class BuildReport:
     unsupported: dict[str, int] = field(default_factory=dict)
     clipped: float = 0.0
     photographs: int = 0
+    bytes: dict[str, int] = field(default_factory=dict)
     shards: int = 0
     unfinished: int = 0
 
@@ -98,6 +102,8 @@ def _print_summary(report: BuildReport, options: PseudoOptions, seconds: float, 
         + (f"; {report.clipped:.2%} of the pseudo inputs' values clipped" if options.mode == "stored" else "")
         + "."
     )
+    if report.bytes:
+        print("Stored: " + ", ".join(f"{name} {size / 2**20:.1f} MiB" for name, size in report.bytes.items()) + ".")
     if report.unfinished:
         print(
             f"{report.unfinished} of {report.shards} shards are being built by other processes; the last of them "
@@ -146,7 +152,7 @@ def build_pseudo_lmdb(
             can be used; the build was begun with other settings.
         FileExistsError: ``out`` holds files of something else.
         OSError: Disk full and the like; what was written stays, and the same call resumes.
-        RuntimeError: Workers were killed or have crashed, and something is left to build.
+        RuntimeError: All workers were killed.
         KeyboardInterrupt: Ctrl+C or SIGTERM; what was made until then is stored.
     """
     out, photographs = options.out, options.photographs
@@ -193,8 +199,11 @@ def build_pseudo_lmdb(
         if workers == 0:
             written = _build_here(build, generator, how, order, gpu_of(device, local_rank), bar)
         else:
-            team = Workers(build, generator, how, order, device, local_rank * workers, workers)
-            written = team.run(lambda done: bar.update(before + done - bar.n))
+            written = Workers(build, generator, how, order, device, local_rank * workers, workers).run(
+                # Of those that crashed, some photographs are counted twice.
+                lambda done: bar.update(min(before + done, total) - bar.n),
+                lambda text: None if bar.disable else tqdm.write(text, file=sys.stderr),
+            )
         bar.update(done_in(order) - bar.n)  # what other processes have done, too
     report = _finish(out, photographs)
     report.written = written
@@ -317,6 +326,8 @@ def _finish(out: str, photographs: str) -> BuildReport:
             done += 1
             report.kept += record.pairs
             clipped += record.clipped
+            for name, size in record.bytes.items():
+                report.bytes[name] = report.bytes.get(name, 0) + size
         report.clipped = clipped / report.kept if report.kept else 0.0
         report.unfinished = len(build) - done
         if report.unfinished:
@@ -345,6 +356,7 @@ def _write_report(build: BuildFolder, report: BuildReport) -> None:
         "pairs": report.kept,
         "skipped": len(report.skipped),
         "clipped": report.clipped,
+        "bytes": report.bytes,
         "shards": report.shards,
     }
     write_json(build.folder / "report.json", summary)

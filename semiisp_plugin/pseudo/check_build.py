@@ -27,6 +27,7 @@ def check_build(build: BuildFolder, *, progress: bool = True) -> list[str]:
     if len(build) == 0:
         return ["Its plan was interrupted: run the command that builds it again."]
     found: list[str] = []
+    owner: dict[str, int] = {}
     with progress_bar(len(build), "checking", "shard", shown=progress, in_logs=True) as bar:
         for shard in range(len(build)):
             bar.update()
@@ -39,6 +40,12 @@ def check_build(build: BuildFolder, *, progress: bool = True) -> list[str]:
             except ValueError as error:
                 found.append(str(error))
                 continue
+            twice = [p.path for p in photographs if owner.setdefault(p.path, shard) != shard]
+            if twice:
+                found.append(
+                    f"Shards {owner[twice[0]]:05d} and {shard:05d} both hold '{twice[0]}'"
+                    + (f" and {len(twice) - 1} others." if len(twice) > 1 else ".")
+                )
             found += _check_shard(build, shard, record, photographs)
     if not build.unfinished():
         for name in SETS[build.mode]:
@@ -68,6 +75,7 @@ def _check_shard(
         missing = [key for key in expected if key not in entries]
         if missing:
             yield f"{where} lacks {len(missing)} of {len(expected)} entries, '{missing[0]}' among them. {rebuild}"
+        size = 0
         for key in expected:
             if key not in entries:
                 continue
@@ -76,11 +84,14 @@ def _check_shard(
             except (OSError, KeyError, RuntimeError) as error:
                 yield f"{where}: '{key}' cannot be read: {error}. {rebuild}"
                 continue
+            size += len(value)
             problem = _damage(value, entries[key])
             if problem is None and shapes.setdefault(key, entries[key].shape) != entries[key].shape:
                 problem = f"is {entries[key].shape[:2]}, the ground truth {shapes[key][:2]} (height, width)"
             if problem is not None:
                 yield f"{where}: '{key}' {problem}. {rebuild}"
+        if not missing and size != record.bytes.get(name):
+            yield f"{where} holds {size} bytes of images, its record says {record.bytes.get(name)}. {rebuild}"
 
 
 def _damage(value: bytes, entry: MetaEntry) -> str | None:

@@ -77,18 +77,20 @@ class Photograph(NamedTuple):
     path: str
 
 
-class ShardRecord(msgspec.Struct, kw_only=True):
+class ShardRecord(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What a complete shard holds.
 
     Attributes:
         photographs: Photographs that were to be used.
         pairs: Pairs made of them.
+        bytes: Size of the encoded images, by set (``gt``, ``lq``).
         clipped: Sum over the pairs of the share of input values that were clamped to [0, 1]; 0 where none are stored.
         skipped: Photographs that could not be used, with the reason.
     """
 
     photographs: int
     pairs: int
+    bytes: dict[str, int]
     clipped: float
     skipped: dict[str, str]
 

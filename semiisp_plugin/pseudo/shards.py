@@ -54,11 +54,11 @@ class Watch:
 
 
 class _Task(NamedTuple):
-    """A photograph of a shard, whether its pairs are missing, and whether it must be read."""
+    """A photograph of a shard, the keys of its pairs that are missing, and whether it must be read."""
 
     place: int
     photograph: Photograph
-    wanted: bool
+    wanted: list[str]
     read: bool
 
 
@@ -97,6 +97,7 @@ class ShardBuilder:
         device: Where f_ISP runs.
         threads: Threads that decode, and as many that encode, beside f_ISP; 0 for none.
         png_compression: See `encode_png`.
+        doomed: Photographs not to be read, with the reason: they have crashed a process.
         watch: Is told what happens.
     """
 
@@ -109,6 +110,7 @@ class ShardBuilder:
         device: torch.device | str = "cpu",
         threads: int = 0,
         png_compression: int | Literal["fast"] = "fast",
+        doomed: Mapping[str, str] | None = None,
         watch: Watch | None = None,
     ) -> None:
         self.build = build
@@ -117,6 +119,7 @@ class ShardBuilder:
         self.device = torch.device(device)
         self.threads = threads
         self.png_compression = png_compression
+        self.doomed = doomed or {}
         self.watch = watch or Watch()
         self.sets = SETS[build.mode]
         self.seed, self.draws, self.batch, self.input_bits = (
@@ -171,19 +174,20 @@ class ShardBuilder:
                 )
                 for name in self.sets
             }
-            # Photographs of which a set or a draw alone was stored are made again, as they are now.
-            stored = set(journal.entries).intersection(*(writer.keys() for writer in writers.values()))
-            keys_of = [pair_keys(photograph.key, self.draws) for photograph in photographs]
-            wanted = [not stored.issuperset(keys) for keys in keys_of]
-            complete = {key for keys, missing in zip(keys_of, wanted, strict=True) if not missing for key in keys}
+            # Of which pair one set alone was stored, both are made again, from the photograph as it is now.
+            complete = set(journal.entries).intersection(*(writer.keys() for writer in writers.values()))
             for writer in writers.values():
                 writer.discard(writer.keys() - complete)
-            pairs = self._pairs(shard, self._tasks(photographs, wanted), skipped)
+            pairs = self._pairs(shard, self._tasks(photographs, complete), skipped)
             self._commit(mapped(self._encoded, pairs, self.threads), journal, writers)
             keys = [key for p in photographs if p.path not in skipped for key in pair_keys(p.key, self.draws)]
+            for writer in writers.values():  # draws of a photograph that could be read at first
+                writer.discard(writer.keys() - set(keys))
+            sizes = {name: writer.n_bytes for name, writer in writers.items()}
         record = ShardRecord(
             photographs=len(photographs),
             pairs=len(keys),
+            bytes=sizes,
             clipped=float(sum(journal.entries[key] for key in keys)),
             skipped=skipped,
         )
@@ -192,12 +196,13 @@ class ShardBuilder:
 
     # --- from photographs to pairs -----------------------------------------------------------------------------------
 
-    def _tasks(self, photographs: Sequence[Photograph], wanted: Sequence[bool]) -> list[_Task]:
+    def _tasks(self, photographs: Sequence[Photograph], complete: set[str]) -> list[_Task]:
+        wanted = [[key for key in pair_keys(p.key, self.draws) if key not in complete] for p in photographs]
         tasks = []
         for first in range(0, len(photographs), _CHUNK):
-            whole = self.batch > 1 and any(wanted[first : first + _CHUNK])
-            for i in range(first, min(first + _CHUNK, len(photographs))):
-                tasks.append(_Task(i, photographs[i], wanted[i], whole or wanted[i]))
+            chunk = range(first, min(first + _CHUNK, len(photographs)))
+            whole = self.batch > 1 and any(wanted[place] for place in chunk)
+            tasks += [_Task(i, photographs[i], wanted[i], whole or bool(wanted[i])) for i in chunk]
         return tasks
 
     def _pairs(self, shard: int, tasks: Sequence[_Task], skipped: dict[str, str]) -> Iterator[_Pair]:
@@ -207,6 +212,8 @@ class ShardBuilder:
             if not task.read:
                 return task, None
             path = task.photograph.path
+            if path in self.doomed:
+                return task, ImageReadError(self.doomed[path])
             self.watch.at(shard, task.place)
             try:
                 return task, self.build.read(path)
@@ -228,7 +235,7 @@ class ShardBuilder:
             del image  # the next one may be as large
             # Single photographs wait for nothing.
             if self.batch == 1 or (task.place + 1) % _CHUNK == 0 or task is tasks[-1]:
-                for group in batches(ready, self.batch):
+                for group in [ready] if self.batch == 1 else batches(ready, self.batch):
                     if self.batch > 1:
                         self.watch.at(-1, -1)
                         if self.watch.stopped():
@@ -253,22 +260,26 @@ class ShardBuilder:
 
     def _pairs_of(self, group: Sequence[_Read]) -> Iterator[_Pair]:
         """The missing pairs of photographs of one size."""
-        photos = torch.zeros(0)
-        if self.sets:
-            photos = torch.from_numpy(np.stack([image for _, image in group])).permute(0, 3, 1, 2).to(self.device)
+        photos = None
         for draw in range(self.draws):
             keys = [pair_keys(task.photograph.key, self.draws)[draw] for task, _ in group]
+            wanted = [key in task.wanted for key, (task, _) in zip(keys, group, strict=True)]
+            if not any(wanted):
+                continue
             arrays: dict[str, np.ndarray] = {}
             clipped = torch.zeros(len(group))
             if self.sets:  # else the photograph can be used: that is all
+                if photos is None:
+                    stack = np.stack([image for _, image in group])
+                    photos = torch.from_numpy(stack).permute(0, 3, 1, 2).to(self.device)
                 generators = [torch.Generator().manual_seed(photograph_seed(self.seed, key)) for key in keys]
                 tensors = {"gt": self.generator.generate_target(photos, generators)}
                 if "lq" in self.sets:
                     pair = self.generator.generate_input(tensors["gt"], generators)
                     tensors["lq"], clipped = pair.input, pair.clipped.cpu()
                 arrays = {name: tensor.permute(0, 2, 3, 1).cpu().numpy() for name, tensor in tensors.items()}
-            for i, (task, _) in enumerate(group):
-                if task.wanted:
+            for i in range(len(group)):
+                if wanted[i]:
                     yield _Pair(keys[i], {name: array[i] for name, array in arrays.items()}, float(clipped[i]))
         for _ in group:
             self.watch.done()

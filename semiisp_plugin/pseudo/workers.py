@@ -1,7 +1,8 @@
 """Processes that build shards side by side, and one that watches them.
 
 Not by `concurrent.futures`: its pool is broken for good, and every task of it lost, as soon as one process dies, and
-nobody can tell which one and over what. Here the others work on, and the photograph that a process crashed on is named.
+nobody can tell which one and over what. Here a process that crashes on a photograph is replaced and the photograph
+skipped, and one that was ended from outside is told apart from it.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from typing import Any, NamedTuple
 import cv2
 import torch
 
-from semiisp_plugin.io.image_io import printable_path
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.manifest import BuildFolder
 from semiisp_plugin.pseudo.shards import Interrupted, ShardBuilder, Watch
 
+_MAX_CRASHES = 3
 _CRASHES = {getattr(signal, name) for name in ("SIGSEGV", "SIGABRT", "SIGFPE") if hasattr(signal, name)}
 
 # What a worker tells of itself while it works, in a shared array: pairs stored, photographs done, and the photograph at
@@ -40,14 +41,15 @@ def gpu_of(device: torch.device, index: int) -> torch.device:
 
 
 class _Running(NamedTuple):
-    """A process that was started: its counters, and where its last words come from."""
+    """A process that was started: its number, its counters, and where its last words come from."""
 
+    number: int
     counter: Any
     heard: Any
 
 
 class Workers:
-    """Builds shards in processes.
+    """Builds shards in processes: one that crashes on a photograph is replaced, and the photograph skipped.
 
     Args:
         build: The folder.
@@ -78,21 +80,24 @@ class Workers:
         self._payload = pickle.dumps(generator)
         self._running: dict[Any, _Running] = {}
         self._counters: list[Any] = []
+        self._doomed: dict[str, str] = {}
+        self._careful: set[int] = set()
         self._failures: list[str] = []
-        self._lost: list[str] = []
+        self._killed = self._crashes = self._stored = 0
 
-    def run(self, on_done: Callable[[int], object]) -> int:
+    def run(self, on_done: Callable[[int], object], say: Callable[[str], object]) -> int:
         """Build until nothing is left to build.
 
         Args:
             on_done: Told several times a second how many photographs are done by now.
+            say: Told what the user should know, while the others work on.
 
         Returns:
             Number of pairs stored.
 
         Raises:
-            OSError: A process failed.
-            RuntimeError: Processes were killed or have crashed, and shards are left.
+            OSError: A process failed, or every one crashes.
+            RuntimeError: Processes were ended from outside, and shards are left.
             BaseException: What interrupts this one; the processes have stored what they had made.
         """
         for index in range(min(self._count, len(self._build.unfinished()))):
@@ -102,7 +107,7 @@ class Workers:
                 connection.wait([process.sentinel for process in self._running], timeout=0.2)
                 on_done(self._sum(_DONE))
                 for process in [p for p in self._running if p.exitcode is not None]:
-                    self._has_ended(process)
+                    self._has_ended(process, say)
                 for running in self._running.values():
                     self._hear(running)
         except BaseException:
@@ -117,10 +122,10 @@ class Workers:
         on_done(self._sum(_DONE))
         if self._failures:
             raise OSError(self._failures[0])
-        if self._lost and self._build.unfinished():
+        if self._killed and self._build.unfinished():
             raise RuntimeError(
-                f"{len(self._lost)} of {self._count} workers were killed or have crashed ({'; '.join({*self._lost})}). "
-                f"What they had stored is kept: run the same command again."
+                f"{self._killed} of {self._count} workers were ended from outside, perhaps for lack of memory or disk. "
+                f"What they had stored is kept: run the same command again, with fewer workers."
             )
         return self._sum(_WRITTEN)
 
@@ -132,12 +137,14 @@ class Workers:
         counter[_SHARD] = -1
         self._counters.append(counter)
         heard, told = self._context.Pipe(duplex=False)
-        how = {**self._how, "device": str(gpu_of(self._device, self._first + index))}
+        how = {**self._how, "device": str(gpu_of(self._device, self._first + index)), "doomed": dict(self._doomed)}
+        if index in self._careful:
+            how["threads"] = 0
         arguments = (str(self._build.folder), self._payload, how, self._order, counter, self._stop, told)
         process = self._context.Process(target=_work, args=arguments, daemon=True)
         process.start()
         told.close()
-        self._running[process] = _Running(counter, heard)
+        self._running[process] = _Running(index, counter, heard)
 
     def _hear(self, running: _Running) -> None:
         try:
@@ -147,19 +154,36 @@ class Workers:
         except (EOFError, OSError):  # it has ended, and said nothing
             pass
 
-    def _has_ended(self, process: Any) -> None:
-        """Take leave of a process, and note why it has ended."""
+    def _has_ended(self, process: Any, say: Callable[[str], object]) -> None:
+        """Take leave of a process, and find out why it has ended."""
         ended = self._running.pop(process)
         self._hear(ended)
         if process.exitcode == 0 or self._stop.value:
             return
+        if -process.exitcode not in _CRASHES:
+            self._killed += 1
+            say(
+                f"A worker was ended from outside (exit status {process.exitcode}), perhaps for lack of memory or "
+                f"disk; {len(self._running)} work on."
+            )
+            return
+        written = self._sum(_WRITTEN)
+        self._crashes, self._stored = (self._crashes + 1 if written == self._stored else 1), written
+        if self._crashes > _MAX_CRASHES:
+            self._failures.append(
+                f"{self._crashes} processes have crashed without having stored anything: hardly the photographs' "
+                f"doing, but that of the machine or of what is installed. What was stored before is kept."
+            )
+            self._stop.value = 1
+            return
+        # Of several threads it is not known which one crashed: once more, without.
         shard, place = ended.counter[_SHARD], ended.counter[_PLACE]
-        if -process.exitcode in _CRASHES and shard >= 0 and not self._how["threads"]:
-            name = signal.Signals(-process.exitcode).name
+        if shard >= 0 and (not self._how["threads"] or ended.number in self._careful):
             path = self._build.photographs(shard)[place].path
-            self._lost.append(f"{name} at the photograph '{printable_path(path)}'; remove it, if it happens again")
-        else:
-            self._lost.append(f"exit status {process.exitcode}, perhaps for lack of memory or disk; take fewer workers")
+            name = signal.Signals(-process.exitcode).name
+            self._doomed[path] = f"{path}: the process that read it crashed ({name}). Remove the file."
+        self._careful.add(ended.number)
+        self._start(ended.number)
 
 
 def start_context() -> Any:

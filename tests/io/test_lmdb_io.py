@@ -151,9 +151,9 @@ def test_round_trip_in_basicsr_layout(tmp_path):
     assert {p.name for p in folder.iterdir()} == {"data.mdb", "lock.mdb", "meta_info.txt"}
 
 
-def test_missing_key_names_folder_and_key(tmp_path):
+def test_missing_key_names_folder_key_and_one_alike(tmp_path):
     write(tmp_path / "a.lmdb", 12)
-    with pytest.raises(KeyError, match=r"a\.lmdb' has no key 'trian/0011'"):
+    with pytest.raises(KeyError, match=r"a\.lmdb' has no key 'trian/0011'; of its 12 keys, 'train/0011' is alike"):
         read_value(tmp_path / "a.lmdb", "trian/0011")
     with pytest.raises(KeyError, match="0 bytes"):
         read_value(tmp_path / "a.lmdb", "")
@@ -280,7 +280,7 @@ def test_the_map_grows(tmp_path):
         for number in range(80):
             writer.put(f"{number}", png(number, 40), (40, 41, 3))
         assert writer._environment.info()["map_size"] >= 4 * start
-        assert len(writer.keys()) == 80
+        assert len(writer) == 80
     assert [read_value(folder, str(number)) for number in range(80)] == [png(number, 40) for number in range(80)]
     assert len(read_meta(folder)) == 80
 
@@ -434,15 +434,16 @@ def test_discarded_images_are_gone_and_can_be_put_again(tmp_path):
     with LmdbImageWriter(folder, batch=100) as writer:
         for key in ("a", "b", "c"):
             writer.put(key, png, image.shape)
-        assert writer.keys() == {"a", "b", "c"}
+        assert (writer.keys(), writer.n_bytes) == ({"a", "b", "c"}, 3 * len(png))
         writer.discard({"b", "never there"})
-        assert (writer.keys(), "b" in writer) == ({"a", "c"}, False)
+        assert (writer.keys(), writer.n_bytes, "b" in writer) == ({"a", "c"}, 2 * len(png), False)
         writer.put("d", png, image.shape)
     assert [entry.key for entry in read_meta(folder)] == ["a", "c", "d"]
     with pytest.raises(KeyError, match="no key 'b'"):
         read_value(folder, "b")
     lmdb_io.close_all()
     with LmdbImageWriter(folder, resume=True) as writer:
+        assert writer.n_bytes == 3 * len(png)
         writer.discard(["a"])
         writer.put("b", png, image.shape)
     assert [entry.key for entry in read_meta(folder)] == ["c", "d", "b"]
