@@ -130,6 +130,7 @@ def test_a_builder_s_workers_unpickle_it(named):
         assert pool.apply(type, (build_network({"type": "CurveNet", "features": 4}),)).__name__ == "CurveNet"
 
 
+@pytest.mark.slow
 def test_an_installed_package_is_imported(package, monkeypatch):
     """Its metadata as ``pip install`` would write them."""
     info = package / "own_package-0.1.dist-info"
