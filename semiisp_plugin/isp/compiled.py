@@ -73,11 +73,11 @@ def _warn(why: str) -> None:
 
 
 @lru_cache(maxsize=32)
-def _constants(spec: ISPSpec) -> tuple[tuple[int, ...], np.ndarray]:
-    """Where the parameters of it, cc, ga, gm and cs begin, -1 for none; and the base matrix, float64."""
+def _constants(spec: ISPSpec) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
+    """Where the parameters of it, cc, ga, gm and cs begin, -1 for none; the base matrix, and its inverse in float32."""
     where = spec.slices()
     starts = tuple(where[name].start if name in where else -1 for name in ("it", "cc", "ga", "gm", "cs"))
-    return starts, np.array(spec.base_matrix)
+    return starts, np.array(spec.base_matrix), np.array(fn.inverse_matrix(spec.base_matrix), np.float32)
 
 
 def _kernel_for(spec: ISPSpec, name: str, *finite: Tensor) -> Callable[..., tuple[Any] | None] | None:
@@ -94,12 +94,13 @@ def forward(spec: ISPSpec, image: Tensor, parameters: Tensor) -> Tensor | None:
     run = _kernel_for(spec, "forward", parameters, image) if image.dtype == torch.float32 else None
     if run is None:
         return None
-    starts, base = _constants(spec)
+    starts, base, _ = _constants(spec)
+    base = base.astype(np.float32)
     grids = parameters.detach().contiguous().numpy()
     out = torch.empty_like(image)
     for picture, grid, target in zip(image.detach().numpy(), grids, out.numpy(), strict=True):
         y, x = (positions(side, nodes) for side, nodes in zip(picture.shape[1:], grid.shape[1:], strict=True))
-        if run(picture, grid, y, x, starts, not spec.tie_xy, base.astype(np.float32), target) is None:
+        if run(picture, grid, y, x, starts, not spec.tie_xy, base, target) is None:
             return None
     return out
 
@@ -122,7 +123,7 @@ def invert_by_curves(spec: ISPSpec, image: Tensor, parameters: Tensor, clamp: bo
     channels_last = image.permute(0, 2, 3, 1)
     if not channels_last.is_contiguous():  # as images are read from files; otherwise plane by plane
         channels_last = image.contiguous().permute(0, 2, 3, 1)
-    starts, base = _constants(spec)
+    starts, base, _ = _constants(spec)
     cc = starts[1]
     out, outside = parameters.new_empty(image.shape), parameters.new_empty(len(image))
     sets = parameters.detach().numpy().reshape(len(image), -1).astype(np.float64)
@@ -166,8 +167,7 @@ def invert_crops(
     if run is None:
         return None
     height, width = images.shape[2:]
-    starts, _ = _constants(spec)
-    base = np.array(fn.inverse_matrix(spec.base_matrix), np.float32)
+    starts, _, base = _constants(spec)
     out, clipped = torch.empty(images.shape, dtype=torch.float32), torch.empty(len(images))
     for i, (pixels, target) in enumerate(zip(images.permute(0, 2, 3, 1).numpy(), out.numpy(), strict=True)):
         place = _WHOLE if places is None else places[i].numpy().astype(np.float64)

@@ -13,8 +13,6 @@ from typing import Any
 
 import msgspec
 
-from semiisp_plugin.report.tables import MISSING
-
 GROUPS: dict[str, str] = {
     "f_isp": "f_ISP alone",
     "baseline": "Baselines",
@@ -204,11 +202,6 @@ class Results(msgspec.Struct):
         system = self.systems.get(key)
         label = system.label if system and system.label else key
         return f"{label} (ours)" if system and system.ours and "(ours)" not in label else label
-
-    def reference_label(self, pairs: int) -> str:
-        """How the system is called that the others are compared with; a dash where there is none."""
-        reference = self.reference(pairs)
-        return self.label(reference) if reference else MISSING
 
     def is_papers(self, key: str) -> bool:
         """Whether a system is the paper's own setting: the one named, else all of the method that are not ours."""
