@@ -25,7 +25,6 @@ _KERNELS = 64  # more than there are
 # Where a place leaves the axes by more than this, relative to its scale, it is a turn, which no augmentation makes.
 _SKEW = 1e-4
 _WHOLE = np.eye(2, 3)
-_OFF_DIAGONAL = ~np.eye(3, dtype=bool)
 
 
 @cache
@@ -103,43 +102,6 @@ def forward(spec: ISPSpec, image: Tensor, parameters: Tensor) -> Tensor | None:
         if run(picture, grid, y, x, starts, not spec.tie_xy, base, target) is None:
             return None
     return out
-
-
-def invert_by_curves(spec: ISPSpec, image: Tensor, parameters: Tensor, clamp: bool) -> tuple[Tensor, Tensor] | None:
-    """The inverse of 8-bit images, without f_IT: curves of 256 values, and a matrix.
-
-    Args:
-        spec: The ISP.
-        image: ``(N, 3, H, W)`` uint8.
-        parameters: ``(N, K, 1, 1)`` float32 or float64.
-        clamp: Whether to clamp to [0, 1].
-
-    Returns:
-        ``(N, 3, H, W)`` of the parameters' type, and ``(N,)``, the share of values outside [0, 1].
-    """
-    make_curves, run = kernel("curves"), _kernel_for(spec, "look_up", parameters)
-    if make_curves is None or run is None:
-        return None
-    channels_last = image.permute(0, 2, 3, 1)
-    if not channels_last.is_contiguous():  # as images are read from files; otherwise plane by plane
-        channels_last = image.contiguous().permute(0, 2, 3, 1)
-    starts, base, _ = _constants(spec)
-    cc = starts[1]
-    out, outside = parameters.new_empty(image.shape), parameters.new_empty(len(image))
-    sets = parameters.detach().numpy().reshape(len(image), -1).astype(np.float64)
-    table, mixing = np.empty((3, 256), out.numpy().dtype), np.eye(3)
-    steps = 2 if parameters.dtype == torch.float32 else 3
-    for i, (pixels, p, target) in enumerate(zip(channels_last.numpy(), sets, out.numpy(), strict=True)):
-        mixing[_OFF_DIAGONAL] = p[cc : cc + 6]
-        matrix = np.linalg.inv(mixing * p[cc + 6 : cc + 9] @ base).astype(table.dtype)
-        done = make_curves(p, starts, not spec.tie_xy, steps, table)
-        if done is None or not (np.isfinite(table).all() and np.isfinite(matrix).all()):
-            return None
-        done = run(pixels.reshape(-1, 3), table, matrix, clamp, target.reshape(3, -1))
-        if done is None:
-            return None
-        outside[i] = done[0] / target.size
-    return out, outside
 
 
 def invert_crops(

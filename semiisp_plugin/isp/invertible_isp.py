@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -47,13 +46,11 @@ class PaperLUTSettings:
             ``((1, 2), (0.9, 1.1), (0.2, 0.8))``.
         tone_ranges: The same of g3, g4, k2.
         sizes: Points along the three parameters, the inputs and the outputs.
-        cache_dir: Folder where tables are kept; without it they live as long as the process.
     """
 
     gamma_ranges: tuple[tuple[float, float], ...] | None = None
     tone_ranges: tuple[tuple[float, float], ...] | None = None
     sizes: tuple[int, ...] = PAPER_SIZES
-    cache_dir: str | Path | None = None
 
     def __post_init__(self) -> None:
         """Lists, as option files have them, become tuples, by which tables are kept."""
@@ -166,12 +163,8 @@ class InvertibleISP:
                 f"{tuple(parameters.shape)}; use backend='exact'."
             )
         by_strips = worth_it(image, parameters) and backend != "paper_lut"
-        result = None
-        if backend == "curve8" and by_strips and not self.spec.inverse_tone_mapping:
-            result = compiled.invert_by_curves(self.spec, image, parameters, clamp)
-        if result is None:
-            result = self._inverse(image, parameters, backend, clamp, by_strips)
-        return InverseResult(result[0].to(dtype), result[1])
+        result, outside = self._inverse(image, parameters, backend, clamp, by_strips)
+        return InverseResult(result.to(dtype), outside)
 
     def _inverse(
         self, image: Tensor, parameters: Tensor, backend: str, clamp: bool, by_strips: bool
@@ -225,14 +218,14 @@ class InvertibleISP:
     def _inverse_gamma(self, p: Mapping[str, Tensor], backend: str) -> _Function:
         if backend != "paper_lut":
             return GammaInverse(**p, g2_range=self._g2_range)
-        table = paper_lut("gamma_tone_map", self._gamma_ranges, self.lut.sizes, 1, self.lut.cache_dir)
+        table = paper_lut("gamma_tone_map", self._gamma_ranges, self.lut.sizes, 1)
         return lambda image: table(image, p["g1"], p["g2"], p["k"])
 
     def _inverse_tone(self, p: Mapping[str, Tensor], backend: str) -> _Function:
         sign = self.spec.it_sign
         if backend != "paper_lut":
             return ToneInverse(**p, sign=sign)
-        table = paper_lut("inverse_tone_map", self._tone_ranges, self.lut.sizes, sign, self.lut.cache_dir)
+        table = paper_lut("inverse_tone_map", self._tone_ranges, self.lut.sizes, sign)
         return lambda image: table(image, p["g3"], p["g4"], p["k2"])
 
     # The per-channel functions of one set turn the 256 levels of an 8-bit image into 256 values: ``curve8`` computes

@@ -1,4 +1,4 @@
-"""The ISP and its inverse, compiled by Numba for the CPU: sets on a grid, crops of images, and 8-bit curves.
+"""The ISP and its inverse, compiled by Numba for the CPU: sets on a grid, and crops of images.
 
 Why there is compiled code at all: without it the builder's steps for a photograph (decoding and PNG included; 10
 photographs, one round, user CPU) take 1.30 times as long for a RAW f_ISP with global sets, 1.58 times with local ones,
@@ -13,7 +13,6 @@ one file, because Numba's cache notices changes of the function's own file only.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numba
@@ -464,96 +463,3 @@ def forward(
             _gammas_forward(p, gm + c, rows[c])
             _stretches(p, cs + c, four, rows[c])
             out[c, line] = rows[c]
-
-
-# --- curves of 256 values --------------------------------------------------------------------------------------------
-
-
-@_compiled
-def _unstretched(value: float, p: np.ndarray, at: int, four: bool) -> float:
-    """f_CS^-1 or f_GA^-1 of one value."""
-    if four:
-        return float(_stretch_4(value, p[at + 9], p[at + 6], p[at + 3], p[at]))
-    return float(_stretch(value, p[at], p[at + 6], p[at + 3]))
-
-
-@_compiled
-def _gamma_inverse(value: float, g1: float, g2: float, scale: float, steps: int) -> float:
-    """`semiisp_plugin.isp.gamma_inverse` in float64, for g2 in [0.2, 2]."""
-    if value <= 0:
-        return 0.0
-    m = math.log(value) * scale
-    n = m * (g2 - m) / (g2 * g2 - m)
-    for _ in range(steps):
-        e = (1 - g2) * math.exp(n)
-        residual = n - n * e - m
-        slope = 1 - e * (1 + n)
-        n -= 2 * residual * slope / (2 * slope * slope + residual * e * (2 + n))
-        n = min(max(n, min(m, m / g2)), max(m, m / g2))
-    return math.exp(g1 * n)
-
-
-@_compiled
-def curves(p: np.ndarray, starts: tuple[int, int, int, int, int], four: bool, steps: int, out: np.ndarray) -> None:
-    """f_GA^-1 o f_GM^-1 o f_CS^-1 of the 256 levels, computed in float64 whatever the type of the result.
-
-    Args:
-        p: ``(K,)`` float64, finite.
-        starts: See `invert`.
-        four: See `invert`.
-        steps: Of Halley's method: 2 are enough for float32, 3 for float64.
-        out: ``(3, 256)`` float32 or float64, written.
-    """
-    _, _, ga, gm, cs = starts
-    for c in range(3):
-        g1, g2, k = p[gm + c], p[gm + 3 + c], p[gm + 6 + c]
-        scale = 1 - (1 - g2) * k ** (1 / g1)
-        for level in range(256):
-            value = _unstretched(level / 255, p, cs + c, four)
-            value = _gamma_inverse(value, g1, g2, scale, steps)
-            out[c, level] = _unstretched(value, p, ga + c, four)
-
-
-# Pixels at a time: their three planes stay in the first-level cache.
-_BLOCK = 1024
-
-
-@_looped
-def _mix_planes(planes: np.ndarray, row: np.ndarray, out: np.ndarray, clamp: bool) -> int:
-    """One row of the matrix on a block of pixels; returns how many values lie outside [0, 1]."""
-    zero, one = planes.dtype.type(0), planes.dtype.type(1)
-    r, g, b = row
-    outside = np.int32(0)
-    for i in range(len(out)):
-        value = r * planes[0, i] + g * planes[1, i] + b * planes[2, i]
-        clamped = min(max(value, zero), one)
-        outside += np.int32(value != clamped)
-        out[i] = clamped if clamp else value
-    return int(outside)
-
-
-@_compiled
-def look_up(pixels: np.ndarray, table: np.ndarray, matrix: np.ndarray, clamp: bool, out: np.ndarray) -> int:
-    """Curves, matrix and clamp.
-
-    Args:
-        pixels: ``(P, 3)`` uint8, of any strides.
-        table: ``(3, 256)``, the curves of red, green, blue; finite, of the type of ``out``.
-        matrix: ``(3, 3)``, finite, of the type of ``out``.
-        clamp: Whether to clamp to [0, 1].
-        out: ``(3, P)`` float32 or float64, written.
-
-    Returns:
-        Number of values outside [0, 1].
-    """
-    planes = np.empty((3, _BLOCK), out.dtype)
-    outside = 0
-    for start in range(0, len(pixels), _BLOCK):
-        count = min(_BLOCK, len(pixels) - start)
-        for i in range(count):
-            planes[0, i] = table[0, pixels[start + i, 0]]
-            planes[1, i] = table[1, pixels[start + i, 1]]
-            planes[2, i] = table[2, pixels[start + i, 2]]
-        for c in range(3):
-            outside += _mix_planes(planes, matrix[c], out[c, start : start + count], clamp)
-    return outside

@@ -9,16 +9,10 @@ with the parameters' ranges: the paper's 1.1e-5 on average and 6.5e-5 at most ar
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
 import itertools
 import operator
-import os
-import secrets
-import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,9 +24,6 @@ from semiisp_plugin.isp.functions import gamma_tone_map, inverse_tone_map
 PAPER_SIZES = (60, 30, 30, 10_000, 512)
 
 _PARAMETERS = {"gamma_tone_map": ("g1", "g2", "k"), "inverse_tone_map": ("g3", "g4", "k2")}
-
-# Raise it whenever the same arguments begin to give another table: files in cache folders are then built again.
-_FORMAT = 2
 
 # Values of the forward map at a time while a table is built, and of the image at a time on a CPU: what lies in between
 # then stays in the cache. Building is twice as fast as with one plane a time, looking up 1.2 to 1.6 times.
@@ -53,8 +44,6 @@ class PaperLUT:
             increasing in the image for every combination of grid values.
         sizes: ``(d_g1, d_g2, d_k, d_i, d_o)``: grid values of each parameter, inputs, outputs; each 2 or more.
         sign: The sign in eq. 22, +1 or -1; `gamma_tone_map` has none.
-        cache_dir: Folder that keeps the table for the next process, or None. It is made if missing. Processes that
-            load the same file share its memory.
 
     Attributes:
         ranges: As given, as a tuple of tuples.
@@ -64,10 +53,6 @@ class PaperLUT:
     Raises:
         ValueError: An unknown function or sign, a range or size that makes no grid, or a function that is not
             increasing somewhere in the ranges.
-
-    Warns:
-        UserWarning: The file in ``cache_dir`` is damaged (it is replaced), or cannot be written (the table is used
-            all the same).
     """
 
     def __init__(
@@ -77,7 +62,6 @@ class PaperLUT:
         sizes: Sequence[int] = PAPER_SIZES,
         *,
         sign: int = 1,
-        cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         if function not in _PARAMETERS:
             raise ValueError(f"No table is known for {function!r}; it must be one of {', '.join(_PARAMETERS)}.")
@@ -92,7 +76,7 @@ class PaperLUT:
         axes = [np.linspace(low, high, count) for (low, high), count in zip(self.ranges, counts, strict=True)]
         self._grid = (*axes, np.linspace(0, 1, n_outputs))
         self._domains = (*self.ranges, (0.0, 1.0))  # of the table's four coordinates
-        self.table = self._build() if cache_dir is None else self._cached(Path(cache_dir))
+        self.table = self._build()
         self.table.flags.writeable = False  # one table may serve many callers
         self._interpolators: dict[Any, Any] = {}
 
@@ -217,54 +201,6 @@ class PaperLUT:
                 table[i, j, part] = inputs[_nearest(values, outputs)]
         return table
 
-    def _cached(self, folder: Path) -> np.ndarray:
-        """The table from its file in ``folder``; built, and the file written, where there is no good one."""
-        # gamma_tone_map has no sign: its table must not be kept twice.
-        sign = self.sign if self.function == "inverse_tone_map" else 1
-        key = repr((_FORMAT, self.function, sign, self.ranges, self.sizes))
-        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-        path = folder / f"{self.function}_{'plus' if sign > 0 else 'minus'}_{digest}.npy"
-        table = self._load(path)
-        if table is not None:
-            return table
-        table = self._build()
-        temporary = path.with_name(f".{secrets.token_hex(8)}.part")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
-                np.save(file, table, allow_pickle=False)
-            os.replace(temporary, path)
-            # From the file, so that this process shares the memory as well.
-            loaded = self._load(path)
-        except OSError as error:
-            warnings.warn(
-                f"{path}: the lookup table cannot be kept there ({error}) and is built again next time; free some "
-                "space, or choose another cache_dir.",
-                stacklevel=3,
-            )
-            return table
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-        return table if loaded is None else loaded
-
-    def _load(self, path: Path) -> np.ndarray | None:
-        """The table mapped from ``path``, or None where there is no such file or, after a warning, a damaged one."""
-        try:
-            # What np.load does for a .npy file; for others it would try archives, which it leaves open, and pickles.
-            table = np.lib.format.open_memmap(path, mode="r")
-            expected = (*self.sizes[:3], self.sizes[4])
-            if table.shape != expected or table.dtype != np.float64:
-                raise ValueError(f"it does not hold float64 of shape {expected}")
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except Exception as error:  # whatever its bytes led NumPy to
-            warnings.warn(
-                f"{path}: damaged or unreadable lookup table ({error}); it is built again and replaced.", stacklevel=4
-            )
-            return None
-        return table
-
 
 @functools.lru_cache(maxsize=4)
 def paper_lut(
@@ -272,13 +208,12 @@ def paper_lut(
     ranges: tuple[tuple[float, float], ...],
     sizes: tuple[int, ...] = PAPER_SIZES,
     sign: int = 1,
-    cache_dir: str | os.PathLike[str] | None = None,
 ) -> PaperLUT:
     """`PaperLUT`, built once a process: the last four tables are kept.
 
     Same arguments, hashable (tuples, no lists), and same errors.
     """
-    return PaperLUT(function, ranges, sizes, sign=sign, cache_dir=cache_dir)
+    return PaperLUT(function, ranges, sizes, sign=sign)
 
 
 def _nearest(values: np.ndarray, outputs: np.ndarray) -> np.ndarray:

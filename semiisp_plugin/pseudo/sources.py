@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from semiisp_plugin.isp import InverseResult, InvertibleISP, ISPSpec, ParameterBank, compiled
-from semiisp_plugin.isp.parameter_maps import STRIP
 from semiisp_plugin.pseudo.places import in_place
 
 _LEVELS = 256
@@ -55,7 +54,7 @@ class BankInverse:
         isp: The ISP to invert, or what it consists of.
         bank: The sets to draw from.
         per_function: Draw each function's set on its own (Sec. 3.2, from 1,000 pairs on), not the whole ISP's.
-        backend: See `InvertibleISP.inverse`; ``auto``: exactly, by curves or compiled code where possible.
+        backend: See `InvertibleISP.inverse`; ``auto``: exactly, by compiled code or curves where possible.
 
     Raises:
         ValueError: The bank is of another ISP.
@@ -85,9 +84,7 @@ class BankInverse:
         """
         sets = self.draw(len(image), generator).to(image.device)
         uniform = tuple(sets.shape[2:]) == (1, 1)
-        # With neither a grid nor f_IT, curves of 256 values are faster from some size on.
-        curves = uniform and not self.isp.spec.inverse_tone_mapping and image[0].numel() > STRIP
-        if self.backend == "auto" and not curves:
+        if self.backend == "auto":
             made = compiled.invert_crops(self.isp.spec, image, sets, places)
             if made is not None:
                 return InverseResult(*made)

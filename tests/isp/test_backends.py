@@ -1,14 +1,10 @@
 """curve8 and paper_lut against the exact inverse, through the one interface."""
 
-import sys
-
 import pytest
 import torch
 from helpers import make_sets
 
-import semiisp_plugin.isp
 from semiisp_plugin.isp import InvertibleISP, ISPSpec, PaperLUTSettings
-from semiisp_plugin.isp.compiled import kernel
 from semiisp_plugin.isp.parameters import XYZ_TO_SRGB
 
 VARIANTS = {
@@ -24,22 +20,6 @@ def photographs(n: int, height: int, width: int) -> torch.Tensor:
     return torch.randint(0, 256, (n, 3, height, width), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
 
 
-@pytest.fixture(params=["with Numba", "without Numba"])
-def _numba(request, monkeypatch):
-    """Both ways of a CPU; also where Numba is missing the second must work."""
-    # An imported module is an attribute of its package, too, and would be found there.
-    monkeypatch.delattr(semiisp_plugin.isp, "numba_kernels", raising=False)
-    if request.param == "without Numba":
-        monkeypatch.setitem(sys.modules, "semiisp_plugin.isp.numba_kernels", None)
-    else:
-        pytest.importorskip("numba", reason="needs Numba, the extra 'fast'")
-    kernel.cache_clear()
-    assert (kernel("look_up") is None) == (request.param == "without Numba")
-    yield
-    kernel.cache_clear()
-
-
-@pytest.mark.usefixtures("_numba")
 @pytest.mark.parametrize("name", list(VARIANTS))
 @pytest.mark.parametrize(
     "size", [pytest.param((16, 18), id="small"), pytest.param((210, 160), id="in strips", marks=pytest.mark.slow)]
@@ -59,7 +39,6 @@ def test_curve8_equals_the_exact_inverse(name, size, device, dtype):
     assert torch.equal(isp.inverse(image, parameters).image, exact.image)
 
 
-@pytest.mark.usefixtures("_numba")
 def test_curve8_in_any_memory_layout():
     isp = InvertibleISP(ISPSpec())
     image = photographs(2, 210, 160)
@@ -75,7 +54,6 @@ def test_curve8_in_any_memory_layout():
         assert torch.equal(result.clipped, expected.clipped)
 
 
-@pytest.mark.usefixtures("_numba")
 def test_curve8_counts_and_clamps_as_the_exact_inverse():
     isp = InvertibleISP(ISPSpec())
     image, parameters = photographs(2, 210, 160), make_sets(ISPSpec(), 2, 7)
@@ -90,7 +68,6 @@ def test_curve8_counts_and_clamps_as_the_exact_inverse():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_numba")
 def test_curve8_at_the_ends_of_the_parameters():
     """Saturated encoders: sigmoids of exactly 0 and 1 in the tied form."""
     for spec in (ISPSpec(), ISPSpec(tie_xy=False)):
@@ -105,7 +82,6 @@ def test_curve8_at_the_ends_of_the_parameters():
         assert torch.allclose(fast, exact, rtol=1e-10, atol=1e-9)
 
 
-@pytest.mark.usefixtures("_numba")
 @pytest.mark.parametrize("where", [0, 7, 9, 12, 18, 20, 25, 35])
 def test_curve8_with_a_parameter_that_is_nan(where):
     parameters = make_sets(ISPSpec(), 2, 13).float()
@@ -116,44 +92,6 @@ def test_curve8_with_a_parameter_that_is_nan(where):
     exact = InvertibleISP(ISPSpec()).inverse(image, parameters).image
     assert torch.isnan(exact[1]).any()
     assert torch.equal(torch.isnan(result), torch.isnan(exact))
-
-
-@pytest.mark.slow
-def test_curve8_with_a_full_disk(monkeypatch):
-    """Numba keeps what it compiled; where it cannot, the image is inverted all the same."""
-    caching = pytest.importorskip("numba.core.caching", reason="needs Numba, the extra 'fast'")
-
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(caching.IndexDataCacheFile, "save", full)
-    monkeypatch.setattr(caching.IndexDataCacheFile, "load", lambda *_: None)
-    monkeypatch.delitem(sys.modules, "semiisp_plugin.isp.numba_kernels", raising=False)
-    monkeypatch.delattr(semiisp_plugin.isp, "numba_kernels", raising=False)
-    kernel.cache_clear()
-    image, parameters = photographs(1, 210, 160), make_sets(ISPSpec(), 1, 14).float()
-    isp = InvertibleISP(ISPSpec())
-    result = isp.inverse(image, parameters, backend="curve8").image
-    assert torch.allclose(result, isp.inverse(image, parameters).image, atol=5e-6)
-    kernel.cache_clear()
-
-
-def test_curve8_with_a_damaged_cache(monkeypatch):
-    caching = pytest.importorskip("numba.core.caching", reason="needs Numba, the extra 'fast'")
-
-    def damaged(*_, **__):
-        raise EOFError("Ran out of input")
-
-    monkeypatch.setattr(caching.IndexDataCacheFile, "load", damaged)
-    monkeypatch.delitem(sys.modules, "semiisp_plugin.isp.numba_kernels", raising=False)
-    monkeypatch.delattr(semiisp_plugin.isp, "numba_kernels", raising=False)
-    kernel.cache_clear()
-    image, parameters = photographs(1, 210, 160), make_sets(ISPSpec(), 1, 14).float()
-    isp = InvertibleISP(ISPSpec())
-    with pytest.warns(RuntimeWarning, match=r"without Numba.*EOFError.*delete the \.nbi"):
-        result = isp.inverse(image, parameters, backend="curve8").image
-    assert torch.allclose(result, isp.inverse(image, parameters).image, atol=5e-6)
-    kernel.cache_clear()
 
 
 def test_curve8_passes_gradients_to_the_parameters():

@@ -137,6 +137,46 @@ def test_without_numba(monkeypatch):
         kernel.cache_clear()
 
 
+@pytest.fixture
+def cache_of_numba(monkeypatch):
+    """Numba's cache of compiled code, which is read again."""
+    caching = pytest.importorskip("numba.core.caching")
+    monkeypatch.delitem(sys.modules, "semiisp_plugin.isp.numba_kernels", raising=False)
+    monkeypatch.delattr(semiisp_plugin.isp, "numba_kernels", raising=False)
+    kernel.cache_clear()
+    yield caching.IndexDataCacheFile
+    kernel.cache_clear()
+
+
+@pytest.mark.slow
+def test_with_a_full_disk(monkeypatch, cache_of_numba):
+    """Numba keeps what it compiled; where it cannot, the compiled code runs all the same."""
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache_of_numba, "save", full)
+    monkeypatch.setattr(cache_of_numba, "load", lambda *_: None)
+    image, parameters = images(1), make_sets(ISPSpec(), 1, 14)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = InvertibleISP(ISPSpec()).forward(image, parameters.float())
+    expected = InvertibleISP(ISPSpec()).forward(image.double(), parameters)
+    torch.testing.assert_close(result.double(), expected, rtol=0, atol=1e-4)
+
+
+def test_with_a_damaged_cache(monkeypatch, cache_of_numba):
+    def damaged(*_, **__):
+        raise EOFError("Ran out of input")
+
+    monkeypatch.setattr(cache_of_numba, "load", damaged)
+    image, parameters = images(1), make_sets(ISPSpec(), 1, 14)
+    with pytest.warns(RuntimeWarning, match=r"without Numba.*EOFError.*delete the \.nbi"):
+        result = InvertibleISP(ISPSpec()).forward(image, parameters.float())
+    expected = InvertibleISP(ISPSpec()).forward(image.double(), parameters)
+    torch.testing.assert_close(result.double(), expected, rtol=0, atol=1e-4)
+
+
 def test_what_does_not_see_single_numbers_takes_the_tensors(calls):
     """A trace would keep the numbers of its example, a tangent would be lost."""
     isp = InvertibleISP(ISPSpec())

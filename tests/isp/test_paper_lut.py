@@ -1,12 +1,10 @@
 """The paper's lookup table: Algorithm 1 to the bit, its errors, and its files."""
 
 import contextlib
-import errno
 import functools
 import importlib.util
 import sys
 import types
-import warnings
 
 import numpy as np
 import pytest
@@ -462,110 +460,3 @@ def test_cache_in_the_process(builds):
 def test_the_table_cannot_be_written_to(small):
     with pytest.raises(ValueError, match="read-only"):
         small.table[0] = 0
-
-
-def test_cache_on_disk(tmp_path, builds):
-    folder = tmp_path / "new" / "cache"
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        first = PaperLUT("inverse_tone_map", ISP_TONE, SMALL, sign=-1, cache_dir=folder)
-        second = PaperLUT("inverse_tone_map", [list(r) for r in ISP_TONE], list(SMALL), sign=-1, cache_dir=str(folder))
-    assert len(builds) == 1
-    (file,) = folder.iterdir()
-    assert file.name.startswith("inverse_tone_map_minus_")
-    assert file.suffix == ".npy"
-    plain = PaperLUT("inverse_tone_map", ISP_TONE, SMALL, sign=-1)
-    image, parameters = samples(ISP_TONE, 100, 6)
-    for lut in (first, second):
-        assert isinstance(lut.table, np.memmap)  # shared between processes
-        assert np.array_equal(lut.table, plain.table)
-        assert torch.equal(lut(image, *parameters), plain(image, *parameters))
-
-
-def test_every_table_has_its_own_file(tmp_path, monkeypatch, builds):
-    make = functools.partial(PaperLUT, cache_dir=tmp_path)
-    make("inverse_tone_map", ISP_TONE, SMALL)
-    make("inverse_tone_map", ISP_TONE, SMALL, sign=-1)
-    make("inverse_tone_map", ((0.5, 3.5), *ISP_TONE[1:]), SMALL)
-    make("inverse_tone_map", ISP_TONE, (*SMALL[:3], 38, 23))
-    make("gamma_tone_map", ISP_GAMMA, SMALL)
-    make("gamma_tone_map", ISP_GAMMA, SMALL, sign=-1)  # has no sign: the same table
-    assert len(builds) == len(list(tmp_path.iterdir())) == 5
-    monkeypatch.setattr(module, "_FORMAT", module._FORMAT + 1)
-    make("gamma_tone_map", ISP_GAMMA, SMALL)
-    assert len(builds) == len(list(tmp_path.iterdir())) == 6
-
-
-def _truncate(file):
-    file.write_bytes(file.read_bytes()[:-8])
-
-
-def _pickle(file):
-    np.save(file, np.array([object()], dtype=object), allow_pickle=True)
-
-
-def _archive(file):
-    with open(file, "wb") as stream:
-        np.savez(stream, table=np.zeros(3))
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        _truncate,
-        _pickle,
-        _archive,
-        lambda file: file.write_bytes(b""),
-        lambda file: file.write_bytes(b"PK\x03\x04 no archive"),
-        lambda file: file.write_bytes(bytes(10_000)),
-        lambda file: file.write_bytes(file.read_bytes()[:40]),
-        lambda file: np.save(file, np.zeros((3, 4, 5, 22))),
-        lambda file: np.save(file, np.zeros((3, 4, 5, 23), dtype=np.float32)),
-    ],
-)
-def test_damaged_file_is_replaced(tmp_path, builds, damage):
-    expected = np.array(PaperLUT("gamma_tone_map", ISP_GAMMA, SMALL, cache_dir=tmp_path).table)
-    (file,) = tmp_path.iterdir()
-    good = file.read_bytes()
-    file.unlink()  # not in place: the first table is mapped from it
-    file.write_bytes(good)
-    damage(file)
-    with pytest.warns(UserWarning, match=f"{file.name}: damaged") as caught:
-        lut = PaperLUT("gamma_tone_map", ISP_GAMMA, SMALL, cache_dir=tmp_path)
-    assert len(caught) == 1
-    assert caught[0].filename == __file__
-    assert np.array_equal(lut.table, expected)
-    assert len(builds) == 2
-    assert list(tmp_path.iterdir()) == [file]
-    assert file.read_bytes() == good
-
-
-def test_full_disk_keeps_the_table(tmp_path, monkeypatch):
-    def save(file, array, **_):
-        file.write(b"half of it")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(module.np, "save", save)
-    with pytest.warns(UserWarning, match="cannot be kept there .*No space left.*another cache_dir") as caught:
-        lut = PaperLUT("gamma_tone_map", ISP_GAMMA, SMALL, cache_dir=tmp_path)
-    assert [w.filename for w in caught] == [__file__]
-    assert np.array_equal(lut.table, algorithm_1(gamma_tone_map, *ISP_GAMMA, *SMALL))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_file_in_place_of_the_folder(tmp_path):
-    (tmp_path / "cache").write_text("")
-    with pytest.warns(UserWarning, match="cannot be kept there") as caught:
-        lut = PaperLUT("gamma_tone_map", ISP_GAMMA, SMALL, cache_dir=tmp_path / "cache")
-    assert len(caught) == 1
-    assert lut.table.shape == (3, 4, 5, 23)
-
-
-def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
-    def save(file, array, **_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module.np, "save", save)
-    with pytest.raises(KeyboardInterrupt):
-        PaperLUT("gamma_tone_map", ISP_GAMMA, SMALL, cache_dir=tmp_path)
-    assert list(tmp_path.iterdir()) == []
