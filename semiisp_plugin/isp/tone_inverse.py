@@ -148,10 +148,12 @@ def _solve(target: Tensor, g3: Tensor, g4: Tensor, power: Tensor, sign: int) -> 
     torch.add(n, math.log(unit), out=d)
     low.add_(math.log(unit))
     high.add_(math.log(unit))
-    for _ in range(_STEPS[target.dtype]):
+    for step in range(_STEPS[target.dtype]):
         torch.clamp(d, min=LOG_NEGLIGIBLE, out=ratio).exp_()  # i / i_r
         if sign > 0:
-            torch.sub(ratio, 1, out=p).mul_(1 / (unit + 1)).log1p_().mul_(g3).expm1_().mul_(power)  # p - q
+            torch.sub(ratio, 1, out=p).mul_(1 / (unit + 1)).log1p_().mul_(g3)
+            # p - q; what expm1 does for the digits of small differences matters in the last step alone.
+            (p.expm1_() if step == _STEPS[target.dtype] - 1 else p.exp_().sub_(1)).mul_(power)
             ratio.div_(torch.add(ratio, unit, out=residual))  # s i / (1 + s i)
         else:
             torch.log(torch.sub(1, ratio, out=residual).clamp_(min=tiny), out=p).mul_(g3).exp_().mul_(g4)
