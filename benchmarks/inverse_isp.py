@@ -71,12 +71,12 @@ def gamma_exact(image: Tensor, parameters: Tensor) -> Tensor:
     spec = ISPSpec()
     maps = ParameterMaps(spec, parameters, (image.shape[2], image.shape[3]))
     if not worth_it(image, parameters):
-        return GammaInverse(**maps.whole()["gm"], g2_range=(0.2, 2.0))(image)
+        return GammaInverse(**maps.whole()["gm"])(image)
     out = torch.empty_like(image)
     before = None
     for rows, p in maps.strips(rows_of(image)):
         if p is not before:
-            inverse, before = GammaInverse(**p["gm"], g2_range=(0.2, 2.0)), p
+            inverse, before = GammaInverse(**p["gm"]), p
         out[:, :, rows] = inverse(image[:, :, rows])
     return out
 

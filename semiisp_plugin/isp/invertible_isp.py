@@ -80,7 +80,6 @@ class InvertibleISP:
         self.spec = spec
         self.lut = lut or PaperLUTSettings()
         ranges = {p.name: (p.low, p.high) for group in spec.functions.values() for p in group}
-        self._g2_range = ranges["g2"]
         self._gamma_ranges = self.lut.gamma_ranges or tuple(ranges[name] for name in ("g1", "g2", "k"))
         if spec.inverse_tone_mapping:
             self._tone_ranges = self.lut.tone_ranges or tuple(ranges[name] for name in ("g3", "g4", "k2"))
@@ -217,7 +216,7 @@ class InvertibleISP:
 
     def _inverse_gamma(self, p: Mapping[str, Tensor], backend: str) -> _Function:
         if backend != "paper_lut":
-            return GammaInverse(**p, g2_range=self._g2_range)
+            return GammaInverse(**p)
         table = paper_lut("gamma_tone_map", self._gamma_ranges, self.lut.sizes, 1)
         return lambda image: table(image, p["g1"], p["g2"], p["k"])
 

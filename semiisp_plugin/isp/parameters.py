@@ -50,13 +50,6 @@ class _Parameter:
             return (centre + half * z.tanh()).exp()
         return self.low + (self.high - self.low) * z.sigmoid()
 
-    def unsquash(self, values: Tensor) -> Tensor:
-        """Inverse of `squash`; the ends of the domain, which no finite number reaches, are taken as nearly so."""
-        edge = 1e-4
-        place = self.place(values).clamp(edge, 1 - edge)
-        z = place.logit() if self.kind == "unit" else (2 * place - 1).atanh()
-        return z - self._offset()
-
     def place(self, values: Tensor) -> Tensor:
         """Where values lie in the domain, 0 its low end and 1 its high one; in log units for ``exp``."""
         if self.kind == "exp":
@@ -189,10 +182,6 @@ class ISPSpec:
             Parameter sets, ``(N, K, h, w)``.
         """
         return torch.cat([p.squash(values) for p, values in self._channels(z)], 1)
-
-    def unsquash(self, parameters: Tensor) -> Tensor:
-        """Parameter sets ``(N, K, h, w)`` to the free numbers that `squash` turns into them."""
-        return torch.cat([p.unsquash(values) for p, values in self._channels(parameters)], 1)
 
     def split(self, parameters: Tensor) -> dict[str, dict[str, Tensor]]:
         """Parameter sets ``(N, K, h, w)`` as views ``[function][parameter]`` of ``(N, 3 or 6, h, w)``."""

@@ -18,7 +18,7 @@ MINUS = ISPSpec(inverse_tone_mapping=True, it_sign=-1)
 FOUR = ISPSpec(inverse_tone_mapping=True, tie_xy=False)
 # Name, ISP, function among its parameters, map, inverse.
 PAIRS = {
-    "gamma": (PLUS, "gm", fn.gamma_tone_map, partial(gamma_tone_map_inverse, g2_range=(0.2, 2.0))),
+    "gamma": (PLUS, "gm", fn.gamma_tone_map, gamma_tone_map_inverse),
     "inverse tone +": (PLUS, "it", fn.inverse_tone_map, inverse_tone_map_inverse),
     "inverse tone -": (MINUS, "it", partial(fn.inverse_tone_map, sign=-1), partial(inverse_tone_map_inverse, sign=-1)),
     "stretch": (PLUS, "ga", fn.contrast_stretch, fn.contrast_stretch_inverse),
@@ -151,19 +151,8 @@ unit = st.floats(0.0, 1.0)
 @given(st.floats(1e-4, 1.0), st.floats(0.25, 4.0), st.floats(0.2, 2.0), unit)
 def test_gamma_inverse_equals_bisection(y, g1, g2, k):
     image, *p = as_tensors(y, g1, g2, k)
-    found = gamma_tone_map_inverse(image, *p, g2_range=(0.2, 2.0)).item()
-    assert found == pytest.approx(bisect(lambda i: scalar_gamma(i, g1, g2, k), y), abs=1e-12)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.floats(1e-4, 1.0), st.floats(0.2, 5.0), st.floats(0.02, 8.0), unit)
-def test_gamma_inverse_equals_bisection_beyond_our_ranges(y, g1, g2, k):
-    """Up to g2 = 8, close to where the map stops being increasing."""
-    image, *p = as_tensors(y, g1, g2, k)
     found = gamma_tone_map_inverse(image, *p).item()
-    # Compared in the output: where the map is flat, many inputs give the same y.
-    assert scalar_gamma(max(found, 1e-300), g1, g2, k) == pytest.approx(y, abs=1e-12)
-    assert found == pytest.approx(bisect(lambda i: scalar_gamma(i, g1, g2, k), y), abs=1e-7)
+    assert found == pytest.approx(bisect(lambda i: scalar_gamma(i, g1, g2, k), y), abs=1e-12)
 
 
 @settings(max_examples=200, deadline=None)
@@ -172,17 +161,6 @@ def test_tone_inverse_equals_bisection(y, g3, g4, k2, sign):
     image, *p = as_tensors(y, g3, g4, k2)
     found = inverse_tone_map_inverse(image, *p, sign=sign).item()
     assert found == pytest.approx(bisect(lambda i: scalar_inverse_tone(i, g3, g4, k2, sign), y), abs=1e-12)
-
-
-def test_gamma_inverse_with_and_without_known_range():
-    """The number of steps is read off the data where the range is not given; beyond g2 = 3 the bracket shrinks."""
-    y = torch.linspace(0.01, 0.99, 99, dtype=torch.float64).view(1, 1, 1, -1)
-    for g2 in (0.05, 0.5, 1.0, 1.9, 2.9, 3.5, 4.0, 7.5):
-        _, g1, g2_, k = as_tensors(0.0, 1.7, g2, 0.4)
-        given_range = gamma_tone_map_inverse(y, g1, g2_, k, g2_range=(g2, g2))
-        assert torch.equal(given_range, gamma_tone_map_inverse(y, g1, g2_, k))
-        back = fn.gamma_tone_map(given_range, g1, g2_, k)
-        assert (back - y).abs().max() < 1e-12
 
 
 # --- gradients --------------------------------------------------------------------------------------------------------
