@@ -7,11 +7,10 @@ packages ship (`photographs.py`). No photograph serves two of the three parts.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -24,7 +23,6 @@ from semiisp_plugin.simulation.photographs import PHOTOGRAPHS, load_photographs
 
 Task = Literal["raw", "lowlight"]
 
-_TITLE = "Simulated data made by semiisp_plugin.simulation.scenes"
 # Crops show between this share of a photograph's height and all of it.
 _SMALLEST_CROP = 0.4
 
@@ -37,29 +35,11 @@ class Split:
         labelled: For labelled pairs.
         unlabelled: For the photographs without a pair.
         test: For test pairs.
-
-    Raises:
-        ValueError: A part is empty, a name is unknown, or a scene is in two parts.
     """
 
     labelled: tuple[str, ...]
     unlabelled: tuple[str, ...]
     test: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        part_of: dict[str, str] = {}
-        for part in ("labelled", "unlabelled", "test"):
-            names: tuple[str, ...] = getattr(self, part)
-            if not names:
-                raise ValueError(f"Split.{part} is empty; name at least one of: {', '.join(PHOTOGRAPHS)}")
-            for name in names:
-                if name not in PHOTOGRAPHS:
-                    raise ValueError(f"Split.{part}: no photograph '{name}'; there are: {', '.join(PHOTOGRAPHS)}")
-                other = part_of.setdefault(PHOTOGRAPHS[name].scene, part)
-                if other != part:
-                    raise ValueError(
-                        f"Split: the scene of '{name}' is both in {other} and in {part}; keep each scene in one part"
-                    )
 
 
 # The labelled photographs are all warm (browns, reds, skin and fur); the unlabelled ones have the blues and greens that
@@ -70,25 +50,6 @@ DEFAULT_SPLIT = Split(
     unlabelled=("astronaut", "flower", "motorcycle_left", "motorcycle_right", "rocket"),
     test=("china", "grace_hopper"),
 )
-
-
-@dataclass(frozen=True)
-class Scenes:
-    """Where `make_scenes` wrote what.
-
-    Attributes:
-        pairs_input: Folder of the labelled pairs' inputs.
-        pairs_target: Folder of their targets, under the same file names.
-        test_input: Folder of the test pairs' inputs.
-        test_target: Folder of their targets.
-        photos: Folder of the unlabelled photographs.
-    """
-
-    pairs_input: Path
-    pairs_target: Path
-    test_input: Path
-    test_target: Path
-    photos: Path
 
 
 def draw_split(seed: int) -> Split:
@@ -117,68 +78,29 @@ def make_scenes(
     tests: int = 16,
     size: tuple[int, int] = (96, 128),
     seed: int = 0,
-    camera: SimulatedCamera | None = None,
-    look: Look = DEFAULT_LOOK,
     split: Split = DEFAULT_SPLIT,
-) -> Scenes:
-    """Write the data set. The folder appears complete or not at all.
+) -> None:
+    """Write the data set; a folder that was begun is completed.
 
     ``FOLDER/pairs/{input,target}/*.png`` and ``FOLDER/test/{input,target}/*.png`` are pairs of one size,
-    ``FOLDER/photos/*.png`` 8-bit sRGB photographs of twice that size, ``FOLDER/README.txt`` says what they are. Image
-    k of a part depends on the seed and k alone, so fewer pairs of the same seed are a subset of more.
+    ``FOLDER/photos/*.png`` 8-bit sRGB photographs of twice that size. Image k of a part depends on the seed and k
+    alone, so fewer pairs of the same seed are a subset of more.
 
     Args:
-        folder: Where to; must not exist or be empty.
+        folder: Where to; made if need be.
         task: ``"raw"``: input is a 16-bit PNG, demosaiced linear RAW. ``"lowlight"``: input is an 8-bit PNG, dark
-            sRGB. The target is an 8-bit sRGB PNG in the look in both.
+            sRGB. The target is an 8-bit sRGB PNG in the default look in both.
         pairs: Number of labelled pairs.
         photos: Number of unlabelled photographs: each scene whole first, then random crops.
         tests: Number of test pairs.
         size: (height, width) of the pairs in pixels.
         seed: Decides crops and captures.
-        camera: Ranges of the captures; a plain `SimulatedCamera` by default.
-        look: Look of the targets.
         split: Which photographs serve which part.
-
-    Returns:
-        The paths.
-
-    Raises:
-        ValueError: The task, a count or the size is not possible.
-        FileExistsError: The folder has contents, or is a file.
     """
     folder = Path(folder)
-    if task not in get_args(Task):
-        raise ValueError(f"task: '{task}'; choose one of {', '.join(get_args(Task))}")
-    for name, count in {"pairs": pairs, "photos": photos, "tests": tests}.items():
-        if count < 1:
-            raise ValueError(f"{name}: {count}; give a number >= 1")
-    if min(size) < 8:
-        raise ValueError(f"size: {size[0]}x{size[1]} pixels; give at least 8x8")
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; name a folder to write the scenes to")
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty; name another folder")
-    camera = camera or SimulatedCamera()
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the goal, so that the last step is a rename on one file system.
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-        made = Path(temporary) / "made"
-        _write_pairs(made / "pairs", split.labelled, pairs, size, task, camera, look, (seed, 0))
-        _write_pairs(made / "test", split.test, tests, size, task, camera, look, (seed, 1))
-        _write_photos(made / "photos", split.unlabelled, photos, (2 * size[0], 2 * size[1]), (seed, 2))
-        (made / "README.txt").write_text(_readme(task, pairs, photos, tests, size, seed, split), encoding="utf-8")
-        if folder.exists():
-            folder.rmdir()
-        made.rename(folder)
-    return Scenes(
-        pairs_input=folder / "pairs" / "input",
-        pairs_target=folder / "pairs" / "target",
-        test_input=folder / "test" / "input",
-        test_target=folder / "test" / "target",
-        photos=folder / "photos",
-    )
+    _write_pairs(folder / "pairs", split.labelled, pairs, size, task, (seed, 0))
+    _write_pairs(folder / "test", split.test, tests, size, task, (seed, 1))
+    _write_photos(folder / "photos", split.unlabelled, photos, (2 * size[0], 2 * size[1]), (seed, 2))
 
 
 def simulate_pair(photograph: np.ndarray, capture: Capture, look: Look, task: Task) -> tuple[np.ndarray, np.ndarray]:
@@ -243,29 +165,20 @@ def _to_array(image: torch.Tensor) -> np.ndarray:
 
 
 def _write_pairs(
-    folder: Path,
-    names: Sequence[str],
-    count: int,
-    size: tuple[int, int],
-    task: Task,
-    camera: SimulatedCamera,
-    look: Look,
-    seed: tuple[int, int],
+    folder: Path, names: Sequence[str], count: int, size: tuple[int, int], task: Task, seed: tuple[int, int]
 ) -> None:
-    (folder / "input").mkdir(parents=True)
-    (folder / "target").mkdir()
+    camera = SimulatedCamera()
     photographs = load_photographs(names)
     for k in range(count):
         name = _in_turn(names, k)
         rng = np.random.default_rng((*seed, k))
         capture = camera.draw_capture(torch.Generator().manual_seed(int(rng.integers(2**31))))
-        image, target = simulate_pair(random_crop(photographs[name], size, rng), capture, look, task)
+        image, target = simulate_pair(random_crop(photographs[name], size, rng), capture, DEFAULT_LOOK, task)
         write_image(folder / "input" / f"{k:03d}_{name}.png", image)
         write_image(folder / "target" / f"{k:03d}_{name}.png", target)
 
 
 def _write_photos(folder: Path, names: Sequence[str], count: int, size: tuple[int, int], seed: tuple[int, int]) -> None:
-    folder.mkdir(parents=True)
     photographs = load_photographs(names)
     for k in range(count):
         name = _in_turn(names, k)
@@ -283,35 +196,3 @@ def _in_turn(names: Sequence[str], k: int) -> str:
     turn, scene = divmod(k, len(by_scene))
     photographs = list(by_scene.values())[scene]
     return photographs[turn % len(photographs)]
-
-
-def _readme(task: Task, pairs: int, photos: int, tests: int, size: tuple[int, int], seed: int, split: Split) -> str:
-    inputs = {
-        "raw": "16-bit PNG, demosaiced linear RAW in R, G, B (no white balance, no colour correction)",
-        "lowlight": "8-bit PNG, under-exposed sRGB with poor white balance",
-    }[task]
-    height, width = size
-    sources = sorted({PHOTOGRAPHS[name].install for name in (*split.labelled, *split.unlabelled, *split.test)})
-    return f"""{_TITLE}
-{"=" * len(_TITLE)}
-
-No camera took these inputs and no person retouched these targets: both are computed from
-photographs, by a simulated camera and a fixed retouching look. Numbers measured on them say
-how parts of a system compare with each other, not how well it does on real photographs.
-The default split of the photographs was picked to demonstrate semi-supervised learning; its
-gain there is no unbiased measurement.
-
-task {task}, seed {seed}
-
-pairs/input    {pairs} labelled inputs, {height}x{width}: {inputs}
-pairs/target   their targets: 8-bit sRGB PNG in the look
-test/input     {tests} test inputs, of photographs seen nowhere else
-test/target    their targets
-photos         {photos} unlabelled photographs and parts of photographs, {2 * height}x{2 * width}, ordinary 8-bit sRGB
-
-labelled       {", ".join(split.labelled)}
-unlabelled     {", ".join(split.unlabelled)}
-test           {", ".join(split.test)}
-
-The photographs are sample data of {", ".join(sources)}; their terms are with those packages.
-"""

@@ -198,26 +198,3 @@ def test_balance_error_leaves_a_share_of_the_light_s_colour() -> None:
     gains = channel_gains(light)
     torch.testing.assert_close(full / full[1], gains, rtol=0.02, atol=0)
     torch.testing.assert_close(half / half[1], gains.sqrt(), rtol=0.02, atol=0)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"exposure": (1.0, -1.0)}, "exposure"),
-        ({"temperature": (1000.0, 5000.0)}, "temperature"),
-        ({"knee": (0.5, 1.0)}, "knee"),
-        ({"shot": (0.0, 1e-3)}, "logarithm"),
-        ({"sensors": ("full_frame", "toaster")}, "toaster"),
-        ({"sensors": ()}, "choose from"),
-    ],
-)
-def test_impossible_cameras_are_refused(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        SimulatedCamera(**options)
-
-
-@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 1, 8, 8)])
-def test_wrong_shapes_are_refused(shape: tuple[int, ...]) -> None:
-    for function in (expose, darken):
-        with pytest.raises(ValueError, match=r"\(N, 3, H, W\)"):
-            function(torch.zeros(shape), Capture())

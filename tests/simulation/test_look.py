@@ -150,25 +150,3 @@ def test_gradients_flow() -> None:
     apply_look(image, DEFAULT_LOOK).mean().backward()
     assert torch.isfinite(image.grad).all()
     assert image.grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"curve": ((0.0, 0.0), (0.5, 0.6), (0.5, 0.7), (1.0, 1.0))}, "curve"),
-        ({"curve": ((0.0, 0.0), (0.5, 0.6), (0.7, 0.5), (1.0, 1.0))}, "curve"),
-        ({"curve": ((0.0, 0.1), (1.0, 1.0))}, "curve"),
-        ({"curve": ((0.0, 0.0),)}, "curve"),
-        ({"curve": ()}, "curve"),
-        ({"saturation": -1.0}, "saturation"),
-        ({"vibrance": -0.1}, "vibrance"),
-    ],
-)
-def test_impossible_looks_are_refused(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=f"Look.{message}"):
-        Look(**options)
-
-
-def test_wrong_shape_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"\(N, 3, H, W\)"):
-        apply_look(torch.zeros(3, 4, 4), NEUTRAL_LOOK)

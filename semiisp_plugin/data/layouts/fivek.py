@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from semiisp_plugin.data.align import align
-from semiisp_plugin.data.channel_order import ORDERS, decide
 from semiisp_plugin.data.layouts.base import (
     SPLITS,
     DataSet,
@@ -27,7 +28,7 @@ from semiisp_plugin.data.layouts.base import (
 )
 from semiisp_plugin.data.pairs import Pair, check_same_size
 from semiisp_plugin.data.subsets import fivek_split
-from semiisp_plugin.io.image_io import read_image
+from semiisp_plugin.io.image_io import read_image, to_float
 from semiisp_plugin.io.raw_io import RAW_PROCESSING, RAW_SUMMARY, read_raw, require_rawpy
 
 TEST_NOTE = (
@@ -37,6 +38,7 @@ TEST_NOTE = (
 TARGET_FOLDER = "expertC/JPG/480p"
 XYZ_FOLDER = "input/PNG/480p_16bits_XYZ_WB"
 SRGB_FOLDER = "input/JPG/480p"
+_LOOKED_AT = 24  # pairs, for the channel order
 _NAME = re.compile(r"a\d{4}(?!\d)", re.IGNORECASE)
 
 
@@ -134,19 +136,47 @@ def _reader(task: str, request: Request, listing: Listing) -> tuple[Reader, dict
             "min_alignment": request.min_alignment,
         }
         return partial(read_dng, min_alignment=request.min_alignment), settings
-    if request.channel_order in ORDERS:
-        listing.found.append(f"channel order of the XYZ files: {request.channel_order}, as asked for")
-        order = request.channel_order
-    else:
-        evidence = decide([*listing.splits["train"], *listing.splits["test"]])
-        listing.found.append(f"channel order of the XYZ files: {evidence.describe()}")
-        if evidence.order is None:
+    order: str | None = request.channel_order
+    if order == "auto":
+        order, evidence = channel_order([*listing.splits["train"], *listing.splits["test"]])
+        listing.found.append(f"channel order of the XYZ files: {evidence}")
+        if order is None:
             listing.errors["the channel order"] = (
-                f"{evidence.describe()}. Look at a file, and force it: --channel_order rgb if X is in its red channel, "
-                "bgr if Z is"
+                f"{evidence}. Look at a file, and force it: --channel_order rgb if X is in its red channel, bgr if Z is"
             )
-        order = evidence.order or "rgb"
-    return partial(read_xyz, order=order), {"channel_order": order}
+    return partial(read_xyz, order=order or "rgb"), {"channel_order": order or "rgb"}
+
+
+def channel_order(pairs: Sequence[Pair]) -> tuple[str | None, str]:
+    """Which channel of the XYZ files holds X, told from the pixels that are neutral in the target.
+
+    The training code that made these files known reads them with OpenCV and does not swap channels, while it does for
+    the targets; a network learns that away, a fixed colour matrix cannot. Neutral pixels have X : Y : Z of about
+    .95 : 1 : 1.09. Some of the pairs are looked at, spread evenly; those that cannot be read are passed over.
+
+    Returns:
+        ``rgb`` if the red channel holds X, ``bgr`` if it holds Z, None if the ratio is nearer to 1 than 5 %, as it is
+        in ordinary images, or there is no such pixel; and why, for messages.
+    """
+    ratios = []
+    for pair in pairs[:: max(1, len(pairs) // _LOOKED_AT)][:_LOOKED_AT]:
+        try:
+            image, target = to_float(read_image(pair.input)), to_float(read_image(pair.target))
+        except (ValueError, OSError):
+            continue
+        if image.shape == target.shape:
+            size = max(1, image.shape[1] // 4), max(1, image.shape[0] // 4)
+            image, target = (cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in (image, target))
+            neutral = (np.ptp(target, axis=2) < 0.03) & (target.min(axis=2) > 0.2) & (target.max(axis=2) < 0.9)
+            neutral &= (image.min(axis=2) > 0.002) & (image.max(axis=2) < 0.98)
+            if neutral.sum() >= 20:
+                ratios.append(np.median(image[neutral, 0] / image[neutral, 2]))
+    ratio = float(np.median(ratios)) if ratios else 1.0
+    order = None if abs(np.log(ratio)) < 0.05 else "rgb" if ratio < 1 else "bgr"
+    return order, (
+        f"{order or 'undecided'} (pixels that are neutral in the targets of {len(ratios)} pairs have red : blue = "
+        f"{ratio:.2f} in the XYZ files, and X : Z would be 0.87)"
+    )
 
 
 _EXPECTED = {"train": 4500, "test": 498}
