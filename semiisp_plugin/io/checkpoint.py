@@ -6,13 +6,14 @@ import difflib
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from semiisp_plugin.io.files import replacing
 
 
 class CheckpointError(ValueError):
@@ -162,17 +163,18 @@ def load_weights(net: nn.Module, weights: Mapping[str, Tensor], path: str | os.P
 
 
 def save_atomically(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write a checkpoint beside its place, verify it, then rename it.
-
-    A killed process, a full disk and a power cut leave the old file whole.
+    """Write a checkpoint and verify it before it takes its place; see `semiisp_plugin.io.files.replacing`.
 
     Raises:
         OSError: The disk is full, the folder is missing, what was written differs from what is read back, and the like.
     """
-    with _replacing(Path(path)) as partial:
-        with open(partial, "wb") as file:
+    with replacing(path) as unfinished:
+        with open(unfinished, "wb") as file:
             torch.save(dict(state), file)
-        _verify(partial)
+        try:
+            check_whole(unfinished)
+        except (ValueError, zipfile.BadZipFile) as error:
+            raise OSError(f"what was written could not be read back ({error})") from error
 
 
 def save_safetensors(weights: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
@@ -189,52 +191,14 @@ def save_safetensors(weights: Mapping[str, Tensor], path: str | os.PathLike[str]
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
-    with _replacing(Path(path)) as partial:
+    with replacing(path) as unfinished:
+        copies = {name: value.detach().cpu().clone().contiguous() for name, value in weights.items()}
         try:
-            save_file({k: v.detach().cpu().clone().contiguous() for k, v in weights.items()}, partial, dict(metadata))
+            save_file(copies, unfinished, dict(metadata))
         except SafetensorError as error:  # for a full disk, too
             raise OSError(str(error)) from error
-        if load_file(partial).keys() != weights.keys():
+        if load_file(unfinished).keys() != weights.keys():
             raise OSError("what was written lacks weights")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yield where to write; what is there in the end goes to the disk, and takes the place of ``path``."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        _sync_folder(path.parent)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        # On a full disk torch fails once more while it closes its archive, and that error hides the first one.
-        reason = error if isinstance(error, OSError) else error.__context__
-        if isinstance(error, (OSError, RuntimeError)) and isinstance(reason, OSError):
-            message = f"The checkpoint {path} could not be written: {reason}. Earlier ones are untouched."
-            raise OSError(message) from error
-        raise
-
-
-def _verify(path: Path) -> None:
-    try:
-        check_whole(path)
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise OSError(f"what was written could not be read back ({error})") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a renaming survive a power cut, where the system has such a call."""
-    if hasattr(os, "O_DIRECTORY"):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        except OSError:
-            pass  # some network file systems cannot; the file itself is safe
-        finally:
-            os.close(handle)
 
 
 def saved_iterations(states: str | os.PathLike[str]) -> list[int]:
@@ -272,12 +236,6 @@ def prune(
         if match and int(match[1]) < newest and int(match[1]) not in stays:
             path.unlink(missing_ok=True)
     return gone
-
-
-def remove_unfinished(folder: str | os.PathLike[str]) -> None:
-    """Delete what a killed process had not finished writing."""
-    for path in Path(folder).glob("*.partial"):
-        path.unlink(missing_ok=True)
 
 
 def newest_whole_state(

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from semiisp_plugin.io.checkpoint import CheckpointError, load_checkpoint
+
 _TIMEOUT_SECONDS = 10.0  # longest wait for an answer of the download server, before a closed network is reported
 
 
@@ -58,7 +60,10 @@ class ImageNetWeights(NamedTuple):
         """
         try:
             path = self._find(weights)
-            state = _read(path)
+            try:
+                state = load_checkpoint(path)
+            except CheckpointError as error:
+                raise ImageNetWeightsError(str(error)) from error
             for key, value in wanted.items():
                 found = state.get(public(key))
                 if found is None:
@@ -103,17 +108,6 @@ def _download(url: str, path: Path) -> None:
     with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_TIMEOUT_SECONDS):
         pass
     torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rsplit("-", 1)[1], progress=False)
-
-
-def _read(path: Path) -> Mapping[str, Tensor]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ImageNetWeightsError(f"{path} cannot be read as weights ({reason}); it may be cut short.") from error
-    if not isinstance(state, Mapping):
-        raise ImageNetWeightsError(f"{path} holds a {type(state).__name__}, not a state dict.")
-    return state
 
 
 ALEXNET = ImageNetWeights("alexnet-owt-7be5be79.pth", "AlexNet, 233 MB")

@@ -5,22 +5,20 @@ A folder ``name.lmdb`` holds ``data.mdb``, ``lock.mdb`` and ``meta_info.txt``, o
 the first dot of a line for the key, so keys are ASCII without dots or spaces; `lmdb_key` makes them from file names.
 
 LMDB forbids opening one environment twice in a process (lmdb 3 refuses, earlier versions misbehave) and using one
-across a fork. Readers of a folder therefore share one environment a process, opened at the first read. A folder may be
-read while this process writes it; reading it meanwhile from another process is not safe, for readers take no lock.
+across a fork. Readers of a folder therefore share one environment a process, opened at the first read. A folder that is
+being written is not to be read, for readers take no lock; its ``meta_info.txt`` may be.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import re
 import struct
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
@@ -44,8 +42,6 @@ _PNG_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _MAX_PENDING_BYTES = 128 * 2**20
 # Of a data set of thousands of shards only the last used stay open: a process has 1024 files, two an environment.
 _MAX_OPEN = 256
-# So many keys are compared with a missing one.
-_MAX_COMPARED_KEYS = 5000
 
 
 class MetaEntry(NamedTuple):
@@ -127,27 +123,21 @@ def unique_keys(paths: Sequence[str]) -> list[str]:
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Open:
-    """An open environment.
+class _Open(NamedTuple):
+    """A reader's environment.
 
     Attributes:
         environment: The LMDB environment.
         pid: Process that opened it; a child of a fork must not use it.
         file: Device and inode of ``data.mdb``: a folder that was deleted and made again is another one.
-        writing: It belongs to a `LmdbImageWriter`.
-        reads: Reads under way; it must not be closed meanwhile.
     """
 
     environment: Any
     pid: int
     file: tuple[int, int]
-    writing: bool
-    reads: int = 0
 
 
 _open: dict[str, _Open] = {}  # real path of the folder -> its environment, the least recently used first
-_indices: dict[str, tuple[int, dict[str, str]]] = {}  # LMDB folder in shards -> time of change, key -> shard
 _lock = threading.RLock()
 
 
@@ -173,37 +163,35 @@ def read_value(folder: str | os.PathLike[str], key: str) -> bytes:
 
     Raises:
         FileNotFoundError: The folder is missing, or is no LMDB.
-        KeyError: It has no such key; the message names a similar one.
-        RuntimeError: The folder was being written by this process's parent when it forked.
+        KeyError: It has no such key.
+        RuntimeError: The folder is damaged, or is being written by this process.
     """
     path = os.fspath(folder)
     encoded = key.encode("utf-8")
     if not 0 < len(encoded) <= MAX_KEY_BYTES:
         raise KeyError(f"'{key}' cannot be a key of {path}: it has {len(encoded)} bytes, not 1 to 511.")
-    if is_sharded(path):
-        path = _shard_of(path, key)
-    with _reading(path) as environment:
+    if os.path.isdir(path) and not os.path.exists(os.path.join(path, "data.mdb")):
+        shards = _shards_by_key(path, os.stat(path).st_mtime_ns)
+        if shards and key not in shards:
+            raise KeyError(f"'{folder}' has no key '{key}' in any of its {len(parts(path))} shards.")
+        path = shards.get(key, path)
+    with _lock:
+        environment = _environment(path)
         try:
             with environment.begin() as transaction:
                 value = transaction.get(encoded)
         except lmdb.MapResizedError:  # it has grown since it was opened
-            with _lock:
-                environment.set_mapsize(0)
+            environment.set_mapsize(0)
             with environment.begin() as transaction:
                 value = transaction.get(encoded)
-        if value is None:
-            if not os.path.exists(os.path.join(path, META_NAME)):  # no folder of images: there is no list
-                raise KeyError(f"'{path}' has no key '{key}'.")
-            keys = [entry.key for entry in read_meta(path)]
-            alike = difflib.get_close_matches(key, keys[:_MAX_COMPARED_KEYS], n=1, cutoff=0.0)
-            hint = f"of its {len(keys)} keys, '{alike[0]}' is alike" if alike else "it is empty"
-            raise KeyError(f"'{path}' has no key '{key}'; {hint}.")
+    if value is None:
+        raise KeyError(f"'{path}' has no key '{key}'.")
     return bytes(value)
 
 
 def is_sharded(folder: str | os.PathLike[str]) -> bool:
     """Whether an LMDB folder consists of LMDB folders (``gt.lmdb/00000.lmdb``, ...), as ``basicsr pseudo`` writes."""
-    return not os.path.exists(os.path.join(folder, "data.mdb")) and (folder in _indices or bool(parts(folder)))
+    return not os.path.exists(os.path.join(folder, "data.mdb")) and bool(parts(folder))
 
 
 def parts(folder: str | os.PathLike[str]) -> list[str]:
@@ -263,43 +251,19 @@ def read_meta(folder: str | os.PathLike[str]) -> list[MetaEntry]:
 def close_all() -> None:
     """Close the environments of this process's readers, for tests and before a folder is moved or deleted."""
     with _lock:
-        _indices.clear()
-        for path in [path for path, entry in _open.items() if not entry.writing]:
-            _open.pop(path).environment.close()
+        _shards_by_key.cache_clear()
+        while _open:
+            _open.popitem()[1].environment.close()
 
 
-@contextmanager
-def _reading(folder: str) -> Iterator[Any]:
-    """This process's environment of a folder, opened if need be; others are closed where there are too many."""
-    with _lock:
-        entry = _entry(folder)
-        entry.reads += 1
-        idle = [path for path, other in _open.items() if not other.writing and not other.reads]
-        for path in idle[: max(0, len(_open) - _MAX_OPEN)]:
-            _open.pop(path).environment.close()
-    try:
-        yield entry.environment
-    finally:
-        with _lock:
-            entry.reads -= 1
+@lru_cache(maxsize=16)
+def _shards_by_key(folder: str, changed: int) -> dict[str, str]:
+    """Key -> shard, of an LMDB folder in shards that was changed last at this time."""
+    return {entry.key: part for part in parts(folder) for entry in read_meta(part)}
 
 
-def _shard_of(folder: str, key: str) -> str:
-    """The shard that holds a key; what holds what is read again when shards or keys have come since."""
-    changed = os.stat(folder).st_mtime_ns
-    with _lock:
-        known = _indices.get(folder)
-        if known is None or known[0] != changed or key not in known[1]:
-            known = (changed, {entry.key: part for part in parts(folder) for entry in read_meta(part)})
-            _indices[folder] = known
-    try:
-        return known[1][key]
-    except KeyError:
-        raise KeyError(f"'{folder}' has no key '{key}' in any of its {len(parts(folder))} shards.") from None
-
-
-def _entry(folder: str) -> _Open:
-    """An open environment of this process; the caller holds the lock."""
+def _environment(folder: str) -> Any:
+    """This process's environment of a folder, opened if need be; the caller holds the lock while it uses it."""
     path = os.path.realpath(folder)
     try:
         status = os.stat(os.path.join(path, "data.mdb"))
@@ -307,26 +271,26 @@ def _entry(folder: str) -> _Open:
         what = "holds no data.mdb, so it is no LMDB" if os.path.isdir(path) else "is not a folder"
         raise FileNotFoundError(f"'{folder}' {what}. Check the path (absolute: '{path}').") from error
     file = (status.st_dev, status.st_ino)
-    with _lock:
-        entry = _open.get(path)
-        if entry is not None and entry.pid == os.getpid() and entry.file == file:
-            _open[path] = _open.pop(path)  # the last used is the last
-            return entry
-        if entry is not None and entry.writing:
-            raise RuntimeError(f"'{folder}' is being written by the parent of this process. Close the writer first.")
-        if entry is not None:
-            # Inherited by a fork, or of a folder that was replaced. In a child this closes the child's copy only.
-            _open.pop(path).environment.close()
+    entry = _open.pop(path, None)
+    if entry is not None and (entry.pid, entry.file) != (os.getpid(), file):
+        # Inherited by a fork, or of a folder that was replaced. In a child this closes the child's copy only.
+        entry.environment.close()
+        entry = None
+    if entry is None:
+        while len(_open) >= _MAX_OPEN:
+            _open.pop(next(iter(_open))).environment.close()
         try:
             # No lock: data sets lie on read-only media, too. No read-ahead: access is random.
             environment = lmdb.open(path, readonly=True, lock=False, readahead=False)
         except lmdb.Error as error:
             raise RuntimeError(
                 f"'{folder}' cannot be opened as LMDB: {error}. If it is damaged write it again; if other code of this "
-                "process has opened it, let that code use semiisp_plugin.io.lmdb_io.read_value."
+                "process has opened it, let that code use semiisp_plugin.io.lmdb_io.read_value; if it is being "
+                "written, close the writer first."
             ) from error
-        _open[path] = _Open(environment, os.getpid(), file, writing=False)
-        return _open[path]
+        entry = _Open(environment, os.getpid(), file)
+    _open[path] = entry  # the last used is the last
+    return entry.environment
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -388,13 +352,12 @@ class LmdbImageWriter:
         self.n_bytes = 0
         self._keys = self._interrupted_keys() if occupied else set()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._path = os.path.realpath(self.folder)
         self._environment = self._open(map_size)
         try:
             self._check_resumable()
             self._meta = open(self.folder / META_NAME, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 - closed in close()
         except BaseException:
-            self._release()
+            self._environment.close()
             raise
         self.closed = False
 
@@ -506,7 +469,7 @@ class LmdbImageWriter:
             self.flush()
         finally:
             self._meta.close()
-            self._release()
+            self._environment.close()
 
     def _interrupted_keys(self) -> set[str]:
         """Keys that an interrupted run has completed; mends the list of images if it ends within a line."""
@@ -528,25 +491,20 @@ class LmdbImageWriter:
         return {entry.key for entry in read_meta(self.folder)}
 
     def _open(self, map_size: int) -> Any:
-        """Open the environment for writing and let this process's readers share it."""
+        """Open the environment for writing; a reader's of this process is closed first."""
         with _lock:
-            known = _open.get(self._path)
-            if known is not None and known.writing and known.pid == os.getpid():
-                raise ValueError(f"'{self.folder}' already has an open writer in this process.")
+            known = _open.pop(os.path.realpath(self.folder), None)
             if known is not None:
-                _open.pop(self._path).environment.close()
-            try:
-                environment = lmdb.open(self._path, map_size=map_size, readahead=False)
-            except lmdb.Error as error:
-                if "No space left" in str(error) or "Input/output" in str(error):
-                    raise OSError(f"'{self.folder}' cannot be made: {error}. Is the disk full?") from error
-                raise ValueError(
-                    f"'{self.folder}' cannot be opened for writing: {error}. If other code of this process reads it, "
-                    "close that first; if it is damaged, delete it."
-                ) from error
-            status = os.stat(os.path.join(self._path, "data.mdb"))
-            _open[self._path] = _Open(environment, os.getpid(), (status.st_dev, status.st_ino), writing=True)
-            return environment
+                known.environment.close()
+        try:
+            return lmdb.open(str(self.folder), map_size=map_size, readahead=False)
+        except lmdb.Error as error:
+            if "No space left" in str(error) or "Input/output" in str(error):
+                raise OSError(f"'{self.folder}' cannot be made: {error}. Is the disk full?") from error
+            raise ValueError(
+                f"'{self.folder}' cannot be opened for writing: {error}. If other code of this process has it open, "
+                "close that first; if it is damaged, delete it."
+            ) from error
 
     def _check_resumable(self) -> None:
         """Raise if the list of images promises what the database does not hold."""
@@ -573,9 +531,3 @@ class LmdbImageWriter:
                 f"'{key}' cannot be a key: 1 to {MAX_KEY_BYTES} printable ASCII characters, without '.' and spaces, "
                 "are needed. lmdb_key makes one from a file name."
             )
-
-    def _release(self) -> None:
-        """Close the environment and forget it."""
-        with _lock:
-            _open.pop(self._path, None)
-            self._environment.close()

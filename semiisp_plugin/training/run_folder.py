@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from semiisp_plugin import options as options_module
-from semiisp_plugin.io.checkpoint import remove_unfinished
+from semiisp_plugin.io.files import remove_unfinished
 from semiisp_plugin.options import OptionError
 from semiisp_plugin.toolbox import (
     dict2str,

@@ -14,10 +14,10 @@ from semiisp_plugin.io.checkpoint import (
     load_weights,
     newest_whole_state,
     prune,
-    remove_unfinished,
     save_atomically,
     save_safetensors,
 )
+from semiisp_plugin.io.files import remove_unfinished
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()])
@@ -227,7 +227,7 @@ def test_old_checkpoints_are_deleted(tmp_path):
 
 
 def test_what_was_not_finished_is_removed(tmp_path):
-    for name in ("5.state.partial", "5.state"):
+    for name in (".5.state.0a1b2c3d.part", "5.state"):
         (tmp_path / name).write_bytes(b"x")
     remove_unfinished(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["5.state"]

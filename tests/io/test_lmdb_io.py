@@ -151,9 +151,9 @@ def test_round_trip_in_basicsr_layout(tmp_path):
     assert {p.name for p in folder.iterdir()} == {"data.mdb", "lock.mdb", "meta_info.txt"}
 
 
-def test_missing_key_names_folder_key_and_one_alike(tmp_path):
+def test_missing_key_names_folder_and_key(tmp_path):
     write(tmp_path / "a.lmdb", 12)
-    with pytest.raises(KeyError, match=r"a\.lmdb' has no key 'trian/0011'; of its 12 keys, 'train/0011' is alike"):
+    with pytest.raises(KeyError, match=r"a\.lmdb' has no key 'trian/0011'"):
         read_value(tmp_path / "a.lmdb", "trian/0011")
     with pytest.raises(KeyError, match="0 bytes"):
         read_value(tmp_path / "a.lmdb", "")
@@ -345,18 +345,16 @@ def test_wrong_values_are_refused(tmp_path):
     assert read_value(tmp_path / "a.lmdb", "a") == png(0)
 
 
-def test_reading_while_this_process_writes(tmp_path):
+def test_a_folder_that_is_written_is_not_read(tmp_path):
     folder = tmp_path / "a.lmdb"
     with LmdbImageWriter(folder, batch=2) as writer:
         for number in range(3):
             writer.put(f"{number}", png(number), (6, 7, 3))
-        assert read_value(folder, "1") == png(1)
-        with pytest.raises(KeyError):
-            read_value(folder, "2")  # not committed yet
-        with pytest.raises(ValueError, match="already has an open writer"):
+        assert [entry.key for entry in read_meta(folder)] == ["0", "1"]
+        with pytest.raises(RuntimeError, match="close the writer first"):
+            read_value(folder, "1")
+        with pytest.raises(ValueError, match="cannot be opened for writing"):
             LmdbImageWriter(folder, resume=True)
-        lmdb_io.close_all()  # leaves writers alone
-        writer.put("3", png(3), (6, 7, 3))
     assert read_value(folder, "2") == png(2)
     with LmdbImageWriter(folder, resume=True) as writer:  # closes the reader's environment
         writer.put("4", png(4), (6, 7, 3))

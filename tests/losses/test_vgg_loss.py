@@ -208,7 +208,7 @@ def test_unusable_files_are_named(weights, tmp_path):
     page = tmp_path / "page.pth"
     page.write_text("<html>sign in</html>")
     for path in (cut, empty, page):
-        with pytest.raises(ImageNetWeightsError, match="cannot be read as weights") as caught:
+        with pytest.raises(ImageNetWeightsError, match="is no readable checkpoint") as caught:
             VGGPerceptualLoss(weights=str(path))
         assert str(path) in str(caught.value)
 
@@ -217,7 +217,7 @@ def test_unusable_files_are_named(weights, tmp_path):
     with pytest.raises(ImageNetWeightsError, match=r"no entry 'features\.0\.weight'"):
         VGGPerceptualLoss(weights=str(other))
     torch.save([1, 2], other)
-    with pytest.raises(ImageNetWeightsError, match="holds a list"):
+    with pytest.raises(ImageNetWeightsError, match="holds list, not a checkpoint"):
         VGGPerceptualLoss(weights=str(other))
     torch.save({"features.0.weight": torch.zeros(64, 1, 3, 3)}, other)
     with pytest.raises(ImageNetWeightsError, match=r"\(64, 1, 3, 3\) instead of \(64, 3, 3, 3\)"):
@@ -227,7 +227,7 @@ def test_unusable_files_are_named(weights, tmp_path):
 def test_a_pickle_with_code_is_not_run(tmp_path):
     path = tmp_path / "evil.pth"
     torch.save({"features.0.weight": Touch(str(tmp_path / "ran"))}, path)
-    with pytest.raises(ImageNetWeightsError, match="cannot be read as weights"):
+    with pytest.raises(ImageNetWeightsError, match="is no readable checkpoint"):
         VGGPerceptualLoss(weights=str(path))
     assert not (tmp_path / "ran").exists()
 

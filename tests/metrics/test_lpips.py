@@ -139,7 +139,7 @@ def test_wrong_files_are_named(files, tmp_path):
         calculate_lpips(*bgr_pair(), net="squeeze", weights=str(files["alex"]))
     broken = tmp_path / "broken.pth"
     broken.write_bytes(files["alex"].read_bytes()[:1000])
-    with pytest.raises(ImageNetWeightsError, match=r"broken\.pth cannot be read as weights"):
+    with pytest.raises(ImageNetWeightsError, match=r"broken\.pth is no readable checkpoint"):
         calculate_lpips(*bgr_pair(), weights=str(broken))
     state = torch.load(files["alex"], weights_only=True)
     state["features.0.weight"] = state["features.0.weight"][:, :1]
