@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from semiisp_plugin.apps.denoise import complete_denoise_options
+from semiisp_plugin.apps.denoise.options import complete_denoise_options
 from semiisp_plugin.experiments.recipe import phases_of
 from semiisp_plugin.experiments.recipe_options import load_recipe
 from semiisp_plugin.options import (

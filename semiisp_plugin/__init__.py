@@ -13,7 +13,9 @@ from semiisp_plugin._version import __version__
 from semiisp_plugin.plugins import register
 
 if TYPE_CHECKING:
-    from semiisp_plugin.apps.enhance import Enhancer, enhance_files, load_network
+    from semiisp_plugin.apps.enhance.batch import enhance_files
+    from semiisp_plugin.apps.enhance.enhancer import Enhancer
+    from semiisp_plugin.apps.enhance.network import load_network
     from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
     from semiisp_plugin.archs.seplut_arch import SepLUT
     from semiisp_plugin.data.sampler import MixedBatchSampler, SampleIndex
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
     from semiisp_plugin.training.testing import test, test_pipeline
 
 _HOMES = {
-    "apps.enhance": ("Enhancer", "enhance_files", "load_network"),
+    "apps.enhance.batch": ("enhance_files",),
+    "apps.enhance.enhancer": ("Enhancer",),
+    "apps.enhance.network": ("load_network",),
     "archs.pqdynamicisp_arch": ("PQDynamicISP",),
     "archs.seplut_arch": ("SepLUT",),
     "data.sampler": ("MixedBatchSampler", "SampleIndex"),

@@ -109,17 +109,17 @@ def _run(args: argparse.Namespace) -> None:
         else:
             builder.run(pseudo_options, retry=args.retry)
     elif args.command == "denoise":
-        from semiisp_plugin.apps import denoise as denoising
+        from semiisp_plugin.apps.denoise import folder
 
-        denoising.run_from_arguments(args)
+        folder.run_from_arguments(args)
     elif args.command == "recipe":
         from semiisp_plugin.experiments import recipe
 
         recipe.run_from_arguments(args)
     elif args.command == "enhance":
-        from semiisp_plugin.apps import enhance
+        from semiisp_plugin.apps.enhance import command
 
-        enhance.run_from_arguments(args)
+        command.run_from_arguments(args)
     elif args.command == "bank":
         from semiisp_plugin.pseudo.f_isp import load_f_isp
         from semiisp_plugin.report.bank import report_banks

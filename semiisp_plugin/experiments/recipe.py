@@ -20,7 +20,7 @@ import torch
 
 from semiisp_plugin import options as options_module
 from semiisp_plugin._version import __version__
-from semiisp_plugin.apps.denoise import complete_denoise_options
+from semiisp_plugin.apps.denoise.options import complete_denoise_options
 from semiisp_plugin.experiments.annotated_yaml import changed, plain, write_yaml
 from semiisp_plugin.experiments.jobs import JobError, Status, as_json, fingerprint, perform, statuses
 from semiisp_plugin.experiments.paper_options import Experiment, find_experiment

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from semiisp_plugin import options as options_module
-from semiisp_plugin.apps.denoise import DenoiseOptions, complete_denoise_options
 from semiisp_plugin.apps.denoise.folder import RECORD, denoise_and_print
+from semiisp_plugin.apps.denoise.options import DenoiseOptions, complete_denoise_options
 from semiisp_plugin.experiments.jobs import Job, JobError, Record, Status, as_json, fingerprint
 from semiisp_plugin.io.checkpoint import saved_iterations
 from semiisp_plugin.io.folder_job import SKIPPED

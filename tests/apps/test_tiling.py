@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from semiisp_plugin.apps.enhance import Enhancer
+from semiisp_plugin.apps.enhance.enhancer import Enhancer
 from semiisp_plugin.apps.enhance.matching import disagreement, match_tone, reduce, reduction_for
 from semiisp_plugin.apps.tiling import run_in_tiles, spans, weights_of
 from semiisp_plugin.archs.nafnet_arch import NAFNet

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from semiisp_plugin import plugins
-from semiisp_plugin.apps.denoise import DenoiseOptions
+from semiisp_plugin.apps.denoise.options import DenoiseOptions
 from semiisp_plugin.experiments.benchmark_options import BenchmarkOptions
 from semiisp_plugin.experiments.jobs import _pool
 from semiisp_plugin.experiments.recipe_options import RecipeOptions

@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import os
 import time
-from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,7 +95,7 @@ def denoise_folder(options: DenoiseOptions, *, progress: bool = True) -> Denoise
     """
     began = time.monotonic()
     inputs = _inputs(options.input)
-    job, settings = _job(options), _settings(options)
+    job, settings = FolderJob(options.out, "basicsr denoise", RECORD), _settings(options)
     record: dict[str, Any] = {
         "versions": {
             "semiisp_plugin": __version__,
@@ -115,7 +114,7 @@ def denoise_folder(options: DenoiseOptions, *, progress: bool = True) -> Denoise
         if is_lmdb(options.out):
             # One image a commit: denoising one takes longer than writing it, and a kill must not cost what is made.
             writer = stack.enter_context(LmdbImageWriter(options.out, resume=True, batch=1))
-        there = _in_folder(options, inputs) if writer is None else writer.keys()
+        there = {name for name in inputs if Path(options.out, name).is_file()} if writer is None else writer.keys()
         todo = {name: location for name, location in inputs.items() if name not in there}
         kept = len(inputs) - len(todo)
         bar = stack.enter_context(progress_bar(len(inputs), options.name, "image", done=kept, shown=progress))
@@ -141,26 +140,6 @@ def denoise_folder(options: DenoiseOptions, *, progress: bool = True) -> Denoise
     return DenoiseReport(written, kept, skipped, time.monotonic() - began)
 
 
-def is_denoised(options: DenoiseOptions) -> bool:
-    """Whether the output is there, whole, of all images of the input, and made with these settings.
-
-    Raises:
-        ValueError, FileExistsError, FileNotFoundError, CheckpointError: As `denoise_folder`.
-    """
-    job = _job(options)
-    held = job.read()
-    if held is None or not held.get("complete"):
-        return False
-    job.check(_settings(options))
-    names = _inputs(options.input).keys()
-    there = {entry.key for entry in read_meta(options.out)} if is_lmdb(options.out) else _in_folder(options, names)
-    return names <= there
-
-
-def _job(options: DenoiseOptions) -> FolderJob:
-    return FolderJob(options.out, "basicsr denoise", RECORD)
-
-
 # --- input ----------------------------------------------------------------------------------------------------------
 
 
@@ -181,11 +160,6 @@ def _inputs(root: str) -> dict[str, str]:
     if not found:
         raise ValueError(f"input: '{root}' holds no image. Check the path.")
     return found
-
-
-def _in_folder(options: DenoiseOptions, names: Iterable[str]) -> set[str]:
-    """Of these PNG files, those that are in the output."""
-    return {name for name in names if Path(options.out, name).is_file()}
 
 
 # --- settings -------------------------------------------------------------------------------------------------------

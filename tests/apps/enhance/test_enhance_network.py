@@ -11,7 +11,7 @@ import torch
 import yaml
 from image_zoo import encoded, picture
 
-from semiisp_plugin.apps import enhance
+from semiisp_plugin.apps.enhance.command import run_from_arguments
 from semiisp_plugin.apps.enhance.network import load_network
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.archs.seplut_arch import SepLUT
@@ -130,7 +130,7 @@ def test_what_is_wrong_is_said(run, arguments, kind, message):
 
 
 def command(*arguments: str) -> None:
-    enhance.run_from_arguments(build_parser().parse_args(["enhance", *map(str, arguments)]))
+    run_from_arguments(build_parser().parse_args(["enhance", *map(str, arguments)]))
 
 
 def test_the_command_writes_what_testing_writes(run, capsys):
