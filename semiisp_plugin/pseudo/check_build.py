@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
+import io
 from collections.abc import Iterator, Sequence
+
+from PIL.PngImagePlugin import PngImageFile
 
 from semiisp_plugin.io.folder_job import progress_bar
 from semiisp_plugin.io.image_io import printable_path
 from semiisp_plugin.io.lmdb_io import META_NAME, MetaEntry, read_meta, read_value
 from semiisp_plugin.pseudo.manifest import SETS, BuildFolder, Photograph, ShardRecord, pair_keys
-
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def check_build(build: BuildFolder, *, progress: bool = True) -> list[str]:
@@ -27,7 +26,6 @@ def check_build(build: BuildFolder, *, progress: bool = True) -> list[str]:
     if len(build) == 0:
         return ["Its plan was interrupted: run the command that builds it again."]
     found: list[str] = []
-    owner: dict[str, int] = {}
     with progress_bar(len(build), "checking", "shard", shown=progress, in_logs=True) as bar:
         for shard in range(len(build)):
             bar.update()
@@ -35,18 +33,10 @@ def check_build(build: BuildFolder, *, progress: bool = True) -> list[str]:
                 record = build.record(shard)
                 if record is None:
                     found.append(f"Shard {shard:05d} is not complete: run the command that builds it again.")
-                    continue
-                photographs = build.usable(shard)
+                else:
+                    found += _check_shard(build, shard, record, build.usable(shard))
             except ValueError as error:
                 found.append(str(error))
-                continue
-            twice = [p.path for p in photographs if owner.setdefault(p.path, shard) != shard]
-            if twice:
-                found.append(
-                    f"Shards {owner[twice[0]]:05d} and {shard:05d} both hold '{twice[0]}'"
-                    + (f" and {len(twice) - 1} others." if len(twice) > 1 else ".")
-                )
-            found += _check_shard(build, shard, record, photographs)
     if not build.unfinished():
         for name in SETS[build.mode]:
             if not (build.folder / f"{name}.lmdb" / META_NAME).is_file():
@@ -96,21 +86,12 @@ def _check_shard(
 
 def _damage(value: bytes, entry: MetaEntry) -> str | None:
     """What is wrong with a PNG: its checksums, its end, or its size."""
-    if not value.startswith(_PNG):
-        return "is no PNG"
-    position, last = len(_PNG), b""
-    while position + 12 <= len(value):
-        (length,) = struct.unpack(">I", value[position : position + 4])
-        end = position + 8 + length
-        if end + 4 > len(value):
-            return "is cut short"
-        if zlib.crc32(value[position + 4 : end]) != struct.unpack(">I", value[end : end + 4])[0]:
-            return "is damaged (a checksum is wrong)"
-        last = value[position + 4 : position + 8]
-        position = end + 4
-    if last != b"IEND":
-        return "is cut short"
-    width, height = struct.unpack(">II", value[16:24])
+    try:
+        with PngImageFile(io.BytesIO(value)) as image:
+            width, height = image.size
+            image.verify()
+    except Exception as error:  # Pillow's readers signal damage by nearly any exception
+        return f"is damaged ({error})"
     if (height, width) != entry.shape[:2]:
         return f"is {height}x{width} (height x width), its list says {entry.shape[0]}x{entry.shape[1]}"
     return None

@@ -502,7 +502,7 @@ def lose_a_record(out: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (flip_a_byte, r"lq\.lmdb/00000\.lmdb: '003' is damaged \(a checksum is wrong\)\. Delete"),
+        (flip_a_byte, r"lq\.lmdb/00000\.lmdb: '003' is damaged \(.*checksum.*\)\. Delete"),
         (forget_an_entry, r"gt\.lmdb/00000\.lmdb lacks 1 of 6 entries, '000' among them"),
         (wrong_size, r"'008' is 120x90 \(height x width\), its list says 120x91"),
         (lose_a_shard, r"lq\.lmdb/00001\.lmdb cannot be read"),
@@ -675,21 +675,6 @@ def test_retries_do_not_double_photographs(few, generator, tmp_path, monkeypatch
     monkeypatch.delenv("RANK")
     # The number of photographs is that of different ones.
     assert build(few, out, generator, max_photographs=8, retry=True).photographs == 8
-
-
-def test_a_photograph_in_two_shards_is_found(few, generator, tmp_path):
-    out = tmp_path / "out"
-    build(few, out, generator)
-    for name in ("photographs.jsonl", "done.json"):
-        text = (out / "shards" / f"00001.{name}").read_text()
-        (out / "shards" / f"00002.{name}").write_text(text)
-    for name in ("gt", "lq"):
-        shutil.copytree(out / f"{name}.lmdb" / "00001.lmdb", out / f"{name}.lmdb" / "00002.lmdb")
-    manifest = json.loads((out / "manifest.json").read_text())
-    manifest["shards"].append(manifest["shards"][1])
-    (out / "manifest.json").write_text(json.dumps(manifest))
-    problems = check_build(BuildFolder(out), progress=False)
-    assert problems == ["Shards 00001 and 00002 both hold '7.png'."]
 
 
 def test_max_photographs_with_photographs_that_have_come_since(few, generator, tmp_path):
