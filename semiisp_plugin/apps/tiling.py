@@ -16,8 +16,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Box", "Span", "boxes", "run_in_tiles", "spans", "tile_count", "weights_of"]
-
 _MARGIN = 0.25  # share of the overlap on either side that is not used
 
 

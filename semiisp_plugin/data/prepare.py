@@ -17,7 +17,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from functools import partial
@@ -92,17 +92,14 @@ class _Outcome(NamedTuple):
         pair: The pair.
         problem: Why it is skipped; None if it is not.
         images: (PNG bytes, shape) of the input and the target, where they were to be encoded.
-        depths: Bits of the input and the target.
-        alignment: See `semiisp_plugin.data.layouts.base.PairImages`.
-        notes: Likewise.
+        noted: Bits of the two, alignment and notes (see `semiisp_plugin.data.layouts.base.PairImages`), sizes of the
+            files in bytes: others, if they were replaced.
     """
 
     pair: Pair
     problem: str | None = None
     images: tuple[tuple[bytes, tuple[int, ...]], ...] = ()
-    depths: tuple[int, ...] = ()
-    alignment: float | None = None
-    notes: tuple[str, ...] = ()
+    noted: Mapping[str, Any] = {}
 
 
 def _read(pair: Pair, reader: Reader, encode: bool) -> _Outcome:
@@ -113,8 +110,13 @@ def _read(pair: Pair, reader: Reader, encode: bool) -> _Outcome:
         encoded = tuple((encode_png(image), image.shape) for image in images) if encode else ()
     except UNUSABLE as error:
         return _Outcome(pair, reason_of(error))
-    alignment = None if read.alignment is None else round(read.alignment, 3)
-    return _Outcome(pair, None, encoded, tuple(8 * image.itemsize for image in images), alignment, read.notes)
+    noted = {
+        "bits": [8 * image.itemsize for image in images],
+        "alignment": None if read.alignment is None else round(read.alignment, 3),
+        "notes": read.notes,
+        "bytes": _sizes(pair),
+    }
+    return _Outcome(pair, None, encoded, noted)
 
 
 def prepare_pairs(
@@ -135,7 +137,8 @@ def prepare_pairs(
         ValueError: The source is not this data set, images lack partners, ``out`` was made by another command, or no
             pair can be read.
     """
-    job = _job(out)
+    job = FolderJob(Path(out).expanduser(), "basicsr prepare", RECORD, option="--out")
+    job.read()  # a folder of something else is refused before the source is looked through
     listing = _listing(data_set, request)
     if listing.errors:
         raise ValueError(". ".join(f"{what}: {text}" for what, text in listing.errors.items()))
@@ -170,20 +173,15 @@ def prepare_pairs(
             pairs = listing.splits.get(split, [])
             written: dict[str, Any] = {}
             if pairs:
-                record["skipped"][split] = _write_split(job.folder / split, pairs, listing.reader, split, workers)
-                written = _measured(job.folder / split)
+                record["skipped"][split], written = _write_split(
+                    job.folder / split, pairs, listing.reader, split, workers
+                )
             record["counts"][split] = {
                 "listed": len(pairs),
                 "written": len(written),
                 "expected": data_set.expected.get(split),
             }
-            notes = Counter(note for entry in written.values() for note in entry["notes"])
-            if notes:
-                record["notes"][split] = dict(notes.most_common())
-            aligned = {key: e["alignment"] for key, e in written.items() if e["alignment"] is not None}
-            if aligned:
-                lowest = sorted(aligned.items(), key=lambda item: item[1])[:10]
-                record["alignment"][split] = {"measured": len(aligned), "lowest": dict(lowest)}
+            _sum_up(record, split, written)
         skipped = {f"{split}/{key}": why for split, those in record["skipped"].items() for key, why in those.items()}
         job.write_skipped(skipped)
         if not any(count["written"] for count in record["counts"].values()):
@@ -207,18 +205,34 @@ def check_pairs(data_set: DataSet, request: Request, *, workers: int = 0) -> Non
     if left_out:
         print(f"{_number(len(left_out), 'name')} would be left out: {_first(left_out)}")
     problems = {**listing.errors, **({} if request.partial else listing.missing)}
+    sums: dict[str, Any] = {"notes": {}, "alignment": {}}
     for split, pairs in listing.splits.items():
         work = partial(_read, reader=listing.reader, encode=False)
         outcomes = list(_shown(work, pairs, workers, f"check {split}"))
-        good = [outcome for outcome in outcomes if outcome.problem is None]
+        good = {o.pair.key: o.noted for o in outcomes if o.problem is None}
         problems |= {f"{split}/{o.pair.key}": o.problem for o in outcomes if o.problem is not None}
         if pairs:
-            depths = Counter(o.depths for o in good).most_common()
+            depths = Counter(tuple(noted["bits"]) for noted in good.values()).most_common()
             text = ", ".join(f"{n}: {a}-bit inputs, {b}-bit targets" for (a, b), n in depths)
             print(f"{split}: {len(good)} of {len(pairs)} pairs can be used" + (f" ({text})" if text else ""))
-        _show_notes(split, Counter(note for o in good for note in o.notes))
-        _show_alignment(split, {o.pair.key: o.alignment for o in good if o.alignment is not None})
-    _show_problems(problems, f"wrong with this {data_set.name}", listing.warnings)
+        _sum_up(sums, split, good)
+    _show_sums(sums)
+    for line in _by_reason(problems, _SHOWN_BY_CHECK):
+        print(f"  wrong: {line}")
+    if problems:
+        raise ValueError(f"{_number(len(problems), 'thing')} wrong with this {data_set.name}; see the list above.")
+    print("Nothing wrong was found." + (" See the warnings above." if listing.warnings else ""))
+
+
+def _sum_up(record: dict[str, Any], split: str, pairs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put what was noted of a split's pairs into the record, in sum."""
+    notes = Counter(note for noted in pairs.values() for note in noted["notes"])
+    if notes:
+        record["notes"][split] = dict(notes.most_common())
+    aligned = {key: noted["alignment"] for key, noted in pairs.items() if noted["alignment"] is not None}
+    if aligned:
+        lowest = sorted(aligned.items(), key=lambda item: item[1])[:10]
+        record["alignment"][split] = {"measured": len(aligned), "lowest": dict(lowest)}
 
 
 def _listing(data_set: DataSet, request: Request) -> Listing:
@@ -234,8 +248,10 @@ def _listing(data_set: DataSet, request: Request) -> Listing:
     return listing
 
 
-def _write_split(folder: Path, pairs: Sequence[Pair], reader: Reader, split: str, workers: int) -> dict[str, str]:
-    """Write what is not yet there of a split; returns what was skipped, and why."""
+def _write_split(
+    folder: Path, pairs: Sequence[Pair], reader: Reader, split: str, workers: int
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Write what is not there yet of a split; returns what was skipped, and why, and what was noted of the others."""
     skipped = {}
     with ExitStack() as stack:
         lq, gt = (stack.enter_context(LmdbImageWriter(folder / name, resume=True)) for name in _LMDBS)
@@ -255,11 +271,10 @@ def _write_split(folder: Path, pairs: Sequence[Pair], reader: Reader, split: str
             if outcome.problem is not None:
                 skipped[key] = outcome.problem
                 continue
-            noted = {"alignment": outcome.alignment, "notes": outcome.notes, "bytes": _sizes(outcome.pair)}
-            journal.add({key: noted})
+            journal.add({key: outcome.noted})
             for writer, (png, shape) in zip((lq, gt), outcome.images, strict=True):
                 writer.put(key, png, shape)
-    return skipped
+        return skipped, {pair.key: journal.entries[pair.key] for pair in pairs if pair.key in lq}
 
 
 def _sizes(pair: Pair) -> list[int]:
@@ -275,12 +290,6 @@ def _shown(work: Callable[[_T], _R], items: Sequence[_T], workers: int, what: st
             bar.update()
 
 
-def _measured(folder: Path) -> dict[str, Any]:
-    """What was noted of all pairs that a split holds, those of earlier runs included."""
-    with Journal(folder / _MEASURED) as journal:
-        return {entry.key: journal.entries[entry.key] for entry in read_meta(folder / _LMDBS[0])}
-
-
 def _write_names(target: Path) -> dict[str, str]:
     """Write the lists of subsets; returns where each comes from."""
     names = [entry.key for entry in read_meta(target / "train" / _LMDBS[0])]
@@ -294,12 +303,6 @@ def _write_names(target: Path) -> dict[str, str]:
 
 
 # --- the job --------------------------------------------------------------------------------------------------------
-
-
-def _job(out: str | os.PathLike[str]) -> FolderJob:
-    job = FolderJob(Path(out).expanduser(), "basicsr prepare", RECORD, option="--out")
-    job.read()  # a folder of something else is refused before the source is looked through
-    return job
 
 
 def _digest(names: Sequence[str]) -> str:
@@ -357,24 +360,13 @@ def _show_listing(data_set: DataSet, listing: Listing, *, resumed: bool = False)
         print(f"Warning: {warning}")
 
 
-def _show_problems(problems: dict[str, str], where: str, warnings: Sequence[str]) -> None:
-    """What a check has found; raises a ValueError if that is anything."""
-    for line in _by_reason(problems, _SHOWN_BY_CHECK):
-        print(f"  wrong: {line}")
-    if problems:
-        raise ValueError(f"{_number(len(problems), 'thing')} {where}; see the list above.")
-    print("Nothing wrong was found." + (" See the warnings above." if warnings else ""))
-
-
-def _show_notes(split: str, notes: Counter[str] | dict[str, int]) -> None:
-    for note, number in Counter(notes).most_common():
-        print(f"Warning: {split}: {_number(number, 'time')}: {note}")
-
-
-def _show_alignment(split: str, alignments: dict[str, float]) -> None:
-    if alignments:
-        key = min(alignments, key=lambda k: alignments[k])
-        print(f"{split}: the least aligned pair is '{key}' with {alignments[key]:.2f}")
+def _show_sums(record: dict[str, Any]) -> None:
+    for split, notes in record["notes"].items():
+        for note, number in notes.items():
+            print(f"Warning: {split}: {_number(number, 'time')}: {note}")
+    for split, found in record["alignment"].items():
+        key, alignment = next(iter(found["lowest"].items()))
+        print(f"{split}: the least aligned pair is '{key}' with {alignment:.2f}")
 
 
 def _show_result(target: Path, record: dict[str, Any]) -> None:
@@ -385,8 +377,7 @@ def _show_result(target: Path, record: dict[str, Any]) -> None:
     for split, skipped in record["skipped"].items():
         if skipped:
             print(f"{split}: {_number(len(skipped), 'pair')} skipped ({target / SKIPPED} has all): {_first(skipped)}")
-        _show_notes(split, record["notes"].get(split, {}))
-        _show_alignment(split, record["alignment"].get(split, {}).get("lowest", {}))
+    _show_sums(record)
     for name, source in record["names"].items():
         print(f"{target / 'names' / name}.txt: {source}")
     print(f"For an option file, in place of its section 'datasets':\n{option_lines(target, record)}")

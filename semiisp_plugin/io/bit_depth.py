@@ -7,8 +7,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-__all__ = ["BitDepth", "check_dtype", "to_bit_depth", "to_float", "to_tensor", "to_uint8", "to_uint16"]
-
 BitDepth = Literal["keep", "8", "16"]
 
 # Values converted at a time, so that wide intermediates stay small.

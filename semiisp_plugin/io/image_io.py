@@ -18,44 +18,19 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 
-from semiisp_plugin.io.bit_depth import (
-    BitDepth,
-    check_dtype,
-    to_bit_depth,
-    to_float,
-    to_tensor,
-    to_uint8,
-    to_uint16,
-)
+from semiisp_plugin.io.bit_depth import BitDepth as BitDepth
+from semiisp_plugin.io.bit_depth import check_dtype
+from semiisp_plugin.io.bit_depth import to_bit_depth as to_bit_depth
+from semiisp_plugin.io.bit_depth import to_float as to_float
+from semiisp_plugin.io.bit_depth import to_tensor as to_tensor
+from semiisp_plugin.io.bit_depth import to_uint8 as to_uint8
+from semiisp_plugin.io.bit_depth import to_uint16 as to_uint16
 from semiisp_plugin.io.colour_profile import cmyk_to_rgb
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.io.image_decoding import decode
-from semiisp_plugin.io.image_header import ImageReadError, is_image_start, not_an_image, read_header
+from semiisp_plugin.io.image_header import ImageReadError as ImageReadError
+from semiisp_plugin.io.image_header import is_image_start, not_an_image, read_header
 from semiisp_plugin.io.raw_io import RAW_EXTENSIONS
-
-__all__ = [
-    "IMAGE_EXTENSIONS",
-    "MAX_PIXELS",
-    "UNSUPPORTED_EXTENSIONS",
-    "BitDepth",
-    "ImageListing",
-    "ImageReadError",
-    "decode_image",
-    "encode_png",
-    "list_files",
-    "list_images",
-    "printable_path",
-    "read_file",
-    "read_image",
-    "scan_images",
-    "strip_extension",
-    "to_bit_depth",
-    "to_float",
-    "to_tensor",
-    "to_uint8",
-    "to_uint16",
-    "write_image",
-]
 
 IMAGE_EXTENSIONS: tuple[str, ...] = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """What `list_images` takes for an image, in lower case; upper case is accepted too."""

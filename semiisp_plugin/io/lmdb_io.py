@@ -34,7 +34,7 @@ META_NAME = "meta_info.txt"
 MAX_KEY_BYTES = 511
 """Longest key of an LMDB built with its defaults."""
 
-_META_LINE = re.compile(r"(?P<key>[^.]+)(?P<suffix>\.\S+) \((\d+),\s*(\d+),\s*(\d+)\) (?P<level>\d+)")
+_META_LINE = re.compile(r"(?P<key>[^.]+)\.\S+ \((\d+),\s*(\d+),\s*(\d+)\) (?P<level>\d+)")
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-/")
 _DATABASE = {"data.mdb", "lock.mdb"}
 _PNG_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
@@ -51,13 +51,11 @@ class MetaEntry(NamedTuple):
         key: Key of the image.
         shape: Height, width and number of channels.
         level: PNG compression level it was written with.
-        suffix: File extension written after the key, with its dot.
     """
 
     key: str
     shape: tuple[int, int, int]
     level: int
-    suffix: str
 
 
 # --- keys -----------------------------------------------------------------------------------------------------------
@@ -239,8 +237,8 @@ def read_meta(folder: str | os.PathLike[str]) -> list[MetaEntry]:
             raise ValueError(
                 f"{path}, line {number}: '{line}' is not of the form 'key.png (height,width,channels) compression'."
             )
-        height, width, channels = (int(match[i]) for i in (3, 4, 5))
-        entry = MetaEntry(match["key"], (height, width, channels), int(match["level"]), match["suffix"])
+        height, width, channels = (int(match[i]) for i in (2, 3, 4))
+        entry = MetaEntry(match["key"], (height, width, channels), int(match["level"]))
         if entry.key in seen:
             raise ValueError(f"{path}, line {number}: the key '{entry.key}' was there before. Write the folder again.")
         seen.add(entry.key)

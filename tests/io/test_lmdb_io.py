@@ -146,7 +146,7 @@ def test_round_trip_in_basicsr_layout(tmp_path):
     folder = tmp_path / "a.lmdb"
     write(folder, 5, compression=3)
     assert (folder / "meta_info.txt").read_text().splitlines()[1] == "train/0001.png (6,7,3) 3"
-    assert read_meta(folder)[1] == MetaEntry("train/0001", (6, 7, 3), 3, ".png")
+    assert read_meta(folder)[1] == MetaEntry("train/0001", (6, 7, 3), 3)
     assert [read_value(folder, entry.key) for entry in read_meta(folder)] == [png(i) for i in range(5)]
     assert {p.name for p in folder.iterdir()} == {"data.mdb", "lock.mdb", "meta_info.txt"}
 
@@ -179,7 +179,7 @@ def test_read_meta_errors_name_file_and_line(tmp_path):
     folder.mkdir()
     good = "a.png (1,2,3) 1\nb c.png (1, 2, 1) 9\n"
     (folder / "meta_info.txt").write_text(good)
-    assert read_meta(folder) == [MetaEntry("a", (1, 2, 3), 1, ".png"), MetaEntry("b c", (1, 2, 1), 9, ".png")]
+    assert read_meta(folder) == [MetaEntry("a", (1, 2, 3), 1), MetaEntry("b c", (1, 2, 1), 9)]
     (folder / "meta_info.txt").write_text(good + "c.png (1,2\n")
     with pytest.raises(ValueError, match=r"meta_info\.txt, line 3: 'c\.png \(1,2'"):
         read_meta(folder)

@@ -37,20 +37,8 @@ def test_the_two_motorcycles_are_one_scene() -> None:
     assert len({photograph.scene for photograph in PHOTOGRAPHS.values()}) == len(PHOTOGRAPHS) - 1
 
 
-def test_unknown_name() -> None:
-    with pytest.raises(KeyError, match=r"lenna.*astronaut"):
-        load_photographs(["lenna"])
-
-
-def test_missing_package_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = PackagedPhotograph("no_such_package_here", "scikit-learn", "images/china.jpg", "china")
-    monkeypatch.setitem(photographs.PHOTOGRAPHS, "china", missing)
-    with pytest.raises(ModuleNotFoundError, match="python -m pip install scikit-learn"):
+@pytest.mark.parametrize("file", ["no_such_package_here/images/china.jpg", "sklearn/images/not_there.jpg"])
+def test_what_is_not_there_names_the_install_command(monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    monkeypatch.setitem(photographs.PHOTOGRAPHS, "china", PackagedPhotograph("scikit-learn", file, "china"))
+    with pytest.raises(FileNotFoundError, match=r"'china' is part of .*python -m pip install --upgrade scikit-learn"):
         load_photographs(["china"])
-
-
-def test_package_without_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    moved = PackagedPhotograph("skimage", "scikit-image", "data/not_there.png", "coffee")
-    monkeypatch.setitem(photographs.PHOTOGRAPHS, "coffee", moved)
-    with pytest.raises(FileNotFoundError, match=r"not_there\.png.*scikit-image.*'coffee'"):
-        load_photographs(["coffee"])
