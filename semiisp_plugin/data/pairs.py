@@ -16,8 +16,8 @@ import numpy as np
 from semiisp_plugin.io.image_io import decode_image, list_images, read_image
 from semiisp_plugin.io.lmdb_io import lmdb_key, parts, quote_key, read_meta, read_value
 
-PAIR_FOLDERS: tuple[tuple[str, str], ...] = (("input", "target"), ("low", "high"), ("Low", "Normal"), ("lq", "gt"))
-"""Names that data sets give to the folders of inputs and targets."""
+PAIR_FOLDERS: tuple[tuple[str, str], ...] = (("input", "target"), ("low", "high"), ("low", "normal"), ("lq", "gt"))
+"""Names that data sets give to the folders of inputs and targets, in lower case."""
 
 _SHOWN = 5
 
@@ -121,12 +121,12 @@ def select_pairs(pairs: Sequence[Pair], names: Iterable[str], *, source: str = "
     return [pair for pair in pairs if pair.key in selected]
 
 
-def find_pair_folders(root: str | os.PathLike[str]) -> tuple[str, str]:
+def find_pair_folders(root: str | os.PathLike[str], names: Sequence[tuple[str, str]] = PAIR_FOLDERS) -> tuple[str, str]:
     """Find the folders (or LMDBs) of inputs and targets below a data set's root by their usual names.
 
     Args:
-        root: Holds ``input`` and ``target``, ``low`` and ``high``, ``Low`` and ``Normal``, or ``lq`` and ``gt``, each
-            possibly with ``.lmdb`` appended.
+        root: Holds a pair of these folders, each possibly with ``.lmdb`` appended.
+        names: Of inputs and targets; case does not matter.
 
     Returns:
         Path of the inputs, path of the targets.
@@ -141,18 +141,18 @@ def find_pair_folders(root: str | os.PathLike[str]) -> tuple[str, str]:
         raise FileNotFoundError(f"There is no folder '{root}' (absolute: '{root.absolute()}'). Check the path.")
     if not root.is_dir():
         raise NotADirectoryError(f"'{root}' is a file; give the folder that holds the pairs.")
-    names = [(a + suffix, b + suffix) for suffix in ("", ".lmdb") for a, b in PAIR_FOLDERS]
-    # By the names as listed: on a case-insensitive file system 'low' would also be found as 'Low'.
-    present = {path.name for path in root.iterdir() if path.is_dir()}
-    found = [(a, b) for a, b in names if a in present and b in present]
+    present = {path.name.casefold(): path for path in root.iterdir() if path.is_dir()}
+    both = [(a + suffix, b + suffix) for suffix in ("", ".lmdb") for a, b in names]
+    found = [(a, b) for a, b in both if a in present and b in present]
     if len(found) != 1:
         looked_for = ", ".join(f"{{{a}, {b}}}" for a, b in names)
-        problem = f"holds several: {found}" if found else f"holds none of them (it has: {_some(present)})"
+        held = _some(path.name for path in present.values())
+        problem = f"holds several: {found}" if found else f"holds none of them (it has: {held})"
         raise ValueError(
-            f"Looked in '{root}' for the folders of inputs and targets, {looked_for}; it {problem}. "
+            f"Looked in '{root}' for the folders (or LMDBs) of inputs and targets, {looked_for}; it {problem}. "
             "Rename the folders, or name the two explicitly."
         )
-    return str(root / found[0][0]), str(root / found[0][1])
+    return str(present[found[0][0]]), str(present[found[0][1]])
 
 
 def read_location(location: str) -> np.ndarray:

@@ -13,12 +13,10 @@ from semiisp_plugin.data.layouts.base import (
     PairImages,
     Request,
     by_name,
-    child_names,
     match,
     require_folder,
-    subfolder,
 )
-from semiisp_plugin.data.pairs import PAIR_FOLDERS, Pair
+from semiisp_plugin.data.pairs import PAIR_FOLDERS, Pair, find_pair_folders
 from semiisp_plugin.data.subsets import rank_names, read_names
 from semiisp_plugin.io.colour_profile import profile_name
 from semiisp_plugin.io.image_header import read_header
@@ -27,11 +25,8 @@ from semiisp_plugin.io.lmdb_io import lmdb_key
 from semiisp_plugin.io.picture import shrink_short_side
 from semiisp_plugin.io.raw_io import RAW_EXTENSIONS, RAW_PROCESSING, RAW_SUMMARY, is_raw, read_raw, require_rawpy
 
-FOLDERS: tuple[tuple[str, str], ...] = (
-    ("raw", "edited"),
-    *dict.fromkeys((a.lower(), b.lower()) for a, b in PAIR_FOLDERS),
-)
-"""Names that the two folders below --source may have; their case does not matter."""
+FOLDERS = (("raw", "edited"), *PAIR_FOLDERS)
+"""Names that the two folders below --source may have."""
 
 _INPUT_EXTENSIONS = (*RAW_EXTENSIONS, *IMAGE_EXTENSIONS)
 
@@ -132,15 +127,10 @@ def _folders(request: Request) -> tuple[Path, Path]:
             require_folder(request.input, "the folder of the RAW files or inputs", "--input"),
             require_folder(request.target, "the folder of the edited images", "--target"),
         )
-    root = require_folder(request.source, "the folder that holds raw/ and edited/", "--source")
-    found = [(a, b) for names in FOLDERS if (a := subfolder(root, names[0])) and (b := subfolder(root, names[1]))]
-    if len(found) != 1:
-        problem = "holds several of them" if found else f"holds none of them ({child_names(root)})"
-        raise ValueError(
-            f"looked in '{root}' for the folders {', '.join(f'{a}/ and {b}/' for a, b in FOLDERS)}; it {problem}. "
-            "Name the two with --input DIR --target DIR."
-        )
-    return found[0]
+    inputs, targets = find_pair_folders(
+        require_folder(request.source, "the folder that holds raw/ and edited/", "--source"), FOLDERS
+    )
+    return Path(inputs), Path(targets)
 
 
 def _stem(relative: str) -> str:
