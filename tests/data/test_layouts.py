@@ -309,7 +309,9 @@ def test_own_folders_without_a_common_name(tmp_path):
 
 def test_own_folders_that_are_not_found(tmp_path):
     touch(tmp_path / "photos", ["1.png"])
-    with pytest.raises(ValueError, match=r"\{raw, edited\}, \{input, target\}.*it has: 'photos'.*name the two explicitly"):
+    with pytest.raises(
+        ValueError, match=r"\{raw, edited\}, \{input, target\}.*it has: 'photos'.*name the two explicitly"
+    ):
         find("own", tmp_path)
     with pytest.raises(ValueError, match="either --source, or --input and --target"):
         find("own", tmp_path, input=str(tmp_path))

@@ -58,27 +58,6 @@ class DenoiseReport(NamedTuple):
     seconds: float
 
 
-def make_denoiser(options: DenoiseOptions) -> Denoiser:
-    """The denoiser that the options describe.
-
-    Raises:
-        CheckpointError: Its weights are missing, unreadable, or another network's.
-    """
-    if not options.uses_network:
-        return non_local_means
-    assert options.network is not None
-    assert options.weights is not None
-    return network_denoiser(
-        options.network,
-        options.weights,
-        options.param_key,
-        tile=options.tile,
-        overlap=options.tile_overlap,
-        precision=options.precision,
-        device="cuda" if options.num_gpu else "cpu",
-    )
-
-
 def denoise_folder(options: DenoiseOptions, *, progress: bool = True) -> DenoiseReport:
     """Denoise all images of ``options.input`` into ``options.out``, or resume that.
 
@@ -90,7 +69,7 @@ def denoise_folder(options: DenoiseOptions, *, progress: bool = True) -> Denoise
         ValueError: The output was made with other settings, or is being written just now; no image could be used.
         FileExistsError: The output holds files that are not of this command.
         FileNotFoundError: There is no such input.
-        CheckpointError: See `make_denoiser`.
+        CheckpointError: The weights are missing, unreadable, or another network's.
         OSError: The disk is full, and the like; what is written stays.
     """
     began = time.monotonic()
@@ -106,7 +85,18 @@ def denoise_folder(options: DenoiseOptions, *, progress: bool = True) -> Denoise
         "device": torch.cuda.get_device_name() if options.uses_network and options.num_gpu else "CPU",
     }
     job.check(settings)  # before a large network is loaded
-    denoiser = make_denoiser(options)
+    denoiser: Denoiser = non_local_means
+    if options.weights is not None:
+        assert options.network is not None
+        denoiser = network_denoiser(
+            options.network,
+            options.weights,
+            options.param_key,
+            tile=options.tile,
+            overlap=options.tile_overlap,
+            precision=options.precision,
+            device="cuda" if options.num_gpu else "cpu",
+        )
     skipped: dict[str, str] = {}
     written = 0
     with job.begun(settings, **record), ExitStack() as stack:

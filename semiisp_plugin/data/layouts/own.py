@@ -67,10 +67,9 @@ def _find(request: Request) -> Listing:
     # Cameras write both: the RAW file is the input.
     raw_names = {_stem(name) for name in files if is_raw(name)}
     beside = dict.fromkeys(name for name in files if not is_raw(name) and _stem(name) in raw_names)
-    inputs, targets = _named(
-        by_name(input_root, lambda n: None if n in beside else _stem(n), "inputs", _INPUT_EXTENSIONS),
-        by_name(target_root, _stem, "edited images"),
-    )
+    targets = by_name(target_root, _stem, "edited images")
+    inputs = by_name(input_root, lambda n: None if n in beside else _stem(n), "inputs", _INPUT_EXTENSIONS)
+    inputs = _as_targets(inputs, targets)
     names = sorted(inputs.keys() & targets.keys())
     listing = Listing({}, partial(read_own, min_alignment=request.min_alignment, short_side=request.short_side))
     listing.left_out = match(inputs, targets)[1]
@@ -97,17 +96,9 @@ def _find(request: Request) -> Listing:
             "trained on both. Prepare them separately."
         )
     test = _test_names(names, request, listing)
-    keys = {name: lmdb_key(name) for name in names}
-    by_key: dict[str, str] = {}
-    for name, key in keys.items():
-        if by_key.setdefault(key, name) != name:
-            raise ValueError(
-                f"the pairs '{by_key[key]}' and '{name}' would have one name, '{key}', because one of them ends like "
-                "an image's extension. Rename the files."
-            )
     for split in ("train", "test"):
         listing.splits[split] = [
-            Pair(keys[name], inputs[name], targets[name]) for name in names if (name in test) == (split == "test")
+            Pair(_key(name), inputs[name], targets[name]) for name in names if (name in test) == (split == "test")
         ]
     listing.settings = {
         "min_alignment": request.min_alignment,
@@ -139,8 +130,13 @@ def _stem(relative: str) -> str:
     return f"{folder}{slash}{name.rpartition('.')[0]}"
 
 
-def _named(inputs: dict[str, str], targets: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Both under the targets' names, case not mattering where that is unambiguous."""
+def _key(name: str) -> str:
+    """The key of a name, of which nothing is an extension any more."""
+    return lmdb_key(f"{name}.png")
+
+
+def _as_targets(inputs: dict[str, str], targets: dict[str, str]) -> dict[str, str]:
+    """The inputs under the targets' names, case not mattering where that is unambiguous."""
     folded = [Counter(name.casefold() for name in named) for named in (inputs, targets)]
     by_folded = {name.casefold(): name for name in targets}
     renamed = {}
@@ -149,7 +145,7 @@ def _named(inputs: dict[str, str], targets: dict[str, str]) -> tuple[dict[str, s
         if name not in targets and folded[0][low] == folded[1][low] == 1:
             name = by_folded[low]
         renamed[name] = path
-    return renamed, targets
+    return renamed
 
 
 def _test_names(names: list[str], request: Request, listing: Listing) -> set[str]:
@@ -158,7 +154,7 @@ def _test_names(names: list[str], request: Request, listing: Listing) -> set[str
         if request.test_pairs is not None:
             raise ValueError("give either --test_pairs or --test_list.")
         wanted = read_names(Path(request.test_list).expanduser())
-        by_key = {key: name for name in names for key in (name, lmdb_key(name))}
+        by_key = {key: name for name in names for key in (name, _key(name))}
         stems = [by_key.get(name) or by_key.get(_stem(name) if "." in name else name) for name in wanted]
         unknown = [name for name, stem in zip(wanted, stems, strict=True) if stem is None]
         if unknown:
