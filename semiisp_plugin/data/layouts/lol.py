@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -118,25 +118,21 @@ def _wanted(choices: Sequence[tuple[str, str]]) -> str:
     return " or ".join(f"{a.partition('/')[0]}/{{{a.partition('/')[2]},{b.partition('/')[2]}}}" for a, b in choices)
 
 
-def _finder(folders: Mapping[str, tuple[tuple[str, str], ...]], home: str | None) -> Callable[[Request], Listing]:
-    return partial(_find, folders=folders, home=home)
-
-
 LOLV1 = DataSet(
     "lolv1",
     {"train": 485, "test": 15},
-    _finder(_V1, None),
+    partial(_find, folders=_V1, home=None),
     frozenset({"partial"}),
 )
 LOLV2_REAL = DataSet(
     "lolv2_real",
     {"train": 689, "test": 100},
-    _finder(_V2, "Real_captured"),
+    partial(_find, folders=_V2, home="Real_captured"),
     frozenset({"partial"}),
 )
 LOLV2_SYNTHETIC = DataSet(
     "lolv2_synthetic",
     {"train": 900, "test": 100},
-    _finder(_V2, "Synthetic"),
+    partial(_find, folders=_V2, home="Synthetic"),
     frozenset({"partial"}),
 )
