@@ -29,10 +29,11 @@ from semiisp_plugin.data.augment import augment
 from semiisp_plugin.io.image_io import decode_image, encode_png, list_images, to_uint16
 from semiisp_plugin.io.picture import decode_photograph
 from semiisp_plugin.isp import ParameterBank
-from semiisp_plugin.pseudo import BankInverse, PseudoPairGenerator
 from semiisp_plugin.pseudo.f_isp import make_generator
+from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.online import OnlineDraw
 from semiisp_plugin.pseudo.places import WHOLE, coordinates, place_of
+from semiisp_plugin.pseudo.sources import BankInverse
 from semiisp_plugin.report.tables import markdown_table
 from semiisp_plugin.simulation.photographs import load_photographs
 

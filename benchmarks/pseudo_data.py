@@ -36,10 +36,11 @@ from semiisp_plugin.io.lmdb_io import LmdbImageWriter
 from semiisp_plugin.io.picture import decode_photograph
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.options import PseudoOptions
-from semiisp_plugin.pseudo import BankInverse, PseudoPairGenerator
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.pseudo.f_isp import make_generator
+from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.manifest import plan
+from semiisp_plugin.pseudo.sources import BankInverse
 from semiisp_plugin.report.tables import markdown_table
 from semiisp_plugin.simulation.photographs import load_photographs
 

@@ -22,14 +22,10 @@ if TYPE_CHECKING:
     from semiisp_plugin.isp import InvertibleISP, ISPSpec, ParameterBank
     from semiisp_plugin.losses import PseudoFilter, filter_pseudo, mean_real_loss, per_sample, semi_supervised_loss
     from semiisp_plugin.options import load_options
-    from semiisp_plugin.pseudo import (
-        BankInverse,
-        PseudoPair,
-        PseudoPairGenerator,
-        add_shot_read_noise,
-        draw_noise_levels,
-    )
     from semiisp_plugin.pseudo.f_isp import load_f_isp, save_f_isp
+    from semiisp_plugin.pseudo.generator import PseudoPair, PseudoPairGenerator
+    from semiisp_plugin.pseudo.noise import add_shot_read_noise, draw_noise_levels
+    from semiisp_plugin.pseudo.sources import BankInverse
     from semiisp_plugin.training.loop import train, train_pipeline
     from semiisp_plugin.training.testing import test, test_pipeline
 
@@ -43,8 +39,10 @@ _HOMES = {
     "isp": ("ISPSpec", "InvertibleISP", "ParameterBank"),
     "losses": ("PseudoFilter", "filter_pseudo", "mean_real_loss", "per_sample", "semi_supervised_loss"),
     "options": ("load_options",),
-    "pseudo": ("BankInverse", "PseudoPair", "PseudoPairGenerator", "add_shot_read_noise", "draw_noise_levels"),
     "pseudo.f_isp": ("load_f_isp", "save_f_isp"),
+    "pseudo.generator": ("PseudoPair", "PseudoPairGenerator"),
+    "pseudo.noise": ("add_shot_read_noise", "draw_noise_levels"),
+    "pseudo.sources": ("BankInverse",),
     "training.loop": ("train", "train_pipeline"),
     "training.testing": ("test", "test_pipeline"),
 }

@@ -70,12 +70,6 @@ def spans(length: int, tile: int, overlap: int, multiple: int = 1) -> list[Span]
     return [Span(*span) for span in zip(starts, stops, shared[:-1], shared[1:], strict=True)]
 
 
-def tile_count(size: tuple[int, int], tile: int, overlap: int, multiple: int = 1) -> int:
-    """Number of tiles for an image of (height, width) pixels."""
-    rows, columns = (len(spans(side, tile, overlap, multiple)) for side in size)
-    return rows * columns
-
-
 def weights_of(span: Span) -> Tensor:
     """The weight of each pixel of a span, ``(stop - start,)`` float32; those of neighbours add up to 1."""
     weights = torch.ones(span.stop - span.start)

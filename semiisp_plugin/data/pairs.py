@@ -63,7 +63,7 @@ def match_pairs(
             f"The file name template '{filename_template}' must hold '{{}}' exactly once, and no '/': "
             "'{}_low' is an example."
         )
-    inputs, targets = _locations(input_root), _locations(target_root)
+    inputs, targets = locations(input_root), locations(target_root)
     input_keys = {}
     for key in targets:
         folder, slash, name = key.rpartition("/")
@@ -202,8 +202,12 @@ def _key_of(name: str) -> str | None:
         return None
 
 
-def _locations(root: str | os.PathLike[str]) -> dict[str, str]:
-    """Key -> location of all images of a root."""
+def locations(root: str | os.PathLike[str]) -> dict[str, str]:
+    """Key -> location (see `Pair`) of all images of a folder or LMDB.
+
+    Raises:
+        ValueError, FileNotFoundError, NotADirectoryError: See `match_pairs`.
+    """
     root = os.fspath(root)
     if root.rstrip("/" + os.sep).endswith(".lmdb"):
         root = root.rstrip("/" + os.sep)

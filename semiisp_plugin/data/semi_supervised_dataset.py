@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -95,15 +95,14 @@ class SemiSupervisedDataset(Dataset[dict[str, Any]]):
         Args:
             size: At most so many pairs a batch; pairs of different sizes do not share one.
         """
-        return list(self._held_out_batches(size))
-
-    def _held_out_batches(self, size: int) -> Iterator[dict[str, Any]]:
         seeds = np.random.SeedSequence(self._held_out_seed, spawn_key=(_HELD_OUT, 1))
         drawn = seeds.generate_state(max(1, len(self._held_out)), np.uint64).tolist()
         items = (self._held_out.item(i, seed=drawn[i]) for i in range(len(self._held_out)))
+        batches = []
         for _, alike in itertools.groupby(items, key=lambda item: (item["lq"].shape, item["gt"].shape)):
             while batch := list(itertools.islice(alike, size)):
-                yield default_collate(batch)
+                batches.append(default_collate(batch))
+        return batches
 
     @property
     def real_pairs(self) -> list[Pair]:

@@ -217,23 +217,23 @@ def list_images(root: str | os.PathLike[str]) -> list[str]:
     return images
 
 
-def scan_images(root: str | os.PathLike[str]) -> ImageListing:
-    """`list_images`, and what it leaves out; a folder without images is no error here."""
+def scan_images(root: str | os.PathLike[str], extensions: Collection[str] = IMAGE_EXTENSIONS) -> ImageListing:
+    """`list_images`, and what it leaves out; a folder without images is no error here.
+
+    Args:
+        root: The folder.
+        extensions: Of the files that count, in lower case.
+    """
     images: list[str] = []
     others: Counter[str] = Counter()
     for relative in _walk(root):
         extension = os.path.splitext(relative)[1].lower()
-        if extension in IMAGE_EXTENSIONS:
+        if extension in extensions:
             images.append(relative)
         elif extension in UNSUPPORTED_EXTENSIONS:
             others[extension] += 1
     by_count = sorted(others.items(), key=lambda item: (-item[1], item[0]))
     return ImageListing(sorted(images), dict(by_count))
-
-
-def list_files(root: str | os.PathLike[str], extensions: Collection[str] = IMAGE_EXTENSIONS) -> list[str]:
-    """The files that `list_images` would find if these (in lower case) were images' extensions; none is no error."""
-    return sorted(name for name in _walk(root) if os.path.splitext(name)[1].lower() in extensions)
 
 
 def strip_extension(relative_path: str) -> tuple[str, str]:

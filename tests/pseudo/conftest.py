@@ -5,7 +5,8 @@ import torch
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.isp import ParameterBank
-from semiisp_plugin.pseudo import BankInverse, PseudoPairGenerator
+from semiisp_plugin.pseudo.generator import PseudoPairGenerator
+from semiisp_plugin.pseudo.sources import BankInverse
 
 
 @pytest.fixture(scope="module")

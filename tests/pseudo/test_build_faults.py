@@ -20,13 +20,13 @@ from semiisp_plugin.io.image_io import decode_image, printable_path, write_image
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter, close_all, parts, read_meta, read_value
 from semiisp_plugin.io.picture import read_photograph
 from semiisp_plugin.options import PseudoOptions
-from semiisp_plugin.pseudo import PseudoPairGenerator
 from semiisp_plugin.pseudo import manifest as manifest_module
 from semiisp_plugin.pseudo import shards as shards_module
 from semiisp_plugin.pseudo import workers as workers_module
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.pseudo.check_build import check_build, print_check
 from semiisp_plugin.pseudo.contact_sheet import save_contact_sheet
+from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.manifest import BuildFolder, automatic_shard_size, plan
 
 COUNT = 40
@@ -172,7 +172,7 @@ def test_a_killed_command_takes_its_workers_with_it(photographs, generator, undi
 
 CRASHES = '''
 import os, signal
-from semiisp_plugin.pseudo import PseudoPairGenerator
+from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 
 class Crashing(PseudoPairGenerator):
     """Dies of what is left in the file ``how``, at photographs of 64x40 pixels."""

@@ -6,7 +6,8 @@ from helpers import make_bank, seeded
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.isp import InverseResult, InvertibleISP, ISPSpec, ParameterBank
-from semiisp_plugin.pseudo import BankInverse, PseudoPairGenerator
+from semiisp_plugin.pseudo.generator import PseudoPairGenerator
+from semiisp_plugin.pseudo.sources import BankInverse
 
 N_SETS = 7
 GRID = (2, 3)

@@ -22,19 +22,18 @@ import torch
 from semiisp_plugin._version import __version__
 from semiisp_plugin.apps.denoise.denoisers import Denoiser, denoise_image, network_denoiser, non_local_means
 from semiisp_plugin.apps.denoise.options import DenoiseOptions, is_lmdb, load_denoise_options
-from semiisp_plugin.data.pairs import read_location
+from semiisp_plugin.data.pairs import locations, read_location
 from semiisp_plugin.io.checkpoint import CheckpointError
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.io.folder_job import SKIPPED, UNUSABLE, FolderJob, progress_bar, reason_of
 from semiisp_plugin.io.image_io import (
     encode_png,
     printable_path,
-    scan_images,
     strip_extension,
     to_float,
     to_uint16,
 )
-from semiisp_plugin.io.lmdb_io import LmdbImageWriter, read_meta
+from semiisp_plugin.io.lmdb_io import LmdbImageWriter
 
 _SHOWN = 5
 
@@ -73,7 +72,10 @@ def denoise_folder(options: DenoiseOptions, *, progress: bool = True) -> Denoise
         OSError: The disk is full, and the like; what is written stays.
     """
     began = time.monotonic()
-    inputs = _inputs(options.input)
+    inputs = locations(options.input)
+    if not is_lmdb(options.input):  # by the paths of the PNG files that are written
+        relative = (os.path.relpath(path, options.input) for path in inputs.values())
+        inputs = {f"{strip_extension(name)[0]}.png": os.path.join(options.input, name) for name in relative}
     job, settings = FolderJob(options.out, "basicsr denoise", RECORD), _settings(options)
     record: dict[str, Any] = {
         "versions": {
@@ -128,28 +130,6 @@ def denoise_folder(options: DenoiseOptions, *, progress: bool = True) -> Denoise
         name, reason = next(iter(skipped.items()))
         raise ValueError(f"None of the {len(inputs)} images in '{options.input}' could be used; '{name}': {reason}")
     return DenoiseReport(written, kept, skipped, time.monotonic() - began)
-
-
-# --- input ----------------------------------------------------------------------------------------------------------
-
-
-def _inputs(root: str) -> dict[str, str]:
-    """All images of a folder or LMDB: their names in the output, keys or paths of PNG files, and where they are."""
-    found: dict[str, str] = {}
-    if is_lmdb(root):
-        found = {entry.key: f"{root.rstrip('/' + os.sep)}/{entry.key}" for entry in read_meta(root)}
-    else:
-        for relative in scan_images(root).images:
-            name = f"{strip_extension(relative)[0]}.png"
-            if name in found:
-                raise ValueError(
-                    f"'{found[name]}' and '{relative}' in '{root}' differ in their extension alone, and would both "
-                    f"become '{name}'. Remove one."
-                )
-            found[name] = os.path.join(root, relative)
-    if not found:
-        raise ValueError(f"input: '{root}' holds no image. Check the path.")
-    return found
 
 
 # --- settings -------------------------------------------------------------------------------------------------------

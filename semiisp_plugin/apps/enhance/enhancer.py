@@ -19,7 +19,7 @@ from semiisp_plugin.apps.enhance.matching import (
     reduction_for,
     sees_everything,
 )
-from semiisp_plugin.apps.tiling import Box, boxes, run_in_tiles, tile_count
+from semiisp_plugin.apps.tiling import Box, boxes, run_in_tiles
 from semiisp_plugin.io.image_io import to_tensor
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -176,22 +176,19 @@ class Enhancer:
             overlap = min(self.overlap, tile // 2)
         else:
             overlap = 0 if self.decides_by_whole else max(tile // 8, min(64, tile // 4))
-        return Plan(tile, overlap, multiple, reduction, tile_count((height, width), tile, overlap, multiple))
+        tiles = len(list(boxes((height, width), tile, overlap, multiple)))
+        return Plan(tile, overlap, multiple, reduction, tiles)
 
     def _matches(self) -> bool:
         """Whether tiles are brought to the tone of the whole image."""
         if self.match == "auto":
             try:
-                self.match = False if self.decides_by_whole else sees_everything(self._at_once)
+                self.match = False if self.decides_by_whole else sees_everything(self._whole)
             except (RuntimeError, MemoryError) as error:
                 if not _out_of_memory(error):
                     raise
                 self.match = False  # with so little memory tiles are a makeshift anyway
         return self.match
-
-    @torch.no_grad()
-    def _at_once(self, image: Tensor) -> Tensor:
-        return self._run(image, Plan(None, 0, 1, None, 1), None)
 
     def _smaller(self, height: int, width: int, plan: Plan) -> bool:
         """Halve the tiles for images of this size; False if they are as small as they may be."""
@@ -212,7 +209,7 @@ class Enhancer:
                 done(finished, plan.tiles)
 
         if plan.tile is None:
-            out = self._checked(self._forward(image.to(self.device)), image).float().cpu()
+            out = self._whole(image).cpu()
             count()
             return out
         if self.decides_by_whole:
@@ -230,7 +227,7 @@ class Enhancer:
         else:
 
             def one(tile: Tensor, box: Box) -> Tensor:
-                return self._checked(self._forward(tile.to(self.device)), tile)
+                return self._whole(tile)
 
         if plan.reduction is not None:
             return self._matched(image, one, plan, count)
@@ -244,12 +241,12 @@ class Enhancer:
         assert plan.reduction is not None
         factor = plan.reduction
         small = reduce(image, factor)
-        whole = self._small(small)
+        whole = self._whole(small)
         parts: dict[Box, tuple[Tensor, Tensor]] = {}
         size = (int(image.shape[-2]), int(image.shape[-1]))
         for box in boxes(size, plan.tile, plan.overlap, plan.multiple):
             rows, columns = (slice(s.start // factor, -(-s.stop // factor)) for s in box)
-            parts[box] = self._small(small[..., rows, columns]), whole[..., rows, columns]
+            parts[box] = self._whole(small[..., rows, columns]), whole[..., rows, columns]
         run = one
         if not self._asks or disagreement(parts.values()) > DISAGREEMENT:
             radius = max(4, plan.tile // (8 * factor))
@@ -259,8 +256,9 @@ class Enhancer:
 
         return run_in_tiles(image, run, plan.tile, plan.overlap, plan.multiple, count)
 
-    def _small(self, image: Tensor) -> Tensor:
-        """The network's result for a reduced image, or a part of it."""
+    @torch.no_grad()
+    def _whole(self, image: Tensor) -> Tensor:
+        """The network's result for an image at once, on its device."""
         return self._checked(self._forward(image.to(self.device)), image).float()
 
     def _autocast(self) -> torch.autocast:

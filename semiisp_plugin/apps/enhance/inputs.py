@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from semiisp_plugin.apps.enhance.encoding import EXTENSIONS, Format
-from semiisp_plugin.io.image_io import IMAGE_EXTENSIONS, BitDepth, list_files, printable_path, scan_images
+from semiisp_plugin.io.image_io import IMAGE_EXTENSIONS, BitDepth, printable_path, scan_images
 from semiisp_plugin.io.raw_io import RAW_EXTENSIONS
 
 _EXTENSION: dict[Format, str] = {"png": ".png", "jpg": ".jpg", "tiff": ".tif", "webp": ".webp"}
@@ -70,8 +70,9 @@ def find_images(images: Sequence[str], out: str | os.PathLike[str]) -> tuple[lis
         if os.path.isdir(path):
             # One folder is copied with its structure; several keep their names, so that they do not mix.
             prefix = "" if len(arguments) == 1 else f"{os.path.basename(os.path.abspath(path))}/"
-            inside = [Found(os.path.join(path, name), prefix + name) for name in _in_folder(path, out)]
-            remarks += _left_out(path, len(inside))
+            names, remark = _in_folder(path, out)
+            inside = [Found(os.path.join(path, name), prefix + name) for name in names]
+            remarks += [remark] if remark else []
         elif shared is not None:
             inside = [Found(path, Path(os.path.relpath(os.path.abspath(path), shared)).as_posix())]
         else:
@@ -83,24 +84,25 @@ def find_images(images: Sequence[str], out: str | os.PathLike[str]) -> tuple[lis
     return list(found.values()), remarks
 
 
-def _in_folder(folder: str, out: str | os.PathLike[str]) -> Iterator[str]:
-    """Images below a folder; results of earlier runs, where the folder of results lies in it, are none."""
+def _in_folder(folder: str, out: str | os.PathLike[str]) -> tuple[list[str], str | None]:
+    """Images below a folder, and a remark if there are none, or pictures of formats that are not read.
+
+    Results of earlier runs, where the folder of results lies in it, are none.
+    """
+    images, unsupported = scan_images(folder, _FOUND)
     results = os.path.realpath(out)
-    for name in list_files(folder, _FOUND):
-        real = os.path.realpath(os.path.dirname(os.path.join(folder, name)))
-        # With a suffix results may lie beside the images; `plan_jobs` sees to it.
-        if results == os.path.realpath(folder) or not f"{real}{os.sep}".startswith(results + os.sep):
-            yield name
-
-
-def _left_out(folder: str, images: int) -> list[str]:
-    """A remark about a folder that holds no image, or pictures of formats that are not read."""
-    others = {e: n for e, n in scan_images(folder).unsupported.items() if e not in RAW_EXTENSIONS}
-    text = ", ".join(f"{count} {extension}" for extension, count in others.items())
-    if images:
-        return [f"left out of '{printable_path(folder)}': {text}; convert them first, or name them."] if text else []
-    also = f", but pictures of other formats ({text}), which must be converted first" if text else ""
-    return [f"'{printable_path(folder)}' holds no image, neither itself nor below{also}."]
+    # With a suffix results may lie beside the images; `plan_jobs` sees to it.
+    if results != os.path.realpath(folder):
+        places = {name: os.path.realpath(os.path.dirname(os.path.join(folder, name))) for name in images}
+        images = [name for name, place in places.items() if not f"{place}{os.sep}".startswith(results + os.sep)]
+    text = ", ".join(f"{count} {extension}" for extension, count in unsupported.items())
+    if not images:
+        also = f", but pictures of other formats ({text}), which must be converted first" if text else ""
+        return images, f"'{printable_path(folder)}' holds no image, neither itself nor below{also}."
+    return (
+        images,
+        f"left out of '{printable_path(folder)}': {text}; convert them first, or name them." if text else None,
+    )
 
 
 def plan_jobs(

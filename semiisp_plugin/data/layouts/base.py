@@ -11,7 +11,7 @@ import numpy as np
 
 from semiisp_plugin.data.align import MIN_ALIGNMENT
 from semiisp_plugin.data.pairs import Pair, read_pair
-from semiisp_plugin.io.image_io import IMAGE_EXTENSIONS, list_files
+from semiisp_plugin.io.image_io import IMAGE_EXTENSIONS, scan_images
 
 SPLITS = ("train", "test")
 """Halves of a data set; either may be empty."""
@@ -191,7 +191,7 @@ def by_name(
         ValueError: Two files have one name, or there is none.
     """
     named: dict[str, str] = {}
-    for relative in list_files(root, extensions):
+    for relative in scan_images(root, extensions).images:
         name = name_of(relative)
         if name is None:
             continue

@@ -20,7 +20,7 @@ from semiisp_plugin.data.pairs import PAIR_FOLDERS, Pair, find_pair_folders
 from semiisp_plugin.data.subsets import rank_names, read_names
 from semiisp_plugin.io.colour_profile import profile_name
 from semiisp_plugin.io.image_header import read_header
-from semiisp_plugin.io.image_io import IMAGE_EXTENSIONS, decode_image, list_files, read_file, read_image
+from semiisp_plugin.io.image_io import IMAGE_EXTENSIONS, decode_image, read_file, read_image, scan_images
 from semiisp_plugin.io.lmdb_io import lmdb_key
 from semiisp_plugin.io.picture import shrink_short_side
 from semiisp_plugin.io.raw_io import RAW_EXTENSIONS, RAW_PROCESSING, RAW_SUMMARY, is_raw, read_raw, require_rawpy
@@ -61,7 +61,7 @@ def read_own(pair: Pair, *, min_alignment: float, short_side: int | None) -> Pai
 def _find(request: Request) -> Listing:
     """List the pairs of two folders."""
     input_root, target_root = _folders(request)
-    files = list_files(input_root, _INPUT_EXTENSIONS)
+    files = scan_images(input_root, _INPUT_EXTENSIONS).images
     if any(is_raw(name) for name in files):
         require_rawpy()
     # Cameras write both: the RAW file is the input.
