@@ -54,8 +54,6 @@ def random_crop(rng: np.random.Generator, images: Sequence[np.ndarray], size: tu
         size: Height and width of the crop.
     """
     height, width = images[0].shape[:2]
-    if height < size[0] or width < size[1]:
-        raise ValueError(f"The image ({height}x{width}) is smaller than the crop ({size[0]}x{size[1]}).")
     top = int(rng.integers(height - size[0] + 1))
     left = int(rng.integers(width - size[1] + 1))
     return [image[top : top + size[0], left : left + size[1]] for image in images]

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import struct
 import threading
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -37,7 +36,6 @@ MAX_KEY_BYTES = 511
 _META_LINE = re.compile(r"(?P<key>[^.]+)\.\S+ \((\d+),\s*(\d+),\s*(\d+)\) (?P<level>\d+)")
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-/")
 _DATABASE = {"data.mdb", "lock.mdb"}
-_PNG_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 # Images waiting for a commit never take more memory than this, however large they are.
 _MAX_PENDING_BYTES = 128 * 2**20
 # Of a data set of thousands of shards only the last used stay open: a process has 1024 files, two an environment.
@@ -93,29 +91,29 @@ def quote_key(text: str) -> str:
     return "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in os.fsencode(text))
 
 
-def unique_keys(paths: Sequence[str]) -> list[str]:
-    """Make the keys of all images of a data set; those that differ in their extension alone keep it.
+def unique_keys(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
+    """Make the keys of images of a data set; those that would meet, or be taken, keep their extension.
 
     ``["a.jpg", "b.jpg", "b.png"]`` -> ``["a", "b~jpg", "b~png"]``. The result does not depend on the order.
 
     Args:
-        paths: Relative paths, as for `lmdb_key`.
+        paths: Relative paths, as for `lmdb_key`, all different.
+        taken: Keys of other images.
 
     Returns:
         One key a path, in the order of ``paths``, all different.
 
     Raises:
-        ValueError: A path occurs twice.
+        ValueError: Even the longer key of a path is taken.
     """
-    repeated = [path for path, count in Counter(paths).items() if count > 1]
-    if repeated:
-        raise ValueError(f"'{repeated[0]}' occurs more than once among {len(paths)} paths; list each image once.")
     keys = [lmdb_key(path) for path in paths]
     counts = Counter(keys)
-    return [
-        key if counts[key] == 1 else f"{key}~{strip_extension(path)[1].removeprefix('.')}"
-        for key, path in zip(keys, paths, strict=True)
-    ]
+    for i, path in enumerate(paths):
+        if counts[keys[i]] > 1 or keys[i] in taken:
+            keys[i] += f"~{strip_extension(path)[1].removeprefix('.')}"
+        if keys[i] in taken:
+            raise ValueError(f"'{path}' would have the key '{keys[i]}', which is another image's; rename the file.")
+    return keys
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -187,13 +185,8 @@ def read_value(folder: str | os.PathLike[str], key: str) -> bytes:
     return bytes(value)
 
 
-def is_sharded(folder: str | os.PathLike[str]) -> bool:
-    """Whether an LMDB folder consists of LMDB folders (``gt.lmdb/00000.lmdb``, ...), as ``basicsr pseudo`` writes."""
-    return not os.path.exists(os.path.join(folder, "data.mdb")) and bool(parts(folder))
-
-
 def parts(folder: str | os.PathLike[str]) -> list[str]:
-    """The LMDB folders that an LMDB folder consists of: its shards in order, or itself.
+    """The LMDB folders that an LMDB folder consists of: its shards in order (as ``basicsr pseudo`` writes), or itself.
 
     A folder that is missing or holds neither gives none.
     """
@@ -217,8 +210,9 @@ def read_meta(folder: str | os.PathLike[str]) -> list[MetaEntry]:
         FileNotFoundError: There is no such folder, or no ``meta_info.txt`` in it.
         ValueError: A line is malformed, or a key occurs twice.
     """
-    if is_sharded(folder):
-        return [entry for part in parts(folder) for entry in read_meta(part)]
+    shards = parts(folder)
+    if shards and shards != [os.fspath(folder)]:
+        return [entry for shard in shards for entry in read_meta(shard)]
     path = Path(folder) / META_NAME
     if not path.is_file():
         raise FileNotFoundError(
@@ -388,17 +382,12 @@ class LmdbImageWriter:
             shape: Its height, width and number of channels.
 
         Raises:
-            ValueError: The key is unusable or was there before, or ``png_bytes`` is no PNG of this shape.
+            ValueError: The key is unusable or was there before.
         """
         if self.closed:
             raise ValueError(f"The writer of '{self.folder}' is closed.")
         self._check_key(key)
         height, width, channels = (int(n) for n in shape)
-        if not png_bytes.startswith(_PNG_HEADER):
-            raise ValueError(f"The value of '{key}' is no PNG; encode it with semiisp_plugin.io.image_io.encode_png.")
-        size = struct.unpack(">II", png_bytes[16:24])
-        if size != (width, height):
-            raise ValueError(f"'{key}': the PNG is {size[1]}x{size[0]} (height x width), the shape {height}x{width}.")
         self._keys.add(key)
         self._pending.append((key, png_bytes, f"{key}.png ({height},{width},{channels}) {self.level}\n"))
         self._pending_bytes += len(png_bytes)

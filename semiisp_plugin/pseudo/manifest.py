@@ -310,7 +310,7 @@ def plan(
                 f"away. Leave it at {len(keys)} or more, or choose another folder (out)."
             )
         new = new[: max_photographs - len(keys)]
-    photographs = [Photograph(key, path) for key, path in zip(_new_keys(new, set(keys.values())), new, strict=True)]
+    photographs = [Photograph(key, path) for key, path in zip(unique_keys(new, set(keys.values())), new, strict=True)]
     if retry and keys:
         waiting = {photograph.path for shard in build.unfinished() for photograph in build.photographs(shard)}
         photographs += [Photograph(keys[path], path) for path in build.skipped() if path not in waiting]
@@ -323,15 +323,3 @@ def plan(
         shape = {"shard_size": build.shard_size, "shards": build.sizes}
         job.write({"format": FORMAT, "settings": build.settings, **shape})
     return build
-
-
-def _new_keys(paths: Sequence[str], taken: set[str]) -> list[str]:
-    """Keys of photographs that have come since; one that is called as an old one but for its extension keeps that."""
-    found = []
-    for path, key in zip(paths, unique_keys(paths), strict=True):
-        if key in taken:
-            key = f"{key}~{os.path.splitext(path)[1].removeprefix('.')}"
-        if key in taken:
-            raise ValueError(f"'{path}' would have the key '{key}', which is another photograph's; rename the file.")
-        found.append(key)
-    return found

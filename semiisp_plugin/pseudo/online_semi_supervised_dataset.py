@@ -17,7 +17,7 @@ from semiisp_plugin.data.semi_supervised_dataset import PseudoPairs, SemiSupervi
 from semiisp_plugin.io.image_io import to_tensor
 from semiisp_plugin.options import structures
 from semiisp_plugin.pseudo.manifest import BuildFolder
-from semiisp_plugin.pseudo.online import OnlineDraw, check_drawable, entries_of, read_entry
+from semiisp_plugin.pseudo.online import OnlineDraw, entries_of, read_entry
 from semiisp_plugin.pseudo.places import WHOLE, coordinates, place_of
 from semiisp_plugin.toolbox import DATASET_REGISTRY, register
 
@@ -83,8 +83,9 @@ class OnlinePseudoPairs:
     """
 
     def __init__(self, folder: str, augmented: _Augmentation, draw_later: bool = False) -> None:
+        # What the banks are like is asked once: where the model draws, workers need no f_ISP of their own.
+        draw = OnlineDraw.open(folder)
         self._build = build = BuildFolder(folder)
-        check_drawable(build)
         if build.settings["candidates"] > 1:
             raise ValueError(f"'{folder}': candidates are for stored builds alone; build it again with candidates: 1.")
         self._augmented = augmented
@@ -94,8 +95,6 @@ class OnlinePseudoPairs:
         if not self._entries:
             raise ValueError(f"'{folder}' holds no pseudo pair; its skipped.txt says why. Build it again.")
         self._draw: OnlineDraw | None = None
-        # What the banks are like is asked once: where the model draws, workers need no f_ISP of their own.
-        draw = OnlineDraw.open(folder)
         self._needs_place = draw.needs_place
         self._whole_photographs = build.mode == "keys" and draw.generator.update_quality
         self.empty_fields: dict[str, Tensor] = {}
