@@ -38,7 +38,7 @@ from semiisp_plugin.pseudo.f_isp import make_generator
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.manifest import DRAWN_WITH, MADE_WITH, SETS, BuildFolder, job_of, plan
 from semiisp_plugin.pseudo.online import F_ISP_NAME
-from semiisp_plugin.pseudo.shards import ShardBuilder, Watch, root_id
+from semiisp_plugin.pseudo.shards import WRITTEN, ShardBuilder, Watch, root_id
 from semiisp_plugin.pseudo.workers import Workers, gpu_of
 
 _FEW = 100
@@ -271,20 +271,6 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-class _Bar(Watch):
-    """Counts pairs, and moves a progress bar."""
-
-    def __init__(self, bar: Any) -> None:
-        self._bar = bar
-        self.written = 0
-
-    def done(self) -> None:
-        self._bar.update()
-
-    def stored(self, pairs: int) -> None:
-        self.written += pairs
-
-
 def _build_here(
     build: BuildFolder,
     generator: PseudoPairGenerator,
@@ -294,14 +280,14 @@ def _build_here(
     bar: Any,
 ) -> int:
     """Build in this process; returns the number of pairs stored."""
-    watch = _Bar(bar)
+    watch = Watch(on_done=bar.update)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in workers: several would add up in another order, and round otherwise
     try:
         ShardBuilder(build, generator, **how, device=device, watch=watch).build_all(order)
     finally:
         torch.set_num_threads(threads)
-    return watch.written
+    return int(watch.counter[WRITTEN])
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -36,21 +36,40 @@ class Interrupted(Exception):  # noqa: N818 - a request, no error
     """The build was asked to stop; what is committed stays."""
 
 
+WRITTEN, DONE, SHARD, PLACE = range(4)
+"""What a builder tells of itself: pairs stored, photographs done, and the photograph at hand (-1: none, or several)."""
+
+
 class Watch:
-    """What a builder tells of itself while it works, and asks; whoever wants to know overrides it."""
+    """What a builder tells of itself while it works, and asks.
+
+    Args:
+        counter: Four numbers, which processes may share; see `WRITTEN`.
+        stop: Its ``value`` is asked between photographs; 1 ends the build with `Interrupted`.
+        on_done: Called after each photograph.
+    """
+
+    def __init__(self, counter: Any = None, stop: Any = None, on_done: Callable[[], object] = lambda: None) -> None:
+        self.counter = [0, 0, -1, -1] if counter is None else counter
+        self._stop = stop
+        self._on_done = on_done
 
     def at(self, shard: int, place: int) -> None:
         """A photograph is next, by its shard and place; -1 and -1: what is next is no single photograph's doing."""
+        self.counter[SHARD], self.counter[PLACE] = shard, place
 
     def done(self) -> None:
         """A photograph is done."""
+        self.counter[DONE] += 1
+        self._on_done()
 
     def stored(self, pairs: int) -> None:
         """So many pairs were committed."""
+        self.counter[WRITTEN] += pairs
 
     def stopped(self) -> bool:
-        """Asked between photographs; True ends the build with `Interrupted`."""
-        return False
+        """Whether the build is to end."""
+        return self._stop is not None and bool(self._stop.value)
 
 
 class _Task(NamedTuple):

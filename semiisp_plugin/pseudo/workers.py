@@ -23,14 +23,10 @@ import torch
 
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.manifest import BuildFolder
-from semiisp_plugin.pseudo.shards import Interrupted, ShardBuilder, Watch
+from semiisp_plugin.pseudo.shards import DONE, PLACE, SHARD, WRITTEN, Interrupted, ShardBuilder, Watch
 
 _MAX_CRASHES = 3
 _CRASHES = {getattr(signal, name) for name in ("SIGSEGV", "SIGABRT", "SIGFPE") if hasattr(signal, name)}
-
-# What a worker tells of itself while it works, in a shared array: pairs stored, photographs done, and the photograph at
-# hand (-1: none, or several).
-_WRITTEN, _DONE, _SHARD, _PLACE, _COUNTERS = range(5)
 
 
 def gpu_of(device: torch.device, index: int) -> torch.device:
@@ -105,7 +101,7 @@ class Workers:
         try:
             while self._running:
                 connection.wait([process.sentinel for process in self._running], timeout=0.2)
-                on_done(self._sum(_DONE))
+                on_done(self._sum(DONE))
                 for process in [p for p in self._running if p.exitcode is not None]:
                     self._has_ended(process, say)
                 for running in self._running.values():
@@ -119,7 +115,7 @@ class Workers:
             for process in self._running:
                 process.kill()
                 process.join()
-        on_done(self._sum(_DONE))
+        on_done(self._sum(DONE))
         if self._failures:
             raise OSError(self._failures[0])
         if self._killed and self._build.unfinished():
@@ -127,14 +123,13 @@ class Workers:
                 f"{self._killed} of {self._count} workers were ended from outside, perhaps for lack of memory or disk. "
                 f"What they had stored is kept: run the same command again, with fewer workers."
             )
-        return self._sum(_WRITTEN)
+        return self._sum(WRITTEN)
 
     def _sum(self, what: int) -> int:
         return sum(counter[what] for counter in self._counters)
 
     def _start(self, index: int) -> None:
-        counter = self._context.RawArray("q", _COUNTERS)
-        counter[_SHARD] = -1
+        counter = self._context.RawArray("q", [0, 0, -1, -1])
         self._counters.append(counter)
         heard, told = self._context.Pipe(duplex=False)
         how = {**self._how, "device": str(gpu_of(self._device, self._first + index)), "doomed": dict(self._doomed)}
@@ -167,7 +162,7 @@ class Workers:
                 f"disk; {len(self._running)} work on."
             )
             return
-        written = self._sum(_WRITTEN)
+        written = self._sum(WRITTEN)
         self._crashes, self._stored = (self._crashes + 1 if written == self._stored else 1), written
         if self._crashes > _MAX_CRASHES:
             self._failures.append(
@@ -177,7 +172,7 @@ class Workers:
             self._stop.value = 1
             return
         # Of several threads it is not known which one crashed: once more, without.
-        shard, place = ended.counter[_SHARD], ended.counter[_PLACE]
+        shard, place = ended.counter[SHARD], ended.counter[PLACE]
         if shard >= 0 and (not self._how["threads"] or ended.number in self._careful):
             path = self._build.photographs(shard)[place].path
             name = signal.Signals(-process.exitcode).name
@@ -203,25 +198,6 @@ def start_context() -> Any:
     return context
 
 
-class _Told(Watch):
-    """Tells the parent by a shared array."""
-
-    def __init__(self, counter: Any, stop: Any) -> None:
-        self._counter, self._stop = counter, stop
-
-    def at(self, shard: int, place: int) -> None:
-        self._counter[_SHARD], self._counter[_PLACE] = shard, place
-
-    def done(self) -> None:
-        self._counter[_DONE] += 1
-
-    def stored(self, pairs: int) -> None:
-        self._counter[_WRITTEN] += pairs
-
-    def stopped(self) -> bool:
-        return bool(self._stop.value)
-
-
 def _work(
     folder: str, payload: bytes, how: dict[str, Any], order: list[int], counter: Any, stop: Any, told: Any
 ) -> None:
@@ -237,7 +213,7 @@ def _work(
     set_level(0)
     warnings.simplefilter("ignore", UserWarning)
     try:
-        watch = _Told(counter, stop)
+        watch = Watch(counter, stop)
         ShardBuilder(BuildFolder(folder), pickle.loads(payload), watch=watch, **how).build_all(order)
     except Interrupted:
         pass
