@@ -32,7 +32,7 @@ from semiisp_plugin.data.layouts.base import SPLITS, DataSet, Listing, Reader, R
 from semiisp_plugin.data.pairs import Pair
 from semiisp_plugin.data.subsets import SEED, SIZES, subset
 from semiisp_plugin.io.files import write_atomically
-from semiisp_plugin.io.folder_job import SKIPPED, UNUSABLE, FolderJob, Journal, mapped, progress_bar, reason_of
+from semiisp_plugin.io.folder_job import SKIPPED, UNUSABLE, FolderJob, Journal, counted, mapped, progress_bar, reason_of
 from semiisp_plugin.io.image_io import encode_png
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter, read_meta
 
@@ -144,7 +144,7 @@ def prepare_pairs(
         raise ValueError(". ".join(f"{what}: {text}" for what, text in listing.errors.items()))
     if listing.missing and not request.partial:
         raise ValueError(
-            f"{_number(len(listing.missing), 'incomplete pair')}. {_first(listing.missing)}. Complete the data set, or "
+            f"{counted(len(listing.missing), 'incomplete pair')}. {_first(listing.missing)}. Complete the data set, or "
             "leave these out with --partial."
         )
     settings = {
@@ -167,7 +167,7 @@ def prepare_pairs(
     with job.begun(settings, **record) as resumed:
         _show_listing(data_set, listing, resumed=resumed)
         if left_out:
-            print(f"{_number(len(left_out), 'name')} left out ({RECORD} has all): {_first(left_out)}")
+            print(f"{counted(len(left_out), 'name')} left out ({RECORD} has all): {_first(left_out)}")
         record |= {"counts": {}, "skipped": {}, "notes": {}, "alignment": {}}
         for split in SPLITS:
             pairs = listing.splits.get(split, [])
@@ -203,7 +203,7 @@ def check_pairs(data_set: DataSet, request: Request, *, workers: int = 0) -> Non
     _show_listing(data_set, listing)
     left_out = {**listing.left_out, **(listing.missing if request.partial else {})}
     if left_out:
-        print(f"{_number(len(left_out), 'name')} would be left out: {_first(left_out)}")
+        print(f"{counted(len(left_out), 'name')} would be left out: {_first(left_out)}")
     problems = {**listing.errors, **({} if request.partial else listing.missing)}
     sums: dict[str, Any] = {"notes": {}, "alignment": {}}
     for split, pairs in listing.splits.items():
@@ -220,7 +220,7 @@ def check_pairs(data_set: DataSet, request: Request, *, workers: int = 0) -> Non
     for line in _by_reason(problems, _SHOWN_BY_CHECK):
         print(f"  wrong: {line}")
     if problems:
-        raise ValueError(f"{_number(len(problems), 'thing')} wrong with this {data_set.name}; see the list above.")
+        raise ValueError(f"{counted(len(problems), 'thing')} wrong with this {data_set.name}; see the list above.")
     print("Nothing wrong was found." + (" See the warnings above." if listing.warnings else ""))
 
 
@@ -339,11 +339,6 @@ def _by_reason(reasons: dict[str, str], shown: int) -> list[str]:
     ]
 
 
-def _number(count: int, what: str) -> str:
-    """``1 pair``, ``2 pairs``."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
 def _show_listing(data_set: DataSet, listing: Listing, *, resumed: bool = False) -> None:
     print(data_set.name + ("; resuming an earlier run" if resumed else ""))
     for line in listing.found:
@@ -363,7 +358,7 @@ def _show_listing(data_set: DataSet, listing: Listing, *, resumed: bool = False)
 def _show_sums(record: dict[str, Any]) -> None:
     for split, notes in record["notes"].items():
         for note, number in notes.items():
-            print(f"Warning: {split}: {_number(number, 'time')}: {note}")
+            print(f"Warning: {split}: {counted(number, 'time')}: {note}")
     for split, found in record["alignment"].items():
         key, alignment = next(iter(found["lowest"].items()))
         print(f"{split}: the least aligned pair is '{key}' with {alignment:.2f}")
@@ -373,10 +368,10 @@ def _show_result(target: Path, record: dict[str, Any]) -> None:
     for split, count in record["counts"].items():
         if count["listed"]:
             expected = f", {count['expected']} expected" if count["expected"] else ""
-            print(f"{split}: {_number(count['written'], 'pair')} in {target / split}{expected}")
+            print(f"{split}: {counted(count['written'], 'pair')} in {target / split}{expected}")
     for split, skipped in record["skipped"].items():
         if skipped:
-            print(f"{split}: {_number(len(skipped), 'pair')} skipped ({target / SKIPPED} has all): {_first(skipped)}")
+            print(f"{split}: {counted(len(skipped), 'pair')} skipped ({target / SKIPPED} has all): {_first(skipped)}")
     _show_sums(record)
     for name, source in record["names"].items():
         print(f"{target / 'names' / name}.txt: {source}")

@@ -26,9 +26,9 @@ def rank_names(names: Iterable[str], seed: int | str = SEED) -> list[str]:
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).hexdigest())
 
 
-def subset(names: Iterable[str], size: int, seed: int | str = SEED) -> list[str]:
+def subset(names: Iterable[str], size: int) -> list[str]:
     """The first ``size`` names of `rank_names`, in alphabetical order."""
-    return sorted(rank_names(names, seed)[:size])
+    return sorted(rank_names(names)[:size])
 
 
 def read_names(path: str | Path) -> list[str]:

@@ -263,6 +263,11 @@ def reason_of(error: BaseException, name: str = "") -> str:
     return line.removeprefix(f"{printable_path(name)}: ") if name else line
 
 
+def counted(number: int, what: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def progress_bar(total: int, what: str, unit: str, *, done: int = 0, shown: bool = True, in_logs: bool = False) -> Any:
     """A bar on standard error, if that is a terminal.
 

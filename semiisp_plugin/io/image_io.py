@@ -84,19 +84,16 @@ def read_image(path: str | os.PathLike[str], *, bit_depth: BitDepth = "keep") ->
     return decode_image(read_file(path), name=os.fspath(path), bit_depth=bit_depth)
 
 
-def decode_image(
-    buffer: bytes, *, name: str, bit_depth: BitDepth = "keep", max_pixels: int | None = MAX_PIXELS
-) -> np.ndarray:
+def decode_image(buffer: bytes, *, name: str, bit_depth: BitDepth = "keep") -> np.ndarray:
     """Decode an image file's bytes; see `read_image`.
 
     Args:
         buffer: The encoded image.
         name: What messages call it: a path, or an LMDB folder and key.
         bit_depth: As in `read_image`.
-        max_pixels: Larger images are refused before they are decoded; ``None``: OpenCV's limit (2^30) alone.
     """
     name = printable_path(name)
-    pixels = decode(buffer, read_header(buffer, name), name=name, max_pixels=max_pixels).pixels
+    pixels = decode(buffer, read_header(buffer, name), name=name, max_pixels=MAX_PIXELS).pixels
     return to_bit_depth(cmyk_to_rgb(pixels) if pixels.shape[2] == 4 else pixels, bit_depth)
 
 

@@ -59,16 +59,12 @@ def is_raw(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in RAW_EXTENSIONS
 
 
-def read_raw(path: str | os.PathLike[str], *, orient: bool = True) -> np.ndarray:
+def read_raw(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a camera RAW file as a demosaiced linear image.
 
     0 is the sensor's black level and 65535 its white level, the same for the three colours (neutral objects look
     green: there is no white balance). The frame is the one that the file recommends (DNG's default crop), so that its
-    border is that of the camera's or a RAW converter's image.
-
-    Args:
-        path: The file.
-        orient: Turn it as the camera was held.
+    border is that of the camera's or a RAW converter's image. It is turned as the camera was held.
 
     Returns:
         RGB (H, W, 3), ``uint16``, in the camera's own colours.
@@ -100,7 +96,7 @@ def read_raw(path: str | os.PathLike[str], *, orient: bool = True) -> np.ndarray
             "copy the file again, upgrade rawpy, or convert it to DNG."
         ) from error
     image = _default_crop(image, sizes)
-    return np.ascontiguousarray(_turn(image, sizes.flip) if orient else image)
+    return np.ascontiguousarray(_turn(image, sizes.flip))
 
 
 def preview_of(path: str | os.PathLike[str]) -> bytes | None:

@@ -59,7 +59,7 @@ def test_orientation(tmp_path, write_dng, orientation, turns):
     values = mosaic(3000, 3000, 3000)
     values[:24, :32] = 20000
     path = write_dng(tmp_path / "a.dng", values, orientation=orientation)
-    upright = read_raw(path, orient=False)
+    upright = read_raw(write_dng(tmp_path / "b.dng", values))
     assert upright.shape == (48, 64, 3)
     assert upright[10, 10, 1] > 2 * upright[40, 50, 1]
     np.testing.assert_array_equal(read_raw(path), np.rot90(upright, turns))

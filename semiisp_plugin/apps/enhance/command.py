@@ -12,6 +12,7 @@ from semiisp_plugin.apps.enhance.encoding import EXTENSIONS
 from semiisp_plugin.apps.enhance.enhancer import Enhancer
 from semiisp_plugin.apps.enhance.inputs import find_images
 from semiisp_plugin.apps.enhance.network import describe, load_network
+from semiisp_plugin.io.folder_job import counted
 from semiisp_plugin.io.image_io import printable_path
 from semiisp_plugin.io.raw_io import RAW_SUMMARY, is_raw
 from semiisp_plugin.options import read_options
@@ -41,7 +42,7 @@ def run_from_arguments(args: argparse.Namespace) -> None:
         match="auto" if args.match == "auto" else args.match == "on",
     )
     print(describe(loaded))
-    print(f"{_count(len(sources), 'image')} on {enhancer.device} in {args.precision}, results in {args.out}")
+    print(f"{counted(len(sources), 'image')} on {enhancer.device} in {args.precision}, results in {args.out}")
     for hint in _hints(loaded.options, sources):
         print(f"Note: {hint}")
     report = enhance_files(
@@ -59,7 +60,7 @@ def run_from_arguments(args: argparse.Namespace) -> None:
     )
     _show(report)
     if report.skipped:
-        raise ValueError(f"{len(report.skipped)} of {_count(len(sources), 'image')} skipped; they are listed above.")
+        raise ValueError(f"{len(report.skipped)} of {counted(len(sources), 'image')} skipped; they are listed above.")
 
 
 def _device(args: argparse.Namespace) -> str:
@@ -74,7 +75,7 @@ def _hints(options: dict[str, Any], sources: list[str]) -> list[str]:
     hints = []
     raw = sum(is_raw(source) for source in sources)
     if raw:
-        hints.append(f"{_count(raw, 'RAW file')}, {RAW_SUMMARY}: for networks that were trained on such images.")
+        hints.append(f"{counted(raw, 'RAW file')}, {RAW_SUMMARY}: for networks that were trained on such images.")
     if options.get("base_matrix", "identity") != "identity":
         hints.append("this network was made for CIE XYZ images, and gives wrong colours for others.")
     elif options.get("type") == "PQDynamicISP" and not options.get("inverse_tone_mapping") and raw < len(sources):
@@ -90,7 +91,7 @@ def _show(report: EnhanceReport) -> None:
     if report.written and report.seconds > 0:
         speed = f" in {report.seconds:.1f} s ({report.pixels / 1e6 / report.seconds:.2f} megapixels a second)"
     kept = f"; {len(report.kept)} were there already (--overwrite makes them again)" if report.kept else ""
-    print(f"{_count(len(report.written), 'result')} written{speed}{kept}.")
+    print(f"{counted(len(report.written), 'result')} written{speed}{kept}.")
     _list({image: "; ".join(notes) for image, notes in report.notes.items()}, "note", sys.stdout)
     _list(report.skipped, "skipped", sys.stderr)
 
@@ -100,8 +101,3 @@ def _list(reasons: dict[str, str], what: str, stream: Any) -> None:
         print(f"{what}: {printable_path(image)}: {printable_path(reason)}", file=stream)
     if len(reasons) > _SHOWN:
         print(f"{what}: and {len(reasons) - _SHOWN} more", file=stream)
-
-
-def _count(number: int, what: str) -> str:
-    """``1 image``, ``2 images``."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
