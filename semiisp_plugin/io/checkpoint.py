@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from semiisp_plugin.io.files import replacing
+from semiisp_plugin.io.files import replacing, sync_folder
 
 
 class CheckpointError(ValueError):
@@ -175,6 +175,7 @@ def save_atomically(state: Mapping[str, Any], path: str | os.PathLike[str]) -> N
             check_whole(unfinished)
         except (ValueError, zipfile.BadZipFile) as error:
             raise OSError(f"what was written could not be read back ({error})") from error
+    sync_folder(Path(path).parent)
 
 
 def save_safetensors(weights: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
@@ -199,6 +200,7 @@ def save_safetensors(weights: Mapping[str, Tensor], path: str | os.PathLike[str]
             raise OSError(str(error)) from error
         if load_file(unfinished).keys() != weights.keys():
             raise OSError("what was written lacks weights")
+    sync_folder(Path(path).parent)
 
 
 def saved_iterations(states: str | os.PathLike[str]) -> list[int]:

@@ -49,9 +49,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         if isinstance(error, (OSError, RuntimeError)) and isinstance(reason, OSError):
             raise OSError(reason.errno, f"{path} could not be written: {reason.strerror or reason}") from error
         raise
-    if hasattr(os, "O_DIRECTORY"):  # make the renaming survive a power cut, too
-        handle = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        with suppress(OSError):  # some network file systems cannot; the file itself is safe
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Make renamings in a folder survive a power cut, where the system has such a call."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        with suppress(OSError):  # some network file systems cannot; the files themselves are safe
             os.fsync(handle)
         os.close(handle)
 

@@ -6,19 +6,20 @@ from pathlib import Path
 
 import numpy as np
 
-from semiisp_plugin.io.image_io import decode_image, to_float
+from semiisp_plugin.io.image_io import decode_image
 from semiisp_plugin.io.lmdb_io import read_value
+from semiisp_plugin.io.picture import shrink_short_side
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.manifest import BuildFolder
 from semiisp_plugin.pseudo.online import Entry, OnlineDraw, entries_of, read_entry
 from semiisp_plugin.report.grids import draw_grid
 
 SHEET_NAME = "contact_sheet.jpg"
-_COLUMNS = 6
+_PAIRS, _COLUMNS = 24, 6
 _CELL = 200
 
 
-def save_contact_sheet(build: BuildFolder, generator: PseudoPairGenerator, count: int = 24) -> Path:
+def save_contact_sheet(build: BuildFolder, generator: PseudoPairGenerator) -> Path:
     """Draw random pairs of a complete build: above the pseudo input, below the pseudo ground truth.
 
     What is not stored is made, with the seeds that a stored build would have.
@@ -26,14 +27,13 @@ def save_contact_sheet(build: BuildFolder, generator: PseudoPairGenerator, count
     Args:
         build: A build with all shards complete.
         generator: What it is made with.
-        count: Number of pairs; fewer if there are fewer.
 
     Returns:
         The file, ``contact_sheet.jpg`` in the build's folder.
     """
     entries = entries_of(build)
     rng = np.random.default_rng(build.settings["manual_seed"])
-    chosen = sorted(int(i) for i in rng.choice(len(entries), min(count, len(entries)), replace=False))
+    chosen = sorted(int(i) for i in rng.choice(len(entries), min(_PAIRS, len(entries)), replace=False))
     draw = OnlineDraw(generator, build.settings["input_bits"])
     pairs = [(entries[i].key, *_pair(build, draw, entries[i])) for i in chosen]
     rows: list[list[np.ndarray]] = []
@@ -63,9 +63,6 @@ def _pair(build: BuildFolder, draw: OnlineDraw, entry: Entry) -> tuple[np.ndarra
 
 def _square(image: np.ndarray) -> np.ndarray:
     """The middle, so that pictures of all shapes make one grid."""
-    image = image if np.issubdtype(image.dtype, np.floating) else to_float(image)
     side = min(image.shape[:2])
     top, left = ((n - side) // 2 for n in image.shape[:2])
-    square = image[top : top + side, left : left + side]
-    step = max(1, side // (2 * _CELL))
-    return np.ascontiguousarray(square[::step, ::step])
+    return shrink_short_side(image[top : top + side, left : left + side], 2 * _CELL)
