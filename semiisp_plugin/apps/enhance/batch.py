@@ -89,10 +89,10 @@ def enhance_files(
         raise NotADirectoryError(f"--out: '{out}' is a file; give a folder.")
     named = [images] if isinstance(images, (str, os.PathLike)) else list(images)
     found, remarks = find_images([os.fspath(image) for image in named], out)
-    jobs = plan_jobs(found, out, form=form, bits=bits, suffix=suffix)
+    jobs, clashes = plan_jobs(found, out, form=form, bits=bits, suffix=suffix)
     if any(is_raw(job.source) for job in jobs):
         require_rawpy()
-    report = EnhanceReport(remarks=remarks)
+    report = EnhanceReport(remarks=remarks, skipped=clashes)
     begun = time.monotonic()
     todo = [job for job in jobs if overwrite or not os.path.lexists(job.target)]
     report.kept += [str(job.target) for job in jobs if not overwrite and os.path.lexists(job.target)]

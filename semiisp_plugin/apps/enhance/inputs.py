@@ -112,7 +112,7 @@ def plan_jobs(
     form: Format | None = None,
     bits: BitDepth = "keep",
     suffix: str = "",
-) -> list[Job]:
+) -> tuple[list[Job], dict[str, str]]:
     """Where each result goes: the image's place below ``out``, with the suffix before the extension.
 
     Without ``form`` the format is that of the image's name; PNG for RAW files, and for formats that are not written.
@@ -126,8 +126,12 @@ def plan_jobs(
         bits: With 16, what would be JPEG or WebP becomes PNG.
         suffix: Added to the names.
 
+    Returns:
+        The jobs; and the images that are skipped, because their results would have others' names on a file system that
+        does not tell a from A, with the reason.
+
     Raises:
-        ValueError: A result would take the place of an image, or two would have one name where a is not told from A.
+        ValueError: A result would take the place of an image.
     """
     if any(c in suffix for c in "/\\\0"):
         raise ValueError(f"--suffix: '{suffix}' cannot be part of a file's name; leave slashes out.")
@@ -139,6 +143,7 @@ def plan_jobs(
     ]
     results = {os.path.realpath(job.target) for job in jobs}
     seen: dict[str, str] = {}
+    clashes: dict[str, str] = {}
     left = []
     for job in jobs:
         source, target = os.path.realpath(job.source), os.path.realpath(job.target)
@@ -151,13 +156,11 @@ def plan_jobs(
         if source in results:
             continue
         other = seen.setdefault(str(job.target).casefold(), job.source)
-        if other != job.source:
-            raise ValueError(
-                f"the results of '{printable_path(other)}' and '{printable_path(job.source)}' would have one name; "
-                "rename one of them."
-            )
-        left.append(job)
-    return left
+        if other == job.source:
+            left.append(job)
+        else:
+            clashes[job.source] = f"its result would have the name of that of '{printable_path(other)}'; rename one"
+    return left, clashes
 
 
 def _job(
