@@ -65,7 +65,6 @@ with warnings.catch_warnings():
     from basicsr.metrics import calculate_metric as _calculate_metric
     from basicsr.metrics import calculate_psnr, calculate_ssim
     from basicsr.models import build_model as _build_model
-    from basicsr.models import lr_scheduler as lr_schedulers
     from basicsr.models.base_model import BaseModel
     from basicsr.models.sr_model import SRModel
     from basicsr.utils import (
@@ -120,7 +119,6 @@ __all__ = [
     "imwrite",
     "init_wandb_logger",
     "initialized_logger",
-    "lr_schedulers",
     "master_only",
     "register",
     "run_basicsr",

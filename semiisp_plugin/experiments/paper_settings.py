@@ -338,7 +338,7 @@ def _nafnet_training(task: Task, pairs: int) -> Supervised:
         crop=Sourced(256, _NAFNET),
         flips=ours((True, False), "as in phase 2; the repository flips and turns GoPro's images, SIDD's not"),
         optimiser=Sourced({"type": "AdamW", "lr": 1e-3, "weight_decay": 0.0, "betas": [0.9, 0.9]}, _NAFNET),
-        scheduler=Sourced({"type": "TrueCosineAnnealingLR", "T_max": total, "eta_min": 1e-7}, _NAFNET),
+        scheduler=Sourced({"type": "CosineAnnealing", "eta_min": 1e-7}, _NAFNET),
         losses={"pixel_opt": Sourced({"type": "PSNRLoss", "loss_weight": 1.0}, _NAFNET)},
     )
 

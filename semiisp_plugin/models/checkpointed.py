@@ -101,7 +101,7 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
         """Inverse of `extra_state`."""
 
     def save_training_state(self, epoch: int, current_iter: int) -> None:
-        """``<iter>.state``: optimisers, schedulers, random states of all processes, best metrics, and `extra_state`."""
+        """``<iter>.state``: optimisers, random states of all processes, best metrics, and `extra_state`."""
         rng: Any = [capture_rng()]
         if self.opt.get("dist"):
             rng = [None] * self.opt["world_size"]
@@ -112,7 +112,6 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
             "epoch": epoch,
             "iter": current_iter,
             "optimizers": [o.state_dict() for o in self.optimizers],
-            "schedulers": [s.state_dict() for s in self.schedulers],
             "rng": rng,
             "model_type": self.opt["model_type"],
             "best_metric_results": getattr(self, "best_metric_results", {}),
@@ -167,7 +166,8 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
             )
         self.resume_networks(iteration)
         chosen = [[{k: v for k, v in g.items() if k != "params"} for g in o.param_groups] for o in self.optimizers]
-        super().resume_training(resume_state)
+        for optimizer, saved in zip(self.optimizers, resume_state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self._keep_to_options(chosen)
         rng, rank = resume_state["rng"], self.opt.get("rank", 0)
         if len(rng) == self.opt.get("world_size", 1):
@@ -185,7 +185,7 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
 
     def _keep_to_options(self, chosen: list[list[dict[str, Any]]]) -> None:
         """Let the option file's values count where they were changed since; a state brings those it was saved with."""
-        for optimizer, scheduler, groups in zip(self.optimizers, self.schedulers, chosen, strict=True):
+        for optimizer, groups in zip(self.optimizers, chosen, strict=True):
             for group, wanted in zip(optimizer.param_groups, groups, strict=True):
                 if wanted.keys() - group.keys():
                     raise CheckpointError(
@@ -196,10 +196,7 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
                 for key in [k for k, v in wanted.items() if k != "lr" and group[k] != v]:
                     name = "lr" if key == "initial_lr" else key
                     get_root_logger().warning(f"Resuming with {name} {wanted[key]}; it was {group[key]}.")
-                    if key == "initial_lr" and group[key]:
-                        group["lr"] *= wanted[key] / group[key]
                     group[key] = wanted[key]
-            scheduler.base_lrs = [g["initial_lr"] for g in optimizer.param_groups]
 
     def resume_networks(self, iteration: int) -> None:
         """Load the weights of an iteration of this run."""

@@ -1,8 +1,8 @@
 """Schedules of the learning rate, as pure functions of the step.
 
-Each function here gives another one: of the number of scheduler steps taken so far (0 in the first iteration, t - 1 in
-iteration t), the factor on the peak learning rate. A resumed run therefore needs to know its
-step alone. What the options mean is checked with the option file, see `semiisp_plugin.options.check`.
+Each function here gives another one: of the number of iterations done (0 in the first one, t - 1 in iteration t), the
+factor on the peak learning rate. A resumed run therefore needs to know its iteration alone. What the options mean is
+checked with the option file, see `semiisp_plugin.options.check`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
-
-import torch
-
-from semiisp_plugin.toolbox import lr_schedulers
 
 Factor = Callable[[int], float]
 
@@ -37,21 +33,6 @@ def cosine_with_floor(total_iter: int, eta_min_ratio: float, start_iter: int = 0
         return eta_min_ratio + (1 - eta_min_ratio) * 0.5 * (1 + math.cos(math.pi * t))
 
     return factor
-
-
-def true_cosine(t_max: int, eta_min: float, peak: float) -> Factor:
-    """torch's ``CosineAnnealingLR``, which NAFNet's repository calls ``TrueCosineAnnealingLR``.
-
-    Beyond ``t_max`` the rate rises again, as torch's does. This is the closed form: torch's own goes from each rate to
-    the next one, so that a warm-up would change all that comes after it.
-
-    Args:
-        t_max: Steps from the peak to the floor.
-        eta_min: The floor, a learning rate.
-        peak: The learning rate at step 0.
-    """
-    floor = eta_min / peak
-    return lambda step: floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * step / t_max))
 
 
 def cosine_restart_cyclic(
@@ -80,7 +61,7 @@ def cosine_restart_cyclic(
     return factor
 
 
-def schedule_factor(settings: Mapping[str, Any], total_iter: int, peak: float) -> Factor | None:
+def schedule_factor(settings: Mapping[str, Any], total_iter: int, peak: float) -> Factor:
     """The schedule that the section ``train: scheduler`` describes.
 
     Args:
@@ -88,17 +69,15 @@ def schedule_factor(settings: Mapping[str, Any], total_iter: int, peak: float) -
         total_iter: Iterations of the training.
         peak: The optimiser's learning rate.
 
-    Returns:
-        Its factor; None if ``type`` is one of BasicSR's.
-
     Raises:
         ValueError: The peak is 0 and the schedule's floor a learning rate.
     """
     kind, eta_min = settings["type"], settings.get("eta_min")
     if kind == "Constant":
         return lambda step: 1.0
-    if kind not in ("CosineAnnealing", "TrueCosineAnnealingLR", "CosineAnnealingRestartCyclicLR"):
-        return None
+    if kind == "MultiStepLR":
+        gamma, milestones = settings.get("gamma", 0.1), settings["milestones"]
+        return lambda step: gamma ** sum(milestone <= step for milestone in milestones)
     if not peak > 0 and (kind != "CosineAnnealing" or eta_min is not None):
         raise ValueError(
             f"train:optim_g:lr: is {peak:g}; the schedule's floor is a learning rate, so give one above 0."
@@ -106,20 +85,6 @@ def schedule_factor(settings: Mapping[str, Any], total_iter: int, peak: float) -
     if kind == "CosineAnnealing":
         floor = settings.get("eta_min_ratio", DEFAULT_ETA_MIN_RATIO) if eta_min is None else eta_min / peak
         return cosine_with_floor(settings.get("total_iter", total_iter), floor, settings.get("start_iter", 0))
-    if kind == "TrueCosineAnnealingLR":
-        return true_cosine(settings["T_max"], eta_min or 0.0, peak)
     periods = settings["periods"]
     weights = settings.get("restart_weights") or [1.0] * len(periods)
     return cosine_restart_cyclic(periods, weights, settings.get("eta_mins") or [0.0] * len(periods), peak)
-
-
-def make_scheduler(optimiser: torch.optim.Optimizer, settings: Mapping[str, Any], total_iter: int) -> Any:
-    """A schedule of the plugin's, or one of BasicSR's; for the arguments see `schedule_factor`."""
-    made = (schedule_factor(settings, total_iter, float(group["lr"])) for group in optimiser.param_groups)
-    factors = [factor for factor in made if factor is not None]
-    if factors:
-        return torch.optim.lr_scheduler.LambdaLR(optimiser, factors)
-    arguments = {key: value for key, value in settings.items() if key != "type"}
-    if settings["type"] == "CosineAnnealingRestartLR":
-        return lr_schedulers.CosineAnnealingRestartLR(optimiser, **arguments)
-    return lr_schedulers.MultiStepRestartLR(optimiser, **arguments)

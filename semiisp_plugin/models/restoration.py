@@ -9,7 +9,6 @@ written beside their place and then renamed, and messages that say what to fix.
 from __future__ import annotations
 
 import math
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -25,10 +24,10 @@ from semiisp_plugin.losses.per_sample import full_precision, per_sample
 from semiisp_plugin.metrics import prepare_metric
 from semiisp_plugin.models.activity_penalty import ActivityPenalty
 from semiisp_plugin.models.checkpointed import CheckpointedModel
-from semiisp_plugin.models.learning_rate import make_scheduler
+from semiisp_plugin.models.learning_rate import schedule_factor
 from semiisp_plugin.models.random_state import iteration_generator
 from semiisp_plugin.models.step_guard import Statistics, StepGuard, gradient_norm
-from semiisp_plugin.models.validation import Progress, validate
+from semiisp_plugin.models.validation import validate
 from semiisp_plugin.options.structures import Options
 from semiisp_plugin.toolbox import SRModel, build_loss, build_network, get_root_logger
 
@@ -65,7 +64,7 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         self._window: dict[str, list[Tensor]] = {}
         self.iteration = 0
         self.micro_batch = 0  # of this iteration, see `accumulating`
-        self.validation_progress: Progress | None = None
+        self.show_progress = False  # a bar in validation
         self.stop_asked: Callable[[], bool] | None = None
         self.loop_state: dict[str, Any] = {}  # what the training loop wants to find in the training state
         train = self.opt.get("train") or {}
@@ -164,16 +163,18 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
     def setup_schedulers(self) -> None:
         """The schedule of ``train:scheduler``, see `semiisp_plugin.models.learning_rate`."""
         settings = self.opt["train"].get("scheduler") or {"type": "Constant"}
-        total = int(self.opt["train"]["total_iter"])
-        self.schedulers.extend(make_scheduler(optimiser, settings, total) for optimiser in self.optimizers)
+        groups = [group for optimiser in self.optimizers for group in optimiser.param_groups]
+        for group in groups:
+            group["initial_lr"] = group["lr"]
+        self.schedule = schedule_factor(settings, int(self.opt["train"]["total_iter"]), float(groups[0]["lr"]))
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
-        """BasicSR's schedule and linear warm-up; an iteration begins."""
+        """The schedule, or BasicSR's linear warm-up; an iteration begins."""
         self.iteration = current_iter
-        with warnings.catch_warnings():
-            # Where the first step was skipped; the schedule goes by iterations all the same.
-            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-            super().update_learning_rate(current_iter, warmup_iter)
+        for group in (g for optimiser in self.optimizers for g in optimiser.param_groups):
+            peak = group["initial_lr"]
+            warming_up = current_iter < warmup_iter
+            group["lr"] = peak / warmup_iter * current_iter if warming_up else peak * self.schedule(current_iter - 1)
 
     @contextmanager
     def accumulating(self, micro_batch: int) -> Iterator[None]:
@@ -431,7 +432,7 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
             # In training each process has running statistics of its own; those of the first one are saved.
             for buffer in (b for net in self.validated_networks() for b in net.buffers()):
                 torch.distributed.broadcast(buffer, 0)
-        validate(self, dataloader, current_iter, tb_logger, save_img, self.validation_progress, self.stop_asked)
+        validate(self, dataloader, current_iter, tb_logger, save_img, self.stop_asked)
         if self.opt["val"].get("metrics"):
             self.keep_best(dataloader.dataset.opt["name"], current_iter)
 

@@ -9,9 +9,10 @@ import csv
 import io
 import math
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,28 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.metrics import Images, images_for
 from semiisp_plugin.toolbox import calculate_metric, imwrite, tensor2img
 
-Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+_INTERVAL = 0.2  # least seconds between two drawings
+
+
+class ProgressBar(tqdm):  # type: ignore[type-arg]  # generic in its stubs alone
+    """Drawn between two steps, never by a thread: workers may be forked at any time, and its locks with them.
+
+    Args:
+        enabled: Whether to draw; where standard error is no terminal nothing is drawn either.
+        arguments: Of `tqdm.tqdm`.
+    """
+
+    monitor_interval = 0
+
+    def __init__(self, enabled: bool, **arguments: Any) -> None:
+        drawn = {"disable": None if enabled else True, "file": sys.stderr, "mininterval": _INTERVAL}
+        super().__init__(dynamic_ncols=True, **drawn, **arguments)
 
 
 class ValidationStopped(Exception):  # noqa: N818 - no error: somebody asked for it
@@ -77,7 +94,6 @@ def validate(
     current_iter: int | str,
     tb_logger: Any,
     save_img: bool,
-    progress: Progress | None = None,
     stop_asked: Callable[[], bool] | None = None,
 ) -> None:
     """Run a model over a data set: metrics, their best values, images on disk and in TensorBoard.
@@ -90,7 +106,6 @@ def validate(
         current_iter: Iteration, or the run's name when testing.
         tb_logger: TensorBoard's writer, or None.
         save_img: Write the results as images.
-        progress: Called with the data set's name and number of images.
         stop_asked: Asked after each batch; True breaks the validation off.
 
     Raises:
@@ -104,7 +119,7 @@ def validate(
     rows: list[tuple[int, str, dict[str, float]]] = []
     position = 0
     with (
-        progress(name, len(numbers)) if progress else nullcontext(lambda: None) as advance,
+        ProgressBar(model.show_progress, total=len(numbers), desc=name, unit="img", leave=False) as bar,
         closing(groups_of_one_size(loader, batch_size)) as groups,  # ends loader workers, whatever happens
     ):
         for group in groups:
@@ -128,7 +143,7 @@ def validate(
                 if metrics:
                     rows.append((numbers[position], image_name, measure(outputs[i], item["gt"][0], metrics)))
                 position += 1
-                advance()
+                bar.update()
             if stop_asked is not None and stop_asked():
                 raise ValidationStopped
     for held in ("lq", "gt", "output"):  # whole images, on the GPU

@@ -251,13 +251,9 @@ def _check_schedule(section: dict[str, Any], train: dict[str, Any], source: Sour
     """What of a schedule has to fit the length of the training, the learning rate, and itself."""
     for key in [k for k, value in section.items() if value is None]:
         del section[key]  # `~` stands for the default
-    total_iter, kind = train["total_iter"], section["type"]
-    if kind == "CosineAnnealing":
-        rate, total, start = (
-            train["optim_g"].get("lr"),
-            section.get("total_iter", total_iter),
-            section.get("start_iter", 0),
-        )
+    total_iter, rate = train["total_iter"], train["optim_g"].get("lr")
+    if section["type"] == "CosineAnnealing":
+        total, start = section.get("total_iter", total_iter), section.get("start_iter", 0)
         if "eta_min" in section and "eta_min_ratio" in section:
             message = "eta_min_ratio is given, too: one says the floor as a rate, one as a share."
             source.fail((*keys, "eta_min"), message)
@@ -269,13 +265,11 @@ def _check_schedule(section: dict[str, Any], train: dict[str, Any], source: Sour
     if "periods" not in section:
         return
     periods = section["periods"]
-    # BasicSR's own default is one weight, whatever the number of periods.
-    default = {"restart_weights": [1]} if kind == "CosineAnnealingRestartLR" else {}
     for key in ("restart_weights", "eta_mins"):
-        values = section.get(key, default.get(key, periods))
+        values = section.get(key, periods)
         if len(values) != len(periods):
             message = f"periods has {len(periods)} entries and {key} {len(values)}; give one for each period."
-            source.fail((*keys, key) if key in section else keys, message)
+            source.fail((*keys, key), message)
     end = f"they end after {sum(periods)} iterations, training after {total_iter} (train:total_iter)"
     if sum(periods) < total_iter - 1:  # the last iteration is the one after so many steps
         source.fail((*keys, "periods"), f"{end}; let them add up to it.")

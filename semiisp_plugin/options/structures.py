@@ -266,13 +266,6 @@ class CosineAnnealing(Strict, tag_field="type", tag=True):
     start_iter: Annotated[Count, doc("Where it begins, such as after the warm-up.")] = 0
 
 
-class TrueCosineAnnealingLR(Strict, tag_field="type", tag=True):
-    """torch's `CosineAnnealingLR`, as NAFNet's repository calls it; it rises again after `T_max`."""
-
-    T_max: Annotated[Positive, doc("Iterations to the floor.")]
-    eta_min: Annotated[NotNegative, doc("The floor, a learning rate.", finite=True)] = 0.0
-
-
 class CosineAnnealingRestartCyclicLR(Strict, tag_field="type", tag=True):
     """Half cosines one after the other, each with a floor of its own: Retinexformer's."""
 
@@ -290,29 +283,10 @@ class Constant(Strict, tag_field="type", tag=True):
 
 
 class MultiStepLR(Strict, tag_field="type", tag=True):
-    """BasicSR's steps."""
+    """Steps down."""
 
     milestones: Annotated[list[Count], doc("Iterations at which the learning rate falls.")]
     gamma: Annotated[NotNegative, doc("What it is multiplied with there.", finite=True)] = 0.1
-    restarts: Annotated[list[Count] | None, doc("Iterations of the restarts.")] = None
-    restart_weights: Annotated[
-        list[NotNegative] | None, doc("What each restart begins with, as a share.", finite=True)
-    ] = None
-
-
-class MultiStepRestartLR(MultiStepLR, tag=True):
-    """Another name of `MultiStepLR`."""
-
-
-class CosineAnnealingRestartLR(Strict, tag_field="type", tag=True):
-    """BasicSR's cosines one after the other, with one floor."""
-
-    periods: Annotated[Annotated[list[Positive], msgspec.Meta(min_length=1)], doc("Iterations of each.")]
-    restart_weights: Annotated[
-        list[NotNegative] | None,
-        doc("What each begins with, as a share of the learning rate; needed from 2 on.", finite=True),
-    ] = None
-    eta_min: Annotated[NotNegative, doc("The floor, a learning rate.", finite=True)] = 0.0
 
 
 class Train(Strict):
@@ -323,14 +297,7 @@ class Train(Strict):
         dict[str, Any], doc("Optimiser: `type`, any class of `torch.optim`, and its arguments.", names="optimiser")
     ]
     scheduler: Annotated[
-        CosineAnnealing
-        | TrueCosineAnnealingLR
-        | CosineAnnealingRestartCyclicLR
-        | Constant
-        | MultiStepLR
-        | MultiStepRestartLR
-        | CosineAnnealingRestartLR
-        | None,
+        CosineAnnealing | CosineAnnealingRestartCyclicLR | Constant | MultiStepLR | None,
         doc("Schedule of the learning rate. None: constant."),
     ] = None
     warmup_iter: Annotated[int, doc("Iterations in which the learning rate rises linearly; -1: none.")] = -1

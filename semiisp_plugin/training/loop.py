@@ -21,7 +21,7 @@ from semiisp_plugin.models.validation import ValidationStopped
 from semiisp_plugin.toolbox import MessageLogger
 from semiisp_plugin.training.distributed import init_distributed
 from semiisp_plugin.training.interrupt import Interrupt, Interrupted, StopWaiting
-from semiisp_plugin.training.progress import TrainingProgress
+from semiisp_plugin.training.progress import short_values, training_bar
 from semiisp_plugin.training.run import Run, algorithms, options_or_basicsr, parsed
 from semiisp_plugin.training.run_folder import start_logging
 from semiisp_plugin.training.stall import naming_files
@@ -126,7 +126,7 @@ class _Loop:
         self.image_freq = settings.get("image_freq") or (self.opt.get("val") or {}).get("val_freq") or self.total
         self.message_logger = MessageLogger(self.opt, self.start_iter, tb_logger)
         self.message_logger.max_iters = self.total + 1  # it subtracts 1 more than is left
-        self.bar = TrainingProgress(self.total, self.start_iter, self.opt["name"], progress, logger)
+        self.model.show_progress = progress
         self.interrupt = Interrupt()
         self.iteration, self.epoch = self.start_iter, int(run.state["epoch"]) if run.state else 0
         self.saved_at = self.start_iter if run.resumes_in_its_folder else None
@@ -140,11 +140,12 @@ class _Loop:
         with ExitStack() as stack:
             if self.tb_logger:
                 stack.callback(self.tb_logger.close)
-            stack.enter_context(self.bar)
+            shown = self.model.show_progress
+            bar = training_bar(self.total, self.start_iter, self.opt["name"], shown, self.logger)
+            self.bar = stack.enter_context(bar)
             stack.enter_context(self.interrupt)
             stack.callback(self.data.loader.close)
             stack.enter_context(naming_files(self.data.watched))  # looks before workers have ended
-            self.model.validation_progress = self.bar.validation
             if not self.opt["dist"]:  # otherwise all processes have to stop at the same place
                 self.model.stop_asked = lambda: self.interrupt.received is not None
             if self._validation_is_owed():
@@ -196,7 +197,9 @@ class _Loop:
         settings, iteration = self.opt["logger"], self.iteration
         if iteration == self.start_iter + 1:
             self.message_logger.reset_start_time()
-        self.bar.advance(self._log() if iteration % settings["print_freq"] == 0 else None)
+        if iteration % settings["print_freq"] == 0:
+            self.bar.set_postfix_str(short_values(self._log()), refresh=False)
+        self.bar.update()
         if iteration % self.image_freq == 0:
             if self.tb_logger:
                 self.model.log_images(self.tb_logger, iteration)
@@ -248,6 +251,7 @@ class _Loop:
                 self.model.validation(loader, self.iteration, self.tb_logger, bool(self.opt["val"]["save_img"]))
         except ValidationStopped:
             self._save_and_stop(self.interrupt.received)
+        self.bar.unpause()  # its time does not count in the speed of training
         if self.on_validation:
             self.on_validation(self.iteration, getattr(self.model, "latest_metrics", {}))
         if self.saved_at == self.iteration:  # the best metrics and the random state are others now

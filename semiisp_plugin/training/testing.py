@@ -13,7 +13,6 @@ import torch
 from semiisp_plugin.toolbox import build_model
 from semiisp_plugin.training.distributed import init_distributed
 from semiisp_plugin.training.loaders import build_val_loaders
-from semiisp_plugin.training.progress import TrainingProgress
 from semiisp_plugin.training.run import options_or_basicsr, parsed, set_seed
 from semiisp_plugin.training.run_folder import archive, held_log, open_log
 
@@ -64,13 +63,12 @@ def test(opt: dict[str, Any], *, progress: bool = False, quiet: bool = False) ->
         torch.distributed.barrier()
     logger = open_log(opt, held, quiet)
     results = {}
-    with TrainingProgress(0, 0, opt["name"], progress and opt["rank"] == 0, logger) as bar:
-        for loader in loaders:
-            name = loader.dataset.opt["name"]  # type: ignore[attr-defined]  # BasicSR's data sets keep their options
-            logger.info(f"Testing {name}: {len(loader.dataset)} images.")  # type: ignore[arg-type]  # as above
-            model.validation_progress = bar.validation
-            model.validation(loader, current_iter=opt["name"], tb_logger=None, save_img=opt["val"]["save_img"])
-            results[name] = dict(getattr(model, "metric_results", {}))
+    model.show_progress = progress and opt["rank"] == 0
+    for loader in loaders:
+        name = loader.dataset.opt["name"]  # type: ignore[attr-defined]  # BasicSR's data sets keep their options
+        logger.info(f"Testing {name}: {len(loader.dataset)} images.")  # type: ignore[arg-type]  # as above
+        model.validation(loader, current_iter=opt["name"], tb_logger=None, save_img=opt["val"]["save_img"])
+        results[name] = dict(getattr(model, "metric_results", {}))
     logger.info(f"Results are in {opt['path']['results_root']}.")
     return results
 

@@ -563,7 +563,7 @@ def check_schedule(check):
     return check_schedule
 
 
-CYCLIC, TRUE, COSINE = "CosineAnnealingRestartCyclicLR", "TrueCosineAnnealingLR", "CosineAnnealing"
+CYCLIC, STEPS, COSINE = "CosineAnnealingRestartCyclicLR", "MultiStepLR", "CosineAnnealing"
 
 
 @pytest.mark.parametrize(
@@ -571,10 +571,9 @@ CYCLIC, TRUE, COSINE = "CosineAnnealingRestartCyclicLR", "TrueCosineAnnealingLR"
     [
         {"type": CYCLIC, "periods": [40, 60], "restart_weights": [1, 1], "eta_mins": [3e-4, 1e-6]},
         {"type": CYCLIC, "periods": [100]},
-        {"type": TRUE, "T_max": 100, "eta_min": 1e-7},
+        {"type": STEPS, "milestones": [50, 90], "gamma": 0.5},
         {"type": COSINE, "eta_min": 1e-6, "start_iter": 10},
         {"type": COSINE, "total_iter": 50},
-        {"type": "CosineAnnealingRestartLR", "periods": [50, 50], "restart_weights": [1, 1], "eta_min": 1e-7},
     ],
 )
 def test_good_schedules(check_schedule, settings, caplog):
@@ -586,7 +585,7 @@ def test_good_schedules(check_schedule, settings, caplog):
     ("settings", "optional"),
     [
         ({"type": COSINE}, ("eta_min", "eta_min_ratio", "total_iter", "start_iter")),
-        ({"type": TRUE, "T_max": 100}, ("eta_min",)),
+        ({"type": STEPS, "milestones": [50]}, ("gamma",)),
         ({"type": CYCLIC, "periods": [40, 60]}, ("eta_mins", "restart_weights")),
     ],
 )
@@ -598,7 +597,7 @@ def test_a_key_without_value_is_the_default(check_schedule, settings, optional):
 
 def test_whole_numbers_with_exponents(check_schedule):
     assert check_schedule(of_training=150000, type=CYCLIC, periods=[1.5e5])["periods"] == [150000]
-    assert type(check_schedule(of_training=150000, type=TRUE, T_max=1.5e5)["T_max"]) is int
+    assert type(check_schedule(of_training=150000, type=COSINE, total_iter=1.5e5)["total_iter"]) is int
 
 
 @pytest.mark.parametrize(
@@ -618,12 +617,12 @@ def test_whole_numbers_with_exponents(check_schedule):
         ({"type": CYCLIC}, "needs the key 'periods'"),
         ({"type": CYCLIC, "periods": [100], "eta_min": 0}, "no such option; did you mean 'eta_mins'"),
         ({"type": "CosineAnnealingRestartCyclic", "periods": [100]}, "did you mean 'CosineAnnealingRestartCyclicLR'"),
-        ({"type": TRUE}, "needs the key 'T_max'"),
-        ({"type": TRUE, "T_max": None}, "scheduler:T_max"),
+        ({"type": STEPS}, "needs the key 'milestones'"),
+        ({"type": STEPS, "milestones": None}, "scheduler:milestones"),
         ({"type": CYCLIC, "periods": None}, "scheduler:periods"),
-        ({"type": TRUE, "t_max": 100}, "did you mean 'T_max'"),
-        ({"type": TRUE, "T_max": 0}, "scheduler:T_max: expected a whole number >= 1"),
-        ({"type": TRUE, "T_max": 10, "eta_min": -1.0}, "scheduler:eta_min: expected a number >= 0"),
+        ({"type": STEPS, "milestone": [100]}, "did you mean 'milestones'"),
+        ({"type": STEPS, "milestones": [-1]}, "scheduler:milestones: expected a whole number >= 0"),
+        ({"type": STEPS, "milestones": [10], "gamma": -1.0}, "scheduler:gamma: expected a number >= 0"),
         ({"type": COSINE, "eta_min": 1e-6, "eta_min_ratio": 0.1}, "scheduler:eta_min: eta_min_ratio is given, too"),
         ({"type": COSINE, "eta_min": 1e-3}, "above the learning rate, 0.0001, .* eta_min_ratio"),
         ({"type": COSINE, "eta_min_ratio": float("nan")}, "scheduler:eta_min_ratio: expected a finite number"),
@@ -639,8 +638,6 @@ def test_whole_numbers_with_exponents(check_schedule):
         ({"type": COSINE, "start_iter": 100}, r"scheduler:start_iter: .* before the end \(100\); got 100"),
         ({"type": COSINE, "start_iter": -1}, "scheduler:start_iter"),
         ({"type": COSINE, "total_iter": 0}, "scheduler:total_iter: expected a whole number >= 1"),
-        ({"type": "CosineAnnealingRestartLR", "periods": [50, 50]}, "periods has 2 entries and restart_weights 1"),
-        ({"type": "CosineAnnealingRestartLR", "periods": [50]}, "they end after 50 iterations"),
     ],
 )
 def test_wrong_schedules(check_schedule, settings, message):

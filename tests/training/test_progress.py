@@ -7,7 +7,11 @@ import time
 
 import pytest
 
-from semiisp_plugin.training.progress import TrainingProgress, short_values
+from semiisp_plugin.models.validation import ProgressBar
+from semiisp_plugin.training.progress import short_values, training_bar
+
+
+VALUES = {"l_pix": 0.012345, "pseudo/threshold": 3.0, "pseudo/kept_ratio": 0.8125, "l_ssim": 1.5e-5}
 
 
 class Terminal(io.StringIO):
@@ -24,11 +28,11 @@ def terminal() -> Terminal:
 @pytest.fixture
 def progress(terminal, monkeypatch):
     """Makes what is tested, with a terminal as standard error; it draws each time."""
-    monkeypatch.setattr("semiisp_plugin.training.progress._INTERVAL", 0)
+    monkeypatch.setattr("semiisp_plugin.models.validation._INTERVAL", 0)
 
-    def make(*arguments) -> TrainingProgress:
+    def make(*arguments):
         monkeypatch.setattr(sys, "stderr", terminal)
-        return TrainingProgress(*arguments)
+        return training_bar(*arguments)
 
     return make
 
@@ -43,7 +47,8 @@ def logger(terminal) -> logging.Logger:
 def test_bar_shows_name_counts_and_values(terminal, progress, logger):
     with progress(100, 10, "semi [v2]", True, logger) as bar:
         for _ in range(10):
-            bar.advance({"l_pix": 0.012345, "pseudo/threshold": 3.0, "pseudo/kept_ratio": 0.8125, "l_ssim": 1.5e-5})
+            bar.set_postfix_str(short_values(VALUES), refresh=False)
+            bar.update()
     last = terminal.getvalue().rpartition("\r")[2]
     assert "semi [v2]:" in last
     assert "20/100" in last
@@ -52,35 +57,24 @@ def test_bar_shows_name_counts_and_values(terminal, progress, logger):
     assert "threshold" not in last
 
 
-def test_validation_is_a_bar_of_its_own_and_does_not_count_in_the_speed(terminal, progress, logger):
+def test_validation_is_a_bar_of_its_own(terminal, progress, logger):
     with progress(100, 0, "run", True, logger) as bar:
-        bar.advance()
-        began = bar._bar.start_t
-        with bar.validation("val20", 20) as advance:
-            time.sleep(0.1)
-            advance()
+        bar.update()
+        with ProgressBar(True, total=20, desc="val20", unit="img", leave=False) as images:
+            images.update()
         assert "val20" in terminal.getvalue()
         assert "1/20" in terminal.getvalue()
-        assert bar._bar.start_t - began >= 0.1
-        with pytest.raises(ValueError, match="broken"), bar.validation("val20", 20):
-            raise ValueError("broken")
-        bar.advance()
+        bar.unpause()
+        bar.update()
     assert "2/100" in terminal.getvalue().rpartition("\r")[2]
-
-
-def test_testing_shows_validations_alone(terminal, progress, logger):
-    with progress(0, 0, "run", True, logger) as bar, bar.validation("set", 2) as advance:
-        advance()
-    assert "set" in terminal.getvalue()
-    assert "run" not in terminal.getvalue()
 
 
 def test_log_lines_stand_above_the_bar_and_the_log_file_stays_plain(terminal, progress, logger, tmp_path):
     logger.addHandler(logging.FileHandler(tmp_path / "log"))
     with progress(10, 0, "run", True, logger) as bar:
-        bar.advance()
+        bar.update()
         logger.warning("a line, 100%| [bold]")
-        bar.advance()
+        bar.update()
     logger.warning("after")
     text = terminal.getvalue()
     assert "\ra line, 100%| [bold]\n" in text
@@ -89,29 +83,27 @@ def test_log_lines_stand_above_the_bar_and_the_log_file_stays_plain(terminal, pr
     assert (tmp_path / "log").read_text() == "a line, 100%| [bold]\nafter\n"
 
 
-@pytest.mark.parametrize("why", ["no terminal", "disabled", "another process"])
+@pytest.mark.parametrize("why", ["no terminal", "disabled"])
 def test_nothing_is_drawn(why, monkeypatch, terminal):
     stream = io.StringIO() if why == "no terminal" else terminal
     monkeypatch.setattr(sys, "stderr", stream)
-    if why == "another process":
-        monkeypatch.setattr("semiisp_plugin.training.progress.get_dist_info", lambda: (1, 2))
     logger = logging.Logger("plain")
     logger.addHandler(logging.StreamHandler(stream))
-    with TrainingProgress(3, 0, "run", why != "disabled", logger) as bar:
-        assert not bar.shown
-        bar.advance({"l_pix": 1.0})
+    with training_bar(3, 0, "run", why != "disabled", logger) as bar:
+        assert bar.disable
+        bar.set_postfix_str(short_values({"l_pix": 1.0}), refresh=False)
+        bar.update()
         logger.warning("a line")
-        with bar.validation("val", 2) as advance:
-            advance()
+        bar.unpause()
     assert stream.getvalue() == "a line\n"
 
 
 def test_drawing_is_cheap(terminal, logger, monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
-    with TrainingProgress(100_000, 0, "run", True, logger) as bar:
+    with training_bar(100_000, 0, "run", True, logger) as bar:
         start = time.perf_counter()
         for _ in range(5000):
-            bar.advance()
+            bar.update()
         assert (time.perf_counter() - start) / 5000 < 50e-6
 
 
