@@ -13,7 +13,6 @@ What is not a number:
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -31,15 +30,6 @@ REFERENCES = ("batch", "running", "held_out")
 
 _WATCHED = 10
 """Weights and references of so many first calls are looked at, which makes a GPU's queue run empty."""
-
-
-def filter_options(function: Callable[..., Tensor]) -> dict[str, bool]:
-    """A filter function's own options by name, and whether each must be given."""
-    return {
-        name: parameter.default is parameter.empty
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and name != "reference"
-    }
 
 
 class FilterResult(NamedTuple):
@@ -82,8 +72,10 @@ class PseudoFilter:
         pseudo_seen: Pseudo samples in them. In distributed training this and the next are of this process.
 
     Raises:
-        ValueError: ``beta`` or ``warmup_iter`` is negative, ``reference`` unknown, ``momentum`` not in [0, 1), no such
-            filter, or options that it does not take.
+        KeyError: There is no such filter.
+        TypeError: The filter lacks an option, or has none of that name.
+        ValueError: ``beta`` or ``warmup_iter`` is negative, ``reference`` unknown, ``momentum`` not in [0, 1), or the
+            filter refuses its options.
     """
 
     def __init__(
@@ -104,7 +96,11 @@ class PseudoFilter:
         if not 0 <= momentum < 1:
             raise ValueError(f"The filter's `momentum` must lie in [0, 1); got {momentum}.")
         self.type = type
-        self.function = _checked_function(type, self.options)
+        self.function: Callable[..., Tensor] = FILTER_REGISTRY.get(type)
+        # Wrong options are to be seen now, not when training begins.
+        losses = torch.ones(2)
+        weights = self.function(losses, torch.tensor([False, True]), reference=torch.tensor(1.0), **self.options)
+        _check_weights(weights, losses, type)
         self.warmup_iter = warmup_iter
         self.reference = reference
         self.momentum = momentum
@@ -235,37 +231,13 @@ class PseudoFilter:
         return state | ({"held_out": self.held_out} if self.reference == "held_out" else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`; states without averages, which came later, load too."""
+        """Inverse of :meth:`state_dict`."""
         self.calls = int(state["calls"])
         self.pseudo_seen = int(state["pseudo_seen"])
         self._kept = float(state["pseudo_kept"])
-        running, held_out = state.get("running"), state.get("held_out")
+        running, held_out = state["running"], state.get("held_out")
         self._running = None if running is None else torch.tensor(float(running), dtype=torch.float64)
         self.held_out = None if held_out is None else float(held_out)
-
-
-def _checked_function(name: str, options: Mapping[str, Any]) -> Callable[..., Tensor]:
-    """A registered filter, tried out with its options."""
-    if name not in FILTER_REGISTRY:
-        known = ", ".join(sorted(key for key, _ in FILTER_REGISTRY))
-        raise ValueError(
-            f"train:filter:type: there is no filter '{name}'. Known: {known}. One of your own is found once the module "
-            f"that registers it is imported."
-        )
-    function: Callable[..., Tensor] = FILTER_REGISTRY.get(name)
-    known_options = filter_options(function)
-    unknown = sorted(set(options) - set(known_options))
-    if unknown:
-        takes = ", ".join(known_options) or "no options"
-        raise ValueError(f"train:filter: '{unknown[0]}' is no option of the filter '{name}', which takes {takes}.")
-    missing = [key for key, needed in known_options.items() if needed and key not in options]
-    if missing:
-        raise ValueError(f"train:filter: the filter '{name}' needs {', '.join(missing)}.")
-    # Wrong values are to be seen now, not when training begins.
-    losses = torch.tensor([1.0, 1.0])
-    weights = function(losses, torch.tensor([False, True]), reference=torch.tensor(1.0), **options)
-    _check_weights(weights, losses, name)
-    return function
 
 
 def _check_weights(weights: object, losses: Tensor, name: str) -> None:

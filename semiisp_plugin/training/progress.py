@@ -36,6 +36,8 @@ def training_bar(total: int, start: int, name: str, enabled: bool, logger: loggi
         enabled: Whether to draw at all; where standard error is no terminal nothing is drawn either.
         logger: Whose lines go above the bar, if a handler of it writes to the terminal.
     """
-    with ProgressBar(enabled, total=total, initial=start, desc=name, unit="it", smoothing=_SMOOTHING) as bar:
-        with nullcontext() if bar.disable else logging_redirect_tqdm([logger], tqdm_class=ProgressBar):
-            yield bar
+    with (
+        ProgressBar(enabled, total=total, initial=start, desc=name, unit="it", smoothing=_SMOOTHING) as bar,
+        nullcontext() if bar.disable else logging_redirect_tqdm([logger], tqdm_class=ProgressBar),
+    ):
+        yield bar

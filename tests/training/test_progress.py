@@ -10,7 +10,6 @@ import pytest
 from semiisp_plugin.models.validation import ProgressBar
 from semiisp_plugin.training.progress import short_values, training_bar
 
-
 VALUES = {"l_pix": 0.012345, "pseudo/threshold": 3.0, "pseudo/kept_ratio": 0.8125, "l_ssim": 1.5e-5}
 
 
