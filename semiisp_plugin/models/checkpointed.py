@@ -180,8 +180,7 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
         if best:
             self.best_metric_results = best
         self.loop_state = dict(resume_state["loop"])
-        # In states that were saved before, what is of the step stands beside it.
-        self.load_extra_state({**resume_state.get("step", {}), **resume_state["extra"]})
+        self.load_extra_state(resume_state["extra"])
 
     def _keep_to_options(self, chosen: list[list[dict[str, Any]]]) -> None:
         """Let the option file's values count where they were changed since; a state brings those it was saved with."""

@@ -7,7 +7,7 @@ import io
 import math
 import os
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,13 @@ from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.losses.filters import KEPT_FROM
 from semiisp_plugin.toolbox import get_root_logger
 
-QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
-"""Of the kept ratio over the window, by the ends of their names in the log."""
-
 COLUMNS = ("key", "seen", "dropped", "share_dropped", "mean_loss_ratio", "not_finite")
 """Of ``rejections.csv``."""
 
 GROUPS = ("real", "pseudo_kept", "pseudo_dropped")
 """Of the samples' losses in TensorBoard."""
 
-WARNED_OF = 100  # batches that the second warning looks back on
+WINDOW = 100  # batches that the second warning and the logged share of those without any look back on
 _READ_EVERY = 50  # batches whose values may wait on the device
 
 _ADVICE = (
@@ -57,7 +54,6 @@ class FilterRecord:
     """Collects what the filter did, at little cost: values stay on the device and are read some 50 batches at a time.
 
     Args:
-        window: Batches that the running quantiles, and at most the histograms, look back on.
         rank: Number of this process.
         world_size: Number of processes. The window is the same in all of them, as `add` gets totals; counts a
             photograph are each process's own until `write` adds them up on rank 0, and histograms are of rank 0's
@@ -67,13 +63,12 @@ class FilterRecord:
         batches: Batches so far that had pseudo samples.
     """
 
-    def __init__(self, window: int = 1000, *, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, *, rank: int = 0, world_size: int = 1) -> None:
         self.rank = rank
         self.world_size = world_size
         self.batches = 0
-        self._ratios: deque[float] = deque(maxlen=window)
-        self._rejected: deque[bool] = deque(maxlen=window)
-        self._losses: deque[np.ndarray] = deque(maxlen=window)  # of each batch: losses and numbers of GROUPS, (2, N)
+        self._rejected: deque[bool] = deque(maxlen=WINDOW)
+        self._losses: deque[np.ndarray] = deque(maxlen=1000)  # of each batch: losses and numbers of GROUPS, (2, N)
         self._warned = {"once": False, "often": False}
         # Of each photograph: visits; dropped ones; those whose loss was not finite; sum of loss over reference of the
         # others.
@@ -121,10 +116,9 @@ class FilterRecord:
         for names, is_pseudo, loss, weight, reference, count in batches:
             is_dropped = is_pseudo & (weight < KEPT_FROM)
             self._losses.append(np.stack([loss, is_pseudo + is_dropped.astype(int)]).astype(np.float32))
-            _, pseudo_weight, kept, pseudo = count
+            _, _, kept, pseudo = count
             if pseudo:
                 self.batches += 1
-                self._ratios.append(float(pseudo_weight / pseudo))
                 self._rejected.append(bool(kept == 0))
                 self._warn()
             with np.errstate(all="ignore"):  # 0/0 where the reference is 0, and NaN
@@ -145,31 +139,29 @@ class FilterRecord:
                 f"The filter kept none of a batch's pseudo samples, for the first time, in batch {self.batches}: the "
                 f"step learns from the real pairs alone. Where that is rare it does no harm. {_ADVICE}"
             )
-        lately = list(self._rejected)[-WARNED_OF:] if not self._warned["often"] else []
-        if len(lately) == WARNED_OF and sum(lately) > WARNED_OF / 2:
+        rejected = sum(self._rejected)
+        if not self._warned["often"] and len(self._rejected) == WINDOW and rejected > WINDOW / 2:
             self._warned["often"] = True
             get_root_logger().warning(
-                f"The filter kept no pseudo sample at all in {sum(lately)} of the last {WARNED_OF} batches (up to "
+                f"The filter kept no pseudo sample at all in {rejected} of the last {WINDOW} batches (up to "
                 f"batch {self.batches}): this is supervised training on the real pairs. {_ADVICE}"
             )
 
     # --- what is looked at -------------------------------------------------------------------------------------------
 
-    def scalars(self) -> dict[str, float]:
-        """The window's quantiles of the kept ratio, and its share of batches that lost all; 0 before the first."""
+    def all_rejected(self) -> float:
+        """The share of the last 100 batches that lost all their pseudo samples; 0 before the first."""
         self.read()
-        ratios = np.asarray(self._ratios or [0.0])
-        values = {f"kept_ratio_{name}": float(np.quantile(ratios, q)) for name, q in QUANTILES.items()}
-        return {**values, "all_rejected": float(np.mean(self._rejected)) if self._rejected else 0.0}
+        return float(np.mean(self._rejected)) if self._rejected else 0.0
 
     def histograms(self) -> dict[str, np.ndarray]:
-        """Losses of the samples since the last call, at most those of the window; those that are finite.
+        """Losses of the samples since the last call, of 1,000 batches at most; those that are finite.
 
         Returns:
             float32 arrays by `GROUPS`.
         """
         self.read()
-        losses, groups = _side_by_side(self._losses)
+        losses, groups = np.concatenate([np.empty((2, 0), np.float32), *self._losses], axis=1)
         self._losses.clear()
         usable = np.isfinite(losses)
         return {name: losses[usable & (groups == n)] for n, name in enumerate(GROUPS)}
@@ -217,14 +209,11 @@ class FilterRecord:
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and tensors. In distributed training: call `write` before, rank 0's is that of all."""
+        """Plain numbers and strings. In distributed training: call `write` before, rank 0's is that of all."""
         self.read()
         return {
             "batches": self.batches,
-            "kept_ratios": list(self._ratios),
             "rejected": list(self._rejected),
-            "sizes": [batch.shape[1] for batch in self._losses],
-            "losses": torch.from_numpy(_side_by_side(self._losses)),
             "warned": dict(self._warned),
             "photographs": {key: list(counts) for key, counts in self._counts.items()},
         }
@@ -233,15 +222,7 @@ class FilterRecord:
         """Inverse of `state_dict`; in distributed training of rank 0's, on every rank."""
         self._waiting = []
         self.batches = int(state["batches"])
-        self._ratios = deque(state["kept_ratios"], self._ratios.maxlen)
-        self._rejected = deque(state["rejected"], self._rejected.maxlen)
-        self._losses.clear()
-        self._counts = {}
-        if self.rank == 0:  # what was added up must not be added up again
-            self._losses.extend(np.split(state["losses"].numpy(), np.cumsum(state["sizes"]), axis=1)[:-1])
-            self._counts = {key: list(counts) for key, counts in state["photographs"].items()}
+        self._rejected = deque(state["rejected"], WINDOW)
+        # What was added up must not be added up again.
+        self._counts = {} if self.rank else {key: list(counts) for key, counts in state["photographs"].items()}
         self._warned = {name: bool(state["warned"][name]) for name in self._warned}
-
-
-def _side_by_side(batches: Iterable[np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.empty((2, 0), np.float32), *batches], axis=1)

@@ -29,10 +29,9 @@ class SemiSupervisedModel(PseudoInputsModel):
     ``noise: {shot_variance, read_variance}`` (eq. 15, on pseudo inputs only).
 
     Logged: the losses of all samples, ``l_sup`` and ``l_pseudo`` (mean over real and over kept pseudo samples),
-    ``pseudo/kept_ratio`` (1: all kept) with its 10, 50 and 90 % quantiles over the last 1000 batches,
-    ``pseudo/all_rejected`` (share of those batches that kept none), ``pseudo/reference`` and, of filters with a
-    ``beta``, ``pseudo/threshold``; images and histograms of real, kept and dropped samples; and
-    ``filter/rejections.csv``, see `semiisp_plugin.models.filter_record.FilterRecord`.
+    ``pseudo/kept_ratio`` (1: all kept), ``pseudo/all_rejected`` (share of the last 100 batches that kept none),
+    ``pseudo/reference`` and, of filters with a ``beta``, ``pseudo/threshold``; images and histograms of real, kept and
+    dropped samples; and ``filter/rejections.csv``, see `semiisp_plugin.models.filter_record.FilterRecord`.
     """
 
     def init_training_settings(self) -> None:
@@ -195,8 +194,7 @@ class SemiSupervisedModel(PseudoInputsModel):
     def get_current_log(self) -> OrderedDict[str, float]:
         """As for every phase, and what the filter did over its window."""
         if self._window:
-            scalars = self.filter_record.scalars()
-            self.record(**{f"pseudo__{k}": torch.tensor(v, device=self.device) for k, v in scalars.items()})
+            self.record(pseudo__all_rejected=torch.tensor(self.filter_record.all_rejected(), device=self.device))
         return super().get_current_log()
 
     def image_groups(self) -> dict[str, Tensor]:
@@ -230,6 +228,5 @@ class SemiSupervisedModel(PseudoInputsModel):
         """Inverse of `extra_state`."""
         super().load_extra_state(state)
         self.filter.load_state_dict(state["filter"])
-        if "record" in state:  # states of older versions have another one
-            self.filter_record.load_state_dict(state["record"])
-        self._held_out_at = int(state.get("held_out_at", 0))
+        self.filter_record.load_state_dict(state["record"])
+        self._held_out_at = int(state["held_out_at"])

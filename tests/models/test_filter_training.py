@@ -16,9 +16,7 @@ import semiisp_plugin.models.semi_supervised_model as module
 from semiisp_plugin.toolbox import FILTER_REGISTRY, build_model, get_root_logger
 
 BASE_LOG = {"l_pix", "l_sup", "l_pseudo", "grad_norm"}
-PSEUDO_LOG = {f"pseudo/{n}" for n in ("kept_ratio", "reference", "all_rejected")} | {
-    f"pseudo/kept_ratio_{q}" for q in ("p10", "p50", "p90")
-}
+PSEUDO_LOG = {f"pseudo/{n}" for n in ("kept_ratio", "reference", "all_rejected")}
 
 
 class Mixing(nn.Module):
@@ -273,10 +271,7 @@ def test_resumed_run_equals_an_unbroken_one(make_model, tmp_path, section):
         assert torch.equal(value, expected)
     assert second.filter.state_dict() == whole.filter.state_dict()
     assert second.filter_record.rejections() == whole.filter_record.rejections()
-    resumed, expected = second.filter_record.histograms(), whole.filter_record.histograms()
-    for name, losses in expected.items():
-        np.testing.assert_array_equal(resumed[name], losses)
-    assert second.filter_record.scalars() == whole.filter_record.scalars()
+    assert second.filter_record.all_rejected() == whole.filter_record.all_rejected()
 
 
 def test_a_state_of_an_older_version_loads(make_model):
@@ -327,7 +322,6 @@ def test_log_table_and_histograms(make_model):
     log = model.get_current_log()
     assert log.keys() == BASE_LOG | PSEUDO_LOG | {"pseudo/threshold"}
     assert log["pseudo/kept_ratio"] == pytest.approx(np.mean(ratios))
-    assert log["pseudo/kept_ratio_p90"] == pytest.approx(np.quantile(ratios, 0.9))
     assert log["pseudo/reference"] == pytest.approx(log["l_sup"]) == pytest.approx(log["pseudo/threshold"] / 0.9)
     assert model.get_current_log() == {}
 
