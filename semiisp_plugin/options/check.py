@@ -324,17 +324,7 @@ def check_metric(section: Any, source: Source, keys: Keys) -> None:
     if section.get("better") is not None and not takes:
         message = f"{function.__name__} is called with this key, too, and refuses it; give the function **kwargs."
         source.fail((*keys, "better"), message)
-    check_call(section, function, source, keys, *METRIC_CALL)
-
-
-METRIC_CALL = (("img", "img2"), MetricKeys, ("better",))
-"""What `call_structure` has to know of metrics."""
-
-
-def filter_call(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Parameters of a filter that are no options: it gets the losses, which samples are pseudo, and ``reference``."""
-    parameters = inspect.signature(function).parameters.values()
-    return tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY or p.name == "reference")
+    check_call(section, function, source, keys, ("img", "img2"), MetricKeys, ("better",))
 
 
 def check_filter(section: Any, source: Source, keys: Keys) -> None:
@@ -350,7 +340,9 @@ def check_filter(section: Any, source: Source, keys: Keys) -> None:
     function = registered_name(section.get("type", "threshold"), FILTER_REGISTRY, "filter", source, (*keys, "type"))
     common = {f.encode_name for f in msgspec.structs.fields(Filter)}
     own = {k: v for k, v in section.items() if k not in common}
-    given, parameters = filter_call(function), inspect.signature(function).parameters
+    parameters = inspect.signature(function).parameters
+    # What is no option: it gets the losses, which samples are pseudo, and ``reference``.
+    given = [p.name for p in parameters.values() if p.kind is not p.KEYWORD_ONLY or p.name == "reference"]
     swallows = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key in own:
         if key in given[2:] or (swallows and key not in parameters):

@@ -2,7 +2,8 @@
 
 The schemas are made from the structures and from what is registered. They are looser than the checks of the program:
 nothing is required, since a file may extend another; a ``type`` that is not listed is accepted, since users register
-their own; and nothing is known of models that are not the plugin's.
+their own; what a network, a loss and the like takes besides its ``type`` is left to the program; and nothing is known of
+models that are not the plugin's.
 """
 
 from __future__ import annotations
@@ -12,15 +13,14 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from semiisp_plugin.options import structures
-from semiisp_plugin.options.check import METRIC_CALL, filter_call
 from semiisp_plugin.options.messages import as_yaml
-from semiisp_plugin.options.sections import call_structure, names_in
+from semiisp_plugin.options.sections import names_in
 from semiisp_plugin.options.structures import marks_of
 
 Schema = dict[str, Any]
@@ -33,8 +33,6 @@ _STRUCTURES = (structures.Options, structures.Dataset, structures.OnlineDataset,
 
 def option_schema() -> Schema:
     """Of the files of ``basicsr train`` and ``basicsr test``."""
-    import torch
-
     from semiisp_plugin.toolbox import (
         ARCH_REGISTRY,
         DATASET_REGISTRY,
@@ -46,12 +44,11 @@ def option_schema() -> Schema:
 
     definitions = definitions_of(_STRUCTURES)
     models, data = _shipped(MODEL_REGISTRY), _shipped(DATASET_REGISTRY)
-    optimisers = {name: getattr(torch.optim, name) for name in _OPTIMISERS}
-    definitions["Network"] = _called(_shipped(ARCH_REGISTRY))
-    definitions["Loss"] = _called(_shipped(LOSS_REGISTRY), (), structures.LossKeys)
-    definitions["Metric"] = _called(_shipped(METRIC_REGISTRY), *METRIC_CALL)
-    definitions["Optimiser"] = _called(optimisers, ("params",), structures.OptimiserKeys)
-    definitions["Filter"] = _filters(definitions["Filter"], _shipped(FILTER_REGISTRY))
+    tables = {"Network": ARCH_REGISTRY, "Loss": LOSS_REGISTRY, "Metric": METRIC_REGISTRY}
+    named = {name: list(_shipped(registry)) for name, registry in tables.items()} | {"Optimiser": list(_OPTIMISERS)}
+    definitions.update({name: _by_type(names) for name, names in named.items()})
+    filters = _suggestions(_shipped(FILTER_REGISTRY), structures.Filter, "type")
+    definitions["Filter"]["properties"]["type"] = filters
     cases = {name: _ref(c.options_struct.__name__) for name, c in data.items() if hasattr(c, "options_struct")}
     definitions["DataSet"] = _by_type(list(data), cases, otherwise=_ref("Loader"))
     definitions["Options"]["properties"]["model_type"] = _suggestions(models, structures.Options, "model_type")
@@ -155,48 +152,17 @@ def _refer(properties: dict[str, Schema], structure: type[msgspec.Struct]) -> No
         properties[field.encode_name] = {"description": schema["description"], "allOf": [replaced]}
 
 
-def _by_type(names: list[str], schemas: dict[str, Schema], otherwise: Schema | None = None) -> Schema:
-    """A section whose other keys depend on its ``type``."""
+def _by_type(names: list[str], schemas: dict[str, Schema] | None = None, otherwise: Schema | None = None) -> Schema:
+    """A section whose other keys depend on its ``type``, where that has a schema."""
     cases: list[Schema] = [
         {"if": {"properties": {"type": {"const": name}}, "required": ["type"]}, "then": schema}
-        for name, schema in schemas.items()
+        for name, schema in (schemas or {}).items()
     ]
     if otherwise is not None:
-        condition = {"properties": {"type": {"not": {"enum": list(schemas)}}}, "required": ["type"]}
+        condition = {"properties": {"type": {"not": {"enum": list(schemas or {})}}}, "required": ["type"]}
         cases.append({"if": condition, "then": otherwise})
-    return {"type": ["object", "null"], "properties": {"type": _suggestions(names)}, "allOf": cases}
-
-
-def _called(targets: dict[str, Callable[..., Any]], *call: Any) -> Schema:
-    """A section whose keys are the parameters of what its ``type`` names; see `call_structure`."""
-    return _by_type(list(targets), {name: _parameters(target, *call) for name, target in targets.items()})
-
-
-def _parameters(target: Callable[..., Any], *call: Any) -> Schema:
-    structure = call_structure(target, *call)
-    assert structure is not None  # of what is shipped nothing is compiled
-    schema = definitions_of((structure,))[structure.__name__]
-    del schema["type"]
-    return schema
-
-
-def _filters(common: Schema, functions: dict[str, Callable[..., Any]]) -> Schema:
-    """The section ``train: filter``: without a ``type`` it is a ``threshold``; of types not listed any key may be."""
-    properties = {**common["properties"], "type": _suggestions(functions, structures.Filter, "type")}
-    cases = []
-    for name, function in functions.items():
-        options = _parameters(function, filter_call(function))["properties"]
-        for key, kind in options.items():
-            if key != "type":
-                options[key] = {"anyOf": [kind, *([{"const": "auto"}] if key == "beta" else [])]}
-                own = properties.setdefault(key, {})
-                own["description"] = ", ".join(filter(None, [own.get("description"), f"of `{name}`"]))
-        condition: Schema = {"properties": {"type": {"const": name}}}
-        if name != "threshold":
-            condition["required"] = ["type"]
-        known = {**dict.fromkeys(common["properties"], True), **options}
-        cases.append({"if": condition, "then": {"properties": known, "additionalProperties": False}})
-    return {**common, "properties": properties, "allOf": cases}
+    section = {"type": ["object", "null"], "properties": {"type": _suggestions(names)}}
+    return {**section, "allOf": cases} if cases else section
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

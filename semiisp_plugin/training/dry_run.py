@@ -27,8 +27,6 @@ MOST_ITERATIONS = 5
 MOST_SECONDS = 3.0
 """After which no further one begins."""
 
-_SHOWN = 2
-
 Times = list[tuple[float, float]]
 """Of each iteration: seconds waited for its batches, seconds without that."""
 
@@ -55,7 +53,7 @@ def dry_run(run: Run, out: TextIO | None = None, clock: Callable[[], float] = ti
             else "All iterations are done: there is nothing to train.",
             _section("Networks", network_lines(model)),
             _section("Logged values", [f"{key} {value:.5g}" for key, value in model.get_current_log().items()]),
-            _section("Memory", [peak_memory(model.device)]),
+            *([_section("GPU memory", _memory())] if model.device.type == "cuda" else []),
         ]
         seconds = 0.0
         for loader in run.val_loaders if opt.get("val") else ():
@@ -110,47 +108,33 @@ def _validate(run: Run, dataset: Any, clock: Callable[[], float]) -> tuple[str, 
     values = run.model.metric_results if run.opt["val"].get("metrics") else {}
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in values.items()) or "no metrics asked for"
     head = f"Validation on '{dataset.opt['name']}', the first of {len(dataset)} images"
-    table = _table({key: value for key, value in item.items() if isinstance(value, Tensor)})
-    return _section(head, [*table, f"{metrics}; {seconds:.2f} s"]), seconds
+    return _section(head, [*_table(item), f"{metrics}; {seconds:.2f} s"]), seconds
 
 
-def described(value: Any) -> tuple[str, str, str]:
-    """Shape, type and values of what a batch holds under a key."""
-    if not isinstance(value, Tensor):
-        items = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-        shown = ", ".join(map(str, items[:_SHOWN])) + (", ..." if len(items) > _SHOWN else "")
-        return str(len(items)), type(items[0]).__name__ if items else "-", shown
+def described(value: Tensor) -> dict[str, str]:
+    """A row on what a batch holds under a key."""
     wrong = int((~torch.isfinite(value)).sum())
-    if value.numel() == 0:
-        text = "empty"
-    elif value.dtype == torch.bool:
-        text = f"{int(value.sum())} of {value.numel()} true"
-    elif wrong:
-        text = f"{wrong} values are NaN or infinite"
-    else:
-        numbers = value.detach().double()
-        text = f"{numbers.min():.4g} ... {numbers.max():.4g}, mean {numbers.mean():.4g}"
-    return "x".join(map(str, value.shape)) or "scalar", str(value.dtype).removeprefix("torch."), text
+    numbers = value.detach().double()
+    text = f"{numbers.min():.4g} ... {numbers.max():.4g}, mean {numbers.mean():.4g}"
+    return {
+        "shape": "x".join(map(str, value.shape)),
+        "type": str(value.dtype).removeprefix("torch."),
+        "values": f"{wrong} values are NaN or infinite" if wrong else text,
+    }
 
 
 def network_lines(model: Any) -> list[str]:
     """The networks that a model keeps as ``net_<name>``, and their sizes."""
-    lines = []
-    for name, net in sorted(vars(model).items()):
-        if name.startswith("net_") and isinstance(net, nn.Module):
-            bare = model.get_bare_model(net)
-            count = sum(p.numel() for p in bare.parameters())
-            trained = sum(p.numel() for p in bare.parameters() if p.requires_grad)
-            some = "" if trained == count else f", {trained:,d} of them trained"
-            lines.append(f"{name}: {type(bare).__name__}, {count:,d} parameters{some}")
-    return lines
+    nets = {n: model.get_bare_model(net) for n, net in sorted(vars(model).items()) if isinstance(net, nn.Module)}
+    counts = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items() if name.startswith("net_")}
+    return [f"{name}: {type(nets[name]).__name__}, {count:,d} parameters" for name, count in counts.items()]
 
 
 def _time_lines(run: Run, times: Times, one_validation: float) -> list[str]:
     if len(times) < 2:
         return ["not measured"]
     waited, computed = times[0]
-    count, opt, loader = len(times) - 1, run.opt, run.data.loader
+    count, opt = len(times) - 1, run.opt
     all_waited, total = sum(w for w, _ in times[1:]), sum(w + c for w, c in times[1:])
     last = int(opt["train"]["total_iter"])
     left = last - run.start_iter
@@ -161,9 +145,6 @@ def _time_lines(run: Run, times: Times, one_validation: float) -> list[str]:
         f"data, which num_worker_per_gpu (more workers) or cache_images (few, small images) can lower",
         f"{left:,d} iterations at this speed: {tqdm.format_interval(left * total / count)}",
     ]
-    ahead = loader.num_workers * (loader.prefetch_factor or 0)
-    if ahead >= count:
-        lines.append(f"the loader had read up to {ahead} batches ahead by then: a lack of workers would show later")
     frequency = (opt.get("val") or {}).get("val_freq")
     validations = last // frequency - run.start_iter // frequency if frequency else 0
     if one_validation and validations:
@@ -172,22 +153,13 @@ def _time_lines(run: Run, times: Times, one_validation: float) -> list[str]:
     return lines
 
 
-def peak_memory(device: torch.device) -> str:
-    """Most memory taken so far, in words."""
-    if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        return f"{_gib(torch.cuda.max_memory_reserved())} of {_gib(total)} GPU memory at the most"
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return "of processes cannot be asked for on this system"
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return f"{_gib(peak)} at the most in this process, its libraries included; loader workers come on top"
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"
+def _memory() -> list[str]:
+    """Most GPU memory taken so far, in words."""
+    used, total = (
+        torch.cuda.max_memory_reserved(),
+        torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory,
+    )
+    return [f"{used / 2**30:.2f} of {total / 2**30:.2f} GiB at the most"]
 
 
 @contextmanager
@@ -208,9 +180,7 @@ def _warnings_shown(run: Run) -> Iterator[None]:
 
 
 def _table(values: Mapping[str, Any]) -> list[str]:
-    columns = ("shape", "type", "values")
-    rows = [{"": key, **dict(zip(columns, described(value), strict=True))} for key, value in values.items()]
-    return text_table(rows).splitlines()
+    return text_table([{"": k, **described(v)} for k, v in values.items() if isinstance(v, Tensor)]).splitlines()
 
 
 def _section(title: str, lines: Sequence[str]) -> str:

@@ -274,13 +274,6 @@ def test_resumed_run_equals_an_unbroken_one(make_model, tmp_path, section):
     assert second.filter_record.all_rejected() == whole.filter_record.all_rejected()
 
 
-def test_a_state_of_an_older_version_loads(make_model):
-    model = make_model()
-    model.load_extra_state({"filter": {"calls": 3, "pseudo_seen": 12, "pseudo_kept": 5}})
-    assert model.filter.kept_ratio == 5 / 12
-    train(model, 4, 4)
-
-
 # --- what is said and written ---------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from semiisp_plugin.options import Source, complete
 from semiisp_plugin.toolbox import initialized_logger
 from semiisp_plugin.training import dry_run as dry_run_module
 from semiisp_plugin.training import train, train_pipeline
-from semiisp_plugin.training.dry_run import described, dry_run, network_lines
+from semiisp_plugin.training.dry_run import described, dry_run
 from semiisp_plugin.training.run import Run
 
 
@@ -66,13 +66,12 @@ def test_report_of_a_run(options, capsys):
     assert files() == {}
     assert text.startswith("Dry run of 'trial' (SupervisedModel on cpu): nothing is written.\n")
     assert "passes over the sources in all: real 13.3." in text  # 40 * 2 / 6
-    for row in (r"lq +2x3x32x40 +float32 +\d", r"output +2x3x32x40 +float32", r"is_pseudo +2 +bool +0 of 2 true"):
+    for row in (r"lq +2x3x32x40 +float32 +\d", r"output +2x3x32x40 +float32", r"is_pseudo +2 +bool +0 ... 0"):
         assert re.search(row, text), row
     count = sum(p.numel() for p in run.model.net_g.parameters())
     assert f"net_g: SepLUT, {count:,d} parameters\n" in text
     assert float(re.search(r"\n  l_pix (\S+)\n", text)[1]) > 0
     assert "s an iteration, mean of " in text
-    assert "GiB at the most in this process" in text
     assert re.search(r"Validation on 'test', the first of 2 images\n(.*\n){2} +lq +1x3x48x64", text), text
     assert "20 validations at the speed of one image: " in text
     assert capsys.readouterr().err == ""
@@ -122,15 +121,6 @@ def test_times_are_told_apart(options):
     assert "20 validations at the speed of one image: 00:40" in text
 
 
-def test_reading_ahead_hides_slow_workers(options):
-    made = options()
-    made["datasets"]["train"].update(num_worker_per_gpu=2, prefetch_factor=4)
-    run = Run(finished(made))
-    lines = dry_run_module._time_lines(run, [(1.0, 1.0), (0.0, 1.0), (0.0, 1.0)], 0)
-    assert "0% of it waiting for data" in lines[1]
-    assert "had read up to 8 batches ahead" in lines[-1]
-
-
 def test_iterations_of_several_batches(options):
     text = said(Run(finished(options(accumulate=3))))
     assert "passes over the sources in all: real 40." in text
@@ -158,22 +148,10 @@ def test_warnings_are_shown_and_other_processes_print_nothing(options, capsys, m
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (torch.tensor([[0.25, 0.75]]), ("1x2", "float32", "0.25 ... 0.75, mean 0.5")),
-        (torch.tensor([1.0, float("nan"), float("inf")]), ("3", "float32", "2 values are NaN or infinite")),
-        (torch.tensor([True, False, True]), ("3", "bool", "2 of 3 true")),
-        (torch.tensor(7), ("scalar", "int64", "7 ... 7, mean 7")),
-        (torch.zeros(0, 3), ("0x3", "float32", "empty")),
-        (["a", "b", "c"], ("3", "str", "a, b, ...")),
-        ("alone", ("1", "str", "alone")),
-        ([], ("0", "-", "")),
+        (torch.tensor([[0.25, 0.75]]), ["1x2", "float32", "0.25 ... 0.75, mean 0.5"]),
+        (torch.tensor([1.0, float("nan"), float("inf")]), ["3", "float32", "2 values are NaN or infinite"]),
+        (torch.tensor([True, False]), ["2", "bool", "0 ... 1, mean 0.5"]),
     ],
 )
 def test_what_a_batch_holds(value, expected):
-    assert described(value) == expected
-
-
-def test_frozen_weights_are_told(options):
-    run = Run(finished(options()))
-    for parameter in run.model.net_g.parameters():
-        parameter.requires_grad_(False)
-    assert network_lines(run.model)[0].endswith(" parameters, 0 of them trained")
+    assert list(described(value).values()) == expected
