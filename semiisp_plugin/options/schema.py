@@ -2,8 +2,8 @@
 
 The schemas are made from the structures and from what is registered. They are looser than the checks of the program:
 nothing is required, since a file may extend another; a ``type`` that is not listed is accepted, since users register
-their own; what a network, a loss and the like takes besides its ``type`` is left to the program; and nothing is known of
-models that are not the plugin's.
+their own; what a network, a loss and the like takes besides its ``type`` is left to the program; and nothing is known
+of models that are not the plugin's.
 """
 
 from __future__ import annotations

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import collections.abc
 import difflib
 import inspect
 import math
 import re
-import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Union
 
@@ -251,17 +250,19 @@ def call_structure(
     are often narrower than what is accepted: the default's own type always is.
 
     Args:
-        target: Class or function. One that reads its ``**kwargs`` takes every key; where they are only swallowed, an
-            unknown key is an error.
+        target: Class or function. One with ``**kwargs`` takes every key, unless ``besides`` says what they are for.
         given: Parameters that the caller fills in itself.
         common: Types of parameters by name.
-        besides: Keys of ``common`` that one with ``**kwargs`` is given.
+        besides: Keys of ``common`` that the ``**kwargs`` are for.
     """
     try:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):
         return None
-    hints = _plain_hints(target)
+    try:
+        hints = typing.get_type_hints(getattr(target, "__init__") if isinstance(target, type) else target)  # noqa: B009 - mypy's view of __init__
+    except Exception:  # names that exist for type checkers only, and whatever else stands in foreign annotations
+        hints = {}
     known = {f.encode_name: f for f in msgspec.structs.fields(common)} if common else {}
     variable = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     fields: list[Any] = [("type", Any, None)]
@@ -270,12 +271,9 @@ def call_structure(
         if name in ("self", "type", *given) or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         default = parameter.default
-        hint = hints.get(name, Any)
-        if default is not parameter.empty and hint is not Any:
-            hint = _with_default(hint, default)
-        kind = known[name].type if name in known else hint
+        kind = known[name].type if name in known else _checkable(hints.get(name, Any), default)
         fields.append((name, kind) if default is parameter.empty else (name, kind, _immutable(default)))
-    takes_all = variable and reads_kwargs(target)
+    takes_all = variable and not besides
     return msgspec.defstruct(target.__name__, fields, kw_only=True, forbid_unknown_fields=not takes_all)
 
 
@@ -285,52 +283,20 @@ def _immutable(default: Any) -> Any:
     return default if isinstance(default, (bool, int, float, str, tuple)) else None
 
 
-def _with_default(hint: Any, default: Any) -> Any:
-    """The type of a parameter that has a default."""
-    hint = hint | None
-    try:
-        msgspec.convert(default, hint, strict=True)
-    except msgspec.ValidationError:
-        return hint | type(default)
-    return hint
-
-
-@lru_cache(maxsize=1024)
-def reads_kwargs(target: Callable[..., Any]) -> bool:
-    """Whether a function or a class's constructor does anything with its ``**kwargs``; True where nobody can tell."""
-    function = inspect.unwrap(_called(target))
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
-    except (OSError, TypeError, SyntaxError, IndexError):
-        return True
-    if not isinstance(tree, (ast.FunctionDef, ast.AsyncFunctionDef)) or tree.args.kwarg is None:
-        return True
-    name = tree.args.kwarg.arg
-    return any(isinstance(node, ast.Name) and node.id == name for part in tree.body for node in ast.walk(part))
-
-
-def _plain_hints(target: Callable[..., Any]) -> dict[str, Any]:
-    """Type annotations of the parameters, as far as they can be resolved and are of plain values."""
-    try:
-        hints = typing.get_type_hints(_called(target))
-    except Exception:  # names that exist for type checkers only, and whatever else stands in foreign annotations
-        return {}
-    return {name: hint for name, hint in hints.items() if _is_plain(hint) and _is_supported(hint)}
-
-
-def _is_supported(hint: Any) -> bool:
-    try:
-        msgspec.convert(None, hint)
-    except msgspec.ValidationError:
-        return True
-    except TypeError:  # such as a list of numbers or a tuple of numbers
-        return False
-    return True
-
-
-def _called(target: Callable[..., Any]) -> Callable[..., Any]:
-    """The function itself, or a class's constructor."""
-    return getattr(target, "__init__") if isinstance(target, type) else target  # noqa: B009 - mypy's view of __init__
+def _checkable(hint: Any, default: Any) -> Any:
+    """A parameter's type, where it is of plain values that msgspec can tell apart; its default is always accepted."""
+    if not _is_plain(hint):
+        return Any
+    required = default is inspect.Parameter.empty
+    for kind in (hint,) if required else (Union[hint, None], Union[hint, None, type(default)]):  # noqa: UP007
+        with suppress(TypeError):
+            try:
+                msgspec.convert(default, kind)
+            except msgspec.ValidationError:
+                if not required:
+                    continue
+            return kind
+    return Any
 
 
 def _is_plain(hint: Any) -> bool:

@@ -24,8 +24,17 @@ from semiisp_plugin.options import (
     nearest,
     resolve_gpus,
 )
-from semiisp_plugin.options.sections import check_call, reads_kwargs
-from semiisp_plugin.options.structures import Dataset, HeldOut, Options, Strict, Train, doc, held_out_settings
+from semiisp_plugin.options.sections import check_call
+from semiisp_plugin.options.structures import (
+    Dataset,
+    HeldOut,
+    MetricKeys,
+    Options,
+    Strict,
+    Train,
+    doc,
+    held_out_settings,
+)
 from semiisp_plugin.toolbox import ARCH_REGISTRY, DATASET_REGISTRY, FILTER_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
 # --- what somebody may write -----------------------------------------------------------------------------------------
@@ -655,19 +664,15 @@ def test_what_is_cut_off_is_said(check_schedule, caplog):
 # --- calls ------------------------------------------------------------------------------------------------------------
 
 
-def test_swallowed_keyword_arguments():
-    def swallows(a, **kwargs):
-        return a
-
-    def reads(a, **kwargs):
+def test_keyword_arguments():
+    def target(a, **kwargs):
         return a, kwargs
 
-    class Swallows:
-        def __init__(self, a, **kwargs):
-            self.a = a
-
-    assert [reads_kwargs(thing) for thing in (swallows, reads, Swallows)] == [False, True, False]
-    assert reads_kwargs(max)
+    source = Source("o.yml")
+    check_call({"a": 1, "b": 2}, target, source, ())
+    check_call({"a": 1, "better": "lower"}, target, source, (), common=MetricKeys, besides=("better",))
+    with pytest.raises(OptionError, match="b: target has no such option"):
+        check_call({"a": 1, "b": 2}, target, source, (), common=MetricKeys, besides=("better",))
 
 
 @pytest.mark.parametrize(
