@@ -21,13 +21,12 @@ testing) or ``param_key: model`` (denoising). The weights for real noise, ``sens
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from semiisp_plugin.archs.blocks import ChannelNorm, Gate
 from semiisp_plugin.archs.residual_u_net import ResidualUNet
@@ -39,8 +38,7 @@ _N_BASES = 32
 _GROUP = 4  # channels that a kernel mixes
 _SIDE = 3  # of a kernel, pixels
 _TAPS = _GROUP * _SIDE**2
-# Values of the pixels' own kernels that are held at a time. On a CPU they should stay in its cache (measured with 16 to
-# 1024 channels); a GPU wants much work at once.
+# Filtered values that are held at a time. On a CPU they should stay in its cache; a GPU wants much work at once.
 _CPU_VALUES, _GPU_VALUES = 2**20, 2**26
 
 
@@ -48,99 +46,34 @@ _CPU_VALUES, _GPU_VALUES = 2**20, 2**26
 # features (N, C, H, W), coefficients (N, K, H, W), kernels (K, C * 4 * 9), biases (K, C)
 
 
-def _tiles(features: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of parts whose kernels together are not too many values."""
-    batch, channels, height, width = features.shape
-    values = _CPU_VALUES if features.device.type == "cpu" else _GPU_VALUES
-    pixels = max(16, values // (batch * channels * _TAPS))
-    columns = min(width, pixels)
-    rows = max(1, pixels // columns)
-    for top in range(0, height, rows):
-        for left in range(0, width, columns):
-            yield slice(top, min(top + rows, height)), slice(left, min(left + columns, width))
-
-
-def _around(part: tuple[slice, slice]) -> tuple[slice, slice]:
-    """A part with the pixels around it, in an image padded by one pixel."""
-    rows, columns = part
-    return slice(rows.start, rows.stop + 2), slice(columns.start, columns.stop + 2)
-
-
-def _neighbours(padded: Tensor) -> Tensor:
-    """(N, C, h + 2, w + 2) -> the 3x3 neighbourhoods, (N, groups, 1, 36, h w)."""
+def _mix(padded: Tensor, coefficients: Tensor, kernels: Tensor, biases: Tensor) -> Tensor:
+    """All kernels in one convolution, and their mixture; the features have one more pixel at each side."""
     batch, channels = padded.shape[:2]
-    return F.unfold(padded, _SIDE).view(batch, channels // _GROUP, 1, _TAPS, -1)
-
-
-def _pixel_kernels(coefficients: Tensor, kernels: Tensor, channels: int) -> Tensor:
-    """(N, K, h w) -> the pixels' own kernels, (N, groups, 4, 36, h w)."""
-    return (kernels.t() @ coefficients).view(len(coefficients), channels // _GROUP, _GROUP, _TAPS, -1)
+    height, width = coefficients.shape[2:]
+    groups = channels // _GROUP
+    bank = kernels.view(_N_BASES, groups, _GROUP, _GROUP, _SIDE, _SIDE).transpose(0, 1).flatten(0, 2)
+    every = F.conv2d(padded, bank, groups=groups).view(batch, groups, _N_BASES, _GROUP, height, width)
+    filtered = (every * coefficients.reshape(batch, 1, _N_BASES, 1, height, width)).sum(2)
+    shift = F.conv2d(coefficients, biases.t()[..., None, None])
+    return filtered.view(batch, channels, height, width) + shift
 
 
 def _filter(features: Tensor, coefficients: Tensor, kernels: Tensor, biases: Tensor) -> Tensor:
-    channels = features.shape[1]
-    padded = F.pad(features, (1, 1, 1, 1))
-    out = torch.empty_like(features, memory_format=torch.contiguous_format)
-    for part in _tiles(features):
-        weights = coefficients[(..., *part)].flatten(2)
-        own = _pixel_kernels(weights, kernels, channels)
-        filtered = own.mul_(_neighbours(padded[(..., *_around(part))])).sum(3).flatten(1, 2)
-        target = out[(..., *part)]
-        target.copy_((filtered + biases.t() @ weights).view_as(target))
-    return out
-
-
-class _KernelBasis(torch.autograd.Function):
-    """`_filter` with a backward pass that makes the pixels' kernels again.
-
-    Left to autograd they would be kept: 36 values for each channel and pixel, and 9 of the neighbourhoods.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, coefficients: Tensor, kernels: Tensor, biases: Tensor) -> Tensor:
-        ctx.save_for_backward(features, coefficients, kernels, biases)
-        return _filter(features, coefficients, kernels, biases)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        features, coefficients, kernels, biases = ctx.saved_tensors
-        batch, channels = features.shape[:2]
-        wide = torch.promote_types(features.dtype, torch.float32)
-        padded = F.pad(features, (1, 1, 1, 1))
-        grad_padded = torch.zeros_like(padded, memory_format=torch.contiguous_format)
-        grad_coefficients = torch.empty_like(coefficients, memory_format=torch.contiguous_format)
-        grad_kernels = torch.zeros_like(kernels, dtype=wide)
-        grad_biases = torch.zeros_like(biases, dtype=wide)
-        for part in _tiles(features):
-            around = _around(part)
-            weights = coefficients[(..., *part)].flatten(2)
-            above = grad[(..., *part)].flatten(2)
-            by_output = above.view(batch, channels // _GROUP, _GROUP, 1, -1)
-            own = _pixel_kernels(weights, kernels, channels)
-            grad_neighbours = own.mul_(by_output).sum(2).flatten(1, 2)
-            sides = (around[0].stop - around[0].start, around[1].stop - around[1].start)
-            grad_padded[(..., *around)] += F.fold(grad_neighbours, sides, _SIDE)
-            grad_own = torch.mul(by_output, _neighbours(padded[(..., *around)]), out=own).flatten(1, 3)
-            target = grad_coefficients[(..., *part)]
-            target.copy_((kernels @ grad_own + biases @ above).view_as(target))
-            # One image after the other: the products of all at once would be as large as the kernels themselves.
-            for image in range(batch):
-                grad_kernels.addmm_(weights[image].to(wide), grad_own[image].t().to(wide))
-                grad_biases.addmm_(weights[image].to(wide), above[image].t().to(wide))
-        inner = grad_padded[..., 1:-1, 1:-1]
-        return inner, grad_coefficients, grad_kernels.to(kernels.dtype), grad_biases.to(biases.dtype)
-
-
-def _filter_in_one(features: Tensor, coefficients: Tensor, kernels: Tensor, biases: Tensor) -> Tensor:
-    """`_filter` as one convolution with all kernels, and their mixture: the form for compilers and ONNX."""
+    """Strip by strip, as `_mix` makes 32 times as many values; for a backward pass they are made again, not kept."""
     batch, channels, height, width = features.shape
-    groups = channels // _GROUP
-    bank = kernels.view(_N_BASES, groups, _GROUP, _GROUP, _SIDE, _SIDE).transpose(0, 1).flatten(0, 2)
-    every = F.conv2d(features, bank, padding=1, groups=groups).view(batch, groups, _N_BASES, _GROUP, height, width)
-    filtered = (every * coefficients.view(batch, 1, _N_BASES, 1, height, width)).sum(2)
-    shift = F.conv2d(coefficients, biases.t()[..., None, None])
-    return filtered.view(batch, channels, height, width) + shift
+    padded = F.pad(features, (1, 1, 1, 1))
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return _mix(padded, coefficients, kernels, biases)
+    values = _CPU_VALUES if features.device.type == "cpu" else _GPU_VALUES
+    rows = max(1, values // (batch * channels * _N_BASES * width))
+    strips = []
+    for top in range(0, height, rows):
+        parts = padded[:, :, top : top + rows + 2], coefficients[:, :, top : top + rows]
+        if torch.is_grad_enabled():
+            strips.append(checkpoint(_mix, *parts, kernels, biases, use_reentrant=False, preserve_rng_state=False))
+        else:
+            strips.append(_mix(*parts, kernels, biases))
+    return torch.cat(strips, dim=2)
 
 
 class _Block(nn.Module):
@@ -180,13 +113,7 @@ class _Block(nn.Module):
 
     def _filter_adaptively(self, features: Tensor, coefficients: Tensor) -> Tensor:
         dtype = features.dtype
-        arguments = (features, coefficients.to(dtype), self.w[0].to(dtype), self.b[0].to(dtype))
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return _filter_in_one(*arguments)
-        if not torch.is_grad_enabled():
-            return _filter(*arguments)
-        out: Tensor = _KernelBasis.apply(*arguments)  # type: ignore[no-untyped-call]  # torch's
-        return out
+        return _filter(features, coefficients.to(dtype), self.w[0].to(dtype), self.b[0].to(dtype))
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.norm1(image)
