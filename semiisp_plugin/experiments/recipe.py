@@ -16,8 +16,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from semiisp_plugin import options as options_module
 from semiisp_plugin._version import __version__
 from semiisp_plugin.apps.denoise.options import complete_denoise_options
@@ -293,12 +291,6 @@ def plan_text(
     if any(isinstance(phase, Denoise) and not phase.values.get("weights") for phase in left):
         notes.append(
             "denoise: no weights are given, so OpenCV denoises (ours; the paper uses KBNet, docs/denoising.md)."
-        )
-    gpus = torch.cuda.device_count()
-    if gpus > 1 and any(p.values.get("num_gpu", "auto") != 1 for p in left if isinstance(p, Training)):
-        notes.append(
-            f"There are {gpus} GPUs, and batches will be as many times those of the options; to keep to the options, "
-            f"set CUDA_VISIBLE_DEVICES=0."
         )
     written = size(sum(p.disk() for p in left if isinstance(p, Pseudo)))
     end = f"{total:,d} iterations of training are left; pseudo pairs of about {written} will be written."

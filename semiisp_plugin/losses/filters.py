@@ -283,12 +283,5 @@ def zero_dropped_gradient(output: Tensor, weights: Tensor) -> None:
         raise ValueError(f"Output {tuple(output.shape)} and weights {tuple(weights.shape)} have no common batch size.")
     if not output.requires_grad:
         return
-    used = (weights.detach() > 0).to(output.device)
-    if output.device.type == "cpu":
-        # Where it can be looked at without waiting: only what is not 0 already is touched.
-        dropped = torch.nonzero(~used).flatten()
-        if len(dropped):
-            output.register_hook(lambda g: g.index_fill(0, dropped, 0) if g[dropped].any() else None)
-        return
-    used = used.reshape(-1, *[1] * (output.ndim - 1))
+    used = (weights.detach() > 0).to(output.device).reshape(-1, *[1] * (output.ndim - 1))
     output.register_hook(lambda gradient: torch.where(used, gradient, 0))

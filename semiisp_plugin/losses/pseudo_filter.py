@@ -50,7 +50,7 @@ class FilterResult(NamedTuple):
 
 
 class PseudoFilter:
-    """A filter with its options, a reference loss, a warm-up, and counts that go into the checkpoint.
+    """A filter with its options, a reference loss, and a warm-up; what it remembers goes into the checkpoint.
 
     Args:
         beta: Option of the filters that have it, see `threshold`. Table 6: 1.0, or 1.2 for at most 1000 images and for
@@ -69,7 +69,6 @@ class PseudoFilter:
     Attributes:
         held_out: The loss that `set_held_out` last told; None before.
         calls: Batches filtered so far.
-        pseudo_seen: Pseudo samples in them. In distributed training this and the next are of this process.
 
     Raises:
         KeyError: There is no such filter.
@@ -106,10 +105,8 @@ class PseudoFilter:
         self.momentum = momentum
         self.held_out: float | None = None
         self.calls = 0
-        self.pseudo_seen = 0
-        # Tensors where the losses are: reading them makes the processor wait for a GPU.
+        # A tensor where the losses are: reading it makes the processor wait for a GPU.
         self._running: Tensor | None = None
-        self._kept: Tensor | float = 0.0
 
     @classmethod
     def from_options(cls, settings: Mapping[str, Any], *, batches_per_iteration: int = 1) -> PseudoFilter:
@@ -143,16 +140,6 @@ class PseudoFilter:
         """The moving average of the mean real loss; None before the first finite one."""
         value = math.nan if self._running is None else float(self._running)
         return None if math.isnan(value) else value
-
-    @property
-    def pseudo_kept(self) -> float:
-        """Sum of the weights of the pseudo samples: how many were kept."""
-        return float(self._kept)
-
-    @property
-    def kept_ratio(self) -> float:
-        """Kept over all pseudo samples since the first call; 0 before any was seen."""
-        return self.pseudo_kept / self.pseudo_seen if self.pseudo_seen else 0.0
 
     def set_held_out(self, loss: float) -> None:
         """Take the mean loss on the held-out pairs; one that is not finite does not replace one that is."""
@@ -190,13 +177,10 @@ class PseudoFilter:
         weights = torch.where(torch.isfinite(per_sample_loss), weights, 0)
         weights = torch.where(pseudo, weights, 1)
 
-        seen = int(is_pseudo.sum())
-        kept = torch.where(pseudo, weights, 0).sum()
+        kept_ratio = torch.where(pseudo, weights, 0).sum() / max(1, int(is_pseudo.sum()))
         self.calls += 1
-        self.pseudo_seen += seen
-        self._kept = self._kept + kept.double()
         bound = torch.full_like(level, math.nan) if self.beta is None else upper_bound(self.beta, level)
-        return FilterResult(weights, bound, (kept / max(1, seen)).float(), level)
+        return FilterResult(weights, bound, kept_ratio.float(), level)
 
     def _reference(self, losses: Tensor, is_pseudo: Tensor, reference: float | Tensor | None, look: bool) -> Tensor:
         """The loss to compare with, 0-dim."""
@@ -221,23 +205,14 @@ class PseudoFilter:
         return self._running
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts, the moving average and the held-out loss, for the checkpoint."""
-        state = {
-            "calls": self.calls,
-            "pseudo_seen": self.pseudo_seen,
-            "pseudo_kept": self.pseudo_kept,
-            "running": self.running,
-        }
-        return state | ({"held_out": self.held_out} if self.reference == "held_out" else {})
+        """The count of calls, the moving average and the held-out loss, for the checkpoint."""
+        return {"calls": self.calls, "running": self.running, "held_out": self.held_out}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
         self.calls = int(state["calls"])
-        self.pseudo_seen = int(state["pseudo_seen"])
-        self._kept = float(state["pseudo_kept"])
-        running, held_out = state["running"], state.get("held_out")
-        self._running = None if running is None else torch.tensor(float(running), dtype=torch.float64)
-        self.held_out = None if held_out is None else float(held_out)
+        running, self.held_out = state["running"], state["held_out"]
+        self._running = None if running is None else torch.tensor(running, dtype=torch.float64)
 
 
 def _check_weights(weights: object, losses: Tensor, name: str) -> None:

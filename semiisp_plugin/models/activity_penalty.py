@@ -29,8 +29,7 @@ class ActivityPenalty:
         weight: Factor of the penalty.
 
     Raises:
-        ValueError: A network has no such module; the message names the nearest, or those that there are. Or a network
-            runs in copies, one a GPU.
+        ValueError: A network has no such module; the message names the nearest, or those that there are.
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], module: str, weight: float = 1e-4) -> None:
@@ -38,11 +37,6 @@ class ActivityPenalty:
         self.weight = weight
         self._outputs: list[Any] = []
         for key, network in networks.items():
-            if isinstance(network, nn.DataParallel):
-                raise ValueError(
-                    "train:activity_penalty: does not go with several GPUs in one process, each of which runs a copy "
-                    "of the network; start a process for each GPU (torchrun and --launcher pytorch)."
-                )
             bare = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
             found = dict(bare.named_modules())
             if not module or module not in found:

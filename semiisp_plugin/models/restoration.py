@@ -98,7 +98,7 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         return self.model_to_device(net)
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
-        """To the device, and into DistributedDataParallel or DataParallel where those apply; CPU included."""
+        """To the device, and into DistributedDataParallel where there are several processes; CPU included."""
         net = net.to(self.device)
         if self.channels_last:
             net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
@@ -109,7 +109,7 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
             ids = [torch.cuda.current_device()] if self.device.type == "cuda" else None
             unused = self.opt.get("find_unused_parameters", False)
             return nn.parallel.DistributedDataParallel(net, device_ids=ids, find_unused_parameters=unused)
-        return nn.DataParallel(net) if self.opt["num_gpu"] > 1 else net
+        return net
 
     # --- training --------------------------------------------------------------------------------------------
 

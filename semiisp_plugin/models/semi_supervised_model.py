@@ -43,7 +43,6 @@ class SemiSupervisedModel(PseudoInputsModel):
         self.held_out: HeldOut | None = held_out_settings(settings)
         self._held_out_batches: Sequence[Mapping[str, Any]] = ()
         self._held_out_at = 0  # the iteration that the held-out loss is of
-        self._warmup_told: bool | None = None
 
     # --- held-out pairs ----------------------------------------------------------------------------------------------
 
@@ -129,7 +128,6 @@ class SemiSupervisedModel(PseudoInputsModel):
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One iteration on the batch of `feed_data`."""
-        self._tell_of_warmup()
         self.update_held_out(current_iter)
         self.add_noise(current_iter)
         self.output = self.predict(self.net_g, self.lq)
@@ -176,18 +174,6 @@ class SemiSupervisedModel(PseudoInputsModel):
             counted=not in_warmup,
         )
         self._weights = weights
-
-    def _tell_of_warmup(self) -> None:
-        """Say that the filter's warm-up begins or resumes, and that it ends."""
-        told, self._warmup_told = self._warmup_told, self.filter.in_warmup
-        if self.filter.in_warmup and not told:
-            left = math.ceil((self.filter.warmup_iter - self.filter.calls) / self.accumulate)
-            get_root_logger().info(
-                f"Filter: warm-up for {left} iterations, in which every pseudo sample with a finite loss is kept "
-                f"(train:filter:warmup_iter); then the filter '{self.filter.type}' decides."
-            )
-        elif told and not self.filter.in_warmup:
-            get_root_logger().info(f"Filter: the warm-up has ended; the filter '{self.filter.type}' decides from now.")
 
     # --- logging -----------------------------------------------------------------------------------------------------
 

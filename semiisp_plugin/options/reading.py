@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from semiisp_plugin import plugins
-from semiisp_plugin.options.messages import OptionError, kind_of, nearest
+from semiisp_plugin.options.messages import OptionError, as_yaml, kind_of, nearest
 from semiisp_plugin.options.source import Keys, Source
 from semiisp_plugin.options.yaml_text import dump, parse
 
@@ -82,12 +82,8 @@ def _load(path: str, chain: tuple[str, ...], asked_at: str | None) -> tuple[dict
     parents = values.pop("extends")
     where = places.pop(("extends",))
     parents = [parents] if isinstance(parents, str) else parents
-    if not isinstance(parents, list) or not parents:
-        raise OptionError(f"{where}: extends: give a file, or a list of files, not {kind_of(parents)}.")
-    for number, parent in enumerate(parents, 1):
-        if not isinstance(parent, str) or not parent:
-            what = "an empty text" if parent == "" else kind_of(parent)
-            raise OptionError(f"{where}: extends: give a file, or a list of files; entry {number} is {what}.")
+    if not isinstance(parents, list) or not parents or not all(isinstance(p, str) and p for p in parents):
+        raise OptionError(f"{where}: extends: give a file, or a list of files, not {as_yaml(parents)}.")
     options: dict[str, Any] = {}
     known: Places = {}
     for parent in parents:

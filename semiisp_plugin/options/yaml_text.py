@@ -83,7 +83,8 @@ def parse(text: str, name: str) -> tuple[Any, dict[Keys, int]]:
             problem = "there is a tab; indent with spaces"
         raise OptionError(f"{where}: not valid YAML: {problem}.") from None
     except RecursionError:
-        raise OptionError(f"{name}: not valid YAML: sections are nested too deeply.") from None
+        problem = "sections are nested too deeply, or an alias (*name) stands for a section that it is part of"
+        raise OptionError(f"{name}: not valid YAML: {problem}.") from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -96,7 +97,6 @@ class _Builder:
         self.lines: dict[Keys, int] = {}
         self._loader = loader
         self._name = name
-        self._open: list[yaml.Node] = []
         self._count = 0
 
     def fail(self, node: yaml.Node, keys: Keys, message: str) -> NoReturn:
@@ -107,20 +107,15 @@ class _Builder:
         self._count += 1
         if self._count > _MAX_VALUES:
             self.fail(node, keys, "the file is too large, or its aliases multiply.")
-        if node in self._open:
-            self.fail(node, keys, "an alias (*name) stands for a section that it is part of.")
         if node.tag not in _TAGS[type(node)]:
             tag = node.tag.replace(_CORE, "!!")
             self.fail(node, keys, f"the tag {tag} is not allowed here; option files hold plain values.")
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, keys)
-        self._open.append(node)
         if isinstance(node, yaml.SequenceNode):
-            result: Any = [self.value(item, keys) for item in node.value]
-        elif isinstance(node, yaml.MappingNode):
-            result = self._mapping(node, keys)
-        self._open.pop()
-        return result
+            return [self.value(item, keys) for item in node.value]
+        assert isinstance(node, yaml.MappingNode)
+        return self._mapping(node, keys)
 
     def _scalar(self, node: yaml.ScalarNode, keys: Keys) -> Any:
         try:
@@ -131,9 +126,6 @@ class _Builder:
 
     def _mapping(self, node: yaml.MappingNode, keys: Keys) -> dict[Any, Any]:
         own = {pair for pair in node.value if pair[0].tag != _MERGE}
-        for _, merged in set(node.value) - own:
-            if any(part in self._open for part in (merged, *merged.value)):
-                self.fail(merged, (*keys, "<<"), "an alias (*name) goes round in a circle.")
         self._loader.flatten_mapping(node)  # what is merged comes first, and what wins last
         pairs: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         for pair in node.value:

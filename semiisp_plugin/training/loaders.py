@@ -109,13 +109,12 @@ class MixedData:
 
     def __init__(self, opt: dict[str, Any], dataset: Any, start_iter: int) -> None:
         settings = opt["datasets"]["train"]
-        gpus = gpus_of_this_process(opt)
         self.n_pairs = int(getattr(dataset, "n_real", len(dataset)))
         n_pseudo = int(getattr(dataset, "n_pseudo", 0))
         if n_pseudo:
-            per_batch = (int(settings["real_per_batch"]) * gpus, int(settings["pseudo_per_batch"]) * gpus)
+            per_batch = (int(settings["real_per_batch"]), int(settings["pseudo_per_batch"]))
         else:
-            per_batch = (int(settings["batch_size_per_gpu"]) * gpus, 0)
+            per_batch = (int(settings["batch_size_per_gpu"]), 0)
         self._accumulate = int(opt["train"]["accumulate"])
         self._total = int(opt["train"]["total_iter"]) * self._accumulate
         self._start = start_iter * self._accumulate
@@ -130,7 +129,7 @@ class MixedData:
             # A run that is resumed with a lower total_iter has nothing left to do.
             start_batch=min(self._start, self._total),
         )
-        workers = int(settings["num_worker_per_gpu"]) * gpus
+        workers = int(settings["num_worker_per_gpu"])
         self.watched = WatchedDataset(dataset, workers)
         self.loader = Loader(
             self.watched,
@@ -174,11 +173,6 @@ class MixedData:
             if state.get(name) != now.get(name)
         ]
         return f"The order of the training samples is another: {'; '.join(changed)}." if changed else None
-
-
-def gpus_of_this_process(opt: dict[str, Any]) -> int:
-    """GPUs that share a batch of the option file times their number: all, where there is no launcher."""
-    return 1 if opt["dist"] else max(1, opt["num_gpu"])
 
 
 def estimated_noise(dataset: Any, logger: logging.Logger, at_most: int = 100) -> dict[str, float] | None:

@@ -19,7 +19,7 @@ from semiisp_plugin.data.auto_settings import resolve_auto
 from semiisp_plugin.io.checkpoint import load_checkpoint, newest_whole_state
 from semiisp_plugin.options.structures import held_out_settings
 from semiisp_plugin.toolbox import build_dataset, build_model, get_root_logger, run_basicsr
-from semiisp_plugin.training.loaders import MixedData, build_val_loaders, estimated_noise, gpus_of_this_process
+from semiisp_plugin.training.loaders import MixedData, build_val_loaders, estimated_noise
 from semiisp_plugin.training.run_folder import held_log
 
 
@@ -116,11 +116,8 @@ class Run:
         if held_out:
             settings["held_out"], settings["held_out_seed"] = held_out.count, opt["manual_seed"]
         dataset = build_dataset(settings)
-        gpus = gpus_of_this_process(opt)
-        if gpus > 1:
-            logger.warning(
-                f"No launcher, {gpus} GPUs: the batch is {gpus} times that of the option file, split over them."
-            )
+        if opt["num_gpu"] > 1 and not opt["dist"]:
+            logger.warning("A process uses one GPU: for several, start it with torchrun and --launcher pytorch.")
         if opt["train"].get("noise") == "estimated":
             opt["train"]["noise"] = estimated_noise(dataset, logger)
         chosen = resolve_auto(opt, int(getattr(dataset, "n_real", len(dataset))))

@@ -223,8 +223,3 @@ def test_options(make):
         make(module=None, activity_penalty={"weight": 1e-4})
     with pytest.raises(OptionError, match="unknown key; did you mean 'module'"):
         make(module=None, activity_penalty={"modul": "gain"})
-
-
-def test_several_gpus_in_one_process_are_refused():
-    with pytest.raises(ValueError, match="several GPUs in one process"):
-        ActivityPenalty({"network_g": nn.DataParallel(Scaled())}, "gain")

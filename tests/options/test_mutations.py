@@ -22,7 +22,7 @@ METRICS = {
     "psnr": {"type": "calculate_psnr", "crop_border": 4, "test_y_channel": False, "better": "higher"},
     "niqe": {"type": "calculate_niqe", "crop_border": 4, "better": "lower"},
 }
-LOGGER = {"print_freq": 100, "save_checkpoint_freq": 5000, "use_tb_logger": True, "wandb": {"project": None}}
+LOGGER = {"print_freq": 100, "save_checkpoint_freq": 5000, "use_tb_logger": True}
 
 SEMI = {
     "name": "semi",
