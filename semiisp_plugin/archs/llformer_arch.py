@@ -26,7 +26,7 @@ What the paper leaves open is ours:
 * Halving is a 3x3 convolution to half the channels and a pixel unshuffle; doubling is one to twice the channels and a
   pixel shuffle.
 * The features from the way down are added with one learned weight a channel for each of the two, and a 1x1 convolution
-  follows (``attention``).
+  follows.
 * alpha is learned for each head; it starts at the square root of the head's channels. In the fusion, whose products run
   over all the image, q and k are of unit length, and alpha starts at 1.
 * The refinement blocks follow the last fusion. No convolution but the first and the last has a bias.
@@ -53,9 +53,9 @@ _N_FUSED = 3  # blocks in a row whose outputs are fused
 class _ChannelNorm(nn.Module):
     """Layer norm over the channels of each pixel, (N, C, H, W) -> (N, C, H, W)."""
 
-    def __init__(self, channels: int, bias: bool) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(channels, bias=bias)
+        self.norm = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.norm(x.permute(0, 2, 3, 1))
@@ -114,12 +114,12 @@ class _DualGatedFeedForward(nn.Module):
 class _Block(nn.Module):
     """The axis-based transformer block, (N, C, H, W) -> (N, C, H, W)."""
 
-    def __init__(self, channels: int, heads: int, expansion: float, norm_bias: bool) -> None:
+    def __init__(self, channels: int, heads: int, expansion: float) -> None:
         super().__init__()
-        self.attention_norm = _ChannelNorm(channels, norm_bias)
+        self.attention_norm = _ChannelNorm(channels)
         self.columns = _AxisAttention(channels, heads, along_columns=True)
         self.rows = _AxisAttention(channels, heads, along_columns=False)
-        self.feed_forward_norm = _ChannelNorm(channels, norm_bias)
+        self.feed_forward_norm = _ChannelNorm(channels)
         self.feed_forward = _DualGatedFeedForward(channels, expansion)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -151,9 +151,9 @@ class _CrossLayerFusion(nn.Module):
 class _FusedBlocks(nn.Module):
     """Three blocks in a row and the fusion of their outputs, (N, C, H, W) -> (N, C, H, W)."""
 
-    def __init__(self, channels: int, heads: int, expansion: float, norm_bias: bool) -> None:
+    def __init__(self, channels: int, heads: int, expansion: float) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(_Block(channels, heads, expansion, norm_bias) for _ in range(_N_FUSED))
+        self.blocks = nn.ModuleList(_Block(channels, heads, expansion) for _ in range(_N_FUSED))
         self.fusion = _CrossLayerFusion(channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -168,15 +168,13 @@ class _FusedBlocks(nn.Module):
 class _Skip(nn.Module):
     """Features of the way down joined to those of the way back, both (N, C, H, W), -> (N, C, H, W)."""
 
-    def __init__(self, channels: int, weighted: bool) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.weights = nn.Parameter(torch.ones(2, channels, 1, 1)) if weighted else None
+        self.weights = nn.Parameter(torch.ones(2, channels, 1, 1))
         self.project = _pointwise(channels, channels)
 
     def forward(self, before: Tensor, after: Tensor) -> Tensor:
-        if self.weights is not None:
-            before, after = before * self.weights[0], after * self.weights[1]
-        out: Tensor = self.project(before + after)
+        out: Tensor = self.project(before * self.weights[0] + after * self.weights[1])
         return out
 
 
@@ -204,9 +202,6 @@ class LLFormer(nn.Module):
         num_refinement_blocks: Blocks after the last fusion.
         heads: Heads of the attention in each stage; at full resolution there are ``heads[0]``.
         ffn_expansion_factor: Channels of the feed-forward network relative to those of the block.
-        norm_bias: The layer norms have a bias ("WithBias").
-        attention: Weigh what skip connections join by learned coefficients.
-        skip: Add the image to the output.
 
     Raises:
         ValueError: An option is outside what is said above.
@@ -219,9 +214,6 @@ class LLFormer(nn.Module):
         num_refinement_blocks: int = 2,
         heads: Sequence[int] = (1, 2, 4, 8),
         ffn_expansion_factor: float = 2.66,
-        norm_bias: bool = True,
-        attention: bool = True,
-        skip: bool = False,
     ) -> None:
         super().__init__()
         if dim < 2 or dim % 2:
@@ -240,24 +232,21 @@ class LLFormer(nn.Module):
                 f"LLFormer: ffn_expansion_factor is {ffn_expansion_factor}, which leaves no channel of {dim}; use 2.66."
             )
         self.multiple = 2 ** len(num_blocks)
-        self.skip = skip
 
         def blocks(channels: int, count: int, number_of_heads: int) -> nn.Sequential:
-            return nn.Sequential(
-                *(_Block(channels, number_of_heads, ffn_expansion_factor, norm_bias) for _ in range(count))
-            )
+            return nn.Sequential(*(_Block(channels, number_of_heads, ffn_expansion_factor) for _ in range(count)))
 
         self.embed = nn.Conv2d(N_COLOURS, dim, 3, padding=1)
-        self.head = _FusedBlocks(dim, heads[0], ffn_expansion_factor, norm_bias)
+        self.head = _FusedBlocks(dim, heads[0], ffn_expansion_factor)
         self.halvings = nn.ModuleList(_halving(c) for c in [dim, *widths[:-1]])
         self.encoders = nn.ModuleList(blocks(*stage) for stage in zip(widths, num_blocks, heads, strict=True))
         self.doublings = nn.ModuleList(_doubling(c) for c in reversed(widths))
         # The deepest stage has no counterpart; full resolution, without blocks between, has a skip as well.
-        self.skips = nn.ModuleList(_Skip(c, attention) for c in [*reversed(widths[:-1]), dim])
+        self.skips = nn.ModuleList(_Skip(c) for c in [*reversed(widths[:-1]), dim])
         self.decoders = nn.ModuleList(
             blocks(*stage) for stage in reversed(list(zip(widths[:-1], num_blocks[:-1], heads[:-1], strict=True)))
         )
-        self.tail = _FusedBlocks(dim, heads[0], ffn_expansion_factor, norm_bias)
+        self.tail = _FusedBlocks(dim, heads[0], ffn_expansion_factor)
         self.refinement = blocks(dim, num_refinement_blocks, heads[0])
         self.to_image = nn.Conv2d(dim, N_COLOURS, 3, padding=1)
 
@@ -287,5 +276,4 @@ class LLFormer(nn.Module):
             if index < len(self.decoders):
                 x = self.decoders[index](x)
         out: Tensor = self.to_image(self.refinement(self.tail(x)))[..., :height, :width]
-        wide = torch.promote_types(image.dtype, torch.float32)
-        return out.to(wide) + image.to(wide) if self.skip else out.to(wide)
+        return out.to(torch.promote_types(image.dtype, torch.float32))

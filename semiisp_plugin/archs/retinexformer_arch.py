@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, check_image, likeness
@@ -259,22 +258,13 @@ class Retinexformer(nn.Module):
 
 def _pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     """Pad (N, C, H, W) at the bottom and the right to sides that are multiples of ``multiple``."""
-    # One axis at a time: reflection needs more pixels than it adds, and an axis that lacks them must not decide for
-    # the other.
+    # By an index, without branches: an exported graph is for all sizes. One axis at a time: reflection needs more
+    # pixels than it adds, and an axis that lacks them must not decide for the other.
     for axis in (2, 3):
         side = image.shape[axis]
         more = -side % multiple
-        if torch.compiler.is_compiling():  # an exported graph is for all sizes, and has no branches by size
-            image = image.index_select(axis, _reflected(side, more, image.device))
-        elif more:
-            pad = (0, 0, 0, more) if axis == 2 else (0, more, 0, 0)
-            image = F.pad(image, pad, mode="reflect" if more < side else "replicate")
+        places = torch.arange(side + more, device=image.device)
+        last = torch.full_like(places, side - 1)
+        beyond = torch.where(torch.full_like(places, more) < side, 2 * last - places, last)
+        image = image.index_select(axis, torch.where(places < side, places, beyond))
     return image
-
-
-def _reflected(side: int, more: int, device: torch.device) -> Tensor:
-    """Which pixels a side consists of that is ``more`` longer."""
-    places = torch.arange(side + more, device=device)
-    last = torch.full_like(places, side - 1)
-    beyond = torch.where(torch.full_like(places, more) < side, 2 * last - places, last)
-    return torch.where(places < side, places, beyond)

@@ -214,7 +214,6 @@ _NO_MATTER = {
     "workers",
     "prefetch_factor",
     "pin_memory",
-    "persistent_workers",
     "timeout",
     "cache_images",
     "resume_state",

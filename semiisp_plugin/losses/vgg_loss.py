@@ -11,7 +11,7 @@ relu2_2, relu3_3 and relu4_3, each the mean squared difference of the features, 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +25,10 @@ DEFAULT_LAYERS: Mapping[str, float] = {"relu1_2": 1.0, "relu2_2": 1.0, "relu3_3"
 # Statistics of ImageNet in [0, 1], which torchvision's weights were trained with.
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
-_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # configuration D: convolutions and their channels
 
 
 def _layer_names() -> Iterator[str]:
-    for block, (convolutions, _) in enumerate(_BLOCKS, 1):
+    for block, convolutions in enumerate((2, 2, 3, 3, 3), 1):
         for number in range(1, convolutions + 1):
             yield from (f"conv{block}_{number}", f"relu{block}_{number}")
         yield f"pool{block}"
@@ -38,20 +37,15 @@ def _layer_names() -> Iterator[str]:
 _LAYERS = tuple(_layer_names())
 
 
-def _build_features(names: tuple[str, ...], outputs: frozenset[str]) -> nn.Sequential:
-    """VGG16's convolutional part up to the last of ``names``, untrained."""
-    features = nn.Sequential()
-    channels = 3
-    for name in names:
-        if name.startswith("conv"):
-            width = _BLOCKS[int(name[4]) - 1][1]
-            features.add_module(name, nn.Conv2d(channels, width, 3, padding=1))
-            channels = width
-        elif name.startswith("relu"):
+def _build_features(names: tuple[str, ...], outputs: Collection[str]) -> nn.Sequential:
+    """VGG16's convolutional part, configuration D, up to the last of ``names``, untrained."""
+    from torchvision.models.vgg import cfgs, make_layers
+
+    features = make_layers(cfgs["D"][: sum(not name.startswith("relu") for name in names)])[: len(names)]
+    for name, layer in zip(names, features, strict=True):
+        if name.startswith("relu"):
             # In place saves a third of the memory, except where the convolution's output itself is compared.
-            features.add_module(name, nn.ReLU(inplace=name.replace("relu", "conv") not in outputs))
-        else:
-            features.add_module(name, nn.MaxPool2d(2))
+            layer.inplace = name.replace("relu", "conv") not in outputs
     return features
 
 
@@ -100,14 +94,10 @@ class VGGPerceptualLoss(SampleLoss):
             raise ValueError(f"VGGPerceptualLoss: unknown `criterion: {criterion}`; choose l1 or l2.")
         self.criterion = criterion
         names = _LAYERS[: max(_LAYERS.index(name) for name in self.layers) + 1]
-        self.features = _build_features(names, frozenset(self.layers))
-
-        def public(key: str) -> str:
-            layer, kind = key.split(".")
-            return f"features.{names.index(layer)}.{kind}"
-
+        self.names = names
+        self.features = _build_features(names, self.layers)
         try:
-            loaded = VGG16.load(weights, self.features.state_dict(), public, "VGGPerceptualLoss")
+            loaded = VGG16.load(weights, self.features.state_dict(), "features.{}".format, "VGGPerceptualLoss")
         except ImageNetWeightsError as error:
             instead = "{type: SSIMLoss, loss_weight: 0.1}"
             raise ImageNetWeightsError(
@@ -124,7 +114,7 @@ class VGGPerceptualLoss(SampleLoss):
         """Features of the compared layers, by name."""
         x = (image - self.mean) / self.std
         found = {}
-        for name, layer in self.features.named_children():
+        for name, layer in zip(self.names, self.features, strict=True):
             x = layer(x)
             if name in self.layers:
                 found[name] = x

@@ -10,7 +10,6 @@ import io
 import math
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -68,24 +67,13 @@ def together(group: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def result_names(dataset: Any) -> Callable[[Mapping[str, Any]], str]:
-    """What an image's results are called: its file's base name, or its key with folders where that comes up again.
+def result_name(item: Mapping[str, Any]) -> str:
+    """What an image's results are called: its file's base name; its key where it lies in a folder below the root.
 
     Images of one name in two folders would overwrite each other.
     """
-    first: dict[str, str] = {}
-    for pair in getattr(dataset, "pairs", None) or ():
-        first.setdefault(Path(pair.input).stem, pair.key)
-    seen: Counter[str] = Counter()
-
-    def name(item: Mapping[str, Any]) -> str:
-        stem = os.path.splitext(os.path.basename(item["lq_path"][0]))[0]
-        key = item["key"][0] if "key" in item else None
-        seen[stem] += 1
-        again = first[stem] != key if stem in first else seen[stem] > 1
-        return key.replace("/", "__") if again and key is not None else stem
-
-    return name
+    key = str(item["key"][0]) if "key" in item else ""
+    return key.replace("/", "__") if "/" in key else Path(item["lq_path"][0]).stem
 
 
 def validate(
@@ -115,7 +103,6 @@ def validate(
     name, metrics = dataset.opt["name"], opt["val"].get("metrics") or {}
     numbers = list(loader.sampler)
     batch_size = int(dataset.opt.get("batch_size_per_gpu") or 1)
-    name_of = result_names(dataset)
     rows: list[tuple[int, str, dict[str, float]]] = []
     position = 0
     with (
@@ -137,7 +124,7 @@ def validate(
                 tb_logger.add_image(f"validation/{name}_input_output_target", grid, current_iter)
             outputs = model.output.detach().cpu()
             for i, item in enumerate(group):
-                image_name = name_of(item)
+                image_name = result_name(item)
                 if save_img:
                     imwrite(_image("8 bit", outputs[i]), _image_path(opt, name, image_name, current_iter))
                 if metrics:

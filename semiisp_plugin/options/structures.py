@@ -112,9 +112,6 @@ class Loader(msgspec.Struct, kw_only=True):
         ),
     ] = None
     pin_memory: Annotated[bool, doc("Load into page-locked memory, from which copies to a GPU are faster.")] = False
-    persistent_workers: Annotated[bool, doc("Keep the reading processes from epoch to epoch.", only_training=True)] = (
-        True
-    )
     prefetch_factor: Annotated[
         Positive, doc("Batches that each reading process prepares ahead.", only_training=True)
     ] = 2

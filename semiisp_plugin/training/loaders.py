@@ -139,7 +139,7 @@ class MixedData:
             worker_init_fn=partial(seed_worker, imports=plugins.named()),
             # Of its own: a loader that draws from torch's global generator would shift the dropout of a resumed run.
             generator=torch.Generator().manual_seed(opt["manual_seed"] + opt["rank"]),
-            persistent_workers=workers > 0 and settings["persistent_workers"],
+            persistent_workers=workers > 0,  # for `Loader.close`
             prefetch_factor=int(settings["prefetch_factor"]) if workers else None,
             timeout=float(settings["timeout"]) if workers else 0,
         )

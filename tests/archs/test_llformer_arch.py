@@ -111,20 +111,6 @@ def test_every_pixel_sees_every_other() -> None:
     assert (x.grad[0].abs().sum(0) > 0).all()
 
 
-def test_options_do_what_they_say() -> None:
-    image = torch.rand(1, 3, 8, 8)
-    net = small(skip=True)
-    other = small()
-    other.load_state_dict(net.state_dict())
-    torch.testing.assert_close(net(image), other(image) + image)
-    weighted = {name for name in net.state_dict() if name.startswith("skips") and name.endswith("weights")}
-    assert weighted == {"skips.0.weights", "skips.1.weights"}
-    assert not [name for name in small(attention=False).state_dict() if name.endswith("weights")]
-    with_bias = {name for name in net.state_dict() if name.endswith("norm.bias")}
-    assert with_bias
-    assert set(net.state_dict()) - set(small(norm_bias=False).state_dict()) == with_bias
-
-
 def test_gradients_reach_all_parameters_and_are_finite_on_flat_images() -> None:
     net = small()
     net(torch.rand(2, 3, 12, 9)).square().mean().backward()

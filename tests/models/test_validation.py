@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from semiisp_plugin.io.image_io import read_image, to_uint8, write_image
 from semiisp_plugin.metrics import prepared_by, takes_floats
-from semiisp_plugin.models.validation import ValidationStopped, groups_of_one_size, result_names, together, validate
+from semiisp_plugin.models.validation import ValidationStopped, groups_of_one_size, result_name, together, validate
 from semiisp_plugin.toolbox import METRIC_REGISTRY, build_model, calculate_psnr
 from semiisp_plugin.training.loaders import build_val_loaders
 
@@ -151,12 +151,8 @@ def test_groups_and_names():
     assert together(groups[0])["lq_path"] == ["0", "1"]
     assert list(groups_of_one_size(DataLoader([]), 2)) == []
 
-    class Foreign:  # a data set that does not list its pairs
-        pass
-
-    name = result_names(Foreign())
-    names = [name({"lq_path": [path], "key": [key]}) for path, key in (("a/x.png", "a/x"), ("b/x.png", "b/x"))]
-    assert names == ["x", "b__x"]
+    names = [result_name({"lq_path": ["in/a/x y.png"], **key}) for key in ({"key": ["a/x"]}, {"key": ["x"]}, {})]
+    assert names == ["a__x", "x y", "x y"]
 
 
 # --- which images a metric gets --------------------------------------------------------------------------------------

@@ -242,7 +242,7 @@ def auto_batch(options, total=None, **changes):
         ),
         (lambda o: o["logger"].update(keep_last=None), ("logger", "keep_last", None)),
         (
-            lambda o: o["datasets"]["train"].update(persistent_workers=False, prefetch_factor=4, timeout=0),
+            lambda o: o["datasets"]["train"].update(prefetch_factor=4, timeout=0),
             ("datasets", "train", "prefetch_factor", 4),
         ),
         (

@@ -85,7 +85,6 @@ ISP = {
             "use_rot": True,
             "num_worker_per_gpu": 6,
             "batch_size_per_gpu": 16,
-            "persistent_workers": True,
             "timeout": 60,
         },
         "val": {"name": "val", "type": "PairedRestorationDataset", **deepcopy(PAIRS)},
