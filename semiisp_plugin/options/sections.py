@@ -66,57 +66,49 @@ def check_section(
     """
     if not isinstance(value, dict):
         source.fail(keys, f"expected a section, not {kind_of(value)}.")
-    _normalise(value, expected, source, tuple(keys))
+    tag, fields = tag_of(expected), {f.encode_name: f for f in msgspec.structs.fields(expected)}
+    names = [name for name in fields if name != "type" or title is None]
+    for key in value if expected.__struct_config__.forbid_unknown_fields else ():
+        if key not in fields and not (tag and key == "type"):
+            listed = f"Known: {', '.join(names)}." if names else "It takes none."
+            what = f"{title} has no such option" if title else "unknown key"
+            source.fail((*keys, key), f"{what}{nearest(key, names)} {listed}")
+    for name, field in fields.items():
+        if name not in value:
+            if field.required:
+                what = f"{title} needs the key '{name}'." if title else f"the key '{name}' is missing."
+                missing(value, name, source, keys, what, fields)
+        elif value[name] is None and not field.required and not {type(None), Any} & set(alternatives(field.type)):
+            del value[name]  # "nothing": the default
+        else:
+            value[name] = _checked(value[name], field.type, source, (*keys, name))
+
+
+def _checked(value: Any, kind: Any, source: Source, keys: Keys) -> Any:
+    """The value of a key, with whole numbers in the place of numbers such as 1e5."""
+    value = whole(value, kind)
+    structures = structures_in(kind) if isinstance(value, dict) else []
+    if structures:
+        part = structure_of(kind, value)
+        if part is None:
+            tags = [str(tag_of(s)) for s in structures]
+            if "type" not in value:
+                missing(value, "type", source, keys, f"the key 'type' is missing. Known: {', '.join(tags)}.")
+            given = value["type"]
+            source.fail(
+                (*keys, "type"), f"there is no '{short(given)}'{nearest(str(given), tags)} Known: {', '.join(tags)}."
+            )
+        check_section(value, part, source, keys, str(value["type"]) if tag_of(part) else None)
+        return value
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, float) and not math.isfinite(number) and marks_of(kind).get("finite"):
+            source.fail(keys, f"expected a finite number, got {number}.")
     try:
-        msgspec.convert(value, expected, strict=True)
+        msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        _explain(str(error), value, expected, source, tuple(keys), title)
-
-
-def _normalise(section: dict[str, Any], structure: type[msgspec.Struct], source: Source, keys: Keys) -> None:
-    for field in msgspec.structs.fields(structure):
-        name, kinds = field.encode_name, set(alternatives(field.type))
-        if name not in section:
-            continue
-        if section[name] is None and not field.required and not kinds & {type(None), Any}:
-            del section[name]  # "nothing": the default
-            continue
-        section[name] = item = whole(section[name], field.type)
-        for number in item if isinstance(item, list) else [item]:
-            infinite = isinstance(number, float) and not math.isfinite(number)
-            if infinite and marks_of(field.type).get("finite"):
-                source.fail((*keys, name), f"expected a finite number, got {number}.")
-        part = structure_of(field.type, item)
-        if part is not None:
-            _normalise(item, part, source, (*keys, name))
-
-
-def _explain(error: str, value: Any, kind: Any, source: Source, keys: Keys, title: str | None) -> NoReturn:
-    """Raise for what msgspec says of a section and a structure."""
-    message, _, where = error.partition(" - at `$")
-    path = [k for k in re.split(r"\.|\[\.\.\.\]|\[\d+\]", where.rstrip("`")) if k]
-    parent = kind
-    for key in path:
-        structure, parent = structure_of(kind, value), kind
-        fields = {f.encode_name: f.type for f in msgspec.structs.fields(structure)} if structure else {}
-        kind, value = fields.get(key), value.get(key) if isinstance(value, dict) else None
-    here, structure = (*keys, *path), structure_of(kind, value)
-    title = title if not path else str(value.get("type")) if structure and tag_of(structure) else None
-    names = [f.encode_name for f in msgspec.structs.fields(structure)] if structure else []
-    names = [n for n in names if n != "type" or title is None]
-    field = message.rpartition("field `")[2].rstrip("`")
-    if message.startswith("Object contains unknown field"):
-        listed = f"Known: {', '.join(names)}." if names else "It takes none."
-        what = f"{title} has no such option" if title else "unknown key"
-        source.fail((*here, field), f"{what}{nearest(field, names)} {listed}")
-    tags = [str(tag_of(s)) for s in structures_in(parent if message.startswith("Invalid value") else kind)]
-    if message.startswith("Object missing required field"):
-        listed = "" if structure else f" Known: {', '.join(tags)}."
-        what = f"{title} needs the key '{field}'." if title else f"the key '{field}' is missing.{listed}"
-        missing(value, field, source, here, what, names)
-    if message.startswith("Invalid value"):
-        source.fail(here, f"there is no '{short(value)}'{nearest(str(value), tags)} Known: {', '.join(tags)}.")
-    source.fail(here, _plain_words(message, kind, None if "[" in where else value))
+        message, within, _ = str(error).partition(" - at `$")
+        source.fail(keys, _plain_words(message, kind, None if within else value))
+    return value
 
 
 def missing(
