@@ -158,16 +158,11 @@ class PQDynamicISP(nn.Module):
             (N, 3, h, w), of the tile's dtype.
 
         Raises:
-            ValueError: The tile is not (N, 3, h, w), or reaches out of the image.
+            ValueError: The tile is not (N, 3, h, w).
         """
         check_image("PQDynamicISP", tile)
         (top, left), (height, width) = box, size
         rows, columns = tile.shape[-2:]
-        if min(top, left) < 0 or top + rows > height or left + columns > width:
-            raise ValueError(
-                f"PQDynamicISP: a tile of {rows}x{columns} pixels at row {top}, column {left} reaches out of the image "
-                f"of {height}x{width}."
-            )
         if self.grid == (1, 1) or (rows, columns) == (height, width):
             return self.isp.forward(tile, context)
         sets = _at(context, 3, positions(width, self.grid[1])[left : left + columns])

@@ -25,13 +25,8 @@ COLUMNS = ("key", "seen", "dropped", "share_dropped", "mean_loss_ratio", "not_fi
 GROUPS = ("real", "pseudo_kept", "pseudo_dropped")
 """Of the samples' losses in TensorBoard."""
 
-WINDOW = 100  # batches that the second warning and the logged share of those without any look back on
+WINDOW = 100  # batches that the warning and the logged share of those that lost all look back on
 _READ_EVERY = 50  # batches whose values may wait on the device
-
-_ADVICE = (
-    "Raise train:filter:beta, take train:filter:reference: running, and look at the pseudo pairs' contact sheet and "
-    "at the pictures images/pseudo_dropped in TensorBoard."
-)
 
 
 def batch_counts(weights: Tensor, is_pseudo: Tensor) -> Tensor:
@@ -58,18 +53,14 @@ class FilterRecord:
         world_size: Number of processes. The window is the same in all of them, as `add` gets totals; counts a
             photograph are each process's own until `write` adds them up on rank 0, and histograms are of rank 0's
             part of the batches.
-
-    Attributes:
-        batches: Batches so far that had pseudo samples.
     """
 
     def __init__(self, *, rank: int = 0, world_size: int = 1) -> None:
         self.rank = rank
         self.world_size = world_size
-        self.batches = 0
         self._rejected: deque[bool] = deque(maxlen=WINDOW)
         self._losses: deque[np.ndarray] = deque(maxlen=1000)  # of each batch: losses and numbers of GROUPS, (2, N)
-        self._warned = {"once": False, "often": False}
+        self._warned = False
         # Of each photograph: visits; dropped ones; those whose loss was not finite; sum of loss over reference of the
         # others.
         self._counts: dict[str, list[Any]] = {}
@@ -118,7 +109,6 @@ class FilterRecord:
             self._losses.append(np.stack([loss, is_pseudo + is_dropped.astype(int)]).astype(np.float32))
             _, _, kept, pseudo = count
             if pseudo:
-                self.batches += 1
                 self._rejected.append(bool(kept == 0))
                 self._warn()
             with np.errstate(all="ignore"):  # 0/0 where the reference is 0, and NaN
@@ -132,19 +122,15 @@ class FilterRecord:
         self._counts[key] = [before + more for before, more in zip(known, counts, strict=True)]
 
     def _warn(self) -> None:
-        """Say it once when a batch loses all its pseudo samples, and once when most batches do."""
-        if self._rejected[-1] and not self._warned["once"]:
-            self._warned["once"] = True
-            get_root_logger().info(  # no alarm: with few pseudo samples a batch it happens
-                f"The filter kept none of a batch's pseudo samples, for the first time, in batch {self.batches}: the "
-                f"step learns from the real pairs alone. Where that is rare it does no harm. {_ADVICE}"
-            )
+        """Say it once when most batches lose all their pseudo samples."""
         rejected = sum(self._rejected)
-        if not self._warned["often"] and len(self._rejected) == WINDOW and rejected > WINDOW / 2:
-            self._warned["often"] = True
+        if not self._warned and len(self._rejected) == WINDOW and rejected > WINDOW / 2:
+            self._warned = True
             get_root_logger().warning(
-                f"The filter kept no pseudo sample at all in {rejected} of the last {WINDOW} batches (up to "
-                f"batch {self.batches}): this is supervised training on the real pairs. {_ADVICE}"
+                f"The filter kept no pseudo sample at all in {rejected} of the last {WINDOW} batches: this is "
+                f"supervised training on the real pairs. Raise train:filter:beta, take train:filter:reference: "
+                f"running, and look at the pseudo pairs' contact sheet and at the pictures images/pseudo_dropped in "
+                f"TensorBoard."
             )
 
     # --- what is looked at -------------------------------------------------------------------------------------------
@@ -212,17 +198,15 @@ class FilterRecord:
         """Plain numbers and strings. In distributed training: call `write` before, rank 0's is that of all."""
         self.read()
         return {
-            "batches": self.batches,
             "rejected": list(self._rejected),
-            "warned": dict(self._warned),
+            "warned": self._warned,
             "photographs": {key: list(counts) for key, counts in self._counts.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`; in distributed training of rank 0's, on every rank."""
         self._waiting = []
-        self.batches = int(state["batches"])
         self._rejected = deque(state["rejected"], WINDOW)
         # What was added up must not be added up again.
         self._counts = {} if self.rank else {key: list(counts) for key, counts in state["photographs"].items()}
-        self._warned = {name: bool(state["warned"][name]) for name in self._warned}
+        self._warned = bool(state["warned"])

@@ -133,14 +133,11 @@ def network_lines(model: Any) -> list[str]:
 def _time_lines(run: Run, times: Times, one_validation: float) -> list[str]:
     if len(times) < 2:
         return ["not measured"]
-    waited, computed = times[0]
     count, opt = len(times) - 1, run.opt
     all_waited, total = sum(w for w, _ in times[1:]), sum(w + c for w, c in times[1:])
     last = int(opt["train"]["total_iter"])
     left = last - run.start_iter
     lines = [
-        f"first batch after {waited:.2f} s, first iteration in {computed:.2f} s more (kernels are chosen and compiled, "
-        f"memory is taken)",
         f"{total / count:.3g} s an iteration, mean of {count}; {all_waited / max(total, 1e-9):.0%} of it waiting for "
         f"data, which num_worker_per_gpu (more workers) or cache_images (few, small images) can lower",
         f"{left:,d} iterations at this speed: {tqdm.format_interval(left * total / count)}",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,15 +163,7 @@ def set_seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-@contextmanager
-def algorithms(deterministic: bool) -> Iterator[None]:
+def choose_algorithms(deterministic: bool) -> None:
     """As BasicSR the fastest of cuDNN's; or those of torch that give the same result each time."""
-    before = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
     torch.backends.cudnn.benchmark = not deterministic
-    if deterministic:
-        torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before[0]
-        torch.use_deterministic_algorithms(before[1], warn_only=torch.is_deterministic_algorithms_warn_only_enabled())
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)

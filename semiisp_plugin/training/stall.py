@@ -105,9 +105,7 @@ def naming_files(dataset: WatchedDataset) -> Iterator[None]:
 def _cause(signal: str) -> str:
     if "bus error" in signal.lower():
         return "The shared memory (/dev/shm) is full: enlarge it (Docker: --shm-size), or lower num_worker_per_gpu."
-    if "segmentation" in signal.lower():
-        return "A library crashed on it: look at the file, or set num_worker_per_gpu: 0 to see where it happens."
     return (
         "Most often memory ran out: lower num_worker_per_gpu, switch cache_images off (every worker keeps a cache of "
-        "its own), or cut large images up."
+        "its own), or cut large images up; with num_worker_per_gpu: 0 you see where a library crashes."
     )

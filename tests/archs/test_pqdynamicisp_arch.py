@@ -57,12 +57,3 @@ def test_large_parts_go_by_strips():
     with torch.no_grad():
         part = network.apply_prepared(image[:, :, 20:, 7:], network.prepare(image), (20, 7), (300, 210))
         torch.testing.assert_close(part, network(image)[:, :, 20:, 7:], rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("box", [(-1, 0), (0, 3), (1, 2)])
-def test_parts_that_reach_out_of_the_image(box):
-    network = PQDynamicISP(grid=(2, 2), thumbnail=32)
-    image = torch.rand(1, 3, 8, 8)
-    sets = network.prepare(image)
-    with pytest.raises(ValueError, match="reaches out of the image of 8x8"):
-        network.apply_prepared(image[:, :, :8, :7], sets, box, (8, 8))
