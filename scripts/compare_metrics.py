@@ -14,7 +14,7 @@ import csv
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -22,8 +22,8 @@ from semiisp_plugin.data.pairs import match_pairs, read_pair
 from semiisp_plugin.io.image_io import to_tensor
 from semiisp_plugin.io.imagenet_weights import ImageNetWeightsError
 from semiisp_plugin.metrics import prepare_metric
-from semiisp_plugin.metrics.gt_mean import VARIANTS
-from semiisp_plugin.metrics.lpips import NETS
+from semiisp_plugin.metrics.gt_mean import Variant
+from semiisp_plugin.metrics.lpips import BACKBONES
 from semiisp_plugin.models.validation import measure
 from semiisp_plugin.report.tables import markdown_table
 
@@ -37,8 +37,8 @@ METRICS: dict[str, dict[str, Any]] = {
     "colour difference, CIE 1976 (FiveK)": {"type": "calculate_delta_e"},
     "colour difference, CIE 1994": {"type": "calculate_delta_e", "formula": "cie94"},
     "colour difference, CIEDE2000": {"type": "calculate_delta_e", "formula": "ciede2000"},
-    **{f"PSNR, GT-mean, {v}": {"type": "calculate_psnr_gt_mean", "variant": v} for v in VARIANTS},
-    **{f"SSIM, GT-mean, {v}": {"type": "calculate_ssim_gt_mean", "variant": v} for v in VARIANTS},
+    **{f"PSNR, GT-mean, {v}": {"type": "calculate_psnr_gt_mean", "variant": v} for v in get_args(Variant)},
+    **{f"SSIM, GT-mean, {v}": {"type": "calculate_ssim_gt_mean", "variant": v} for v in get_args(Variant)},
 }
 
 
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--prediction", required=True, metavar="DIR", help="folder or LMDB")
     parser.add_argument("--target", required=True, metavar="DIR", help="folder or LMDB")
     parser.add_argument("--template", default="{}", help="a prediction's name, {} being that of its target")
-    parser.add_argument("--lpips", choices=NETS, help="LPIPS with this backbone, too")
+    parser.add_argument("--lpips", choices=BACKBONES, help="LPIPS with this backbone, too")
     parser.add_argument("--lpips-weights", metavar="FILE", help="torchvision's weights of it; else torch's cache")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write a line an image")
     args = parser.parse_args(argv)

@@ -5,7 +5,7 @@ All are called as BasicSR's are:
 * ``img``: the prediction, ``(H, W, 3)`` with B, G, R (BasicSR's order) or ``(H, W)``; uint8, or float where [0, 255] is
   black to white;
 * ``img2``: the ground truth, likewise;
-* ``crop_border``: pixels left out at each edge, before all else; ``input_order``: ``HWC`` or ``CHW``;
+* ``crop_border``: pixels left out at each edge, before all else;
 * ``better``: not used; BasicSR hands this key of the metric's section to the function.
 
 They raise a ValueError for an unknown option, different shapes, a data type other than uint8 and float, and an image

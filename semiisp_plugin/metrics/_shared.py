@@ -65,44 +65,26 @@ def prepare_metric(settings: dict[str, Any]) -> None:
         prepare(**{k: v for k, v in settings.items() if k not in ("type", "better")})
 
 
-def check_choice(key: str, value: Any, known: tuple[str, ...], owner: str) -> None:
-    """Refuse an option's value that is none of the choices.
-
-    Raises:
-        ValueError: It is none.
-    """
-    if value not in known:
-        raise ValueError(f"{owner}: unknown `{key}: {value}`; choose one of {', '.join(known)}.")
-
-
-def as_pair(
-    img: Image, img2: Image, owner: str, input_order: str = "HWC", crop_border: int = 0, smallest: int = 1
-) -> tuple[Image, Image]:
+def as_pair(img: Image, img2: Image, owner: str, crop_border: int = 0, smallest: int = 1) -> tuple[Image, Image]:
     """Both images as ``(H, W, C)`` with 1 or 3 channels, without ``crop_border`` pixels at each edge; not copied.
 
     Raises:
         ValueError: They differ in shape, are neither uint8 nor float, have another number of channels, or less than
             ``smallest`` pixels a side are left.
     """
-    check_choice("input_order", input_order, ("HWC", "CHW"), owner)
     if img.shape != img2.shape:
         raise ValueError(f"{owner}: the prediction {img.shape} and the ground truth {img2.shape} differ in shape.")
-    pair = _as_hwc(img, "img", input_order, owner), _as_hwc(img2, "img2", input_order, owner)
+    pair = _as_hwc(img, "img", owner), _as_hwc(img2, "img2", owner)
     return cropped(pair, crop_border, smallest, owner)
 
 
-def _as_hwc(image: Image, name: str, input_order: str, owner: str) -> Image:
+def _as_hwc(image: Image, name: str, owner: str) -> Image:
     if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
         raise ValueError(f"{owner}: `{name}` is {image.dtype}; take uint8 images, or float ones in [0, 255].")
     if image.ndim == 2:
-        image = image[..., None] if input_order == "HWC" else image[None]
-    if input_order == "CHW":
-        image = image.transpose(1, 2, 0)
+        image = image[..., None]
     if image.ndim != 3 or image.shape[2] not in (1, 3):
-        raise ValueError(
-            f"{owner}: `{name}` must have 1 or 3 channels; it is {image.shape} (height, width, channels) read with "
-            f"input_order='{input_order}'."
-        )
+        raise ValueError(f"{owner}: `{name}` must have 1 or 3 channels; it is {image.shape} (height, width, channels).")
     return image
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import numpy.typing as npt
 
-from semiisp_plugin.metrics._shared import as_pair, check_choice
+from semiisp_plugin.metrics._shared import as_pair
 from semiisp_plugin.toolbox import METRIC_REGISTRY, register
 
 _FORMULAE = {
@@ -13,7 +15,6 @@ _FORMULAE = {
     "cie94": "deltaE_ciede94",
     "ciede2000": "deltaE_ciede2000",
 }  # scikit-image's names
-FORMULAE = tuple(_FORMULAE)
 
 _OWNER = "calculate_delta_e"
 
@@ -23,8 +24,7 @@ def calculate_delta_e(
     img: npt.NDArray[np.generic],
     img2: npt.NDArray[np.generic],
     crop_border: int = 0,
-    input_order: str = "HWC",
-    formula: str = "cie76",
+    formula: Literal["cie76", "cie94", "ciede2000"] = "cie76",
     better: str | None = None,
 ) -> float:
     """Mean colour difference over the pixels; 0 for equal images, lower is better (``better: lower``).
@@ -33,12 +33,11 @@ def calculate_delta_e(
     formulae are scikit-image's. The default, the Euclidean distance of CIE 1976, is what Image-Adaptive-3DLUT, AdaInt
     and SepLUT report on FiveK (``rgb2lab`` of MATLAB, which takes D65 as well).
 
-    Images, ``crop_border``, ``input_order`` and ``better`` are those of all metrics, see `semiisp_plugin.metrics`.
+    Images, ``crop_border`` and ``better`` are those of all metrics, see `semiisp_plugin.metrics`.
     ``formula`` is ``cie76``, ``cie94`` (graphic arts; not symmetric, the ground truth is its reference) or
     ``ciede2000``, with all weighting factors 1.
     """
-    check_choice("formula", formula, FORMULAE, _OWNER)
-    pair = as_pair(img, img2, _OWNER, input_order, crop_border)
+    pair = as_pair(img, img2, _OWNER, crop_border)
     from skimage import color  # takes as long to import as all other metrics together
 
     pred, target = (_lab(image) for image in pair)

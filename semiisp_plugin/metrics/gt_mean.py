@@ -26,16 +26,16 @@ BasicSR's in all three; the first two use the same one.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from semiisp_plugin.metrics._shared import Image, as_pair, check_choice, cropped, has_nan, takes_floats, to_8_bits
+from semiisp_plugin.metrics._shared import Image, as_pair, cropped, has_nan, takes_floats, to_8_bits
 from semiisp_plugin.toolbox import METRIC_REGISTRY, calculate_psnr, calculate_ssim, register
 
-VARIANTS = ("gray_rgb", "retinexformer", "llflow")
+Variant = Literal["gray_rgb", "retinexformer", "llflow"]
 
 _OWNER = "GT-mean metric"
 _SWAPPED_LUMA_BGR = np.array([0.299, 0.587, 0.114])
@@ -98,18 +98,12 @@ def _scaled(
     img: Image,
     img2: Image,
     crop_border: int,
-    input_order: str,
-    variant: str,
-    channel_order: str,
+    variant: Variant,
     smallest: int = 1,
 ) -> _Scaled:
     """Follow a protocol on whole images, and crop what it gives."""
-    check_choice("variant", variant, VARIANTS, _OWNER)
-    check_choice("channel_order", channel_order, ("bgr", "rgb"), _OWNER)
-    pair = as_pair(img, img2, _OWNER, input_order)
+    pair = as_pair(img, img2, _OWNER)
     cropped(pair, crop_border, smallest, _OWNER)  # before any work
-    if channel_order == "rgb":
-        pair = pair[0][..., ::-1], pair[1][..., ::-1]
     scale, *pairs = _PROTOCOLS[variant](*pair)
     return _Scaled(scale, *(cropped(p, crop_border, smallest, _OWNER) for p in pairs))
 
@@ -120,27 +114,23 @@ def calculate_psnr_gt_mean(
     img: npt.NDArray[np.generic],
     img2: npt.NDArray[np.generic],
     crop_border: int = 0,
-    input_order: str = "HWC",
-    variant: str = "gray_rgb",
-    channel_order: str = "bgr",
+    variant: Variant = "gray_rgb",
     test_y_channel: bool = False,
     better: str | None = None,
 ) -> float:
     """PSNR of the brightness-corrected prediction, in dB; infinite for equal images.
 
-    Images, ``input_order`` and ``better`` are those of all metrics, see `semiisp_plugin.metrics`.
+    Images and ``better`` are those of all metrics, see `semiisp_plugin.metrics`.
 
     Args:
         img: Prediction.
         img2: Ground truth.
         crop_border: Pixels left out at each edge in the metric. The brightness factor is taken from whole images.
-        input_order: ``HWC`` or ``CHW``.
-        variant: One of ``VARIANTS``; see this module's docstring.
-        channel_order: ``bgr``, what BasicSR's ``tensor2img`` gives, or ``rgb``.
+        variant: See this module's docstring.
         test_y_channel: Compare only the Y of YCbCr, as in BasicSR.
         better: Not used.
     """
-    pair = _scaled(img, img2, crop_border, input_order, variant, channel_order).psnr
+    pair = _scaled(img, img2, crop_border, variant).psnr
     return float(calculate_psnr(*pair, crop_border=0, test_y_channel=test_y_channel))
 
 
@@ -150,9 +140,7 @@ def calculate_ssim_gt_mean(
     img: npt.NDArray[np.generic],
     img2: npt.NDArray[np.generic],
     crop_border: int = 0,
-    input_order: str = "HWC",
-    variant: str = "gray_rgb",
-    channel_order: str = "bgr",
+    variant: Variant = "gray_rgb",
     test_y_channel: bool = False,
     better: str | None = None,
 ) -> float:
@@ -160,5 +148,5 @@ def calculate_ssim_gt_mean(
 
     Arguments and errors as :func:`calculate_psnr_gt_mean`.
     """
-    pair = _scaled(img, img2, crop_border, input_order, variant, channel_order, _SSIM_WINDOW).ssim
+    pair = _scaled(img, img2, crop_border, variant, _SSIM_WINDOW).ssim
     return float(calculate_ssim(*pair, crop_border=0, test_y_channel=test_y_channel))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import warnings
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +20,12 @@ import torch
 from torch import Tensor
 
 from semiisp_plugin.io.imagenet_weights import ALEXNET, SQUEEZENET, VGG16, ImageNetWeightsError
-from semiisp_plugin.metrics._shared import as_pair, check_choice, has_nan, prepared_by, to_8_bits
+from semiisp_plugin.metrics._shared import as_pair, has_nan, prepared_by, to_8_bits
 from semiisp_plugin.toolbox import METRIC_REGISTRY, register
 
 _OWNER = "calculate_lpips"
 _SMALLEST = 32
 BACKBONES = {"alex": ALEXNET, "vgg": VGG16, "squeeze": SQUEEZENET}
-NETS = tuple(BACKBONES)
 
 
 @lru_cache(maxsize=4)
@@ -52,12 +51,10 @@ def _network(net: str, weights: str | None, device: str) -> Any:
 
 def _prepare(
     crop_border: int = 0,
-    input_order: str = "HWC",
     net: str = "alex",
     weights: str | None = None,
     device: str = "cpu",
 ) -> None:
-    check_choice("net", net, NETS, _OWNER)
     _network(net, weights, device)
 
 
@@ -67,8 +64,7 @@ def calculate_lpips(
     img: npt.NDArray[np.generic],
     img2: npt.NDArray[np.generic],
     crop_border: int = 0,
-    input_order: str = "HWC",
-    net: str = "alex",
+    net: Literal["alex", "vgg", "squeeze"] = "alex",
     weights: str | None = None,
     device: str = "cpu",
     better: str | None = None,
@@ -78,13 +74,12 @@ def calculate_lpips(
     Of images of 8 bits, as they would be saved; floats are rounded first. The network is built once a process. Before
     a training begins the plugin's models look whether it can be.
 
-    Images, ``crop_border``, ``input_order`` and ``better`` are those of all metrics, see `semiisp_plugin.metrics`.
+    Images, ``crop_border`` and ``better`` are those of all metrics, see `semiisp_plugin.metrics`.
 
     Args:
         img: Prediction.
         img2: Ground truth.
         crop_border: Pixels left out at each edge; 32 a side must be left.
-        input_order: ``HWC`` or ``CHW``.
         net: Backbone: ``alex`` (the authors' advice for comparisons, and what is usually reported), ``vgg`` or
             ``squeeze``.
         weights: File with torchvision's ImageNet weights of it. None: torch's cache, or a download into it.
@@ -94,8 +89,7 @@ def calculate_lpips(
     Raises:
         ImageNetWeightsError: A RuntimeError. The package or the weights are missing; the message says how to get them.
     """
-    check_choice("net", net, NETS, _OWNER)
-    pair = as_pair(img, img2, _OWNER, input_order, crop_border, _SMALLEST)
+    pair = as_pair(img, img2, _OWNER, crop_border, _SMALLEST)
     if any(map(has_nan, pair)):
         return math.nan
     network = _network(net, weights, device)

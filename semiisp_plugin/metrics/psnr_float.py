@@ -15,7 +15,6 @@ def calculate_psnr_float(
     img: npt.NDArray[np.generic],
     img2: npt.NDArray[np.generic],
     crop_border: int = 0,
-    input_order: str = "HWC",
     test_y_channel: bool = False,
     better: str | None = None,
 ) -> float:
@@ -25,9 +24,9 @@ def calculate_psnr_float(
     ``calculate_psnr``, as the benchmarks on FiveK, measures 8-bit images. The plugin's validation hands floats to this
     function. Of 8-bit images it is ``calculate_psnr``.
 
-    Images, ``crop_border``, ``input_order`` and ``better`` are those of all metrics, see `semiisp_plugin.metrics`.
+    Images, ``crop_border`` and ``better`` are those of all metrics, see `semiisp_plugin.metrics`.
     ``test_y_channel`` compares only the Y of YCbCr, as in BasicSR. Infinite for equal images.
     """
-    pair = as_pair(img, img2, "calculate_psnr_float", input_order, crop_border)
+    pair = as_pair(img, img2, "calculate_psnr_float", crop_border)
     pred, target = (np.clip(image.astype(np.float64), 0, 255) for image in pair)
     return float(calculate_psnr(pred, target, crop_border=0, test_y_channel=test_y_channel))

@@ -14,15 +14,14 @@ plain SSIM: an 11x11 Gaussian window, sigma 1.5, windows inside the image alone,
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from semiisp_plugin.metrics._shared import as_pair, check_choice
+from semiisp_plugin.metrics._shared import as_pair
 from semiisp_plugin.toolbox import METRIC_REGISTRY, register
-
-COLOURS = ("concatenated", "channels", "grey")
 
 _OWNER = "calculate_ssim_matlab"
 _WINDOW = 11
@@ -76,8 +75,7 @@ def calculate_ssim_matlab(
     img: npt.NDArray[np.generic],
     img2: npt.NDArray[np.generic],
     crop_border: int = 0,
-    input_order: str = "HWC",
-    colour: str = "concatenated",
+    colour: Literal["concatenated", "channels", "grey"] = "concatenated",
     better: str | None = None,
 ) -> float:
     """SSIM after automatic downsampling; see this module's docstring.
@@ -94,13 +92,12 @@ def calculate_ssim_matlab(
 
     They agree on grey images but for ``f``. After downsampling 11 pixels a side must be left.
 
-    Images, ``crop_border``, ``input_order`` and ``better`` are those of all metrics, see `semiisp_plugin.metrics`.
+    Images, ``crop_border`` and ``better`` are those of all metrics, see `semiisp_plugin.metrics`.
 
     Returns:
         SSIM in [-1, 1].
     """
-    check_choice("colour", colour, COLOURS, _OWNER)
-    pair = as_pair(img, img2, _OWNER, input_order, crop_border, _WINDOW)
+    pair = as_pair(img, img2, _OWNER, crop_border, _WINDOW)
     height, width, channels = pair[0].shape
     if colour == "grey" and channels == 3:
         images = [_grey(image)[..., None] for image in pair]

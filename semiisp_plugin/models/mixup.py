@@ -6,8 +6,6 @@ Retinexformer use it: inputs and targets alike, one share for the whole batch, t
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,22 +13,9 @@ from torch import Tensor
 _STREAM = 0x6D6978  # keeps these draws apart from others that are seeded by iteration
 
 
-class Mixing(NamedTuple):
-    """How a batch is mixed.
-
-    Attributes:
-        share: Of each sample itself, in [0, 1].
-        partners: ``(N,)``, the number of the sample that each is mixed with; a permutation, which may leave some with
-            themselves.
-    """
-
-    share: float
-    partners: Tensor
-
-
 def draw_mixing(
     batch_size: int, seed: int, number: int, process: int = 0, *, beta: float = 1.2, use_identity: bool = True
-) -> Mixing | None:
+) -> tuple[float, Tensor] | None:
     """Draw how a batch is mixed: from the arguments alone, so that a resumed run draws what an unbroken one would.
 
     Args:
@@ -42,24 +27,16 @@ def draw_mixing(
         use_identity: Leave the batch alone with probability 1/2.
 
     Returns:
-        None where the batch is left alone.
+        Share of each sample itself, in [0, 1]; and ``(N,)``, the number of the sample that each is mixed with, a
+        permutation, which may leave some with themselves. None where the batch is left alone.
     """
     rng = np.random.default_rng([_STREAM, seed, number, process])
     if use_identity and rng.integers(2) == 1:
         return None
     share = float(rng.beta(beta, beta))
-    return Mixing(share, torch.from_numpy(rng.permutation(batch_size)))
+    return share, torch.from_numpy(rng.permutation(batch_size))
 
 
-def mix(images: Tensor, mixing: Mixing) -> Tensor:
-    """``share * images + (1 - share) * images[partners]``.
-
-    Args:
-        images: ``(N, C, H, W)``.
-        mixing: On any device.
-
-    Returns:
-        ``(N, C, H, W)``.
-    """
-    partners = mixing.partners.to(images.device, non_blocking=True)
-    return mixing.share * images + (1 - mixing.share) * images[partners]
+def mix(images: Tensor, share: float, partners: Tensor) -> Tensor:
+    """``share * images + (1 - share) * images[partners]``, ``(N, C, H, W)``."""
+    return share * images + (1 - share) * images[partners.to(images.device, non_blocking=True)]

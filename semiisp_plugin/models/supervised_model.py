@@ -34,4 +34,4 @@ class SupervisedModel(RestorationModel):
         number, process = self.draw_number(current_iter), self.opt.get("rank", 0)
         mixing = draw_mixing(len(self.lq), self.opt["manual_seed"], number, process, **settings)
         if mixing is not None:
-            self.lq, self.gt = mix(self.lq, mixing), mix(self.gt, mixing)
+            self.lq, self.gt = mix(self.lq, *mixing), mix(self.gt, *mixing)

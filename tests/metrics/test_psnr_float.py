@@ -35,8 +35,6 @@ def test_of_8_bits_it_is_basicsrs(options):
     pred, target = (image.clip(0, 255).astype(np.uint8) for image in pair())
     expected = calculate_psnr(pred, target, **{"crop_border": 0, **options})
     assert calculate_psnr_float(pred, target, **options) == pytest.approx(expected, abs=1e-9)
-    planes = (image.transpose(2, 0, 1) for image in (pred, target))
-    assert calculate_psnr_float(*planes, input_order="CHW", **options) == pytest.approx(expected, abs=1e-9)
 
 
 def test_through_the_registry_and_extremes():

@@ -11,14 +11,14 @@ import torch
 import yaml
 
 from semiisp_plugin.cli import main
-from semiisp_plugin.models.mixup import Mixing, draw_mixing, mix
+from semiisp_plugin.models.mixup import draw_mixing, mix
 from semiisp_plugin.options import OptionError, Source, complete
 from semiisp_plugin.toolbox import build_model
 
 
 def test_mean_of_two_samples():
     images = torch.rand(3, 3, 4, 5, generator=torch.Generator().manual_seed(0))
-    mixed = mix(images, Mixing(0.3, torch.tensor([2, 1, 0])))
+    mixed = mix(images, 0.3, torch.tensor([2, 1, 0]))
     x = images.numpy()
     expected = np.stack([0.3 * x[i] + 0.7 * x[j] for i, j in enumerate((2, 1, 0))])
     np.testing.assert_allclose(mixed.numpy(), expected, rtol=1e-6)
@@ -28,25 +28,25 @@ def test_half_of_the_batches_are_left_alone_and_shares_are_beta():
     draws = [draw_mixing(8, seed=1, number=i) for i in range(4000)]
     mixed = [d for d in draws if d is not None]
     assert abs(len(mixed) / 4000 - 0.5) < 0.03  # 3.8 standard deviations
-    shares = np.array([d.share for d in mixed])
+    shares = np.array([d[0] for d in mixed])
     # Beta(b, b): mean 1/2, variance 1 / (4 (2 b + 1)).
     assert abs(shares.mean() - 0.5) < 0.02
     assert abs(shares.var() - 1 / (4 * 3.4)) < 0.005
-    assert all(sorted(d.partners.tolist()) == list(range(8)) for d in mixed)
-    counts = np.bincount([d.partners[0] for d in mixed], minlength=8)
+    assert all(sorted(d[1].tolist()) == list(range(8)) for d in mixed)
+    counts = np.bincount([d[1][0] for d in mixed], minlength=8)
     assert counts.min() > 0.7 * len(mixed) / 8
     assert all(draw_mixing(8, 1, i, use_identity=False) is not None for i in range(50))
 
 
 def test_narrow_and_wide_shares():
-    near = np.array([draw_mixing(2, 0, i, beta=100.0, use_identity=False).share for i in range(300)])
-    far = np.array([draw_mixing(2, 0, i, beta=0.1, use_identity=False).share for i in range(300)])
+    near = np.array([draw_mixing(2, 0, i, beta=100.0, use_identity=False)[0] for i in range(300)])
+    far = np.array([draw_mixing(2, 0, i, beta=0.1, use_identity=False)[0] for i in range(300)])
     assert near.std() < 0.05 < 0.4 < far.std()
 
 
 def test_a_draw_depends_on_its_arguments_alone():
     def plain(draw):
-        return (draw.share, draw.partners.tolist())
+        return (draw[0], draw[1].tolist())
 
     first = plain(draw_mixing(8, 3, 7, 1, use_identity=False))
     assert plain(draw_mixing(8, 3, 7, 1, use_identity=False)) == first
@@ -57,7 +57,7 @@ def test_a_draw_depends_on_its_arguments_alone():
 def test_one_sample_is_left_as_it_is():
     image = torch.rand(1, 3, 4, 4)
     mixing = draw_mixing(1, 0, 1, use_identity=False)
-    torch.testing.assert_close(mix(image, mixing), image, rtol=1e-6, atol=0)
+    torch.testing.assert_close(mix(image, *mixing), image, rtol=1e-6, atol=0)
 
 
 def options_with(option_files, total: int = 4, **mixup) -> dict:
@@ -74,8 +74,8 @@ def test_model_mixes_inputs_and_targets_alike(option_files, completed):
     model.feed_data(batch)
     model.optimize_parameters(5)
     mixing = draw_mixing(4, 3, 5, use_identity=False)
-    assert torch.equal(model.lq, mix(batch["lq"], mixing))
-    assert torch.equal(model.gt, mix(batch["gt"], mixing))
+    assert torch.equal(model.lq, mix(batch["lq"], *mixing))
+    assert torch.equal(model.gt, mix(batch["gt"], *mixing))
     assert not torch.equal(model.lq, batch["lq"])
 
 

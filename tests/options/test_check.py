@@ -537,6 +537,10 @@ def test_what_is_taken_as_it_is_meant(check):
             lambda o: o["val"]["metrics"].update(own={"type": "plain_metric", "better": "lower"}),
             "own:better: plain_metric is called with this key, too, .* give the function",
         ),
+        (
+            lambda o: o["val"]["metrics"].update(own={"type": "calculate_psnr_gt_mean", "variant": "gray"}),
+            "own:variant: 'gray' is none of the choices; did you mean 'gray_rgb'",
+        ),
         (lambda o: o["train"].update(compile="max_autotune"), "did you mean 'max-autotune'. Choose true or false, def"),
         (lambda o: o["network_g"].update(type="x" * 500), r"no network 'x{30}\.\.\.x{15}' is registered"),
         (
