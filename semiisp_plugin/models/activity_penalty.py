@@ -40,7 +40,10 @@ class ActivityPenalty:
             bare = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
             found = dict(bare.named_modules())
             if not module or module not in found:
-                raise ValueError(_no_such_module(module, [n for n in found if n], key, bare))
+                raise ValueError(
+                    f"train:activity_penalty:module: {key} ({type(bare).__name__}) has no module '{module}'"
+                    f"{nearest(module, found)} It has: {', '.join([n for n in found if n][:_LISTED])}."
+                )
             found[module].register_forward_hook(self._note)
 
     def _note(self, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -69,11 +72,3 @@ class ActivityPenalty:
                 raise ValueError(f"{where} gives {shape}; it has to be a tensor of {batch_size} samples, (N, ...).")
         squares = [per_sample(full_precision(output).square()) for output in outputs]
         return self.weight * torch.stack(squares).sum(0)
-
-
-def _no_such_module(module: str, names: list[str], key: str, network: nn.Module) -> str:
-    listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
-    return (
-        f"train:activity_penalty:module: {key} ({type(network).__name__}) has no module '{module}'"
-        f"{nearest(module, names)} It has: {listed}."
-    )

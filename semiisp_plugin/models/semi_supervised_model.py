@@ -51,12 +51,7 @@ class SemiSupervisedModel(PseudoInputsModel):
 
         Args:
             batches: Dictionaries with ``lq`` and ``gt``, ``(N, 3, H, W)``, and ``key``; the same in all processes.
-
-        Raises:
-            ValueError: There are none.
         """
-        if not batches:
-            raise ValueError("train:filter:reference is held_out, but no pair is held out.")
         self._held_out_batches = batches
         keys = [str(key) for batch in batches for key in batch.get("key", ())]
         get_root_logger().info(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 import os
 import sys
@@ -49,14 +50,9 @@ class ValidationStopped(Exception):  # noqa: N818 - no error: somebody asked for
 
 def groups_of_one_size(loader: Any, batch_size: int) -> Generator[list[dict[str, Any]], None, None]:
     """Neighbouring images of a loader that can share a batch: of one size, at most ``batch_size`` of them."""
-    group: list[dict[str, Any]] = []
-    for item in loader:
-        if group and (len(group) >= batch_size or item["lq"].shape != group[0]["lq"].shape):
+    for _, same in itertools.groupby(loader, lambda item: item["lq"].shape):
+        while group := list(itertools.islice(same, batch_size)):
             yield group
-            group = []
-        group.append(item)
-    if group:
-        yield group
 
 
 def together(group: list[dict[str, Any]]) -> dict[str, Any]:

@@ -146,8 +146,6 @@ def _check_dataset(section: Any, name: str, source: Source) -> Any:
         meant = nearest(name, ("train", "val", "test"))
         source.fail(here, f"no section of this name is used{meant} There are train, val... and test...: val_1.")
     cls = registered(section, DATASET_REGISTRY, "data set", source, here)
-    if "phase" in section:
-        source.fail((*here, "phase"), "the program takes it from the section's name; leave it out.")
     structure = dataset_structure(section["type"])
     check_section(section, structure, source, here)
     if name != "train":
@@ -319,11 +317,7 @@ def check_metric(section: Any, source: Source, keys: Keys) -> None:
     from semiisp_plugin.toolbox import METRIC_REGISTRY
 
     function = registered(section, METRIC_REGISTRY, "metric", source, keys)
-    # BasicSR hands 'better' on, to a function that swallows or knows it.
-    takes = any(p.kind is p.VAR_KEYWORD or p.name == "better" for p in inspect.signature(function).parameters.values())
-    if section.get("better") is not None and not takes:
-        message = f"{function.__name__} is called with this key, too, and refuses it; give the function **kwargs."
-        source.fail((*keys, "better"), message)
+    # BasicSR hands 'better' on, too.
     check_call(section, function, source, keys, ("img", "img2"), MetricKeys, ("better",))
 
 

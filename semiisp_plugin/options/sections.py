@@ -11,7 +11,6 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Union
 
 import msgspec
@@ -212,45 +211,26 @@ def check_call(
 ) -> None:
     """Check the keys of a section, but ``type``, against the parameters of what will be called with them.
 
+    A parameter's type is that of ``common``, or its annotation where that is of plain values. Annotations in the wild
+    are often narrower than what is accepted: the default's own type always is. Of what has no signature (compiled
+    extensions), nothing is known.
+
     Args:
         section: The section; see `check_section` for what is changed in it.
-        target: Class or function.
+        target: Class or function. One with ``**kwargs`` takes every key, unless ``besides`` says what they are for.
         source: For the message.
         keys: Where the section stands.
-        given: See `call_structure`.
-        common: See `call_structure`.
-        besides: See `call_structure`.
+        given: Parameters that the caller fills in itself.
+        common: Types of parameters by name.
+        besides: Keys of ``common`` that the ``**kwargs`` are for.
 
     Raises:
         OptionError: A key is unknown or missing, or a value is evidently of the wrong type.
     """
-    structure = call_structure(target, tuple(given), common, tuple(besides))
-    if structure is not None:
-        check_section(section, structure, source, keys, target.__name__)
-
-
-@lru_cache(maxsize=1024)
-def call_structure(
-    target: Callable[..., Any],
-    given: tuple[str, ...] = (),
-    common: type[msgspec.Struct] | None = None,
-    besides: tuple[str, ...] = (),
-) -> type[msgspec.Struct] | None:
-    """The parameters of a class or function as a structure; None where there is no signature (compiled extensions).
-
-    A parameter's type is that of ``common``, or its annotation where that is of plain values. Annotations in the wild
-    are often narrower than what is accepted: the default's own type always is.
-
-    Args:
-        target: Class or function. One with ``**kwargs`` takes every key, unless ``besides`` says what they are for.
-        given: Parameters that the caller fills in itself.
-        common: Types of parameters by name.
-        besides: Keys of ``common`` that the ``**kwargs`` are for.
-    """
     try:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):
-        return None
+        return
     try:
         hints = typing.get_type_hints(getattr(target, "__init__") if isinstance(target, type) else target)  # noqa: B009 - mypy's view of __init__
     except Exception:  # names that exist for type checkers only, and whatever else stands in foreign annotations
@@ -266,7 +246,8 @@ def call_structure(
         kind = known[name].type if name in known else _checkable(hints.get(name, Any), default)
         fields.append((name, kind) if default is parameter.empty else (name, kind, _immutable(default)))
     takes_all = variable and not besides
-    return msgspec.defstruct(target.__name__, fields, kw_only=True, forbid_unknown_fields=not takes_all)
+    structure = msgspec.defstruct(target.__name__, fields, kw_only=True, forbid_unknown_fields=not takes_all)
+    check_section(section, structure, source, keys, target.__name__)
 
 
 def _immutable(default: Any) -> Any:

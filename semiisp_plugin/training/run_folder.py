@@ -104,8 +104,8 @@ def held_log() -> Iterator[MemoryHandler]:
     """
     logger = logging.getLogger("basicsr")
     memory = MemoryHandler(100_000, flushLevel=logging.CRITICAL + 1)
-    before = list(logger.handlers), logger.level
-    logger.handlers, known = [memory], initialized_logger.get("basicsr")
+    before, known = (list(logger.handlers), logger.level), "basicsr" in initialized_logger
+    logger.handlers = [memory]
     logger.setLevel(logging.INFO)
     logger.propagate = False
     initialized_logger["basicsr"] = True
