@@ -113,8 +113,6 @@ def _pseudo(parser: argparse.ArgumentParser) -> None:
     special = parser.add_mutually_exclusive_group()
     special.add_argument("--check", action="store_true", help="verify a build, entry by entry, and write nothing")
     special.add_argument("--retry", action="store_true", help="try photographs again that were skipped")
-    # What it asked for is what happens now.
-    parser.add_argument("--resume", action="store_true", help=argparse.SUPPRESS)
 
 
 def _denoise(parser: argparse.ArgumentParser) -> None:

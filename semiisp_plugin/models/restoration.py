@@ -65,6 +65,7 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         self.iteration = 0
         self.micro_batch = 0  # of this iteration, see `accumulating`
         self.show_progress = False  # a bar in validation
+        self.latest_metrics: dict[str, dict[str, float]] = {}  # of the last validation, by data set
         self.stop_asked: Callable[[], bool] | None = None
         self.loop_state: dict[str, Any] = {}  # what the training loop wants to find in the training state
         train = self.opt.get("train") or {}
@@ -402,15 +403,6 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
     def write_records(self) -> None:
         """Write what a model keeps a record of into the run's folder; called in every process."""
 
-    def _update_best_metric_result(self, dataset_name: str, metric: str, val: float, current_iter: int) -> None:
-        # Metrics are NumPy numbers, which torch refuses to load with weights_only=True.
-        super()._update_best_metric_result(dataset_name, metric, float(val), current_iter)
-
-    def _log_validation_metric_values(self, current_iter: int, dataset_name: str, tb_logger: Any) -> None:
-        super()._log_validation_metric_values(current_iter, dataset_name, tb_logger)
-        self.latest_metrics = getattr(self, "latest_metrics", {})
-        self.latest_metrics[dataset_name] = {k: float(v) for k, v in self.metric_results.items()}
-
     @torch.no_grad()
     def test(self) -> None:
         """Run the network, or its average, on the batch of `feed_data`.
@@ -418,7 +410,7 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         Not through the parallel wrapper: one process validates alone, and the wrapper of a network with buffers would
         wait for the others to exchange them.
         """
-        net = self.validated_networks()[0]
+        net = self.validated_network()
         was_training = net.training
         net.eval()
         # Not compiled: images of every size would be compiled for. In float32, as `basicsr test` does.
@@ -429,15 +421,15 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         """See `semiisp_plugin.models.validation.validate`; called in every process."""
         if self.opt.get("dist"):
             # In training each process has running statistics of its own; those of the first one are saved.
-            for buffer in (b for net in self.validated_networks() for b in net.buffers()):
+            for buffer in self.validated_network().buffers():
                 torch.distributed.broadcast(buffer, 0)
         validate(self, dataloader, current_iter, tb_logger, save_img, self.stop_asked)
         if self.opt["val"].get("metrics"):
             self.keep_best(dataloader.dataset.opt["name"], current_iter)
 
-    def validated_networks(self) -> list[nn.Module]:
-        """Those that `test` runs."""
-        return [self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)]
+    def validated_network(self) -> nn.Module:
+        """The one that `test` runs."""
+        return self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)
 
 
 def _finite_mean(values: Tensor) -> Tensor:

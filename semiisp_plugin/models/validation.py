@@ -139,6 +139,7 @@ def validate(
     if not metrics:
         return
     model.metric_results = {m: sum(row[m] for _, _, row in rows) / len(rows) for m in metrics}
+    model.latest_metrics[name] = model.metric_results
     if opt["is_train"]:
         model._initialize_best_metric_results(name)
         for metric, value in model.metric_results.items():

@@ -253,7 +253,7 @@ class _Loop:
             self._save_and_stop(self.interrupt.received)
         self.bar.unpause()  # its time does not count in the speed of training
         if self.on_validation:
-            self.on_validation(self.iteration, getattr(self.model, "latest_metrics", {}))
+            self.on_validation(self.iteration, self.model.latest_metrics)
         if self.saved_at == self.iteration:  # the best metrics and the random state are others now
             self.model.loop_state["validated"] = True
             self.model.save_training_state(self.epoch, self.iteration)
