@@ -99,7 +99,9 @@ def check_options(options: dict[str, Any], source: Source, *, is_train: bool) ->
     structure = model_structure(options["model_type"])
     if structure is None:
         source.fail(("model_type",), f"'{options['model_type']}' is none of the plugin's models.")
-    if is_train and options.get("train") is None:
+    if is_train and "train" in options and options["train"] is None:
+        source.fail(("train",), "expected a section, got nothing.")
+    if is_train and "train" not in options:
         known = {f.encode_name for f in msgspec.structs.fields(structure)}
         missing(options, "train", source, (), "the section 'train' is missing.", known)
     check_section(options, structure, source)
