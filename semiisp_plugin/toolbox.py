@@ -75,6 +75,7 @@ with warnings.catch_warnings():
         get_root_logger,
         get_time_str,
         imwrite,
+        init_wandb_logger,
         tensor2img,
     )
     from basicsr.utils.dist_util import get_dist_info, master_only
@@ -116,6 +117,7 @@ __all__ = [
     "get_root_logger",
     "get_time_str",
     "imwrite",
+    "init_wandb_logger",
     "initialized_logger",
     "master_only",
     "register",

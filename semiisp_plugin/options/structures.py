@@ -370,6 +370,13 @@ class Val(Strict):
     ] = None
 
 
+class Wandb(Strict):
+    """Weights & Biases."""
+
+    project: Annotated[str | None, doc("Its project; without one nothing is sent.")] = None
+    resume_id: Annotated[str | None, doc("The run to resume.")] = None
+
+
 class Logger(Strict):
     """Logging and checkpoints."""
 
@@ -380,6 +387,7 @@ class Logger(Strict):
     safetensors: Annotated[bool, doc("Write networks as `.safetensors` too.")] = False
     use_tb_logger: Annotated[bool, doc("Write to TensorBoard.")] = True
     image_freq: Annotated[Positive | None, doc("Images to TensorBoard every so many iterations.")] = None
+    wandb: Annotated[Wandb | None, doc("Weights & Biases.")] = None
 
 
 class Paths(Strict):

@@ -22,7 +22,7 @@ from semiisp_plugin.toolbox import MessageLogger
 from semiisp_plugin.training.distributed import init_distributed
 from semiisp_plugin.training.interrupt import Interrupt, Interrupted, StopWaiting
 from semiisp_plugin.training.progress import short_values, training_bar
-from semiisp_plugin.training.run import Run, choose_algorithms, options_or_basicsr, parsed
+from semiisp_plugin.training.run import Run, algorithms, options_or_basicsr, parsed
 from semiisp_plugin.training.run_folder import start_logging
 from semiisp_plugin.training.stall import naming_files
 
@@ -98,8 +98,8 @@ def train(
         logger.info(f"Resuming from iteration {run.start_iter}.")
     loop = _Loop(run, logger, tb_logger, progress and opt["rank"] == 0, on_log, on_validation)
     loop.how_to_resume = " Resume with --auto_resume." if option_file else ""
-    choose_algorithms(bool(opt["deterministic"]))
-    loop.run_to_the_end()
+    with algorithms(bool(opt["deterministic"])):
+        loop.run_to_the_end()
     return run.model
 
 

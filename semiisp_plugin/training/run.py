@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,15 @@ def set_seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def choose_algorithms(deterministic: bool) -> None:
+@contextmanager
+def algorithms(deterministic: bool) -> Iterator[None]:
     """As BasicSR the fastest of cuDNN's; or those of torch that give the same result each time."""
+    before = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
     torch.backends.cudnn.benchmark = not deterministic
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    if deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before[0]
+        torch.use_deterministic_algorithms(before[1], warn_only=torch.is_deterministic_algorithms_warn_only_enabled())

@@ -20,11 +20,13 @@ import yaml
 
 from semiisp_plugin import options as options_module
 from semiisp_plugin.io.files import remove_unfinished
+from semiisp_plugin.options import OptionError
 from semiisp_plugin.toolbox import (
     dict2str,
     get_env_info,
     get_root_logger,
     get_time_str,
+    init_wandb_logger,
     initialized_logger,
 )
 
@@ -46,9 +48,21 @@ def start_logging(
         option_text: What to write if it says more than the file: what it extends, what the command line changed.
         quiet: See `open_log`.
         held: See `open_log`.
+
+    Raises:
+        OptionError: Weights & Biases is asked for and not installed.
     """
     paths = opt["path"]
     use_tb = opt["logger"]["use_tb_logger"] and "debug" not in opt["name"]
+    use_wandb = use_tb and bool((opt["logger"].get("wandb") or {}).get("project"))
+    if use_wandb:
+        try:
+            import wandb  # noqa: F401 - before anything is renamed; BasicSR imports it below
+        except ImportError as error:
+            message = (
+                f"logger:wandb: Weights & Biases cannot be imported ({error}); pip install wandb, or leave it out."
+            )
+            raise OptionError(message) from error
     tb_folder = os.path.join(opt["root_path"], "tb_logger", opt["name"])
     if opt["rank"] == 0:
         if resumed_at is None:
@@ -64,6 +78,8 @@ def start_logging(
     if opt["dist"]:
         torch.distributed.barrier()
     logger = open_log(opt, held, quiet)
+    if use_wandb:  # before TensorBoard's writer, which it follows
+        init_wandb_logger(opt)
     if not use_tb or opt["rank"] != 0:
         return logger, None
     from torch.utils.tensorboard import SummaryWriter

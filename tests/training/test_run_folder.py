@@ -1,12 +1,47 @@
-"""The run's folder: TensorBoard after a resume, the copy of the options."""
+"""The run's folder: TensorBoard after a resume, Weights & Biases, what is renamed."""
 
+import sys
+import types
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from semiisp_plugin.cli import main
-from semiisp_plugin.options import load_yaml, read_options
+from semiisp_plugin.options import OptionError, Source, complete, load_yaml, read_options
+from semiisp_plugin.training.run_folder import start_logging
+
+
+@pytest.fixture
+def opt(option_files):
+    options = option_files.base("run", "SupervisedModel", 4)
+    options["logger"]["wandb"] = {"project": "isp"}
+    opt = complete(options, Source("test"), root_path=".", is_train=True)
+    return opt | {"dist": False, "rank": 0, "world_size": 1}
+
+
+def test_weights_and_biases_follows_tensorboard(opt, monkeypatch):
+    calls = []
+    wandb = types.ModuleType("wandb")
+    wandb.util = types.SimpleNamespace(generate_id=lambda: "abc")
+    wandb.init = lambda **arguments: calls.append((arguments, list(Path("tb_logger/run").glob("events*"))))
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    _, writer = start_logging(opt, None, None)
+    writer.close()
+    [(arguments, written_before)] = calls
+    assert written_before == []
+    assert (arguments["project"], arguments["name"], arguments["sync_tensorboard"]) == ("isp", "run", True)
+    assert arguments["id"] == "abc"
+    opt["name"] = "debug_run"
+    start_logging(opt, None, None)
+    assert len(calls) == 1
+
+
+def test_weights_and_biases_is_missing(opt, monkeypatch, workspace):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(OptionError, match=r"logger:wandb: .*pip install wandb"):
+        start_logging(opt, None, None)
+    assert not Path("experiments").exists()
 
 
 def test_copy_of_the_options_says_all(option_files, workspace):
