@@ -22,7 +22,7 @@ from torch import Tensor
 from semiisp_plugin.io.image_io import read_image, to_tensor, write_image
 from semiisp_plugin.isp import InvertibleISP, ISPSpec
 from semiisp_plugin.report.grids import Picture, draw_grid
-from semiisp_plugin.report.tables import text_table
+from semiisp_plugin.report.tables import Table
 from semiisp_plugin.simulation.camera import (
     SENSORS,
     Capture,
@@ -268,7 +268,7 @@ def table(pairs: Sequence[Pair]) -> str:
             row[f"{name}: PSNR"] = f"{fit.psnr:.1f}"
             row[f"{name}: 99 %"] = f"{100 * fit.errors.quantile(0.99).item():.1f}"
         rows.append(row)
-    return text_table(rows)
+    return Table.of(rows).text()
 
 
 # --- the command ----------------------------------------------------------------------------------------------------

@@ -18,13 +18,13 @@ import torch
 
 from semiisp_plugin.data.pairs import find_pair_folders, match_pairs, read_pair
 from semiisp_plugin.experiments.benchmark_data import Data, PairData, data_in, make_data
-from semiisp_plugin.experiments.benchmark_jobs import Step, chain, run_folder
+from semiisp_plugin.experiments.benchmark_jobs import Step, chain, compare_outputs, run_folder
 from semiisp_plugin.experiments.benchmark_options import Settings, Task
 from semiisp_plugin.experiments.jobs import perform
-from semiisp_plugin.io.image_io import list_images, read_image, to_float, to_uint8
+from semiisp_plugin.io.image_io import list_images, read_image, to_uint8
 from semiisp_plugin.pseudo.f_isp import make_generator
 from semiisp_plugin.report.grids import draw_grid
-from semiisp_plugin.report.tables import text_table
+from semiisp_plugin.report.tables import Table
 from semiisp_plugin.simulation.scenes import DEFAULT_SPLIT, draw_split, make_scenes
 
 MARKER = "written_by_basicsr_demo.txt"
@@ -36,6 +36,9 @@ SYSTEMS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "semi-supervised": ("semi", {}),
 }
 """Kind and settings of each row; everything that trains the target has equal iterations and batches."""
+
+SHOWN = ("supervised", "supervised + photometric jitter", "semi-supervised")
+"""Systems of ``comparison.png``."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,10 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     print(f"The filter kept {np.mean([share for _, share in kept]):.0%} of the pseudo samples.")
     report(results, counts, seed, what, out)
     f_isp = run_folder(before["f_isp"]) / "f_isp_latest.pth"
-    pictures = [comparison_grid(steps, parts.test, out), pseudo_grid(f_isp, parts.photos, seed, out)]
-    print(f"Pictures: {pictures[0]} and {pictures[1]}")
+    pseudo_grid(f_isp, parts.photos, seed, out)
+    # Six: the simulated ones are of each test photograph in turn.
+    compare_outputs("Test pictures", {name: steps[name] for name in SHOWN}, 6).save(out / "comparison.png")
+    print(f"Pictures: {out / 'comparison.png'} and {out / 'pseudo_pairs.png'}")
     print(f"Everything is in {out}/; `tensorboard --logdir {out}` shows the training.")
     print(f"Time: {(time.time() - started) / 60:.1f} minutes.")
     return results
@@ -172,32 +177,16 @@ def deal_own_data(pairs_root: str, photos: str, folder: Path, size: tuple[int, i
 
 def report(results: Mapping[str, Mapping[str, float]], counts: list[int], seed: int, what: str, out: Path) -> None:
     """Print the table and write ``results.json``."""
-    rows = [
-        {"system": name, "PSNR (dB)": f"{found['psnr']:.2f}", "SSIM": f"{found['ssim']:.3f}"}
-        for name, found in results.items()
-    ]
-    print(f"\nMean over {counts[2]} test pairs, {counts[0]} labelled pairs, seed {seed}:\n\n{text_table(rows)}")
+    rows = [(name, f"{found['psnr']:.2f}", f"{found['ssim']:.3f}") for name, found in results.items()]
+    table = Table(("system", "PSNR (dB)", "SSIM"), rows, numeric=(1, 2)).text()
+    print(f"\nMean over {counts[2]} test pairs, {counts[0]} labelled pairs, seed {seed}:\n\n{table}")
     gain = results["semi-supervised"]["psnr"] - results["supervised"]["psnr"]
     print(f"\nSemi-supervised against supervised: {gain:+.2f} dB. One seed and one small data set: a demonstration.\n")
     content = {"data": what, "seed": seed, "results": results}
     (out / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def comparison_grid(steps: Mapping[str, Step], test: PairData, out: Path) -> Path:
-    """``comparison.png``: test images in rows: input, the systems' outputs, target."""
-    shown = ("supervised", "supervised + photometric jitter", "semi-supervised")
-    rows = []
-    for name in list_images(test.input)[:6]:  # the simulated ones are of each test photograph in turn
-        image = to_float(read_image(test.input / name))
-        outputs = [read_image(steps[system].folder / "outputs" / name) for system in shown]
-        target = read_image(test.target / name, bit_depth="8")
-        rows.append([to_uint8(image ** (1 / 2.2) if image.mean() < 0.2 else image), *outputs, target])
-    titles = ["input (dark ones shown with gamma 2.2)", *shown, "target"]
-    draw_grid(rows, titles, cell_width=224, path=out / "comparison.png")
-    return out / "comparison.png"
-
-
-def pseudo_grid(f_isp: Path, photos: Path, seed: int, out: Path) -> Path:
+def pseudo_grid(f_isp: Path, photos: Path, seed: int, out: Path) -> None:
     """``pseudo_pairs.png``: photographs as they are, with updated quality, and three pseudo inputs of each."""
     generator = make_generator(str(f_isp))
     draws = torch.Generator().manual_seed(seed)
@@ -211,4 +200,3 @@ def pseudo_grid(f_isp: Path, photos: Path, seed: int, out: Path) -> Path:
         rows.append([cv2.resize(picture, (192, 144), interpolation=cv2.INTER_AREA) for picture in row])
     titles = ["photograph", "pseudo ground truth", *(f"pseudo input {i} (gamma 2.2)" for i in (1, 2, 3))]
     draw_grid(rows, titles, path=out / "pseudo_pairs.png")
-    return out / "pseudo_pairs.png"

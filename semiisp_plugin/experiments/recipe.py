@@ -31,7 +31,7 @@ from semiisp_plugin.experiments.recipe_phases import Denoise, Phase, Pseudo, Tes
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.options import OptionError, nearest
 from semiisp_plugin.report import recipe_report as report
-from semiisp_plugin.report.tables import text_table
+from semiisp_plugin.report.tables import Table
 
 SYSTEMS = {
     "f_isp": "f_ISP alone (local control)",
@@ -302,7 +302,7 @@ def plan_text(
         )
     written = size(sum(p.disk() for p in left if isinstance(p, Pseudo)))
     end = f"{total:,d} iterations of training are left; pseudo pairs of about {written} will be written."
-    table = text_table(rows, right=["iterations left"])
+    table = Table.of(rows, right=["iterations left"]).text()
     return "\n".join([f"{recipe.options.title or recipe.options.name}\n\n{table}", end, *notes])
 
 

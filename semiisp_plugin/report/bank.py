@@ -18,7 +18,7 @@ from torch import Tensor
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.isp import InvertibleISP, ISPSpec, ParameterBank
 from semiisp_plugin.isp.parameters import IDENTITY
-from semiisp_plugin.report.tables import text_table
+from semiisp_plugin.report.tables import Table
 
 LABELS = ("global", "local")
 
@@ -137,7 +137,7 @@ def bank_table(bank: ParameterBank) -> str:
         if bank.grid != (1, 1):  # one position has nothing to vary over
             row |= {"between": s.between_images, "within": s.within_image}
         rows.append(row)
-    return text_table(rows, decimals=3)
+    return Table.of(rows, decimals=3).text()
 
 
 # --- the picture ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Plots of a benchmark's results, and sheets of its test pictures."""
+"""Plots of a benchmark's results."""
 
 from __future__ import annotations
 
@@ -16,13 +16,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from semiisp_plugin.report.benchmark_results import (
-    Results,
-    Spread,
-    compare_systems,
-    group_heading,
-)
+from semiisp_plugin.report.benchmark_results import GROUPS, Results, compare_systems
 from semiisp_plugin.report.page import Plot, counted
+from semiisp_plugin.report.tables import Spread
 
 # Okabe and Ito's colours without the yellow, which is faint on white.
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5195")
@@ -68,7 +64,7 @@ def gain_by_pairs_plot(results: Results, group: str, out: Path) -> Plot | None:
     ax.set_xlim(ticks[0] / 1.4, ticks[-1] * 1.4)
     ax.set_xticks(ticks, [str(pairs) for pairs in ticks])
     ax.minorticks_off()
-    _name_axes(ax, "number of pairs", "gain in test PSNR [dB]", group_heading(group))
+    _name_axes(ax, "number of pairs", "gain in test PSNR [dB]", GROUPS[group])
     _legend(figure, entries)
     caption = "Gain over the best supervised baseline: mean and standard error over the repetitions."
     return _save(figure, out, f"gain_by_pairs_{_slug(group)}", caption)
@@ -91,10 +87,10 @@ def kept_plot(results: Results, pairs: int, group: str, out: Path) -> Plot | Non
         return None
     ax.set_ylim(-2, 102)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _name_axes(ax, "iteration", "kept pseudo pairs [%]", f"{group_heading(group)}, {counted(pairs, 'pair')}")
+    _name_axes(ax, "iteration", "kept pseudo pairs [%]", f"{GROUPS[group]}, {counted(pairs, 'pair')}")
     _legend(figure, entries)
     caption = (
-        f"{group_heading(group)}, {counted(pairs, 'pair')}: share of the pseudo pairs that the filter kept. Line: "
+        f"{GROUPS[group]}, {counted(pairs, 'pair')}: share of the pseudo pairs that the filter kept. Line: "
         "mean; band: lowest to highest repetition."
     )
     return _save(figure, out, f"kept_{_slug(group)}_{pairs}", caption)

@@ -5,45 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from semiisp_plugin.report.benchmark_results import (
-    Results,
-    Spread,
-    compare_systems,
-    group_heading,
-    parse_results,
-    spread_of,
-)
-from semiisp_plugin.report.page import Section, Table, counted, format_number, markdown_section, terminal_text
+from semiisp_plugin.report.benchmark_results import GROUPS, Results, compare_systems
+from semiisp_plugin.report.page import Section, counted
 from semiisp_plugin.report.paper_figures import PAPER_TASKS, paper_results
-from semiisp_plugin.report.tables import MISSING
+from semiisp_plugin.report.tables import Table, format_number, mean_std
 
 
-def markdown_tables(results: Mapping[str, Any]) -> str:
-    """The main table of every number of pairs, and the paper's figures beside them, as Markdown.
-
-    Raises:
-        ValueError: ``results`` does not have the form of a benchmark's.
-    """
-    parsed = parse_results(results)
-    sections = [results_section(parsed, pairs) for pairs in parsed.pairs()]
-    beside = paper_section(parsed)
-    return "\n".join(markdown_section(section) for section in [*sections, *([beside] if beside else [])])
-
-
-def terminal_table(results: Mapping[str, Any]) -> str:
-    """The main table of every number of pairs for a terminal.
-
-    Raises:
-        ValueError: ``results`` does not have the form of a benchmark's.
-    """
-    parsed = parse_results(results)
-    if not parsed.cells:
-        return f"{parsed.title}: no system was run to its end.\n"
-    parts = []
-    for pairs in parsed.pairs():
-        section = results_section(parsed, pairs)
-        parts.append(f"{parsed.title}: {section.title}\n\n{terminal_text(section.tables[0])}")
-    return "\n".join(parts)
+def terminal_table(results: Results) -> str:
+    """The main table of every number of pairs for a terminal."""
+    if not results.cells:
+        return f"{results.title}: no system was run to its end.\n"
+    sections = (results_section(results, pairs) for pairs in results.pairs())
+    return "\n".join(f"{results.title}: {section.title}\n\n{section.tables[0].text()}" for section in sections)
 
 
 # --- the sections and their tables ------------------------------------------------------------------------------------
@@ -54,7 +27,7 @@ def results_section(results: Results, pairs: int) -> Section:
     n = len({cell.repetition for cell in results.cells if cell.pairs == pairs})
     folds = {cell.fold for cell in results.cells if cell.pairs == pairs and cell.fold is not None}
     shown = "mean ± standard deviation over " if n > 1 else ""
-    reference = results.reference(pairs)
+    reference = results.best_supervised.get(pairs)
     text = [
         f"Gain: PSNR minus that of {results.label(reference)}, the baseline best on the validation pairs, at the end "
         "of its training, on the test images of the same repetition. n: repetitions that both have."
@@ -87,18 +60,10 @@ def _main_table(results: Results, pairs: int) -> Table:
     for row in compare_systems(results, pairs):
         if row.group != heading:
             heading = row.group
-            rows.append(group_heading(row.group))
-        error = row.gain.standard_error if row.gain else None
-        rows.append(
-            (
-                row.label,
-                _mean_std(row.psnr),
-                "reference" if row.reference else _mean_std(row.gain, sign="+"),
-                format_number(error),
-                str(row.psnr.n if row.psnr else 0),
-                _mean_std(row.ssim, 4),
-            )
-        )
+            rows.append(GROUPS[row.group])
+        gain = "reference" if row.reference else mean_std(row.gain, sign="+")
+        error = format_number(row.gain.standard_error)
+        rows.append((row.label, mean_std(row.psnr), gain, error, str(len(row.psnr)), mean_std(row.ssim, 4)))
     columns = ("system", "PSNR [dB]", "gain [dB]", "std. error", "n", "SSIM")
     return Table(columns, rows, (1, 2, 3, 4, 5))
 
@@ -115,11 +80,11 @@ def paper_section(results: Results) -> Section | None:
         rows.append((*source, *map(format_number, figures), f"{paper.gain:+.2f}"))
     rows.append("This benchmark")
     for pairs in results.pairs():
-        base = next((row.psnr for row in compare_systems(results, pairs) if row.reference), None)
+        base = next((row.psnr for row in compare_systems(results, pairs) if row.reference), ())
         for row in compare_systems(results, pairs):
             if row.group == "method":
-                figures_ = (_mean_std(base), _mean_std(row.psnr), _mean_std(row.gain, sign="+"))
-                rows.append((row.label, results.target or MISSING, str(pairs), *figures_))
+                shown = (mean_std(base), mean_std(row.psnr), mean_std(row.gain, sign="+"))
+                rows.append((row.label, results.target, str(pairs), *shown))
     columns = ("source", "network", "pairs", "supervised [dB]", "+ semi-supervised [dB]", "gain [dB]")
     text = [
         "For orientation only. Photographs, unlabelled photographs, image sizes, numbers of pairs and the networks "
@@ -138,7 +103,10 @@ def search_section(results: Results) -> Section:
         for key in results.systems:
             candidates = [item for item in results.search if (item.pairs, item.system) == (pairs, key)]
             for item in candidates:
-                scores = (_mean_std(spread_of(values)) for values in (item.validation_psnr, item.test_psnr))
+                scores = (
+                    mean_std([value for value in values if value is not None])
+                    for values in (item.validation_psnr, item.test_psnr)
+                )
                 chosen = "yes" if item.chosen else ""
                 searched.append((results.label(key), _settings(item.candidate), *scores, chosen))
             if not candidates:
@@ -162,24 +130,17 @@ def _settings(values: Mapping[str, Any]) -> str:
 def systems_section(results: Results) -> Section:
     """What every system is."""
     rows: list[tuple[str, ...] | str] = []
-    for group in results.groups():
+    for group, heading in GROUPS.items():
         systems = [(results.label(key), results.systems[key].description) for key in results.in_group(group)]
-        rows += [group_heading(group), *systems] if systems else []
+        rows += [heading, *systems] if systems else []
     return Section("The systems", tables=[Table(("system", "what it is"), rows)])
-
-
-def _mean_std(spread: Spread | None, decimals: int = 2, sign: str = "") -> str:
-    if spread is None:
-        return MISSING
-    text = f"{spread.mean:{sign}.{decimals}f}"
-    return text if spread.std is None else f"{text} ± {spread.std:.{decimals}f}"
 
 
 def describe_repetitions(results: Results, pairs: int) -> str:
     """For example ``6 repetitions (3 seeds × 2 folds)``."""
     cells = [cell for cell in results.cells if cell.pairs == pairs]
     n = len({cell.repetition for cell in cells})
-    seeds = len({cell.seed for cell in cells if cell.seed is not None})
+    seeds = len({cell.seed for cell in cells})
     folds = len({cell.fold for cell in cells if cell.fold is not None})
     product = f" ({counted(seeds, 'seed')} × {counted(folds, 'fold')})" if n > 1 and seeds * folds == n else ""
     return f"{counted(n, 'repetition')}{product}"

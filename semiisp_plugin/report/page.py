@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,29 +15,10 @@ import yaml
 from PIL import Image
 
 from semiisp_plugin.report.grids import draw_grid
-from semiisp_plugin.report.tables import MISSING, markdown_table, text_table
+from semiisp_plugin.report.tables import Table, escape_markdown
 
 _TEMPLATE = "page.html.j2"
 _CELL_WIDTH = 320  # pixels of a picture in the page
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells as text.
-
-    Attributes:
-        columns: Their headings.
-        rows: From the top; a row that is a string is a heading over the rows after it.
-        numeric: Indices of the columns that stand right.
-        title: What stands above; empty for nothing.
-        folded: Whether the page shows it only when asked.
-    """
-
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...] | str]
-    numeric: tuple[int, ...] = ()
-    title: str = ""
-    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,45 +155,16 @@ def _data_uri(data: bytes, kind: str) -> str:
 # --- as text ---------------------------------------------------------------------------------------------------------
 
 
-def terminal_text(table: Table) -> str:
-    """A table for a terminal; what stands below a heading is indented."""
-    grouped = any(isinstance(row, str) for row in table.rows)
-    rows = []
-    for row in table.rows:
-        cells = [row] if isinstance(row, str) else [f"  {row[0]}" if grouped else row[0], *row[1:]]
-        rows.append(dict(zip(table.columns, [*cells, *[""] * (len(table.columns) - len(cells))], strict=True)))
-    return text_table(rows, right=[] if grouped else [table.columns[k] for k in table.numeric])
-
-
 def markdown_section(section: Section) -> str:
     """A part of a report as Markdown, plots as links."""
     parts = [f"## {escape_markdown(section.title)}\n", *(f"{escape_markdown(text)}\n" for text in section.text)]
     for table in section.tables:
         if table.title:
             parts.append(f"{escape_markdown(table.title)}:\n")
-        parts.append(_markdown_table(table))
+        parts.append(table.markdown())
     captions = [(escape_markdown(plot.caption), plot.file) for plot in section.plots]
     parts += [f"![{caption}]({file})\n\n{caption}\n" for caption, file in captions]
     return "\n".join(parts)
-
-
-def _markdown_table(table: Table) -> str:
-    rows = []
-    for row in table.rows:
-        cells = [f"**{escape_markdown(row)}**"] if isinstance(row, str) else [escape_markdown(cell) for cell in row]
-        cells += [""] * (len(table.columns) - len(cells))
-        rows.append(dict(zip(table.columns, cells, strict=True)))
-    return markdown_table(rows, right=[table.columns[k] for k in table.numeric])
-
-
-def escape_markdown(text: str) -> str:
-    """Text as Markdown that shows it: no HTML, no emphasis, no links, one line (``|`` is left to `markdown_table`)."""
-    return re.sub(r"([\\`*\[\]<>&]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
-
-
-def format_number(value: float | None, decimals: int = 2) -> str:
-    """A number, or the dash that stands for one that is missing."""
-    return MISSING if value is None else f"{value:.{decimals}f}"
 
 
 def counted(n: int, what: str) -> str:

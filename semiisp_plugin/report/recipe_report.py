@@ -14,8 +14,9 @@ import numpy as np
 from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair, select_pairs
 from semiisp_plugin.data.subsets import read_names
 from semiisp_plugin.io.image_io import read_image, to_bit_depth
-from semiisp_plugin.report.page import Page, Pictures, Section, Table, format_number, in_words, terminal_text
+from semiisp_plugin.report.page import Page, Pictures, Section, in_words
 from semiisp_plugin.report.paper_figures import GT_MEAN, PAPER_RESULTS
+from semiisp_plugin.report.tables import Table, format_number
 
 
 def with_results(content: dict[str, Any]) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def _sections(content: Mapping[str, Any]) -> list[Section]:
 
 def tables_text(content: Mapping[str, Any]) -> str:
     """The tables of results for a terminal."""
-    tables = (f"{name}:\n{terminal_text(results_table(content, name))}" for name in content["datasets"])
+    tables = (f"{name}:\n{results_table(content, name).text()}" for name in content["datasets"])
     return "\n".join([content["title"], *tables])
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from semiisp_plugin.report.tables import text_table
+from semiisp_plugin.report.tables import Table
 from semiisp_plugin.training.run import Run
 from semiisp_plugin.training.stall import naming_files
 
@@ -208,9 +208,8 @@ def _warnings_shown(run: Run) -> Iterator[None]:
 
 
 def _table(values: Mapping[str, Any]) -> list[str]:
-    columns = ("shape", "type", "values")
-    rows = [{"": key, **dict(zip(columns, described(value), strict=True))} for key, value in values.items()]
-    return text_table(rows).splitlines()
+    rows = [(key, *described(value)) for key, value in values.items()]
+    return Table(("", "shape", "type", "values"), rows).text().splitlines()
 
 
 def _section(title: str, lines: Sequence[str]) -> str:

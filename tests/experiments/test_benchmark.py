@@ -17,6 +17,7 @@ from semiisp_plugin.experiments.jobs import Record, Runner, perform
 from semiisp_plugin.io.lmdb_io import read_meta, read_value
 from semiisp_plugin.options import Source
 from semiisp_plugin.pseudo.f_isp import load_f_isp
+from semiisp_plugin.report.benchmark_results import Cell, Score, System
 
 
 def make_options(out: Path, **changes):
@@ -119,12 +120,10 @@ def test_the_choice_is_by_validation(finished):
 
 @pytest.mark.slow
 def test_the_report_is_written(finished):
-    _, out, paths, results = finished
+    _, out, paths, _ = finished
     for path in paths.values():
         assert path.is_file()
-    assert len(results["pictures"]) == 1
-    for _, picture in results["pictures"][0]["cells"]:
-        assert (out / picture).is_file()
+    assert (out / "pictures.png") in paths.values()
 
 
 @pytest.mark.slow
@@ -223,8 +222,8 @@ def test_a_candidate_that_failed_once_does_not_win(tmp_path):
             runner.noted[key] = {"result": {"validation": {"psnr": psnr}, "test": {"psnr": 50 - psnr}}}
     search = []
     assert benchmark._choose(options, runner, system, "supervised", 6, first, search) == {"lr": 1e-3}
-    assert [row["chosen"] for row in search] == [True, False]
-    assert search[0]["test_psnr"] == [26.0, 32.0]
+    assert [row.chosen for row in search] == [True, False]
+    assert search[0].test_psnr == [26.0, 32.0]
     # Nor does one whose PSNR is not a number.
     for repetition in first:
         key = jobs_of(options, system, 6, repetition, {"lr": 1e-9}).key
@@ -234,11 +233,13 @@ def test_a_candidate_that_failed_once_does_not_win(tmp_path):
 
 def test_the_reference_has_every_repetition():
     def cell(system, psnr):
-        return {"pairs": 6, "system": system, "validation": {"psnr": psnr}}
+        score = Score(psnr)
+        return Cell(6, system, "seed 0", 0, None, {}, score, score, None, [], [], 1.0)
 
-    systems = {name: {"kind": "supervised"} for name in "ab"} | {"c": {"kind": "semi"}}
+    systems = {name: System("baseline", name, False, "", "supervised") for name in "ab"}
+    systems["c"] = System("method", "c", False, "", "semi")
     cells = [cell("a", 20.0), cell("a", 22.0), cell("b", 23.0), cell("c", 30.0), cell("c", 30.0)]
-    assert benchmark._best_supervised(systems, cells) == {"6": "a"}
+    assert benchmark._best_supervised(systems, cells) == {6: "a"}
 
 
 @pytest.mark.slow
