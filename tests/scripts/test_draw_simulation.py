@@ -34,14 +34,17 @@ def picture() -> np.ndarray:
     return image
 
 
+WIDTH = 60
+
+
 @pytest.fixture
 def small(script, picture) -> torch.Tensor:
-    return script.at_width(picture, 30)
+    return script.at_width(picture, WIDTH)
 
 
 def cell_of(column: int) -> slice:
-    """Where a column of pictures lies: those of `small`, 30 pixels wide, 6 apart, without row titles."""
-    return slice(6 + 36 * column, 36 + 36 * column)
+    """Where a column of pictures lies: those of `small`, 6 pixels apart, without row titles."""
+    return slice(6 + (WIDTH + 6) * column, (WIDTH + 6) * (column + 1))
 
 
 def differing(one: Path, other: Path) -> np.ndarray:
