@@ -117,7 +117,7 @@ def test_a_change_of_the_light_is_seen_in_its_row(script, small, tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    ("change", "first"), [({"fall_off": 0.0}, 2), ({"sensor": "old_ccd"}, 3), ({"shot": 0.0, "read": 0.0}, 6)]
+    ("change", "first"), [({"fall_off": 0.0}, 2), ({"temperature": 7500.0}, 3), ({"shot": 0.0, "read": 0.0}, 6)]
 )
 def test_a_change_of_the_camera_is_seen_from_its_step_on(script, small, tmp_path, change, first):
     script.draw_chain(tmp_path / "a.png", small)
