@@ -410,20 +410,11 @@ def test_what_several_files_lack_is_said_once(recipe):
     assert str(caught.value).count("no/pairs") == 1
 
 
-@pytest.mark.slow
-def test_dry_run_says_which_weights_would_be_fetched(recipe, monkeypatch, capsys, tmp_path):
-    recipe.edit(
-        recipe.files["f_isp"],
-        lambda o: o["train"].update(perceptual_opt={"type": "VGGPerceptualLoss", "loss_weight": 0.1}),
-    )
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    states(capsys)
-    run_recipe("recipe.yml", dry_run=True)
-    assert f"f_isp: VGG16's weights (528 MB) are not in {tmp_path / 'hub'}" in capsys.readouterr().out
-    (tmp_path / "hub/checkpoints").mkdir(parents=True)
-    (tmp_path / "hub/checkpoints/vgg16-397923af.pth").touch()
-    run_recipe("recipe.yml", dry_run=True)
-    assert "will be fetched" not in capsys.readouterr().out
+def test_weights_of_losses_are_looked_for_beforehand(recipe):
+    loss = {"type": "VGGPerceptualLoss", "loss_weight": 0.1, "weights": "no/vgg.pth"}
+    recipe.edit(recipe.files["f_isp"], lambda o: o["train"].update(perceptual_opt=loss))
+    with pytest.raises(JobError, match=r"train:perceptual_opt:weights: there is no no/vgg\.pth"):
+        run_recipe("recipe.yml", dry_run=True)
 
 
 def test_other_options_of_a_process_that_was_waited_for_are_not_overwritten(done, monkeypatch):
