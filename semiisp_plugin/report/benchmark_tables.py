@@ -25,7 +25,6 @@ def terminal_table(results: Results) -> str:
 def results_section(results: Results, pairs: int) -> Section:
     """PSNR, gain and SSIM of every system with one number of pairs."""
     n = len({cell.repetition for cell in results.cells if cell.pairs == pairs})
-    folds = {cell.fold for cell in results.cells if cell.pairs == pairs and cell.fold is not None}
     shown = "mean ± standard deviation over " if n > 1 else ""
     reference = results.best_supervised.get(pairs)
     text = [
@@ -34,20 +33,11 @@ def results_section(results: Results, pairs: int) -> Section:
         if reference
         else "No gains: `best_supervised` names no baseline for this number of pairs."
     ]
-    error = "the standard error (standard deviation / √n) speaks of these runs, not of new photographs."
-    if len(folds) < 2:
-        note = f"A repetition is one training run with its own seed: {error}"
-    elif len(folds) < n:
-        note = (
-            "A repetition is one training run with its own seed on one fold of the data. Runs on one fold share their "
-            f"test images, so repetitions are not independent: {error}"
-        )
-    else:
-        note = (
-            "A repetition is one training run on one fold of the data. Test images differ, but folds may share "
-            f"training pairs, so repetitions are not independent: {error}"
-        )
-    text.append(note)
+    text.append(
+        "A repetition is one training run with its own seed; with folds, runs share test images or training pairs. So "
+        "repetitions are not independent: the standard error (standard deviation / √n) speaks of these runs, not of "
+        "new photographs."
+    )
     if any(cell.early_stopped for cell in results.cells if cell.pairs == pairs):
         text.append("Stopped early: the same run at the iteration that was best on the validation pairs.")
     title = f"{counted(pairs, 'pair')}, {shown}{describe_repetitions(results, pairs)}"
