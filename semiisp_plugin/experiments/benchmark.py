@@ -22,7 +22,7 @@ from semiisp_plugin._version import __version__
 from semiisp_plugin.experiments.benchmark_data import check_amounts, count_pairs, held_out
 from semiisp_plugin.experiments.benchmark_jobs import Step, chain, compare_outputs
 from semiisp_plugin.experiments.benchmark_options import BenchmarkOptions, Settings, System, load_benchmark_options
-from semiisp_plugin.experiments.jobs import Runner, default_workers
+from semiisp_plugin.experiments.jobs import Runner, default_workers, own_folder
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.report.benchmark_report import write_report
 from semiisp_plugin.report.benchmark_results import MAIN_GROUPS, Candidate, Cell, Failure, Point, Results, Score
@@ -31,7 +31,6 @@ from semiisp_plugin.report.benchmark_tables import terminal_table
 from semiisp_plugin.report.page import Pictures, counted
 
 RESULTS = "results.json"
-MARKER = "written_by_basicsr_benchmark.txt"
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,8 @@ def run(options: BenchmarkOptions, *, command: str = "", workers: int | None = N
     Raises:
         ValueError: There are fewer pairs or photographs than asked for.
     """
-    out = prepare_output(options.folder)
+    out = options.folder
+    own_folder(out, "benchmark", "out")
     runner = Runner(default_workers() if workers is None else workers)
     counts = [count_pairs(options.task) if n == "all" else int(n) for n in options.pairs]
     for n in counts:
@@ -158,20 +158,6 @@ def run(options: BenchmarkOptions, *, command: str = "", workers: int | None = N
         )
     print(f"The report is in {paths.get('report.html', out)}.")
     return paths
-
-
-def prepare_output(out: Path) -> Path:
-    """Make the folder of a benchmark, or take up one.
-
-    Raises:
-        FileExistsError: It holds something that is not a benchmark's.
-    """
-    own = (out / MARKER).is_file() or (out / RESULTS).is_file()
-    if out.exists() and not own and any(out.iterdir() if out.is_dir() else [out]):
-        raise FileExistsError(f"{out} exists and was not written by a benchmark; choose another folder (out).")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MARKER).write_text("The reports in this folder are replaced when the benchmark runs.\n", encoding="utf-8")
-    return out
 
 
 def _choose(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,16 @@ import numpy as np
 import torch
 
 from semiisp_plugin.data.pairs import find_pair_folders, match_pairs, read_pair
-from semiisp_plugin.experiments.benchmark_data import Data, PairData, data_in, make_data
+from semiisp_plugin.experiments.benchmark_data import Data, PairData
 from semiisp_plugin.experiments.benchmark_jobs import Step, chain, compare_outputs, run_folder
-from semiisp_plugin.experiments.benchmark_options import Settings, Task
-from semiisp_plugin.experiments.jobs import perform
+from semiisp_plugin.experiments.benchmark_options import Settings
+from semiisp_plugin.experiments.jobs import own_folder, perform
 from semiisp_plugin.io.image_io import list_images, read_image, to_uint8
 from semiisp_plugin.pseudo.f_isp import make_generator
 from semiisp_plugin.report.grids import draw_grid
 from semiisp_plugin.report.tables import Table
 from semiisp_plugin.simulation.scenes import DEFAULT_SPLIT, draw_split, make_scenes
 
-MARKER = "written_by_basicsr_demo.txt"
 SYSTEMS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "f_ISP alone": ("f_isp", {}),
     "supervised": ("supervised", {}),
@@ -42,25 +40,21 @@ SHOWN = ("supervised", "supervised + photometric jitter", "semi-supervised")
 
 
 @dataclass(frozen=True)
-class DemoData(Step):
-    """The demo's pairs and photographs; its settings are ``pairs`` and ``photos``, or ``task`` and ``split``."""
+class SimulatedData(Step):
+    """The demo's simulated pairs and photographs; its settings are ``task``, ``split`` and ``size``."""
 
     def data(self) -> Data:
         """Where they are."""
         folder = self.folder / "data"
-        if self.settings["pairs"]:
-            return replace(data_in(folder), validation=None)
-        parts = {kind: PairData(folder / kind / "input", folder / kind / "target") for kind in ("pairs", "test")}
-        return Data(parts["pairs"], None, parts["test"], folder / "photos")
+        pairs, test = (PairData(folder / kind / "input", folder / kind / "target") for kind in ("pairs", "test"))
+        return Data(pairs, None, test, folder / "photos")
 
     def run(self, *, resume: bool, progress: bool) -> dict[str, Any]:
-        """Write them; says whether the inputs look like RAW."""
-        s, folder = self.settings, self.folder / "data"
-        if s["pairs"]:
-            return {"raw": deal_own_data(s["pairs"], s["photos"], folder, tuple(s["size"]), self.seed)}
+        """Write them."""
+        s = self.settings
         split = draw_split(self.seed) if s["split"] == "drawn" else DEFAULT_SPLIT
-        make_scenes(folder, task=s["task"], size=tuple(s["size"]), seed=self.seed, split=split)
-        return {"raw": s["task"] == "raw"}
+        make_scenes(self.folder / "data", task=s["task"], size=tuple(s["size"]), seed=self.seed, split=split)
+        return {}
 
 
 def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -80,17 +74,17 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     # each other longer than they work.
     torch.set_num_threads(1)
     out, task, seed = Path(args.out), args.task or "lowlight", args.seed
+    settings = demo_settings(args.iterations)
     if args.pairs:
-        check_own_folders(args.pairs, args.photos, out)
+        data, raw = own_data(args.pairs, args.photos, out, settings, seed)
         what = f"the pairs of {args.pairs} and the photographs of {args.photos}"
     else:
-        kind = "RAW to sRGB" if task == "raw" else "dark sRGB to good sRGB"
+        of_data = {"task": task, "split": args.split, "size": settings.size}
+        data, raw = SimulatedData("data", seed, of_data, out, quiet=False), task == "raw"
+        kind = "RAW to sRGB" if raw else "dark sRGB to good sRGB"
         what = f"SIMULATED pairs ({kind}) made from photographs that ship with scikit-image, scikit-learn, matplotlib"
-    prepare_output(out)
-    settings = demo_settings(args.iterations)
-    of_data = {"task": task, "split": args.split, "pairs": args.pairs, "photos": args.photos, "size": settings.size}
-    data = DemoData("data", seed, of_data, out, quiet=False)
-    raw = perform(data, progress=True)["result"]["raw"]
+    own_folder(out, "demo", "--out", empty=True)
+    perform(data, progress=True)
     parts = data.data()
     counts = [len(list_images(folder)) for folder in (parts.labelled.input, parts.photos, parts.test.input)]
     print(f"Data: {what}: {counts[0]} labelled pairs, {counts[1]} photographs, {counts[2]} test pairs.")
@@ -131,48 +125,32 @@ def demo_settings(iterations: int | None = None) -> Settings:
     return Settings(size=(96, 128), evaluations=1, **phases)
 
 
-def prepare_output(out: Path) -> Path:
-    """Make the output folder; an earlier demo's is replaced, anything else is left alone.
+def own_data(pairs_root: str, photos: str, out: Path, settings: Settings, seed: int) -> tuple[Step, bool]:
+    """The job that makes small copies of the user's pairs, a fifth of them for the test; whether inputs have 16 bits.
 
     Raises:
-        FileExistsError: The folder holds something that is not a demo's.
+        ValueError: There are too few pairs, or they lie in the folder that is to be replaced.
     """
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        if not (out / MARKER).is_file():
-            raise FileExistsError(f"{out} exists and was not written by the demo; choose another folder with --out.")
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MARKER).write_text("This folder is replaced when the demo runs again.\n", encoding="utf-8")
-    return out
-
-
-def check_own_folders(pairs_root: str, photos: str, out: Path) -> None:
-    """Raise before anything is deleted if the user's folders cannot be used, or lie in the folder to be replaced."""
-    found = match_pairs(*find_pair_folders(pairs_root))
+    lq, gt = find_pair_folders(pairs_root)
+    found = match_pairs(lq, gt)
     if len(found) < 5:
         raise ValueError(f"{pairs_root} holds {len(found)} pairs; the demo needs at least 5 (50 are a good start).")
     list_images(photos)
     for folder in (pairs_root, photos):
         if out.resolve() in (Path(folder).resolve(), *Path(folder).resolve().parents):
             raise ValueError(f"{folder} lies in {out}, which the demo replaces; choose another folder with --out.")
-
-
-def deal_own_data(pairs_root: str, photos: str, folder: Path, size: tuple[int, int], seed: int) -> bool:
-    """Small copies of the user's pairs, a fifth of them held out for the test; whether the inputs have 16 bits."""
-    lq, gt = find_pair_folders(pairs_root)
-    found = match_pairs(lq, gt)
     n_test = max(1, min(20, len(found) // 5))
-    task = Task(
-        type="pairs",
-        dataroot_lq=str(lq),
-        dataroot_gt=str(gt),
-        photographs=photos,
-        folds=-(-len(found) // n_test),
-        short_side=3 * min(size) // 2,
-        max_photographs=200,
-    )
-    make_data(task, folder, n_pairs=len(found) - n_test, n_validation=0, size=size, seed=seed, fold=0)
-    return read_pair(found[0])[0].dtype == np.uint16
+    task = {
+        "type": "pairs",
+        "dataroot_lq": str(lq),
+        "dataroot_gt": str(gt),
+        "photographs": photos,
+        "folds": -(-len(found) // n_test),
+        "short_side": 3 * min(settings.size) // 2,
+        "max_photographs": 200,
+    }
+    of_data = {"task": task, "n_pairs": len(found) - n_test, "n_validation": 0, "size": list(settings.size), "fold": 0}
+    return Step("data", seed, of_data, out, quiet=False), read_pair(found[0])[0].dtype == np.uint16
 
 
 def report(results: Mapping[str, Mapping[str, float]], counts: list[int], seed: int, what: str, out: Path) -> None:

@@ -6,6 +6,7 @@ import math
 import statistics
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,7 +34,7 @@ def gain_by_pairs_plot(results: Results, group: str, out: Path) -> Plot | None:
             # A little apart, or error bars would hide each other.
             x = [pairs * 1.03 ** (k - (len(keys) - 1) / 2) for pairs, _ in gains]
             errors = [gain.standard_error or 0.0 for _, gain in gains]
-            style = {"color": _COLOURS[k % len(_COLOURS)], "marker": _MARKERS[k % len(_MARKERS)]}
+            style: dict[str, Any] = {"color": _COLOURS[k % len(_COLOURS)], "marker": _MARKERS[k % len(_MARKERS)]}
             ax.errorbar(x, [gain.mean for _, gain in gains], errors, capsize=3, label=results.label(key), **style)
     if len(every) < 2 or not ax.containers:
         return None

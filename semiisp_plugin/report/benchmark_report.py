@@ -18,7 +18,7 @@ from semiisp_plugin.report.page import Page, Pictures, Plot, Section, counted, i
 
 
 def write_report(out: Path, results: Results, pictures: Sequence[Pictures] = ()) -> dict[str, Path]:
-    """Write ``report.md``, ``report.html``, ``pictures*.png`` and ``plots/*.png``; earlier ones are replaced.
+    """Write ``report.md``, ``report.html``, ``pictures*.jpg`` and ``plots/*.png``; earlier ones are replaced.
 
     Args:
         out: The folder of a benchmark.

@@ -99,7 +99,6 @@ def draw_grid(
         top += height + high(notes[r]) + _GAP
     grid = np.asarray(sheet)
     if path is not None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_image(path, grid)
     return grid
 

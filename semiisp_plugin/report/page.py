@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,15 +17,15 @@ from semiisp_plugin.report.grids import draw_grid
 from semiisp_plugin.report.tables import Table, escape_markdown
 
 _TEMPLATE = "page.html.j2"
-_CELL_WIDTH = 320  # pixels of a picture in the page
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture below the output folder; ``file`` is relative to it."""
+    """A picture below the output folder; ``file`` is relative to it. A wide one has a line of the page for itself."""
 
     file: str
     caption: str
+    wide: bool = False
 
 
 @dataclass
@@ -97,7 +96,7 @@ class Page:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, out: Path) -> dict[str, Path]:
-        """Write ``report.md``, ``report.html`` and ``pictures*.png``; earlier ones are replaced.
+        """Write ``report.md``, ``report.html`` and ``pictures*.jpg``; earlier ones are replaced.
 
         Args:
             out: The folder, in which the plots are already.
@@ -105,28 +104,29 @@ class Page:
         Returns:
             The files, by their name relative to ``out``.
         """
-        sheets = []
+        sheets = Section("Pictures")
         for number, grid in enumerate(self.pictures):
-            sheets.append(Plot(f"pictures{number + 1 if number else ''}.png", grid.title))
-            grid.save(out / sheets[-1].file)
-        (out / "report.md").write_text(self._markdown(sheets), encoding="utf-8")
-        (out / "report.html").write_text(self._html(out), encoding="utf-8")
-        return {name: out / name for name in ("report.md", "report.html", *(sheet.file for sheet in sheets))}
+            sheets.plots.append(Plot(f"pictures{number + 1 if number else ''}.jpg", grid.title, wide=True))
+            grid.save(out / sheets.plots[-1].file)
+        sections = [*self.sections, *([sheets] if sheets.plots else [])]
+        (out / "report.md").write_text(self._markdown(sections), encoding="utf-8")
+        (out / "report.html").write_text(self._html(sections, out), encoding="utf-8")
+        return {name: out / name for name in ("report.md", "report.html", *(plot.file for plot in sheets.plots))}
 
-    def _markdown(self, sheets: list[Plot]) -> str:
+    def _markdown(self, sections: Sequence[Section]) -> str:
         facts = "".join(f"- {escape_markdown(f'{key}: {value}')}\n" for key, value in self.facts)
         parts = [f"# {escape_markdown(self.title)}\n", *([facts] if facts else [])]
         if self.failed:
             lines = "".join(f"- {escape_markdown(f'{name}: {why}')}\n" for name, why in self.failed)
             parts.append(f"## Failed\n\n{lines}")
-        sections = [*self.sections, *([Section("Pictures", plots=sheets)] if sheets else [])]
         return "\n".join([*parts, *map(markdown_section, sections)])
 
-    def _html(self, out: Path) -> str:
+    def _html(self, sections: Sequence[Section], out: Path) -> str:
         images = {}
-        for file in (plot.file for section in self.sections for plot in section.plots):
+        for file in (plot.file for section in sections for plot in section.plots):
             with Image.open(out / file) as image:
-                images[file] = (_data_uri((out / file).read_bytes(), "png"), *image.size)
+                data = base64.b64encode((out / file).read_bytes()).decode("ascii")
+                images[file] = (f"data:{image.get_format_mimetype()};base64,{data}", *image.size)
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(Path(__file__).parent),
             autoescape=True,
@@ -135,21 +135,8 @@ class Page:
             lstrip_blocks=True,
         )
         options = yaml.safe_dump(dict(self.options), sort_keys=False, allow_unicode=True) if self.options else ""
-        return environment.get_template(_TEMPLATE).render(page=self, images=images, options=options, jpeg=_jpeg)
-
-
-def _jpeg(picture: np.ndarray) -> str:
-    image = Image.fromarray(np.ascontiguousarray(picture))
-    if image.width > _CELL_WIDTH:
-        height = max(1, round(image.height * _CELL_WIDTH / image.width))
-        image = image.resize((_CELL_WIDTH, height), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return _data_uri(buffer.getvalue(), "jpeg")
-
-
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+        template = environment.get_template(_TEMPLATE)
+        return template.render(page=self, sections=sections, images=images, options=options)
 
 
 # --- as text ---------------------------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def tables_text(content: Mapping[str, Any]) -> str:
 
 
 def write_report(out: Path, content: Mapping[str, Any], *, pictures: int = 4) -> list[Path]:
-    """Write ``report.md``, ``report.html`` (self-contained) and ``pictures.png``; earlier ones are replaced.
+    """Write ``report.md``, ``report.html`` (self-contained) and ``pictures.jpg``; earlier ones are replaced.
 
     Args:
         out: Folder, which is there.

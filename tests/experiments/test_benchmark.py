@@ -13,7 +13,7 @@ from semiisp_plugin.experiments import benchmark, benchmark_jobs
 from semiisp_plugin.experiments.benchmark import Repetition, jobs_of, repetitions
 from semiisp_plugin.experiments.benchmark_jobs import Step
 from semiisp_plugin.experiments.benchmark_options import complete_benchmark_options
-from semiisp_plugin.experiments.jobs import Record, Runner, perform
+from semiisp_plugin.experiments.jobs import Record, Runner, own_folder, perform
 from semiisp_plugin.io.lmdb_io import read_meta, read_value
 from semiisp_plugin.options import Source
 from semiisp_plugin.pseudo.f_isp import load_f_isp
@@ -123,7 +123,7 @@ def test_the_report_is_written(finished):
     _, out, paths, _ = finished
     for path in paths.values():
         assert path.is_file()
-    assert (out / "pictures.png") in paths.values()
+    assert (out / "pictures.jpg") in paths.values()
 
 
 @pytest.mark.slow
@@ -261,11 +261,15 @@ def test_early_stopped_f_isp_is_the_one_that_is_used(finished):
 
 def test_folders_of_others_are_left_alone(tmp_path):
     (tmp_path / "holiday.txt").write_text("sun")
-    with pytest.raises(FileExistsError, match="was not written by a benchmark"):
-        benchmark.prepare_output(tmp_path)
-    again = benchmark.prepare_output(tmp_path / "new")
+    with pytest.raises(FileExistsError, match="was not written by `basicsr benchmark`"):
+        own_folder(tmp_path, "benchmark", "out")
+    again = tmp_path / "new"
+    own_folder(again, "benchmark", "out")
     (again / "report.md").write_text("")
-    assert benchmark.prepare_output(again) == again
+    own_folder(again, "benchmark", "out")
+    assert (again / "report.md").is_file()
+    own_folder(again, "benchmark", "out", empty=True)
+    assert not (again / "report.md").is_file()
 
 
 def test_too_few_photographs_are_said_before_anything_is_done(tmp_path, tiny_data):

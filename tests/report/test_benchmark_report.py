@@ -8,6 +8,7 @@ import math
 import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -363,7 +364,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Pat
 @pytest.mark.slow
 def test_the_whole_report(whole):
     out, paths = whole
-    names = {"report.md", "report.html", "pictures.png"}
+    names = {"report.md", "report.html", "pictures.jpg"}
     for group in ("method", "help"):
         names |= {f"plots/gain_by_pairs_{group}.png"}
     for n in (16, 50):
@@ -371,7 +372,7 @@ def test_the_whole_report(whole):
     assert set(paths) == names
     for name, path in paths.items():
         assert path == out / name
-        if path.suffix == ".png":
+        if path.suffix in (".png", ".jpg"):
             with Image.open(path) as image:
                 assert image.width > 500
                 assert np.asarray(image.convert("L")).std() > 5
@@ -387,14 +388,11 @@ def test_the_whole_report(whole):
     for expected in ("Made up", "basicsr benchmark -opt x.yml", "numbers out of a generator", "2026-11-22", "2.5 h"):
         assert expected in page.text
         assert expected in markdown
-    rows = re.findall(r"<tr>\n((?:<td>\n(?:<img|<div).*?</td>\n)+)</tr>", paths["report.html"].read_text(), re.DOTALL)
-    assert [row.count("<td>") for row in rows] == [4, 4]
+    assert page.tags.count("figure") == page.tags.count("img") == len(linked)
     for expected in (
         "CUDA out of memory",
         "lr 0.003",
         "what UPI is",
-        "20.12 dB",
-        "missing",
         "cores 2",
         "17.25",  # a candidate of the search on the test
     ):
@@ -413,7 +411,7 @@ def test_the_page_needs_nothing_from_elsewhere(whole):
     assert not {"script", "link", "iframe", "object", "base"} & set(page.tags)
     assert not re.search(r"url\(|@import|https?://", text)
     images = [address for address in page.loads if address.startswith("data:")]
-    assert len(images) > 15
+    assert len(images) == 13
     for address in images:
         with Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))) as image:
             image.load()
@@ -437,7 +435,7 @@ def test_every_text_is_escaped(tmp_path):
         cell["chosen"] = {HOSTILE: HOSTILE}
     results["search"][0]["candidate"] = {HOSTILE: HOSTILE}
     results["failed"] = [{"job": HOSTILE, "error": HOSTILE}]
-    paths = write(results, tmp_path, make_pictures((HOSTILE,)))
+    paths = write(results, tmp_path, [replace(make_pictures((HOSTILE,))[0], title=HOSTILE)])
     plain = make_results(pairs=(16,), seeds=1)
     text = paths["report.html"].read_text()
     page = Page(text)
@@ -490,4 +488,4 @@ def test_many_pictures_keep_the_page_small(tmp_path):
     pictures = Pictures("noise", tuple("abcde"), [(f"a{k}", [(noise, "")] * 5) for k in range(12)])
     path = write(results, tmp_path, [pictures])["report.html"]
     assert path.stat().st_size < 6_000_000
-    assert Page(path.read_text()).tags.count("img") >= 60
+    assert Page(path.read_text()).tags.count("img") == 6
