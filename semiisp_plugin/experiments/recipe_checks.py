@@ -77,11 +77,6 @@ def _where(phase: Phase, *keys: str) -> str:
 
 # --- what is needed --------------------------------------------------------------------------------------------------
 
-_HINTS = {  # by the keys that they help with
-    " `basicsr prepare` makes data sets (docs/prepare.md).": {"input", "dataroot_lq", "dataroot_gt", "meta_info_file"},
-    " Any folder of photographs will do: --photos DIR, or --set pseudo:photographs=DIR.": {"photographs"},
-}
-
 
 def check_inputs(left: Sequence[Phase], phases: Sequence[Phase]) -> None:
     """Whether all that the phases need is there or is made by a phase before: data, lists of names, weights, room.
@@ -104,9 +99,8 @@ def check_inputs(left: Sequence[Phase], phases: Sequence[Phase]) -> None:
         problems.append(f"{where[0]}: {problem}{more}")
     problems += disk_problems(left)
     if problems:
-        keys = {where.rpartition(":")[2].strip() for all_places in places.values() for where in all_places}
-        hints = "".join(hint for hint, of in _HINTS.items() if keys & of)
-        raise JobError("Before anything begins: " + "; ".join(problems) + "." + hints)
+        hint = " `basicsr prepare` makes data sets (docs/prepare.md); any folder of photographs will do (--photos DIR)."
+        raise JobError("Before anything begins: " + "; ".join(problems) + "." + (hint if places else ""))
 
 
 def disk_problems(left: Sequence[Phase]) -> list[str]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.isp import InvertibleISP, ISPSpec, ParameterBank
 from semiisp_plugin.isp.parameters import IDENTITY
+from semiisp_plugin.report.page import counted
 from semiisp_plugin.report.tables import Table
 
 LABELS = ("global", "local")
@@ -64,7 +65,7 @@ def report_banks(
             raise ValueError(f"There is no parameter bank '{name}'; there are: {', '.join(banks) or 'none'}.")
         if len(banks[name]) == 0:
             raise ValueError(f"The parameter bank '{name}' is empty: train f_ISP first (phase 1).")
-    titles = {name: f"{describe_bank(banks[name], name)}, trained on {_count(n_pairs, 'pair')}" for name in labels}
+    titles = {name: f"{describe_bank(banks[name], name)}, trained on {counted(n_pairs, 'pair')}" for name in labels}
     for name in labels:
         print(f"{titles[name]}\n\n{bank_table(banks[name])}")
     print(
@@ -90,14 +91,10 @@ def describe_bank(bank: ParameterBank, label: str | None = None) -> str:
     kind = "image enhancement" if bank.spec.inverse_tone_mapping else "ISP"
     name = f"Parameter bank '{label}'" if label else "Parameter bank"
     text = (
-        f"{name}: {_count(len(bank), 'set')} (capacity {bank.capacity}), grid {bank.grid[0]}x{bank.grid[1]}, "
+        f"{name}: {counted(len(bank), 'set')} (capacity {bank.capacity}), grid {bank.grid[0]}x{bank.grid[1]}, "
         f"{kind} with {bank.spec.n_parameters} parameters"
     )
-    return text + (f", {_count(bank.non_finite, 'non-finite set')} left out" if bank.non_finite else "")
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'' if n == 1 else 's'}"
+    return text + (f", {counted(bank.non_finite, 'non-finite set')} left out" if bank.non_finite else "")
 
 
 def bank_values(bank: ParameterBank) -> dict[str, object]:
@@ -147,8 +144,8 @@ def plot_bank(bank: ParameterBank, path: str | os.PathLike[str], *, title: str |
     """Draw what a bank holds, a row a function: histograms of its parameters, and what the function does.
 
     Histograms span a parameter's whole domain and count all sets and positions. Curves are drawn of up to 500 (set,
-    position) pairs, chosen evenly at random with a fixed seed: their median and the band of 5 % to 95 %, by channel;
-    dashed, where training started. The colour correction shows the entries of its matrix in their place.
+    position) pairs, chosen evenly at random with a fixed seed: what the function alone makes of greys, their median and
+    the band of 5 % to 95 %, by channel; dashed, where training started.
 
     Args:
         bank: At least one set.
@@ -174,10 +171,7 @@ def plot_bank(bank: ParameterBank, path: str | os.PathLike[str], *, title: str |
             ax.set_title(f"{function} {parameter.name}", fontsize=9)
         for ax in axes[len(spec.functions[function]) : -1]:
             ax.set_axis_off()
-        if function == "cc":
-            _draw_matrix(axes[-1], matrices(spec, some), matrices(spec, start)[0])
-        else:
-            _draw_curves(axes[-1], curves(spec, some, (function,)), curves(spec, start, (function,))[0])
+        _draw_curves(axes[-1], curves(spec, some, (function,)), curves(spec, start, (function,))[0])
         axes[-1].set_title(_FUNCTIONS[function], fontsize=9)
         for ax in axes:
             ax.tick_params(labelsize=7)
@@ -210,17 +204,6 @@ def _draw_curves(ax: Axes, outputs: np.ndarray, start: np.ndarray) -> None:
     ax.set(xlim=(0, 1), ylim=(0, 1))
 
 
-def _draw_matrix(ax: Axes, of_sets: np.ndarray, start: np.ndarray) -> None:
-    """A box an entry: bars of 5 % to 95 %, the median, and the start; groups are outputs, colours inputs."""
-    low, median, high = np.quantile(of_sets, _BAND, axis=0)
-    for source, colour in enumerate(_COLOURS.values()):
-        x = np.arange(3) + 0.25 * (source - 1)
-        ax.bar(x, high[:, source] - low[:, source], 0.2, low[:, source], color=colour, alpha=0.25)
-        ax.plot(x, median[:, source], "_", color=colour, ms=9, mew=2)
-        ax.plot(x, start[:, source], "_", color="black", ms=9, mew=1)
-    ax.set_xticks(range(3), [f"{name} output" for name in _COLOURS])
-
-
 # --- what the sets do -----------------------------------------------------------------------------------------------
 
 
@@ -241,12 +224,3 @@ def curves(spec: ISPSpec, sets: Tensor, functions: tuple[str, ...]) -> np.ndarra
                 view.fill_(_NEUTRAL[name])
     ramp = torch.linspace(0, 1, _LEVELS).expand(len(sets), 3, 1, _LEVELS)
     return InvertibleISP(replace(spec, base_matrix=IDENTITY)).forward(ramp, sets)[:, :, 0].double().numpy()
-
-
-def matrices(spec: ISPSpec, sets: Tensor) -> np.ndarray:
-    """The matrices ``(n, 3, 3)`` of the colour correction, the constant one in front included (eq. 4)."""
-    p = spec.split(sets.double())["cc"]
-    mixing = torch.eye(3, dtype=torch.float64).repeat(len(sets), 1, 1)
-    mixing[:, ~torch.eye(3, dtype=torch.bool)] = p["o"][:, :, 0, 0]
-    base = torch.tensor(spec.base_matrix, dtype=torch.float64)
-    return (mixing * p["gain"][:, None, :, 0, 0] @ base).numpy()

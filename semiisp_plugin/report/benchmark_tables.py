@@ -85,31 +85,19 @@ def paper_section(results: Results) -> Section | None:
 
 
 def search_section(results: Results) -> Section:
-    """What was tried, with what was chosen of it; and settings that were given."""
-    tried: list[tuple[str, ...] | str] = []
-    given: list[tuple[str, ...] | str] = []
-    for pairs in sorted({*results.pairs(), *(item.pairs for item in results.search)}):
-        searched, without = [], []
-        for key in results.systems:
-            candidates = [item for item in results.search if (item.pairs, item.system) == (pairs, key)]
-            for item in candidates:
-                scores = (
-                    mean_std([value for value in values if value is not None])
-                    for values in (item.validation_psnr, item.test_psnr)
-                )
-                chosen = "yes" if item.chosen else ""
-                searched.append((results.label(key), _settings(item.candidate), *scores, chosen))
-            if not candidates:
-                used = dict.fromkeys(_settings(cell.chosen) for cell in results.of(pairs, key) if cell.chosen)
-                without += [(results.label(key), settings) for settings in used]
-        for table, lines in ((tried, searched), (given, without)):
-            if lines:
-                table += [counted(pairs, "pair"), *lines]
+    """What was tried, with what was chosen of it."""
+    rows: list[tuple[str, ...] | str] = []
+    heading = None
+    for item in sorted(results.search, key=lambda item: item.pairs):
+        if item.pairs != heading:
+            heading = item.pairs
+            rows.append(counted(heading, "pair"))
+        psnr = [[value for value in values if value is not None] for values in (item.validation_psnr, item.test_psnr)]
+        chosen = "yes" if item.chosen else ""
+        rows.append((results.label(item.system), _settings(item.candidate), *map(mean_std, psnr), chosen))
     columns = ("system", "settings", "validation PSNR [dB]", "test PSNR [dB]", "chosen")
-    tables = [Table(columns, tried, (2, 3), "All candidates; their test PSNR was not looked at to choose")]
-    tables.append(Table(("system", "settings"), given, title="Settings that were not searched for", folded=True))
-    shown = [table for table in tables if table.rows]
-    return Section("Chosen settings", text=[results.selection] if shown and results.selection else [], tables=shown)
+    table = Table(columns, rows, (2, 3), "All candidates; their test PSNR was not looked at to choose")
+    return Section("Chosen settings", text=[results.selection] if rows else [], tables=[table])
 
 
 def _settings(values: Mapping[str, Any]) -> str:

@@ -70,7 +70,6 @@ class Pictures:
             [name for name, _ in self.rows],
             captions=[[note for _, note in row] for row in cells],
             cell_width=300,
-            font_size=13,
             path=path,
         )
 

@@ -66,14 +66,12 @@ class Table:
         rows: From the top; a row that is a string is a heading over the rows after it.
         numeric: Indices of the columns that stand right.
         title: What stands above; empty for nothing.
-        folded: Whether a page shows it only when asked.
     """
 
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...] | str]
     numeric: tuple[int, ...] = ()
     title: str = ""
-    folded: bool = False
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, object]], *, decimals: int = 2, right: Collection[str] = ()) -> Table:
