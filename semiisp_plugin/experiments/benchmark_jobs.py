@@ -70,7 +70,7 @@ class Step(Job):
         return f"{self.kind}-{digest[:12]}"
 
     @property
-    def before(self) -> Sequence[Step]:
+    def before(self) -> Sequence[Step]:  # type: ignore[override]  # as above
         """The jobs that it needs."""
         return list(self.needs.values())
 

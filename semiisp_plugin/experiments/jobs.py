@@ -98,15 +98,11 @@ class Job:
     made_again = False
     """Whether it is simply done again when it is stale: it is cheap."""
 
-    @property
-    def key(self) -> str:
-        """Its name among the jobs that it runs with."""
-        raise NotImplementedError
+    key: str
+    """Its name among the jobs that it runs with."""
 
-    @property
-    def before(self) -> Sequence[Any]:
-        """The jobs that it begins with the results of."""
-        return ()
+    before: Sequence[Any] = ()
+    """The jobs that it begins with the results of."""
 
     @property
     def record(self) -> Record:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from semiisp_plugin import options as options_module
 from semiisp_plugin._version import __version__
@@ -25,7 +26,7 @@ from semiisp_plugin.experiments.annotated_yaml import changed, plain, write_yaml
 from semiisp_plugin.experiments.jobs import JobError, Status, as_json, fingerprint, perform, statuses
 from semiisp_plugin.experiments.paper_options import Experiment, find_experiment
 from semiisp_plugin.experiments.paper_settings import TASKS
-from semiisp_plugin.experiments.recipe_checks import check_fit, check_inputs, connect, estimate, size
+from semiisp_plugin.experiments.recipe_checks import check_fit, check_inputs, connect, estimate
 from semiisp_plugin.experiments.recipe_options import ORDER, TRAININGS, Recipe, load_recipe, named
 from semiisp_plugin.experiments.recipe_phases import Denoise, Phase, Pseudo, Test, Training
 from semiisp_plugin.io.files import write_atomically
@@ -147,13 +148,11 @@ def run_recipe(
     states = statuses(phases)
     again = _to_redo(phases, states, redo)
     left = [p for p in phases if states[p.key].state != "complete" or p.key in again]
-    if dry_run:  # what is missing is said below the plan
-        print(plan_text(loaded, phases, states, again, left), flush=True)
+    print(plan_text(loaded, phases, states, again, left), flush=True)
     check_inputs(left, phases)
     if dry_run:
         print(estimate([p for p in left if not isinstance(p, Test)], states, again), flush=True)
         return None
-    print(plan_text(loaded, phases, states, again, left), flush=True)
     stale = [p for p in left if states[p.key].state == "stale" and p.key not in again and not p.made_again]
     if stale:
         lines = "; ".join(f"{p.key}: {states[p.key].why}" for p in stale)
@@ -180,7 +179,7 @@ def _to_redo(phases: Sequence[Phase], states: Mapping[str, Status], redo: Sequen
     again: set[str] = set()
     for phase in phases if redo is not None else ():
         asked = _place(phase) in (redo or ()) or (not redo and states[phase.key].state == "stale")
-        follows = any(need.key in again for need in phase.needs)
+        follows = any(before.key in again for before in phase.before)
         if (asked or follows) and states[phase.key].state != "to do":
             again.add(phase.key)
     return again
@@ -265,7 +264,7 @@ def plan_text(
             iterations = f"{count:,d}"
         rows.append((phase.key, phase.run_name, status.state, will, iterations, status.why))
     table = Table(("phase", "run", "is", "will", "iterations left", "because"), rows, numeric=(4,))
-    written = size(sum(p.disk() for p in left if isinstance(p, Pseudo)))
+    written = tqdm.format_sizeof(sum(p.disk() for p in left if isinstance(p, Pseudo)), "B", 1024)
     text = (
         f"{recipe.options.title or recipe.options.name}\n\n{table.text()}\n"
         f"{total:,d} iterations of training are left; pseudo pairs of about {written} will be written."

@@ -46,7 +46,7 @@ def connect(phases: Mapping[str, Phase]) -> None:
         if given is None or os.path.abspath(os.path.expanduser(str(given))) != str(made):
             place = _where(phases[name], *sections, key)
             raise JobError(f"{place}: {given} is not what the phase before makes, {made}.")
-        phases[name].needs = [phases[before]]
+        phases[name].before = [phases[before]]
         # The weights themselves; of a folder the file that stands for all.
         phases[name].inputs = [str(made if made.suffix == ".pth" else phases[before].outputs()[0])]
 
@@ -111,13 +111,9 @@ def disk_problems(left: Sequence[Phase]) -> list[str]:
             folder = next(parent for parent in (phase.place, *phase.place.parents) if parent.exists())
             needed, free = phase.disk(), shutil.disk_usage(folder).free
             if needed > free:
-                found.append(f"the disk of {folder} has {size(free)} left, of about {size(needed)} that pseudo writes")
+                room, writes = (tqdm.format_sizeof(size, "B", 1024) for size in (free, needed))
+                found.append(f"the disk of {folder} has {room} left, of about {writes} that pseudo writes")
     return found
-
-
-def size(count: float) -> str:
-    """Bytes in words."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def _problems(phase: Phase, made: Sequence[Path]) -> list[tuple[str, str]]:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,30 +29,20 @@ class Phase(Job):
     """A phase of a recipe.
 
     Attributes:
-        name: See `semiisp_plugin.experiments.recipe_options.ORDER`; of a test also the system.
+        key: See `semiisp_plugin.experiments.recipe_options.ORDER`; of a test also the system.
         values: Its options, with overrides.
         source: Where their keys stand.
         root: Folder of ``experiments``.
         inputs: Files that phases before it make and that it begins with.
-        needs: These phases.
+        before: These phases.
     """
 
-    name: str
+    key: str
     values: dict[str, Any]
     source: Source
     root: Path
     inputs: list[str] = field(default_factory=list)
-    needs: list[Phase] = field(default_factory=list)
-
-    @property
-    def key(self) -> str:
-        """Its name."""
-        return self.name
-
-    @property
-    def before(self) -> Sequence[Phase]:
-        """The phases that it begins with the results of."""
-        return self.needs
+    before: list[Phase] = field(default_factory=list)
 
     @property
     def run_name(self) -> str:

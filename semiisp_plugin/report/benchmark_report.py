@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 from semiisp_plugin.report.benchmark_plots import gain_by_pairs_plot, kept_plot
 from semiisp_plugin.report.benchmark_results import GROUPS, MAIN_GROUPS, Results
 from semiisp_plugin.report.benchmark_tables import (
@@ -14,7 +16,7 @@ from semiisp_plugin.report.benchmark_tables import (
     search_section,
     systems_section,
 )
-from semiisp_plugin.report.page import Page, Pictures, Plot, Section, counted, in_words
+from semiisp_plugin.report.page import Page, Pictures, Plot, Section, counted
 
 
 def write_report(out: Path, results: Results, pictures: Sequence[Pictures] = ()) -> dict[str, Path]:
@@ -63,7 +65,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     """What was run, on what, with what."""
     machine = [f"{key} {value}" for key, value in results.machine.items() if value not in (None, "")]
     numbers = (f"{counted(pairs, 'pair')} with {describe_repetitions(results, pairs)}" for pairs in results.pairs())
-    without = in_words(results.seconds_without_search)
+    times = map(tqdm.format_interval, (results.seconds, results.seconds_without_search))
     facts = {
         "Data": results.task,
         "Network": results.target,
@@ -73,6 +75,6 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         "Version": results.version,
         "Date": results.date,
         "Machine": ", ".join(machine),
-        "Computing time": in_words(results.seconds) + (f" ({without} without the search)" if without else ""),
+        "Computing time": "{}, without the search {}".format(*times),
     }
     return [(key, value) for key, value in facts.items() if value]

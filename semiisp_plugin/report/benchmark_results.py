@@ -6,7 +6,7 @@ of the supervised baseline that was best on the validation pairs, so that what a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -227,17 +227,30 @@ def compare_systems(results: Results, pairs: int) -> list[GainRow]:
         Rows in the order of `GROUPS`, and of ``systems`` within a group. A system that was stopped early has a second
         row after its first; both are compared with the reference at the end of its training.
     """
-    reference = results.best_supervised.get(pairs, "")
-    base = _scores(results.of(pairs, reference), early=False)
+    best = results.best_supervised.get(pairs, "")
+    base = _scores(results.of(pairs, best), early=False)
     rows = []
     for key in (key for group in GROUPS for key in results.in_group(group)):
         cells = results.of(pairs, key)
-        for early in (False, True):
-            of_row = [cell for cell in cells if cell.early_stopped] if early else cells
-            if of_row:
-                rows.append(
-                    _gain_row(results, key, _scores(of_row, early), base, key == reference and not early, early)
+        for early, of_row in ((False, cells), (True, [cell for cell in cells if cell.early_stopped])):
+            if not of_row:
+                continue
+            scores, reference = _scores(of_row, early), key == best and not early
+            both = [repetition for repetition in scores if repetition in base]
+            shown = [scores[repetition] for repetition in both or scores]
+            marks = [PAPERS_SETTING] * (key == results.paper_setting) + ["stopped early"] * early
+            rows.append(
+                GainRow(
+                    system=key,
+                    label=", ".join([results.label(key), *marks]),
+                    group=results.systems[key].group,
+                    stopped_early=early,
+                    reference=reference,
+                    psnr=Spread(psnr for psnr, _ in shown),
+                    ssim=Spread(ssim for _, ssim in shown if ssim is not None),
+                    gain=Spread(scores[r][0] - base[r][0] for r in both if not reference),
                 )
+            )
     return rows
 
 
@@ -245,27 +258,3 @@ def _scores(cells: Sequence[Cell], early: bool) -> dict[str, tuple[float, float 
     """Test PSNR in dB and SSIM by repetition, of the runs that have one."""
     scores = {cell.repetition: cell.early_stopped.test if early and cell.early_stopped else cell.test for cell in cells}
     return {repetition: (s.psnr, s.ssim) for repetition, s in scores.items() if s.psnr is not None}
-
-
-def _gain_row(
-    results: Results,
-    key: str,
-    scores: Mapping[str, tuple[float, float | None]],
-    base: Mapping[str, tuple[float, float | None]],
-    reference: bool,
-    early: bool,
-) -> GainRow:
-    both = [repetition for repetition in scores if repetition in base]
-    shown = [scores[repetition] for repetition in both or scores]
-    label = [results.label(key)]
-    label += [PAPERS_SETTING] if key == results.paper_setting else []
-    return GainRow(
-        system=key,
-        label=", ".join([*label, *(["stopped early"] if early else [])]),
-        group=results.systems[key].group,
-        stopped_early=early,
-        reference=reference,
-        psnr=Spread(psnr for psnr, _ in shown),
-        ssim=Spread(ssim for _, ssim in shown if ssim is not None),
-        gain=Spread(scores[repetition][0] - base[repetition][0] for repetition in both if not reference),
-    )

@@ -156,11 +156,3 @@ def markdown_section(section: Section) -> str:
 def counted(n: int, what: str) -> str:
     """For example ``1 pair``, ``16 pairs``."""
     return f"{n} {what}{'' if n == 1 else 's'}"
-
-
-def in_words(seconds: float | None) -> str:
-    """A duration; empty for none."""
-    if not seconds:
-        return ""
-    minutes = seconds / 60
-    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

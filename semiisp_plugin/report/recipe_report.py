@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from semiisp_plugin.data.pairs import match_pairs, read_pair, select_pairs
 from semiisp_plugin.data.subsets import read_names
 from semiisp_plugin.io.image_io import read_image, to_bit_depth
-from semiisp_plugin.report.page import Page, Pictures, Section, in_words
+from semiisp_plugin.report.page import Page, Pictures, Section
 from semiisp_plugin.report.paper_figures import GT_MEAN, PAPER_RESULTS
 from semiisp_plugin.report.tables import Table, format_number
 
@@ -94,7 +95,7 @@ def _sections(content: Mapping[str, Any]) -> list[Section]:
     rows: list[tuple[str, ...] | str] = []
     for phase in content["phases"]:
         iterations = "" if phase["iterations"] is None else f"{phase['iterations']:,d}"
-        rows.append((phase["phase"], phase["run"], iterations, in_words(phase["seconds"])))
+        rows.append((phase["phase"], phase["run"], iterations, tqdm.format_interval(phase["seconds"] or 0)))
     done = Section("Phases", tables=[Table(("phase", "run", "iterations", "time"), rows, numeric=(2, 3))])
     done.text.append("Time: of this recipe's processes.")
     return [results, done]

@@ -385,7 +385,7 @@ def test_the_whole_report(whole):
 
     page = Page(paths["report.html"].read_text())
     assert page.open == []
-    for expected in ("Made up", "basicsr benchmark -opt x.yml", "numbers out of a generator", "2026-11-22", "2.5 h"):
+    for expected in ("Made up", "basicsr benchmark -opt x.yml", "numbers out of a generator", "2026-11-22", "2:30:00"):
         assert expected in page.text
         assert expected in markdown
     assert page.tags.count("figure") == page.tags.count("img") == len(linked)
