@@ -241,7 +241,7 @@ def collect(
         seconds=sum(r["seconds"] for r in runner.noted.values()),
         seconds_without_search=sum(r["seconds"] for key, r in runner.noted.items() if key in used),
         workers=runner.workers,
-        target=_target(options),
+        target=str((options.settings.get("network") or Settings().network)["type"]),
         paper_task=options.task.paper_task,
         paper_setting=options.paper_setting,
         selection=_selection(options),
@@ -268,11 +268,6 @@ def _curve(runner: Runner, job: Step) -> list[Point]:
 
 def _validation_psnr(run: Cell | Point) -> float:
     return -math.inf if run.validation.psnr is None else run.validation.psnr
-
-
-def _target(options: BenchmarkOptions) -> str:
-    network = options.settings.get("network") or msgspec.to_builtins(Settings())["network"]
-    return str(network["type"])
 
 
 def _selection(options: BenchmarkOptions) -> str:

@@ -216,7 +216,7 @@ def phases_of(recipe: Recipe, root: Path) -> list[Phase]:
 def _tests(recipe: Recipe, phases: Mapping[str, Phase], root: Path) -> list[Phase]:
     tests: list[Phase] = []
     given = recipe.phases["test"]
-    for system, title in SYSTEMS.items():
+    for system in SYSTEMS:
         phase = phases.get(system)
         if not isinstance(phase, Training):
             continue
@@ -234,7 +234,7 @@ def _tests(recipe: Recipe, phases: Mapping[str, Phase], root: Path) -> list[Phas
             options_module.check_options(as_json(own), given.source, is_train=False)
         except OptionError as error:
             raise named(error, "test") from None
-        tests.append(Test(f"test:{system}", own, given.source, root, [weights], [phase], system, title))
+        tests.append(Test(f"test:{system}", own, given.source, root, [weights], [phase]))
     return tests
 
 
@@ -282,7 +282,8 @@ def plan_text(
 
 
 def _report(recipe: Recipe, phases: Sequence[Phase], root: Path) -> dict[str, Any]:
-    tests = [p for p in phases if isinstance(p, Test)]
+    tests = {p.key.partition(":")[2]: p for p in phases if isinstance(p, Test)}
+    any_test = next(iter(tests.values()))
     paper, denoise = recipe.options.paper, next((p for p in phases if isinstance(p, Denoise)), None)
     content = {
         "name": recipe.options.name,
@@ -290,15 +291,15 @@ def _report(recipe: Recipe, phases: Sequence[Phase], root: Path) -> dict[str, An
         "version": __version__,
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "denoiser": denoise.denoiser() if denoise else None,
-        "metrics": tests[0].values["val"].get("metrics") or {},
+        "metrics": any_test.values["val"].get("metrics") or {},
         "datasets": {
             name: {key: values.get(key) for key in ("dataroot_lq", "dataroot_gt", "meta_info_file")}
-            for name, values in tests[0].sets().items()
+            for name, values in any_test.sets().items()
         },
         "systems": [
             {
-                "key": test.system,
-                "label": test.title,
+                "key": system,
+                "label": SYSTEMS[system],
                 "run": test.run_name,
                 "weights": test.inputs[0],
                 "sha256": fingerprint(test.inputs[0]),
@@ -306,7 +307,7 @@ def _report(recipe: Recipe, phases: Sequence[Phase], root: Path) -> dict[str, An
                 "images": str(test.place / "visualization"),
                 "suffix": (test.values.get("val") or {}).get("suffix") or test.run_name,
             }
-            for test in tests
+            for system, test in tests.items()
         ],
         "phases": [
             {

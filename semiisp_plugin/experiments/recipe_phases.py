@@ -219,20 +219,11 @@ class Denoise(Phase):
         return {}
 
 
-@dataclass
 class Test(Phase):
-    """The test of one system.
-
-    Attributes:
-        system: ``f_isp``, ``supervised``, ``semi`` or ``finetune``.
-        title: Of the system.
-    """
+    """The test of one system."""
 
     __test__ = False  # pytest: no test class
     made_again = True
-
-    system: str = ""
-    title: str = ""
 
     @property
     def place(self) -> Path:

@@ -73,13 +73,25 @@ def report_banks(
         "        range (g4 begins there).\n"
         "between: standard deviation between images; within: between the positions of an image, on average."
     )
-    content = {"n_pairs": n_pairs, "banks": {name: bank_values(banks[name]) for name in labels}}
+    of_banks = {
+        name: {
+            "sets": len(banks[name]),
+            "capacity": banks[name].capacity,
+            "grid": list(banks[name].grid),
+            "non_finite": banks[name].non_finite,
+            "spec": banks[name].spec.to_dict(),
+            "statistics": [asdict(row) for row in banks[name].statistics()],
+        }
+        for name in labels
+    }
     written = [Path(out) / f"bank_{name}.png" for name in labels] + [Path(out) / "bank.json"]
     try:
         Path(out).mkdir(parents=True, exist_ok=True)
         for name, path in zip(labels, written[:-1], strict=True):
             plot_bank(banks[name], path, title=titles[name])
-        write_atomically(written[-1], json.dumps(content, indent=1, allow_nan=False) + "\n")
+        write_atomically(
+            written[-1], json.dumps({"n_pairs": n_pairs, "banks": of_banks}, indent=1, allow_nan=False) + "\n"
+        )
     except OSError as error:
         raise OSError(f"{out} cannot be written ({error}); choose another folder with --out.") from error
     print("Written: " + ", ".join(map(str, written)))
@@ -95,18 +107,6 @@ def describe_bank(bank: ParameterBank, label: str | None = None) -> str:
         f"{kind} with {bank.spec.n_parameters} parameters"
     )
     return text + (f", {counted(bank.non_finite, 'non-finite set')} left out" if bank.non_finite else "")
-
-
-def bank_values(bank: ParameterBank) -> dict[str, object]:
-    """What `describe_bank` and `bank_table` show, as plain values with all digits."""
-    return {
-        "sets": len(bank),
-        "capacity": bank.capacity,
-        "grid": list(bank.grid),
-        "non_finite": bank.non_finite,
-        "spec": bank.spec.to_dict(),
-        "statistics": [asdict(row) for row in bank.statistics()],
-    }
 
 
 def bank_table(bank: ParameterBank) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -16,7 +16,7 @@ from semiisp_plugin.report.benchmark_tables import (
     search_section,
     systems_section,
 )
-from semiisp_plugin.report.page import Page, Pictures, Plot, Section, counted
+from semiisp_plugin.report.page import Page, Pictures, Section, counted
 
 
 def write_report(out: Path, results: Results, pictures: Sequence[Pictures] = ()) -> dict[str, Path]:
@@ -40,25 +40,15 @@ def write_report(out: Path, results: Results, pictures: Sequence[Pictures] = ())
 def _sections(results: Results, out: Path) -> list[Section]:
     """Every part that has something to show, in the order of the page."""
     every = results.pairs()
-    parts = [] if every else [Section("Results", text=["No system was run to its end."])]
-    parts += [results_section(results, pairs) for pairs in every]
-    by_pairs = _present(gain_by_pairs_plot(results, group, out) for group in MAIN_GROUPS)
+    parts = [results_section(results, pairs) for pairs in every]
     paper = paper_section(results) or Section("Gain and number of pairs")
-    paper.plots = by_pairs
-    kept = _present(kept_plot(results, pairs, group, out) for pairs in every for group in GROUPS)
-    parts += [
-        paper,
-        Section("The filter", plots=kept),
-        search_section(results),
-        systems_section(results),
-    ]
+    paper.plots = [plot for group in MAIN_GROUPS if (plot := gain_by_pairs_plot(results, group, out))]
+    kept = [plot for pairs in every for group in GROUPS if (plot := kept_plot(results, pairs, group, out))]
+    parts = parts or [Section("Results", text=["No system was run to its end."])]
+    parts += [paper, Section("The filter", plots=kept), search_section(results), systems_section(results)]
     for part in parts:
         part.tables = [table for table in part.tables if table.rows]
     return [part for part in parts if part.text or part.tables or part.plots]
-
-
-def _present(plots: Iterable[Plot | None]) -> list[Plot]:
-    return [plot for plot in plots if plot is not None]
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:
