@@ -121,15 +121,10 @@ def write_report(out: Path, content: Mapping[str, Any], *, pictures: int = 4) ->
     grid = _pictures(content, pictures)
     options = {phase["phase"]: phase["options"] for phase in content["phases"]}
     shown = [grid] if grid.rows else []
-    page = Page(content["title"], _facts(content), _sections(content), shown, options=options)
-    return list(page.write(out).values())
-
-
-def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = [("Recipe", content["name"]), ("Version", content["version"]), ("Date", content["date"])]
-    if content.get("denoiser"):
-        facts.append(("Inputs of f_ISP", f"denoised by {content['denoiser']}"))
-    return facts
+    facts += [("Inputs of f_ISP", f"denoised by {content['denoiser']}")] if content["denoiser"] else []
+    page = Page(content["title"], facts, _sections(content), shown, options=options)
+    return list(page.write(out).values())
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
