@@ -36,7 +36,7 @@ from machine import describe, load_average
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from semiisp_plugin.report.tables import text_table
+from semiisp_plugin.report.tables import Table
 from semiisp_plugin.toolbox import build_network
 
 MIB = 2**20
@@ -344,7 +344,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"batches of {args.batch}, {args.size[0]}x{args.size[1]} pixels, {args.repeats} passes each; ratios to the")
     print("public implementation: medians (first to third quartile) over passes beside each other\n")
     for name in args.networks:
-        print(text_table(measure(name, args)), flush=True)
+        print(Table.of(measure(name, args)).text(), flush=True)
     print(f"Load average at the end: {load_average()}")
 
 

@@ -30,7 +30,7 @@ from pseudo_data import packaged_photographs, untrained_generator
 from semiisp_plugin.io.image_io import list_images
 from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
-from semiisp_plugin.report.tables import text_table
+from semiisp_plugin.report.tables import Table
 
 MIB = 2**20
 MEASURES = ("peak", "steady", "peak anonymous", "steady anonymous")
@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     first, last = results[0], results[-1]
     ratios = {name: f"{last[name] / first[name]:.3f}" for name in (*MEASURES, "command")}
     rows.append({"photographs": "last : first", **ratios, "written": "", "seconds": ""})
-    print(text_table(rows))
+    print(Table.of(rows).text())
     print(f"\nLoad average at the end: {load_average()}")
 
 

@@ -25,7 +25,7 @@ import torch
 from machine import describe
 from online_draw import untrained
 
-from semiisp_plugin.report.tables import text_table
+from semiisp_plugin.report.tables import Table
 from semiisp_plugin.toolbox import build_network
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         start = time.perf_counter()
         try:
             found["parts"][title] = rows = PARTS[title](args)
-            lines += [f"## {title}", "", "```", text_table(rows) if rows else "needs a GPU", "```", ""]
+            lines += [f"## {title}", "", "```", Table.of(rows).text() if rows else "needs a GPU", "```", ""]
         except Exception as error:  # the other parts are worth having
             found["failed"][title] = f"{type(error).__name__}: {error}"
             lines += [f"## {title}", "", f"Failed: {found['failed'][title]}", ""]

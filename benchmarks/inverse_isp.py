@@ -43,7 +43,7 @@ from semiisp_plugin.isp import functions as fn
 from semiisp_plugin.isp.gamma_inverse import GammaInverse
 from semiisp_plugin.isp.paper_lut import PaperLUT, paper_lut
 from semiisp_plugin.isp.parameter_maps import ParameterMaps, rows_of, worth_it
-from semiisp_plugin.report.tables import text_table
+from semiisp_plugin.report.tables import Table
 from semiisp_plugin.simulation.photographs import load_photographs
 
 BOX = ((1.0, 2.0), (0.9, 1.1), (0.2, 0.8))
@@ -392,7 +392,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if table is table_jpeg and args.device == "cuda":
             continue
         output = io.StringIO()
-        print(text_table(table(args)), file=output)
+        print(Table.of(table(args)).text(), file=output)
         print(f"{title}\n\n{output.getvalue()}")
     print(f"Load average at the end: {load_average()}")
 

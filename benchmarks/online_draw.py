@@ -34,7 +34,7 @@ from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.online import OnlineDraw
 from semiisp_plugin.pseudo.places import WHOLE, coordinates, place_of
 from semiisp_plugin.pseudo.sources import BankInverse
-from semiisp_plugin.report.tables import markdown_table
+from semiisp_plugin.report.tables import Table
 from semiisp_plugin.simulation.photographs import load_photographs
 
 JPEG, GT, LQ = "photograph (JPEG)", "stored ground truth (PNG, 8 bits)", "stored input (PNG, 16 bits)"
@@ -195,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         for name in (JPEG, GT, LQ)
     ]
-    print(markdown_table(rows))
+    print(Table.of(rows).markdown())
     rows = []
     for name, seconds in times.items():
         if isinstance(name, tuple):
@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             row[f"against {JPEG}"] = ratio(seconds, decoding[name])
             row[f"against {LQ}"] = ratio(seconds, times[LQ])
             rows.append(row)
-    print(markdown_table(rows))
+    print(Table.of(rows).markdown())
     print(f"{len(times[JPEG])} timings each; load average {load_average()}.")
 
 

@@ -41,7 +41,7 @@ from semiisp_plugin.pseudo.f_isp import make_generator
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.manifest import plan
 from semiisp_plugin.pseudo.sources import BankInverse
-from semiisp_plugin.report.tables import markdown_table
+from semiisp_plugin.report.tables import Table
 from semiisp_plugin.simulation.photographs import load_photographs
 
 STAGES = ("read the file", "decode", "step 1", "step 2", "step 3", "round to 16 bits", "PNG of both", "store")
@@ -136,14 +136,14 @@ def compare(paths: Sequence[str], args: argparse.Namespace) -> list[tuple[np.nda
         }
         for name, values in totals.items()
     ]
-    print(markdown_table(rows))
+    print(Table.of(rows).markdown())
     print("\n### Where the time goes\n")
     whole = sum(own)
     rows = [
         {"stage": name, "median ms": f"{1e3 * median(stages[name]):.2f}", "share": f"{sum(stages[name]) / whole:.1%}"}
         for name in STAGES
     ]
-    print(markdown_table(rows))
+    print(Table.of(rows).markdown())
     return pairs
 
 
@@ -180,7 +180,7 @@ def png_settings(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
                     "size : level 1": f"{sum(cell['bytes']) / sum(base['bytes']):.3f}",
                 }
             )
-    print(markdown_table(rows))
+    print(Table.of(rows).markdown())
 
 
 def scaling(photographs: str, args: argparse.Namespace) -> None:
@@ -218,7 +218,7 @@ def scaling(photographs: str, args: argparse.Namespace) -> None:
         }
         for workers, values in seconds.items()
     ]
-    print(markdown_table(rows))
+    print(Table.of(rows).markdown())
 
 
 def peak_mib() -> float:
@@ -264,7 +264,7 @@ def planning(counts: Sequence[int]) -> None:
                 "lists on disk, MiB": f"{found['size']:.0f}",
             }
         )
-    print(markdown_table(rows))
+    print(Table.of(rows).markdown())
 
 
 def main(argv: Sequence[str] | None = None) -> None:

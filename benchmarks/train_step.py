@@ -42,7 +42,7 @@ from machine import describe, load_average
 
 from semiisp_plugin.io.image_io import to_uint8, to_uint16, write_image
 from semiisp_plugin.options import Source, complete, load_options
-from semiisp_plugin.report.tables import text_table
+from semiisp_plugin.report.tables import Table
 from semiisp_plugin.simulation.photographs import load_photographs
 from semiisp_plugin.toolbox import build_model
 
@@ -202,7 +202,7 @@ def run_step(args: argparse.Namespace) -> None:
     print("ratios are medians (first to third quartile) over steps on the same batch\n")
     on_gpu = args.num_gpu != "0" and torch.cuda.is_available()
     for name in args.networks:
-        print(text_table(step_rows(name, measure_steps(NETWORKS[name], args), on_gpu)), flush=True)
+        print(Table.of(step_rows(name, measure_steps(NETWORKS[name], args), on_gpu)).text(), flush=True)
 
 
 # --- startup -------------------------------------------------------------------------------------------------
@@ -324,7 +324,7 @@ def run_startup(args: argparse.Namespace) -> None:
         rows.append(row)
     print(f"{args.repeats} starts each, in turn; {'one core' if core is not None else 'all cores'}")
     print("median (least to most); ratio: median (first to third quartile)\n")
-    print(text_table(rows))
+    print(Table.of(rows).text())
 
 
 # --- wait ----------------------------------------------------------------------------------------------------
@@ -411,7 +411,7 @@ def run_wait(args: argparse.Namespace) -> None:
                 "waiting for data": f"{sum(waited) / whole:.2%}",
             }
         )
-        print(text_table(rows))
+        print(Table.of(rows).text())
         print(f"Without waiting, these workers feed steps of {alone:.3f} s and longer (as long as they have cores).")
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from semiisp_plugin.apps.denoise.options import complete_denoise_options
+from semiisp_plugin.experiments.jobs import JobError
 from semiisp_plugin.experiments.recipe import phases_of
 from semiisp_plugin.experiments.recipe_options import load_recipe
 from semiisp_plugin.options import (
@@ -43,7 +44,7 @@ def check(path: str) -> str | None:
             check_any_options(values, source)
             if is_plugin_model(values["model_type"]):
                 check_options(values, source, is_train=is_train)
-    except OptionError as error:
+    except (OptionError, JobError) as error:
         return str(error)
     return None
 

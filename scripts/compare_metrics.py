@@ -25,7 +25,7 @@ from semiisp_plugin.metrics import prepare_metric
 from semiisp_plugin.metrics.gt_mean import Variant
 from semiisp_plugin.metrics.lpips import BACKBONES
 from semiisp_plugin.models.validation import measure
-from semiisp_plugin.report.tables import markdown_table
+from semiisp_plugin.report.tables import Table
 
 METRICS: dict[str, dict[str, Any]] = {
     "PSNR, 8 bits (FiveK; BasicSR)": {"type": "calculate_psnr", "crop_border": 0},
@@ -74,8 +74,8 @@ def main(argv: list[str] | None = None) -> None:
     for name, settings in metrics.items():
         values = [row[name] for _, row in rows]
         mean = math.fsum(values) / len(values)
-        table.append({"metric": name, "mean": f"{mean:.{decimals(settings)}f}", "`type`": f"`{settings['type']}`"})
-    print(f"Means over {len(rows)} images.\n\n{markdown_table(table)}")
+        table.append({"metric": name, "mean": f"{mean:.{decimals(settings)}f}", "type": settings["type"]})
+    print(f"Means over {len(rows)} images.\n\n{Table.of(table).markdown()}")
     if args.csv:
         with args.csv.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)

@@ -32,7 +32,7 @@ from semiisp_plugin.isp.parameters import IDENTITY
 from semiisp_plugin.isp.tone_inverse import inverse_tone_map_inverse
 from semiisp_plugin.pseudo.f_isp import load_f_isp
 from semiisp_plugin.report.grids import Picture, draw_grid
-from semiisp_plugin.report.tables import text_table
+from semiisp_plugin.report.tables import Table
 from semiisp_plugin.simulation.colour import linear_to_srgb
 from semiisp_plugin.simulation.photographs import load_photographs
 
@@ -303,7 +303,7 @@ def table(trip: RoundTrip) -> str:
                 },
             }
         )
-    return text_table(rows)
+    return Table.of(rows).text()
 
 
 def verdict(errors: Tensor) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor
 from semiisp_plugin.io.image_io import read_image, to_tensor, write_image
 from semiisp_plugin.isp import InvertibleISP, ISPSpec
 from semiisp_plugin.report.grids import Picture, draw_grid
-from semiisp_plugin.report.tables import text_table
+from semiisp_plugin.report.tables import Table
 from semiisp_plugin.simulation.camera import (
     SENSORS,
     Capture,
@@ -135,7 +135,7 @@ def draw_chain(path: Path, photograph: Tensor, capture: Capture = OVEREXPOSED) -
     rows = [images[:4], changes[:4], images[4:], changes[4:]]
     captions = [names[:4], factors[:4], names[4:], factors[4:]]
     title = "The camera's steps, each at its strongest; below, around grey, what changed"
-    save(path, rows, None, None, captions, title)
+    save(path, rows, (), (), captions, title)
 
 
 # --- the looks ------------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def draw_looks(path: Path, photographs: Sequence[Tensor]) -> None:
     """Photographs, ``(3, H, W)``, and what each look makes of them; neutral first."""
     names = sorted(LOOKS, key=lambda name: name != "neutral")
     rows = [[apply_look(photograph[None], LOOKS[name])[0] for name in names] for photograph in photographs]
-    save(path, rows, names, None, None, "Photographs (neutral) and their targets in each look")
+    save(path, rows, names, (), (), "Photographs (neutral) and their targets in each look")
 
 
 # --- the closest f_ISP ----------------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ def table(pairs: Sequence[Pair]) -> str:
             row[f"{name}: PSNR"] = f"{fit.psnr:.1f}"
             row[f"{name}: 99 %"] = f"{100 * fit.errors.quantile(0.99).item():.1f}"
         rows.append(row)
-    return text_table(rows)
+    return Table.of(rows).text()
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -277,9 +277,9 @@ def table(pairs: Sequence[Pair]) -> str:
 def save(
     path: Path,
     rows: Sequence[Sequence[Picture | None]],
-    columns: Sequence[str] | None,
-    names: Sequence[str] | None,
-    captions: Sequence[Sequence[str | None]] | None,
+    columns: Sequence[str],
+    names: Sequence[str],
+    captions: Sequence[Sequence[str | None]],
     title: str,
 ) -> None:
     grid = draw_grid(rows, columns, names, captions=captions, title=title, font_size=FONT_SIZE)

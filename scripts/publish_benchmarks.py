@@ -2,7 +2,7 @@
 
 python scripts/publish_benchmarks.py benchmark_results/quick benchmark_results/fivek_ie_15_cpu
 
-writes `docs/benchmarks/NAME.json` for each folder, with four decimals and without pictures, and rewrites what stands
+writes `docs/benchmarks/NAME.json` for each folder, with four decimals, and rewrites what stands
 between `<!-- benchmark NAME -->` and `<!-- end -->` in docs/results.md. Without folders it rewrites the tables from the
 JSON that is there.
 """
@@ -16,8 +16,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from semiisp_plugin.report.benchmark_results import GainRow, compare_systems, parse_results
-from semiisp_plugin.report.tables import markdown_table
+import msgspec
+
+from semiisp_plugin.report.benchmark_results import GainRow, Results, compare_systems
+from semiisp_plugin.report.tables import Table, mean_std
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLOCK = re.compile(r"<!-- benchmark (\S+) -->\n.*?<!-- end -->", re.DOTALL)
@@ -32,9 +34,8 @@ def rounded(value: Any) -> Any:
 
 
 def publish(folder: Path, docs: Path, plots: bool) -> None:
-    """Copy a benchmark's results, and a few of its plots; pictures stay behind."""
+    """Copy a benchmark's results, and a few of its plots."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    results["pictures"] = []
     target = docs / "benchmarks" / f"{results['name']}.json"
     target.parent.mkdir(exist_ok=True)
     fewest = min(cell["pairs"] for cell in results["cells"])
@@ -48,34 +49,29 @@ def publish(folder: Path, docs: Path, plots: bool) -> None:
 
 def cells(row: GainRow, title: str) -> dict[str, object]:
     """A row of the table."""
-    gain = "reference" if row.reference else ""
-    error = ""
-    if row.gain is not None:
-        gain = f"{row.gain.mean:+.2f}" + ("" if row.gain.std is None else f" ± {row.gain.std:.2f}")
-        error = "" if row.gain.standard_error is None else f"{row.gain.standard_error:.2f}"
+    error = row.gain.standard_error
     return {
         title: row.label,
-        "PSNR (dB)": [] if row.psnr is None else list(row.psnr.values),
-        "gain (dB)": gain,
-        "standard error": error,
-        "SSIM": "" if row.ssim is None else f"{row.ssim.mean:.3f}",
-        "n": 0 if row.psnr is None else row.psnr.n,
+        "PSNR (dB)": mean_std(row.psnr),
+        "gain (dB)": "reference" if row.reference else mean_std(row.gain, sign="+"),
+        "standard error": "" if error is None else f"{error:.2f}",
+        "SSIM": f"{row.ssim.mean:.3f}" if row.ssim else "",
+        "n": len(row.psnr),
     }
 
 
-def table(results: dict[str, Any]) -> str:
+def table(results: Results) -> str:
     """One table of all numbers of pairs, with what made it."""
-    machine = results["machine"]
+    machine = results.machine
     parts = [
-        f"`{results['command']}` ([JSON](benchmarks/{results['name']}.json)): {results['target']}, "
+        f"`{results.command}` ([JSON](benchmarks/{results.name}.json)): {results.target}, "
         f"{machine['cores']} cores of an {machine['processor']}, {machine['gpu'] or 'no GPU'}, torch "
-        f"{machine['torch'].partition('+')[0]}, Python {machine['python']}; {results['seconds'] / 60:.0f} minutes of "
-        f"one core, the search included.\n\n{results['task']}\n"
+        f"{machine['torch'].partition('+')[0]}, Python {machine['python']}; {results.seconds / 60:.0f} minutes of "
+        f"one core, the search included.\n\n{results.task}\n"
     ]
-    for pairs in sorted({cell["pairs"] for cell in results["cells"]}):
-        rows = [row for row in compare_systems(parse_results(results), pairs) if row.psnr is not None]
-        shown = [cells(row, f"{pairs} labelled pairs") for row in rows]
-        parts.append(markdown_table(shown, right=["gain (dB)", "standard error", "SSIM"]))
+    for pairs in results.pairs():
+        shown = [cells(row, f"{pairs} labelled pairs") for row in compare_systems(results, pairs) if row.psnr]
+        parts.append(Table.of(shown, right=["PSNR (dB)", "gain (dB)", "standard error", "SSIM"]).markdown())
     return "\n".join(parts)
 
 
@@ -84,7 +80,8 @@ def rewrite(docs: Path) -> str:
 
     def block(match: re.Match[str]) -> str:
         name = match[1]
-        results = json.loads((docs / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
+        text = (docs / "benchmarks" / f"{name}.json").read_bytes()
+        results = msgspec.json.decode(text, type=Results, strict=False)
         return f"<!-- benchmark {name} -->\n{table(results)}<!-- end -->"
 
     return BLOCK.sub(block, (docs / "results.md").read_text(encoding="utf-8"))

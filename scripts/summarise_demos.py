@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from semiisp_plugin.experiments.demo import SYSTEMS
-from semiisp_plugin.report.tables import markdown_table, mean_std
+from semiisp_plugin.report.tables import Table, mean_std
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
                 "SSIM": mean_std([run["results"][system]["ssim"] for run in found], 3),
             }
         )
-    print(markdown_table(rows))
+    print(Table.of(rows).markdown())
     print(f"Seeds: {[run['seed'] for run in found]}; {found[0]['data']}.")
 
 

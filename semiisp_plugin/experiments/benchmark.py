@@ -20,16 +20,17 @@ import torch
 
 from semiisp_plugin._version import __version__
 from semiisp_plugin.experiments.benchmark_data import check_amounts, count_pairs, held_out
-from semiisp_plugin.experiments.benchmark_jobs import Step, chain
+from semiisp_plugin.experiments.benchmark_jobs import Step, chain, compare_outputs
 from semiisp_plugin.experiments.benchmark_options import BenchmarkOptions, Settings, System, load_benchmark_options
-from semiisp_plugin.experiments.jobs import Runner, default_workers
+from semiisp_plugin.experiments.jobs import Runner, default_workers, own_folder
 from semiisp_plugin.io.files import write_atomically
-from semiisp_plugin.io.image_io import list_images, read_image, to_float, to_uint8, write_image
 from semiisp_plugin.report.benchmark_report import write_report
+from semiisp_plugin.report.benchmark_results import MAIN_GROUPS, Candidate, Cell, Failure, Point, Results, Score
+from semiisp_plugin.report.benchmark_results import System as ReportedSystem
 from semiisp_plugin.report.benchmark_tables import terminal_table
+from semiisp_plugin.report.page import Pictures, counted
 
 RESULTS = "results.json"
-MARKER = "written_by_basicsr_benchmark.txt"
 
 
 @dataclass(frozen=True)
@@ -110,14 +111,15 @@ def run(options: BenchmarkOptions, *, command: str = "", workers: int | None = N
     Raises:
         ValueError: There are fewer pairs or photographs than asked for.
     """
-    out = prepare_output(options.folder)
+    out = options.folder
+    own_folder(out, "benchmark", "out")
     runner = Runner(default_workers() if workers is None else workers)
     counts = [count_pairs(options.task) if n == "all" else int(n) for n in options.pairs]
     for n in counts:
         held_out(n, options.validation_pairs)  # says so if too few are left
     check_amounts(options.task, max(counts))
     chosen: dict[tuple[int, str], dict[str, Any]] = {}
-    search: list[dict[str, Any]] = []
+    search: list[Candidate] = []
     everything = repetitions(options)
     first = everything[: options.search_repetitions]
     systems: dict[str, System] = options.systems
@@ -142,11 +144,13 @@ def run(options: BenchmarkOptions, *, command: str = "", workers: int | None = N
         if runner.failed:
             print(f"{len(runner.failed)} jobs failed.")
     results = collect(options, runner, jobs, chosen, search, command)
-    results["pictures"] = _pictures(options, runner, jobs, counts, everything, out)
-    _write_json(out / RESULTS, results)
-    paths = {RESULTS: out / RESULTS, **write_report(out)}
+    # JSON knows neither infinity nor NaN.
+    text = json.dumps(msgspec.to_builtins(results))
+    plain = json.loads(text, parse_constant={"NaN": None, "Infinity": "inf", "-Infinity": "-inf"}.get)
+    write_atomically(out / RESULTS, json.dumps(plain, indent=1) + "\n")
+    paths = {RESULTS: out / RESULTS, **write_report(out, results, _pictures(options, runner, jobs, results))}
     print(terminal_table(results))
-    versions = len(results["made_with"])
+    versions = len(results.made_with)
     if versions > 1:
         print(
             f"These results are of {versions} versions of the code; delete {options.cache} to have all of them made "
@@ -156,20 +160,6 @@ def run(options: BenchmarkOptions, *, command: str = "", workers: int | None = N
     return paths
 
 
-def prepare_output(out: Path) -> Path:
-    """Make the folder of a benchmark, or take up one.
-
-    Raises:
-        FileExistsError: It holds something that is not a benchmark's.
-    """
-    own = (out / MARKER).is_file() or (out / RESULTS).is_file()
-    if out.exists() and not own and any(out.iterdir() if out.is_dir() else [out]):
-        raise FileExistsError(f"{out} exists and was not written by a benchmark; choose another folder (out).")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MARKER).write_text("The reports in this folder are replaced when the benchmark runs.\n", encoding="utf-8")
-    return out
-
-
 def _choose(
     options: BenchmarkOptions,
     runner: Runner,
@@ -177,7 +167,7 @@ def _choose(
     name: str,
     n: int,
     first: Sequence[Repetition],
-    search: list[dict[str, Any]],
+    search: list[Candidate],
 ) -> dict[str, Any]:
     """The candidate of the best mean validation PSNR."""
     tried = candidates(system)
@@ -192,17 +182,8 @@ def _choose(
     # A candidate that failed or diverged on a hard repetition must not win by the mean of the easy ones.
     means = [_mean_of_all(values, len(first)) for values in scores]
     best = means.index(max(means))
-    for index, (candidate, values) in enumerate(zip(tried, scores, strict=True)):
-        search.append(
-            {
-                "pairs": n,
-                "system": name,
-                "candidate": candidate,
-                "validation_psnr": values,
-                "test_psnr": on_test[index],  # for the reader; nothing is chosen by it
-                "chosen": index == best,
-            }
-        )
+    for index, (candidate, *psnr) in enumerate(zip(tried, scores, on_test, strict=True)):
+        search.append(Candidate(n, name, candidate, psnr[0], index == best, psnr[1]))
     return tried[best]
 
 
@@ -217,87 +198,76 @@ def collect(
     runner: Runner,
     jobs: Mapping[tuple[int, str, Repetition], Step],
     chosen: Mapping[tuple[int, str], Mapping[str, Any]],
-    search: Sequence[Mapping[str, Any]],
+    search: list[Candidate],
     command: str,
-) -> dict[str, Any]:
-    """Everything the report needs, as plain values."""
-    cells: list[dict[str, Any]] = []
+) -> Results:
+    """Everything the report needs but pictures."""
+    cells = []
     for (n, name, repetition), job in jobs.items():
         result = runner.result(job)
         if result is None:
             continue
         before = {j.kind: runner.noted[j.key]["result"] for j in job.with_before()}
         curve = _curve(runner, job)
-        early = max(curve, key=lambda point: point["validation"]["psnr"]) if curve else None
         cells.append(
-            {
-                "pairs": n,
-                "repetition": str(repetition),
-                "system": name,
-                "seed": repetition.seed,
-                "fold": repetition.fold,
-                "chosen": dict(chosen[n, name]),
-                "validation": result["validation"],
-                "test": result["test"],
-                "early_stopped": early if job.kind == "supervised" else None,
-                "curve": curve,
-                "kept_ratio": before.get("semi", {}).get("kept_ratio", []),
-                "seconds": runner.noted[job.key]["seconds"],
-            }
+            Cell(
+                pairs=n,
+                system=name,
+                repetition=str(repetition),
+                seed=repetition.seed,
+                fold=repetition.fold,
+                chosen=dict(chosen[n, name]),
+                validation=Score(**result["validation"]),
+                test=Score(**result["test"]),
+                early_stopped=max(curve, key=_validation_psnr) if job.kind == "supervised" else None,
+                curve=curve,
+                kept_ratio=before.get("semi", {}).get("kept_ratio", []),
+                seconds=runner.noted[job.key]["seconds"],
+            )
         )
     systems = {
-        name: {key: getattr(system, key) for key in ("label", "group", "ours", "description", "kind")}
-        for name, system in options.systems.items()
+        name: ReportedSystem(str(s.group), str(s.label), s.ours, s.description, s.kind)
+        for name, s in options.systems.items()
     }
     used = {j.key for job in jobs.values() for j in job.with_before()}
-    return {
-        "name": options.name,
-        "title": options.title or options.name,
-        "task": options.task.description,
-        "command": command,
-        "version": __version__,
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
-        "seconds": sum(r["seconds"] for r in runner.noted.values()),
-        "seconds_without_search": sum(r["seconds"] for key, r in runner.noted.items() if key in used),
-        "workers": runner.workers,
-        "target": _target(options),
-        "paper_task": options.task.paper_task,
-        "paper_setting": options.paper_setting,
-        "selection": _selection(options),
-        "made_with": sorted({r["result"]["made_with"]["source"] for r in runner.noted.values()}),
-        "options": msgspec.to_builtins(options),
-        "systems": systems,
-        "best_supervised": _best_supervised(systems, cells),
-        "cells": cells,
-        "search": [dict(row) for row in search],
-        "failed": [{"job": key, "error": error} for key, error in runner.failed.items()],
-    }
+    return Results(
+        name=options.name,
+        title=options.title or options.name,
+        task=options.task.description,
+        command=command,
+        version=__version__,
+        date=datetime.date.today().isoformat(),
+        machine=machine(),
+        seconds=sum(r["seconds"] for r in runner.noted.values()),
+        seconds_without_search=sum(r["seconds"] for key, r in runner.noted.items() if key in used),
+        workers=runner.workers,
+        target=str((options.settings.get("network") or Settings().network)["type"]),
+        paper_task=options.task.paper_task,
+        paper_setting=options.paper_setting,
+        selection=_selection(options),
+        made_with=sorted({r["result"]["made_with"]["source"] for r in runner.noted.values()}),
+        options=msgspec.to_builtins(options),
+        systems=systems,
+        best_supervised=_best_supervised(systems, cells),
+        cells=cells,
+        search=search,
+        failed=[Failure(key, error) for key, error in runner.failed.items()],
+    )
 
 
-def _curve(runner: Runner, job: Step) -> list[dict[str, Any]]:
+def _curve(runner: Runner, job: Step) -> list[Point]:
     """Validation and test PSNR over the iterations; phase 3's follow phase 2's."""
-    points: list[dict[str, Any]] = []
-    offset = 0
+    points: list[Point] = []
     for part in (job.needs.get("semi"), job):
-        if part is None:
-            continue
-        curve = runner.noted[part.key]["result"]["curve"]
-        points += [
-            {
-                "iteration": offset + p["iteration"],
-                "validation": {"psnr": p["validation"]["psnr"]},
-                "test": {"psnr": p["test"]["psnr"]},
-            }
-            for p in curve
-        ]
-        offset += curve[-1]["iteration"]
+        offset = points[-1].iteration if points else 0
+        for p in runner.noted[part.key]["result"]["curve"] if part else ():
+            scores = (Score(p[kind]["psnr"]) for kind in ("validation", "test"))
+            points.append(Point(offset + p["iteration"], *scores))
     return points
 
 
-def _target(options: BenchmarkOptions) -> str:
-    network = options.settings.get("network") or msgspec.to_builtins(Settings())["network"]
-    return str(network["type"])
+def _validation_psnr(run: Cell | Point) -> float:
+    return -math.inf if run.validation.psnr is None else run.validation.psnr
 
 
 def _selection(options: BenchmarkOptions) -> str:
@@ -314,60 +284,37 @@ def _selection(options: BenchmarkOptions) -> str:
     )
 
 
-def _best_supervised(systems: Mapping[str, Mapping[str, Any]], cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _best_supervised(systems: Mapping[str, ReportedSystem], cells: Sequence[Cell]) -> dict[int, str]:
     """By number of pairs: the supervised system of the best mean validation PSNR."""
-    best: dict[str, str] = {}
-    for n in sorted({cell["pairs"] for cell in cells}):
+    best: dict[int, str] = {}
+    for n in sorted({cell.pairs for cell in cells}):
         scores = {
-            name: [c["validation"]["psnr"] for c in cells if c["pairs"] == n and c["system"] == name]
+            name: [_validation_psnr(c) for c in cells if c.pairs == n and c.system == name]
             for name, system in systems.items()
-            if system["kind"] == "supervised"
+            if system.kind == "supervised"
         }
         most = max(len(values) for values in scores.values())
         means = {name: _mean_of_all(values, most) for name, values in scores.items()}
         if most:
-            best[str(n)] = max(means, key=lambda name: means[name])
+            best[n] = max(means, key=lambda name: means[name])
     return best
 
 
 def _pictures(
-    options: BenchmarkOptions,
-    runner: Runner,
-    jobs: Mapping[tuple[int, str, Repetition], Step],
-    counts: Sequence[int],
-    everything: Sequence[Repetition],
-    out: Path,
-) -> list[dict[str, Any]]:
-    """Test images of the first repetition: input, the main systems' outputs, target."""
-    for old in (out / "pictures").glob("*.png"):
-        old.unlink()
-    shown = [name for name, s in options.systems.items() if s.group in ("f_isp", "baseline", "method", "help")]
-    pictures = []
-    for n in counts:
-        done = [name for name in shown if jobs[n, name, everything[0]].key in runner.noted]
-        if not done:
-            continue
-        some = jobs[n, done[0], everything[0]]
-        test = some.needs["data"].data().test
-        for name in list_images(test.input)[: min(options.pictures, 8)]:
-            image, target = to_float(read_image(test.input / name)), read_image(test.target / name, bit_depth="8")
-            dark = image.mean() < 0.2
-            views = {f"input{' (gamma 2.2)' if dark else ''}": to_uint8(image ** (1 / 2.2) if dark else image)}
-            psnr = {}
-            for system in done:
-                output = jobs[n, system, everything[0]].folder / "outputs" / name
-                views[options.systems[system].label] = read_image(output, bit_depth="8")
-                error = ((to_float(views[options.systems[system].label]) - to_float(target)) ** 2).mean()
-                psnr[options.systems[system].label] = round(float(-10 * torch.log10(torch.tensor(error + 1e-10))), 2)
-            views["target"] = target
-            cells = []
-            for index, (label, view) in enumerate(views.items()):
-                path = out / "pictures" / f"{n}_{Path(name).stem}_{index}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_image(path, view)
-                cells.append([label, path.relative_to(out).as_posix()])
-            pictures.append({"pairs": n, "name": Path(name).stem, "cells": cells, "psnr": psnr})
-    return pictures
+    options: BenchmarkOptions, runner: Runner, jobs: Mapping[tuple[int, str, Repetition], Step], results: Results
+) -> list[Pictures]:
+    """Test images of the first repetition as the main systems render them, a sheet a number of pairs."""
+    first = repetitions(options)[0]
+    sheets = []
+    for n in results.pairs() if options.pictures else ():
+        shown = [name for name, s in options.systems.items() if s.group in ("f_isp", "baseline", *MAIN_GROUPS)]
+        steps = {
+            results.label(name): jobs[n, name, first] for name in shown if jobs[n, name, first].key in runner.noted
+        }
+        if steps:
+            title = f"Test pictures, {counted(n, 'pair')}; below them their PSNR."
+            sheets.append(compare_outputs(title, steps, options.pictures))
+    return sheets
 
 
 def machine() -> dict[str, Any]:
@@ -382,20 +329,5 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
     }
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows neither infinity nor NaN."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
-
-
-def _write_json(path: Path, value: Any) -> None:
-    write_atomically(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")

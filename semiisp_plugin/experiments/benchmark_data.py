@@ -60,7 +60,7 @@ def data_in(folder: Path) -> Data:
     )
     elsewhere = folder / _ELSEWHERE
     photos = Path(elsewhere.read_text(encoding="utf-8")) if elsewhere.is_file() else folder / "photos"
-    return Data(labelled, validation, test, photos)
+    return Data(labelled, validation if validation.input.is_dir() else None, test, photos)
 
 
 def held_out(n_pairs: int, validation_pairs: int | str) -> int:

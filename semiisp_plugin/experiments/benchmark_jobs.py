@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import time
 import traceback
@@ -32,9 +33,12 @@ from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.pseudo.f_isp import make_generator
 from semiisp_plugin.pseudo.noise import READ_VARIANCE, SHOT_VARIANCE
+from semiisp_plugin.report.page import Pictures
 from semiisp_plugin.training import train
 
 RESULT = "result.json"
+OUTPUTS = 8
+"""Test images that a training leaves its outputs of."""
 _STATES = 5  # training states a run leaves on its way
 
 
@@ -66,7 +70,7 @@ class Step(Job):
         return f"{self.kind}-{digest[:12]}"
 
     @property
-    def before(self) -> Sequence[Step]:
+    def before(self) -> Sequence[Step]:  # type: ignore[override]  # as above
         """The jobs that it needs."""
         return list(self.needs.values())
 
@@ -383,14 +387,36 @@ def _train(
 
 
 @torch.no_grad()
-def _write_outputs(network: torch.nn.Module, test: PairData, folder: Path, limit: int = 8) -> None:
+def _write_outputs(network: torch.nn.Module, test: PairData, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     network.eval()
     device = next(network.parameters()).device
-    for name in list_images(test.input)[:limit]:
+    for name in list_images(test.input)[:OUTPUTS]:
         image = torch.from_numpy(to_float(read_image(test.input / name))).permute(2, 0, 1)[None].to(device)
         output = network(image)[0].permute(1, 2, 0).cpu().numpy()
         write_image(folder / name, to_uint8(output.clip(0, 1)))
+
+
+def compare_outputs(title: str, steps: Mapping[str, Step], count: int) -> Pictures:
+    """Test images as trainings render them, each with its PSNR in dB: the input, the outputs, the target.
+
+    Args:
+        title: Of the pictures.
+        steps: Trainings on one data set, by what they are called.
+        count: How many images at most; there are outputs of the first 8.
+    """
+    test = next(iter(steps.values())).needs["data"].data().test
+    rows = []
+    for name in list_images(test.input)[: min(count, OUTPUTS)]:
+        image, target = to_float(read_image(test.input / name)), read_image(test.target / name, bit_depth="8")
+        dark = image.mean() < 0.2
+        cells = [(to_uint8(image ** (1 / 2.2) if dark else image), "gamma 2.2" if dark else "")]
+        for step in steps.values():
+            output = read_image(step.folder / "outputs" / name, bit_depth="8")
+            error = ((to_float(output) - to_float(target)) ** 2).mean()
+            cells.append((output, f"{-10 * math.log10(error + 1e-10):.2f} dB"))
+        rows.append((Path(name).stem, [*cells, (target, "")]))
+    return Pictures(title, ("input", *steps, "target"), rows)
 
 
 def _f_isp(step: Step, data: Data, progress: bool) -> dict[str, Any]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,16 @@ import numpy as np
 import torch
 
 from semiisp_plugin.data.pairs import find_pair_folders, match_pairs, read_pair
-from semiisp_plugin.experiments.benchmark_data import Data, PairData, data_in, make_data
-from semiisp_plugin.experiments.benchmark_jobs import Step, chain, run_folder
-from semiisp_plugin.experiments.benchmark_options import Settings, Task
-from semiisp_plugin.experiments.jobs import perform
-from semiisp_plugin.io.image_io import list_images, read_image, to_float, to_uint8
+from semiisp_plugin.experiments.benchmark_data import Data, PairData
+from semiisp_plugin.experiments.benchmark_jobs import Step, chain, compare_outputs, run_folder
+from semiisp_plugin.experiments.benchmark_options import Settings
+from semiisp_plugin.experiments.jobs import own_folder, perform
+from semiisp_plugin.io.image_io import list_images, read_image, to_uint8
 from semiisp_plugin.pseudo.f_isp import make_generator
 from semiisp_plugin.report.grids import draw_grid
-from semiisp_plugin.report.tables import text_table
+from semiisp_plugin.report.tables import Table
 from semiisp_plugin.simulation.scenes import DEFAULT_SPLIT, draw_split, make_scenes
 
-MARKER = "written_by_basicsr_demo.txt"
 SYSTEMS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "f_ISP alone": ("f_isp", {}),
     "supervised": ("supervised", {}),
@@ -37,27 +35,26 @@ SYSTEMS: Mapping[str, tuple[str, dict[str, Any]]] = {
 }
 """Kind and settings of each row; everything that trains the target has equal iterations and batches."""
 
+SHOWN = ("supervised", "supervised + photometric jitter", "semi-supervised")
+"""Systems of ``comparison.png``."""
+
 
 @dataclass(frozen=True)
-class DemoData(Step):
-    """The demo's pairs and photographs; its settings are ``pairs`` and ``photos``, or ``task`` and ``split``."""
+class SimulatedData(Step):
+    """The demo's simulated pairs and photographs; its settings are ``task``, ``split`` and ``size``."""
 
     def data(self) -> Data:
         """Where they are."""
         folder = self.folder / "data"
-        if self.settings["pairs"]:
-            return replace(data_in(folder), validation=None)
-        parts = {kind: PairData(folder / kind / "input", folder / kind / "target") for kind in ("pairs", "test")}
-        return Data(parts["pairs"], None, parts["test"], folder / "photos")
+        pairs, test = (PairData(folder / kind / "input", folder / kind / "target") for kind in ("pairs", "test"))
+        return Data(pairs, None, test, folder / "photos")
 
     def run(self, *, resume: bool, progress: bool) -> dict[str, Any]:
-        """Write them; says whether the inputs look like RAW."""
-        s, folder = self.settings, self.folder / "data"
-        if s["pairs"]:
-            return {"raw": deal_own_data(s["pairs"], s["photos"], folder, tuple(s["size"]), self.seed)}
+        """Write them."""
+        s = self.settings
         split = draw_split(self.seed) if s["split"] == "drawn" else DEFAULT_SPLIT
-        make_scenes(folder, task=s["task"], size=tuple(s["size"]), seed=self.seed, split=split)
-        return {"raw": s["task"] == "raw"}
+        make_scenes(self.folder / "data", task=s["task"], size=tuple(s["size"]), seed=self.seed, split=split)
+        return {}
 
 
 def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -77,17 +74,17 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     # each other longer than they work.
     torch.set_num_threads(1)
     out, task, seed = Path(args.out), args.task or "lowlight", args.seed
+    settings = demo_settings(args.iterations)
     if args.pairs:
-        check_own_folders(args.pairs, args.photos, out)
+        data, raw = own_data(args.pairs, args.photos, out, settings, seed)
         what = f"the pairs of {args.pairs} and the photographs of {args.photos}"
     else:
-        kind = "RAW to sRGB" if task == "raw" else "dark sRGB to good sRGB"
+        of_data = {"task": task, "split": args.split, "size": settings.size}
+        data, raw = SimulatedData("data", seed, of_data, out, quiet=False), task == "raw"
+        kind = "RAW to sRGB" if raw else "dark sRGB to good sRGB"
         what = f"SIMULATED pairs ({kind}) made from photographs that ship with scikit-image, scikit-learn, matplotlib"
-    prepare_output(out)
-    settings = demo_settings(args.iterations)
-    of_data = {"task": task, "split": args.split, "pairs": args.pairs, "photos": args.photos, "size": settings.size}
-    data = DemoData("data", seed, of_data, out, quiet=False)
-    raw = perform(data, progress=True)["result"]["raw"]
+    own_folder(out, "demo", "--out", empty=True)
+    perform(data, progress=True)
     parts = data.data()
     counts = [len(list_images(folder)) for folder in (parts.labelled.input, parts.photos, parts.test.input)]
     print(f"Data: {what}: {counts[0]} labelled pairs, {counts[1]} photographs, {counts[2]} test pairs.")
@@ -107,8 +104,10 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     print(f"The filter kept {np.mean([share for _, share in kept]):.0%} of the pseudo samples.")
     report(results, counts, seed, what, out)
     f_isp = run_folder(before["f_isp"]) / "f_isp_latest.pth"
-    pictures = [comparison_grid(steps, parts.test, out), pseudo_grid(f_isp, parts.photos, seed, out)]
-    print(f"Pictures: {pictures[0]} and {pictures[1]}")
+    pseudo_grid(f_isp, parts.photos, seed, out)
+    # Six: the simulated ones are of each test photograph in turn.
+    compare_outputs("Test pictures", {name: steps[name] for name in SHOWN}, 6).save(out / "comparison.png")
+    print(f"Pictures: {out / 'comparison.png'} and {out / 'pseudo_pairs.png'}")
     print(f"Everything is in {out}/; `tensorboard --logdir {out}` shows the training.")
     print(f"Time: {(time.time() - started) / 60:.1f} minutes.")
     return results
@@ -126,78 +125,46 @@ def demo_settings(iterations: int | None = None) -> Settings:
     return Settings(size=(96, 128), evaluations=1, **phases)
 
 
-def prepare_output(out: Path) -> Path:
-    """Make the output folder; an earlier demo's is replaced, anything else is left alone.
+def own_data(pairs_root: str, photos: str, out: Path, settings: Settings, seed: int) -> tuple[Step, bool]:
+    """The job that makes small copies of the user's pairs, a fifth of them for the test; whether inputs have 16 bits.
 
     Raises:
-        FileExistsError: The folder holds something that is not a demo's.
+        ValueError: There are too few pairs, or they lie in the folder that is to be replaced.
     """
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        if not (out / MARKER).is_file():
-            raise FileExistsError(f"{out} exists and was not written by the demo; choose another folder with --out.")
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MARKER).write_text("This folder is replaced when the demo runs again.\n", encoding="utf-8")
-    return out
-
-
-def check_own_folders(pairs_root: str, photos: str, out: Path) -> None:
-    """Raise before anything is deleted if the user's folders cannot be used, or lie in the folder to be replaced."""
-    found = match_pairs(*find_pair_folders(pairs_root))
+    lq, gt = find_pair_folders(pairs_root)
+    found = match_pairs(lq, gt)
     if len(found) < 5:
         raise ValueError(f"{pairs_root} holds {len(found)} pairs; the demo needs at least 5 (50 are a good start).")
     list_images(photos)
     for folder in (pairs_root, photos):
         if out.resolve() in (Path(folder).resolve(), *Path(folder).resolve().parents):
             raise ValueError(f"{folder} lies in {out}, which the demo replaces; choose another folder with --out.")
-
-
-def deal_own_data(pairs_root: str, photos: str, folder: Path, size: tuple[int, int], seed: int) -> bool:
-    """Small copies of the user's pairs, a fifth of them held out for the test; whether the inputs have 16 bits."""
-    lq, gt = find_pair_folders(pairs_root)
-    found = match_pairs(lq, gt)
     n_test = max(1, min(20, len(found) // 5))
-    task = Task(
-        type="pairs",
-        dataroot_lq=str(lq),
-        dataroot_gt=str(gt),
-        photographs=photos,
-        folds=-(-len(found) // n_test),
-        short_side=3 * min(size) // 2,
-        max_photographs=200,
-    )
-    make_data(task, folder, n_pairs=len(found) - n_test, n_validation=0, size=size, seed=seed, fold=0)
-    return read_pair(found[0])[0].dtype == np.uint16
+    task = {
+        "type": "pairs",
+        "dataroot_lq": str(lq),
+        "dataroot_gt": str(gt),
+        "photographs": photos,
+        "folds": -(-len(found) // n_test),
+        "short_side": 3 * min(settings.size) // 2,
+        "max_photographs": 200,
+    }
+    of_data = {"task": task, "n_pairs": len(found) - n_test, "n_validation": 0, "size": list(settings.size), "fold": 0}
+    return Step("data", seed, of_data, out, quiet=False), read_pair(found[0])[0].dtype == np.uint16
 
 
 def report(results: Mapping[str, Mapping[str, float]], counts: list[int], seed: int, what: str, out: Path) -> None:
     """Print the table and write ``results.json``."""
-    rows = [
-        {"system": name, "PSNR (dB)": f"{found['psnr']:.2f}", "SSIM": f"{found['ssim']:.3f}"}
-        for name, found in results.items()
-    ]
-    print(f"\nMean over {counts[2]} test pairs, {counts[0]} labelled pairs, seed {seed}:\n\n{text_table(rows)}")
+    rows = [(name, f"{found['psnr']:.2f}", f"{found['ssim']:.3f}") for name, found in results.items()]
+    table = Table(("system", "PSNR (dB)", "SSIM"), rows, numeric=(1, 2)).text()
+    print(f"\nMean over {counts[2]} test pairs, {counts[0]} labelled pairs, seed {seed}:\n\n{table}")
     gain = results["semi-supervised"]["psnr"] - results["supervised"]["psnr"]
     print(f"\nSemi-supervised against supervised: {gain:+.2f} dB. One seed and one small data set: a demonstration.\n")
     content = {"data": what, "seed": seed, "results": results}
     (out / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def comparison_grid(steps: Mapping[str, Step], test: PairData, out: Path) -> Path:
-    """``comparison.png``: test images in rows: input, the systems' outputs, target."""
-    shown = ("supervised", "supervised + photometric jitter", "semi-supervised")
-    rows = []
-    for name in list_images(test.input)[:6]:  # the simulated ones are of each test photograph in turn
-        image = to_float(read_image(test.input / name))
-        outputs = [read_image(steps[system].folder / "outputs" / name) for system in shown]
-        target = read_image(test.target / name, bit_depth="8")
-        rows.append([to_uint8(image ** (1 / 2.2) if image.mean() < 0.2 else image), *outputs, target])
-    titles = ["input (dark ones shown with gamma 2.2)", *shown, "target"]
-    draw_grid(rows, titles, cell_width=224, path=out / "comparison.png")
-    return out / "comparison.png"
-
-
-def pseudo_grid(f_isp: Path, photos: Path, seed: int, out: Path) -> Path:
+def pseudo_grid(f_isp: Path, photos: Path, seed: int, out: Path) -> None:
     """``pseudo_pairs.png``: photographs as they are, with updated quality, and three pseudo inputs of each."""
     generator = make_generator(str(f_isp))
     draws = torch.Generator().manual_seed(seed)
@@ -211,4 +178,3 @@ def pseudo_grid(f_isp: Path, photos: Path, seed: int, out: Path) -> Path:
         rows.append([cv2.resize(picture, (192, 144), interpolation=cv2.INTER_AREA) for picture in row])
     titles = ["photograph", "pseudo ground truth", *(f"pseudo input {i} (gamma 2.2)" for i in (1, 2, 3))]
     draw_grid(rows, titles, path=out / "pseudo_pairs.png")
-    return out / "pseudo_pairs.png"

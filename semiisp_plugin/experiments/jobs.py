@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -97,15 +98,11 @@ class Job:
     made_again = False
     """Whether it is simply done again when it is stale: it is cheap."""
 
-    @property
-    def key(self) -> str:
-        """Its name among the jobs that it runs with."""
-        raise NotImplementedError
+    key: str
+    """Its name among the jobs that it runs with."""
 
-    @property
-    def before(self) -> Sequence[Any]:
-        """The jobs that it begins with the results of."""
-        return ()
+    before: Sequence[Any] = ()
+    """The jobs that it begins with the results of."""
 
     @property
     def record(self) -> Record:
@@ -245,6 +242,30 @@ def fingerprint(path: str | os.PathLike[str]) -> str | None:
     except FileNotFoundError:
         return None
     return digest.hexdigest()
+
+
+def own_folder(out: Path, command: str, option: str, *, empty: bool = False) -> None:
+    """Make the folder that a command writes to, or take up one that it wrote earlier.
+
+    Args:
+        out: The folder.
+        command: Name of the command, whose folders a file tells from others.
+        option: How another folder is chosen, for the message.
+        empty: Delete what is there.
+
+    Raises:
+        FileExistsError: It holds something else.
+    """
+    marker = out / f"written_by_basicsr_{command}.txt"
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        if not marker.is_file():
+            raise FileExistsError(
+                f"{out} exists and was not written by `basicsr {command}`; choose another folder with {option}."
+            )
+        if empty:
+            shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    marker.write_text(f"What is in this folder is replaced when `basicsr {command}` runs again.\n", encoding="utf-8")
 
 
 # --- many of them, in parallel ---------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ once for all models of a task and a number of pairs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,14 +155,6 @@ def find_experiment(
 
 def _spelling(name: str) -> str:
     return "".join(filter(str.isalnum, name)).casefold()
-
-
-def experiments() -> Iterator[Experiment]:
-    """All combinations of a task, a model and a number of pairs."""
-    for task in TASKS.values():
-        for name in task.models:
-            for pairs in task.amounts:
-                yield Experiment(task, pairs, MODELS[name])
 
 
 def option_files() -> dict[str, str]:

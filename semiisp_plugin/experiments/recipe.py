@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from semiisp_plugin import options as options_module
 from semiisp_plugin._version import __version__
 from semiisp_plugin.apps.denoise.options import complete_denoise_options
@@ -23,13 +25,13 @@ from semiisp_plugin.experiments.annotated_yaml import changed, plain, write_yaml
 from semiisp_plugin.experiments.jobs import JobError, Status, as_json, fingerprint, perform, statuses
 from semiisp_plugin.experiments.paper_options import Experiment, find_experiment
 from semiisp_plugin.experiments.paper_settings import TASKS
-from semiisp_plugin.experiments.recipe_checks import check_fit, check_inputs, estimate, size, to_fetch
+from semiisp_plugin.experiments.recipe_checks import check_fit, check_inputs, connect, estimate
 from semiisp_plugin.experiments.recipe_options import ORDER, TRAININGS, Recipe, load_recipe, named
 from semiisp_plugin.experiments.recipe_phases import Denoise, Phase, Pseudo, Test, Training
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.options import OptionError, nearest
 from semiisp_plugin.report import recipe_report as report
-from semiisp_plugin.report.tables import text_table
+from semiisp_plugin.report.tables import Table
 
 SYSTEMS = {
     "f_isp": "f_ISP alone (local control)",
@@ -145,13 +147,11 @@ def run_recipe(
     states = statuses(phases)
     again = _to_redo(phases, states, redo)
     left = [p for p in phases if states[p.key].state != "complete" or p.key in again]
-    if dry_run:  # what is missing is said below the plan
-        print(plan_text(loaded, phases, states, again, left), flush=True)
-    check_inputs(left, phases, download=not dry_run)
+    print(plan_text(loaded, phases, states, again, left), flush=True)
+    check_inputs(left, phases)
     if dry_run:
         print(estimate([p for p in left if not isinstance(p, Test)], states, again), flush=True)
         return None
-    print(plan_text(loaded, phases, states, again, left), flush=True)
     stale = [p for p in left if states[p.key].state == "stale" and p.key not in again and not p.made_again]
     if stale:
         lines = "; ".join(f"{p.key}: {states[p.key].why}" for p in stale)
@@ -178,7 +178,7 @@ def _to_redo(phases: Sequence[Phase], states: Mapping[str, Status], redo: Sequen
     again: set[str] = set()
     for phase in phases if redo is not None else ():
         asked = _place(phase) in (redo or ()) or (not redo and states[phase.key].state == "stale")
-        follows = any(need.key in again for need in phase.needs)
+        follows = any(before.key in again for before in phase.before)
         if (asked or follows) and states[phase.key].state != "to do":
             again.add(phase.key)
     return again
@@ -192,6 +192,7 @@ def phases_of(recipe: Recipe, root: Path) -> list[Phase]:
 
     Raises:
         OptionError: An option is wrong.
+        JobError: A phase does not begin with what the phase before it makes.
     """
     kinds = {"pseudo": Pseudo, "denoise": Denoise, **dict.fromkeys(TRAININGS, Training)}
     phases: dict[str, Phase] = {}
@@ -207,31 +208,14 @@ def phases_of(recipe: Recipe, root: Path) -> list[Phase]:
             raise named(error, name) from None
         if name in kinds:
             phases[name] = kinds[name](name, given.values, given.source, root)
-    _connect(phases)
+    connect(phases)
     return [*phases.values(), *_tests(recipe, phases, root)]
-
-
-def _connect(phases: Mapping[str, Phase]) -> None:
-    """Say which phase begins with what of which."""
-
-    def begins(phase: str, needs: str, inputs: Sequence[Any]) -> None:
-        if phase in phases and needs in phases:
-            phases[phase].needs = [phases[needs]]
-            phases[phase].inputs = [str(file) for file in inputs]
-
-    if "denoise" in phases:
-        begins("f_isp", "denoise", phases["denoise"].outputs())
-    begins("pseudo", "f_isp", [phases["pseudo"].values["f_isp"]])
-    begins("semi", "pseudo", phases["pseudo"].outputs())
-    if "finetune" in phases:
-        weights = (phases["finetune"].values.get("path") or {}).get("pretrain_network_g")
-        begins("finetune", "semi", [weights] if weights else [])
 
 
 def _tests(recipe: Recipe, phases: Mapping[str, Phase], root: Path) -> list[Phase]:
     tests: list[Phase] = []
     given = recipe.phases["test"]
-    for system, title in SYSTEMS.items():
+    for system in SYSTEMS:
         phase = phases.get(system)
         if not isinstance(phase, Training):
             continue
@@ -249,7 +233,7 @@ def _tests(recipe: Recipe, phases: Mapping[str, Phase], root: Path) -> list[Phas
             options_module.check_options(as_json(own), given.source, is_train=False)
         except OptionError as error:
             raise named(error, "test") from None
-        tests.append(Test(f"test:{system}", own, given.source, root, [weights], [phase], system, title))
+        tests.append(Test(f"test:{system}", own, given.source, root, [weights], [phase]))
     return tests
 
 
@@ -277,58 +261,46 @@ def plan_text(
             count = 0 if will == "nothing" else phase.total - (status.done if will == "resume" else 0)
             total += count
             iterations = f"{count:,d}"
-        rows.append(
-            {
-                "phase": phase.key,
-                "run": phase.run_name,
-                "is": status.state,
-                "will": will,
-                "iterations left": iterations,
-                "because": status.why,
-            }
-        )
-    notes = to_fetch(left)
-    if any(isinstance(phase, Denoise) and not phase.values.get("weights") for phase in left):
-        notes.append(
-            "denoise: no weights are given, so OpenCV denoises (ours; the paper uses KBNet, docs/denoising.md)."
-        )
-    written = size(sum(p.disk() for p in left if isinstance(p, Pseudo)))
-    end = f"{total:,d} iterations of training are left; pseudo pairs of about {written} will be written."
-    table = text_table(rows, right=["iterations left"])
-    return "\n".join([f"{recipe.options.title or recipe.options.name}\n\n{table}", end, *notes])
+        rows.append((phase.key, phase.run_name, status.state, will, iterations, status.why))
+    table = Table(("phase", "run", "is", "will", "iterations left", "because"), rows, numeric=(4,))
+    written = tqdm.format_sizeof(sum(p.disk() for p in left if isinstance(p, Pseudo)), "B", 1024)
+    return (
+        f"{recipe.options.title or recipe.options.name}\n\n{table.text()}\n"
+        f"{total:,d} iterations of training are left; pseudo pairs of about {written} will be written."
+    )
 
 
 # --- the report ------------------------------------------------------------------------------------------------------
 
 
 def _report(recipe: Recipe, phases: Sequence[Phase], root: Path) -> dict[str, Any]:
-    tests = [p for p in phases if isinstance(p, Test)]
-    systems = [
-        {
-            "key": test.system,
-            "label": test.title,
-            "run": test.run_name,
-            "weights": test.inputs[0],
-            "sha256": fingerprint(test.inputs[0]),
-            "tables": {name: str(test.place / f"metrics_{name}.csv") for name in test.sets()},
-            "images": str(test.place / "visualization"),
-            "suffix": (test.values.get("val") or {}).get("suffix") or test.run_name,
-        }
-        for test in tests
-    ]
-    paper = recipe.options.paper
-    content: dict[str, Any] = {
+    tests = {p.key.partition(":")[2]: p for p in phases if isinstance(p, Test)}
+    any_test = next(iter(tests.values()))
+    paper, denoise = recipe.options.paper, next((p for p in phases if isinstance(p, Denoise)), None)
+    content = {
         "name": recipe.options.name,
         "title": recipe.options.title or recipe.options.name,
         "version": __version__,
         "date": time.strftime("%Y-%m-%d %H:%M"),
-        "denoiser": next((p.denoiser() for p in phases if isinstance(p, Denoise)), None),
-        "metrics": tests[0].values["val"].get("metrics") or {},
+        "denoiser": denoise.denoiser() if denoise else None,
+        "metrics": any_test.values["val"].get("metrics") or {},
         "datasets": {
             name: {key: values.get(key) for key in ("dataroot_lq", "dataroot_gt", "meta_info_file")}
-            for name, values in tests[0].sets().items()
+            for name, values in any_test.sets().items()
         },
-        "systems": systems,
+        "systems": [
+            {
+                "key": system,
+                "label": SYSTEMS[system],
+                "run": test.run_name,
+                "weights": test.inputs[0],
+                "sha256": fingerprint(test.inputs[0]),
+                **report.read_metrics({name: test.place / f"metrics_{name}.csv" for name in test.sets()}),
+                "images": str(test.place / "visualization"),
+                "suffix": (test.values.get("val") or {}).get("suffix") or test.run_name,
+            }
+            for system, test in tests.items()
+        ],
         "phases": [
             {
                 "phase": p.key,
@@ -339,10 +311,9 @@ def _report(recipe: Recipe, phases: Sequence[Phase], root: Path) -> dict[str, An
             }
             for p in phases
         ],
-        "paper": None if paper is None else {"task": paper.task, "network": paper.network, "pairs": paper.pairs},
+        "paper_rows": report.paper_rows(paper.task, paper.network, paper.pairs) if paper else [],
     }
     out = root / "results" / f"recipe_{recipe.options.name}"
-    content = report.with_results(content)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "report.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     files = report.write_report(out, content, pictures=recipe.options.pictures)

@@ -16,45 +16,57 @@ from semiisp_plugin.experiments.jobs import JobError, Status, as_json
 from semiisp_plugin.experiments.recipe_phases import Phase, Pseudo, Test, Training
 from semiisp_plugin.io.imagenet_weights import VGG16
 
+LINKS = (
+    ("f_isp", "datasets:train:dataroot_lq", "denoise", ""),
+    ("pseudo", "f_isp", "f_isp", "models/f_isp_latest.pth"),
+    ("semi", "datasets:train:pseudo:build", "pseudo", ""),
+    ("semi", "datasets:train:pseudo:dataroot_lq", "pseudo", "lq.lmdb"),
+    ("semi", "datasets:train:pseudo:dataroot_gt", "pseudo", "gt.lmdb"),
+    ("finetune", "path:pretrain_network_g", "semi", "models/net_g_latest.pth"),
+)
+"""A phase, its option that names what it begins with, the phase that makes it, and where below that one's folder."""
 
-def check_fit(phases: Sequence[Phase]) -> None:
-    """Whether each phase begins with what the phase before it makes.
+
+def connect(phases: Mapping[str, Phase]) -> None:
+    """Tell each phase what it begins with of the phase before it, and check that its options say the same.
 
     Raises:
-        JobError: It does not; the message names the file and key.
+        JobError: They do not; the message names the file and key.
     """
-    by_name = {phase.key: phase for phase in phases}
+    for name, keys, before, file in LINKS:
+        if name not in phases or before not in phases:
+            continue
+        *sections, key = keys.split(":")
+        values: Any = phases[name].values
+        for section in sections:
+            values = values.get(section) or {}
+        if (key == "build") != ("build" in values):  # a build's folder, or its two sets of images
+            continue
+        made, given = phases[before].place / file, values.get(key)
+        if given is None or os.path.abspath(os.path.expanduser(str(given))) != str(made):
+            place = _where(phases[name], *sections, key)
+            raise JobError(f"{place}: {given} is not what the phase before makes, {made}.")
+        phases[name].before = [phases[before]]
+        # The weights themselves; of a folder the file that stands for all.
+        phases[name].inputs = [str(made if made.suffix == ".pth" else phases[before].outputs()[0])]
+
+
+def check_fit(phases: Sequence[Phase]) -> None:
+    """Whether no two trainings have one name, and all that train or test the target have one network.
+
+    Raises:
+        JobError: It is not so; the message names the file and key.
+    """
+    semi = next(phase for phase in phases if phase.key == "semi")
     runs: dict[str, str] = {}
     for phase in phases:
         if phase.run_name in runs and isinstance(phase, Training):
             raise JobError(f"{runs[phase.run_name]} and {phase.key} have one name, {phase.run_name}; change one.")
         runs[phase.run_name] = phase.key
-    f_isp, pseudo, semi = by_name["f_isp"], by_name["pseudo"], by_name["semi"]
-    assert isinstance(semi, Training)
-    _expect(pseudo, ("f_isp",), f_isp.place / "models" / "f_isp_latest.pth")
-    of_pseudo = ("datasets", "train", "pseudo")
-    if "build" in (semi.values["datasets"]["train"].get("pseudo") or {}):
-        _expect(semi, (*of_pseudo, "build"), pseudo.place)
-    else:
-        for key, folder in (("dataroot_lq", "lq.lmdb"), ("dataroot_gt", "gt.lmdb")):
-            _expect(semi, (*of_pseudo, key), pseudo.place / folder)
-    if "finetune" in by_name:
-        _expect(by_name["finetune"], ("path", "pretrain_network_g"), semi.weights)
-    if "denoise" in by_name:
-        _expect(f_isp, ("datasets", "train", "dataroot_lq"), by_name["denoise"].place)
-    for phase in phases:
         of_target = isinstance(phase, (Training, Test)) and phase.key not in ("f_isp", "test:f_isp")
         if of_target and phase.values["network_g"] != semi.values["network_g"]:
             where = phase.source.where(("network_g",))
             raise JobError(f"{where}: network_g differs from that of semi ({semi.source.where(('network_g',))}).")
-
-
-def _expect(phase: Phase, keys: tuple[str, ...], made: Path) -> None:
-    given: Any = phase.values
-    for key in keys:
-        given = (given or {}).get(key)
-    if given is None or os.path.abspath(os.path.expanduser(str(given))) != os.path.abspath(made):
-        raise JobError(f"{_where(phase, *keys)}: {given} is not what the phase before makes, {made}.")
 
 
 def _where(phase: Phase, *keys: str) -> str:
@@ -65,27 +77,21 @@ def _where(phase: Phase, *keys: str) -> str:
 
 # --- what is needed --------------------------------------------------------------------------------------------------
 
-_HINTS = {  # by the keys that they help with
-    " `basicsr prepare` makes data sets (docs/prepare.md).": {"input", "dataroot_lq", "dataroot_gt", "meta_info_file"},
-    " Any folder of photographs will do: --photos DIR, or --set pseudo:photographs=DIR.": {"photographs"},
-}
 
-
-def check_inputs(left: Sequence[Phase], phases: Sequence[Phase], *, download: bool) -> None:
+def check_inputs(left: Sequence[Phase], phases: Sequence[Phase]) -> None:
     """Whether all that the phases need is there or is made by a phase before: data, lists of names, weights, room.
 
     Args:
         left: What will run.
         phases: All of the recipe.
-        download: Build the losses, which fetches weights that they need.
 
     Raises:
         JobError: All that is missing, in one message.
     """
-    made = {os.path.abspath(path) for phase in phases for path in _makes(phase)}
+    made = [phase.place for phase in phases]
     places: dict[str, list[str]] = {}  # of each problem: many phases name the same data
     for phase in left:
-        for place, problem in _problems(phase, made, download):
+        for place, problem in _problems(phase, made):
             places.setdefault(problem, []).append(place)
     problems = []
     for problem, where in places.items():
@@ -93,9 +99,8 @@ def check_inputs(left: Sequence[Phase], phases: Sequence[Phase], *, download: bo
         problems.append(f"{where[0]}: {problem}{more}")
     problems += disk_problems(left)
     if problems:
-        keys = {where.rpartition(":")[2].strip() for all_places in places.values() for where in all_places}
-        hints = "".join(hint for hint, of in _HINTS.items() if keys & of)
-        raise JobError("Before anything begins: " + "; ".join(problems) + "." + hints)
+        hint = " `basicsr prepare` makes data sets (docs/prepare.md); any folder of photographs will do (--photos DIR)."
+        raise JobError("Before anything begins: " + "; ".join(problems) + "." + (hint if places else ""))
 
 
 def disk_problems(left: Sequence[Phase]) -> list[str]:
@@ -106,28 +111,21 @@ def disk_problems(left: Sequence[Phase]) -> list[str]:
             folder = next(parent for parent in (phase.place, *phase.place.parents) if parent.exists())
             needed, free = phase.disk(), shutil.disk_usage(folder).free
             if needed > free:
-                found.append(f"the disk of {folder} has {size(free)} left, of about {size(needed)} that pseudo writes")
+                room, writes = (tqdm.format_sizeof(size, "B", 1024) for size in (free, needed))
+                found.append(f"the disk of {folder} has {room} left, of about {writes} that pseudo writes")
     return found
 
 
-def size(count: float) -> str:
-    """Bytes in words."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
-
-
-def _makes(phase: Phase) -> list[Path]:
-    if isinstance(phase, Training):
-        return phase.outputs()
-    return [phase.place, phase.place / "lq.lmdb", phase.place / "gt.lmdb"]
-
-
-def _problems(phase: Phase, made: set[str], download: bool) -> list[tuple[str, str]]:
-    """What a phase lacks: the place of the key, and what is wrong."""
+def _problems(phase: Phase, made: Sequence[Path]) -> list[tuple[str, str]]:
+    """What a phase lacks, but for what lies in the folders ``made``: the place of the key, and what is wrong."""
     found: list[tuple[str, str]] = []
 
+    def is_made(path: Any) -> bool:
+        full = Path(os.path.abspath(os.path.expanduser(str(path))))
+        return any(full.is_relative_to(folder) for folder in made)
+
     def there(path: Any, *keys: str) -> bool:
-        full = os.path.abspath(os.path.expanduser(str(path)))
-        if full in made or os.path.exists(full):
+        if is_made(path) or os.path.exists(os.path.expanduser(str(path))):
             return True
         found.append((_where(phase, *keys), f"there is no {path}"))
         return False
@@ -140,13 +138,16 @@ def _problems(phase: Phase, made: set[str], download: bool) -> list[tuple[str, s
     for key, data in (values.get("datasets") or {}).items():
         roots = [root for root in ("dataroot_lq", "dataroot_gt", "meta_info_file") if data.get(root) is not None]
         missing = [root for root in roots if not there(data[root], "datasets", key, root)]
-        ready = not missing and not any(os.path.abspath(str(data[root])) in made for root in roots)
+        ready = not missing and not any(is_made(data[root]) for root in roots)
         if ready and options_module.is_plugin_dataset(data["type"]):
             found += _pair_problems(phase, key, data)
     for key, value in (values.get("path") or {}).items():
         if key.startswith("pretrain_network") and value is not None:
             there(value, "path", key)
-    return found + (_loss_problems(phase, download) if isinstance(phase, Training) else [])
+    for key, loss in (values.get("train") or {}).items():
+        if isinstance(loss, dict) and isinstance(loss.get("weights"), str):
+            there(loss["weights"], "train", key, "weights")
+    return found
 
 
 def _pair_problems(phase: Phase, key: str, values: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -161,39 +162,6 @@ def _pair_problems(phase: Phase, key: str, values: Mapping[str, Any]) -> list[tu
     except (OSError, ValueError) as error:
         return [(_where(phase, "datasets", key), str(error).rstrip("."))]
     return []
-
-
-def _loss_problems(phase: Training, download: bool) -> list[tuple[str, str]]:
-    """Weights of losses that are missing; without ``download`` they are looked for, not fetched."""
-    from semiisp_plugin.toolbox import build_loss
-
-    found = []
-    for key, values in phase.values["train"].items():
-        if not key.endswith("_opt") or not isinstance(values, dict):
-            continue
-        if not download and _fetches(values):
-            continue  # `to_fetch` says so
-        try:
-            build_loss({**as_json(values), "reduction": "none"})
-        except (RuntimeError, ValueError, OSError) as error:
-            found.append((_where(phase, "train", key), " ".join(str(error).split()).rstrip(".")))
-    return found
-
-
-def _fetches(loss: Any) -> bool:
-    return isinstance(loss, dict) and loss.get("type") == "VGGPerceptualLoss" and not loss.get("weights")
-
-
-def to_fetch(left: Sequence[Phase]) -> list[str]:
-    """Weights that the phases need and that a run would fetch before it begins, in words."""
-    path = VGG16.cache
-    needing = [p.key for p in left if isinstance(p, Training) and any(map(_fetches, p.values["train"].values()))]
-    if path.is_file() or not needing:
-        return []
-    return [
-        f"{', '.join(needing)}: VGG16's weights (528 MB) are not in {path}; they will be fetched first. Without "
-        f"network access put them there, or give the loss `weights: FILE` (docs/workflow.md)."
-    ]
 
 
 # --- how long it takes -----------------------------------------------------------------------------------------------
@@ -244,9 +212,8 @@ def _seconds_a_step(phase: Training) -> float:
     if "dataroot_lq" in pseudo and not os.path.exists(pseudo["dataroot_lq"]):
         data["pseudo"] = {key: data[key] for key in ("dataroot_lq", "dataroot_gt", "io_backend")}
     data["num_worker_per_gpu"] = min(2, data.get("num_worker_per_gpu") or 0)
-    for key, loss in list(values["train"].items()):
-        if _fetches(loss) and not VGG16.cache.is_file():
-            del values["train"][key]  # its weights would be fetched
+    if not VGG16.cache.is_file():  # it would be fetched
+        values["train"].pop("perceptual_opt", None)
     with tempfile.TemporaryDirectory() as folder:
         opt = options_module.complete(values, phase.source, root_path=folder, is_train=True)
         opt.update(dist=False, rank=0, world_size=1)

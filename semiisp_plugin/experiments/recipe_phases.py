@@ -10,8 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,30 +29,20 @@ class Phase(Job):
     """A phase of a recipe.
 
     Attributes:
-        name: See `semiisp_plugin.experiments.recipe_options.ORDER`; of a test also the system.
+        key: See `semiisp_plugin.experiments.recipe_options.ORDER`; of a test also the system.
         values: Its options, with overrides.
         source: Where their keys stand.
         root: Folder of ``experiments``.
         inputs: Files that phases before it make and that it begins with.
-        needs: These phases.
+        before: These phases.
     """
 
-    name: str
+    key: str
     values: dict[str, Any]
     source: Source
     root: Path
     inputs: list[str] = field(default_factory=list)
-    needs: list[Phase] = field(default_factory=list)
-
-    @property
-    def key(self) -> str:
-        """Its name."""
-        return self.name
-
-    @property
-    def before(self) -> Sequence[Phase]:
-        """The phases that it begins with the results of."""
-        return self.needs
+    before: list[Phase] = field(default_factory=list)
 
     @property
     def run_name(self) -> str:
@@ -145,28 +133,9 @@ class Training(Phase):
             option_text=options_module.dump_options(self.values),
             auto_resume=resume,
             progress=progress,
-            quiet=True,
-            on_log=None if progress else self._say,
-            on_validation=_say_validation,
+            quiet=progress,  # the bar, or the lines of the log
         )
         return {}
-
-    def _say(self, iteration: int, logged: Mapping[str, float]) -> None:
-        """A line now and then, where no bar is shown; the log file has all."""
-        every = max(1, self.total // _LINES)
-        freq = int((self.values.get("logger") or {}).get("print_freq") or 100)
-        if iteration % every < freq or iteration == self.total:
-            losses = ", ".join(f"{name} {float(value):.4g}" for name, value in logged.items() if name.startswith("l_"))
-            print(f"{time.strftime('%H:%M:%S')} {self.name} {iteration:,d} of {self.total:,d}: {losses}", flush=True)
-
-
-_LINES = 20  # a run prints no more, but for validations
-
-
-def _say_validation(iteration: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
-    for name, values in metrics.items():
-        text = ", ".join(f"{metric} {value:.4g}" for metric, value in values.items())
-        print(f"{time.strftime('%H:%M:%S')} validation at {iteration:,d}, {name}: {text}", flush=True)
 
 
 _BYTES_A_PHOTOGRAPH = {"stored": 1_670_000, "online": 540_000, "keys": 100}  # docs/scaling.md
@@ -250,20 +219,11 @@ class Denoise(Phase):
         return {}
 
 
-@dataclass
 class Test(Phase):
-    """The test of one system.
-
-    Attributes:
-        system: ``f_isp``, ``supervised``, ``semi`` or ``finetune``.
-        title: Of the system.
-    """
+    """The test of one system."""
 
     __test__ = False  # pytest: no test class
     made_again = True
-
-    system: str = ""
-    title: str = ""
 
     @property
     def place(self) -> Path:

@@ -18,7 +18,8 @@ from torch import Tensor
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.isp import InvertibleISP, ISPSpec, ParameterBank
 from semiisp_plugin.isp.parameters import IDENTITY
-from semiisp_plugin.report.tables import text_table
+from semiisp_plugin.report.page import counted
+from semiisp_plugin.report.tables import Table
 
 LABELS = ("global", "local")
 
@@ -64,7 +65,7 @@ def report_banks(
             raise ValueError(f"There is no parameter bank '{name}'; there are: {', '.join(banks) or 'none'}.")
         if len(banks[name]) == 0:
             raise ValueError(f"The parameter bank '{name}' is empty: train f_ISP first (phase 1).")
-    titles = {name: f"{describe_bank(banks[name], name)}, trained on {_count(n_pairs, 'pair')}" for name in labels}
+    titles = {name: f"{describe_bank(banks[name], name)}, trained on {counted(n_pairs, 'pair')}" for name in labels}
     for name in labels:
         print(f"{titles[name]}\n\n{bank_table(banks[name])}")
     print(
@@ -72,13 +73,25 @@ def report_banks(
         "        range (g4 begins there).\n"
         "between: standard deviation between images; within: between the positions of an image, on average."
     )
-    content = {"n_pairs": n_pairs, "banks": {name: bank_values(banks[name]) for name in labels}}
+    of_banks = {
+        name: {
+            "sets": len(banks[name]),
+            "capacity": banks[name].capacity,
+            "grid": list(banks[name].grid),
+            "non_finite": banks[name].non_finite,
+            "spec": banks[name].spec.to_dict(),
+            "statistics": [asdict(row) for row in banks[name].statistics()],
+        }
+        for name in labels
+    }
     written = [Path(out) / f"bank_{name}.png" for name in labels] + [Path(out) / "bank.json"]
     try:
         Path(out).mkdir(parents=True, exist_ok=True)
         for name, path in zip(labels, written[:-1], strict=True):
             plot_bank(banks[name], path, title=titles[name])
-        write_atomically(written[-1], json.dumps(content, indent=1, allow_nan=False) + "\n")
+        write_atomically(
+            written[-1], json.dumps({"n_pairs": n_pairs, "banks": of_banks}, indent=1, allow_nan=False) + "\n"
+        )
     except OSError as error:
         raise OSError(f"{out} cannot be written ({error}); choose another folder with --out.") from error
     print("Written: " + ", ".join(map(str, written)))
@@ -90,26 +103,10 @@ def describe_bank(bank: ParameterBank, label: str | None = None) -> str:
     kind = "image enhancement" if bank.spec.inverse_tone_mapping else "ISP"
     name = f"Parameter bank '{label}'" if label else "Parameter bank"
     text = (
-        f"{name}: {_count(len(bank), 'set')} (capacity {bank.capacity}), grid {bank.grid[0]}x{bank.grid[1]}, "
+        f"{name}: {counted(len(bank), 'set')} (capacity {bank.capacity}), grid {bank.grid[0]}x{bank.grid[1]}, "
         f"{kind} with {bank.spec.n_parameters} parameters"
     )
-    return text + (f", {_count(bank.non_finite, 'non-finite set')} left out" if bank.non_finite else "")
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'' if n == 1 else 's'}"
-
-
-def bank_values(bank: ParameterBank) -> dict[str, object]:
-    """What `describe_bank` and `bank_table` show, as plain values with all digits."""
-    return {
-        "sets": len(bank),
-        "capacity": bank.capacity,
-        "grid": list(bank.grid),
-        "non_finite": bank.non_finite,
-        "spec": bank.spec.to_dict(),
-        "statistics": [asdict(row) for row in bank.statistics()],
-    }
+    return text + (f", {counted(bank.non_finite, 'non-finite set')} left out" if bank.non_finite else "")
 
 
 def bank_table(bank: ParameterBank) -> str:
@@ -137,7 +134,7 @@ def bank_table(bank: ParameterBank) -> str:
         if bank.grid != (1, 1):  # one position has nothing to vary over
             row |= {"between": s.between_images, "within": s.within_image}
         rows.append(row)
-    return text_table(rows, decimals=3)
+    return Table.of(rows, decimals=3).text()
 
 
 # --- the picture ----------------------------------------------------------------------------------------------------
@@ -147,8 +144,8 @@ def plot_bank(bank: ParameterBank, path: str | os.PathLike[str], *, title: str |
     """Draw what a bank holds, a row a function: histograms of its parameters, and what the function does.
 
     Histograms span a parameter's whole domain and count all sets and positions. Curves are drawn of up to 500 (set,
-    position) pairs, chosen evenly at random with a fixed seed: their median and the band of 5 % to 95 %, by channel;
-    dashed, where training started. The colour correction shows the entries of its matrix in their place.
+    position) pairs, chosen evenly at random with a fixed seed: what the function alone makes of greys, their median and
+    the band of 5 % to 95 %, by channel; dashed, where training started.
 
     Args:
         bank: At least one set.
@@ -174,10 +171,7 @@ def plot_bank(bank: ParameterBank, path: str | os.PathLike[str], *, title: str |
             ax.set_title(f"{function} {parameter.name}", fontsize=9)
         for ax in axes[len(spec.functions[function]) : -1]:
             ax.set_axis_off()
-        if function == "cc":
-            _draw_matrix(axes[-1], matrices(spec, some), matrices(spec, start)[0])
-        else:
-            _draw_curves(axes[-1], curves(spec, some, (function,)), curves(spec, start, (function,))[0])
+        _draw_curves(axes[-1], curves(spec, some, (function,)), curves(spec, start, (function,))[0])
         axes[-1].set_title(_FUNCTIONS[function], fontsize=9)
         for ax in axes:
             ax.tick_params(labelsize=7)
@@ -210,17 +204,6 @@ def _draw_curves(ax: Axes, outputs: np.ndarray, start: np.ndarray) -> None:
     ax.set(xlim=(0, 1), ylim=(0, 1))
 
 
-def _draw_matrix(ax: Axes, of_sets: np.ndarray, start: np.ndarray) -> None:
-    """A box an entry: bars of 5 % to 95 %, the median, and the start; groups are outputs, colours inputs."""
-    low, median, high = np.quantile(of_sets, _BAND, axis=0)
-    for source, colour in enumerate(_COLOURS.values()):
-        x = np.arange(3) + 0.25 * (source - 1)
-        ax.bar(x, high[:, source] - low[:, source], 0.2, low[:, source], color=colour, alpha=0.25)
-        ax.plot(x, median[:, source], "_", color=colour, ms=9, mew=2)
-        ax.plot(x, start[:, source], "_", color="black", ms=9, mew=1)
-    ax.set_xticks(range(3), [f"{name} output" for name in _COLOURS])
-
-
 # --- what the sets do -----------------------------------------------------------------------------------------------
 
 
@@ -241,12 +224,3 @@ def curves(spec: ISPSpec, sets: Tensor, functions: tuple[str, ...]) -> np.ndarra
                 view.fill_(_NEUTRAL[name])
     ramp = torch.linspace(0, 1, _LEVELS).expand(len(sets), 3, 1, _LEVELS)
     return InvertibleISP(replace(spec, base_matrix=IDENTITY)).forward(ramp, sets)[:, :, 0].double().numpy()
-
-
-def matrices(spec: ISPSpec, sets: Tensor) -> np.ndarray:
-    """The matrices ``(n, 3, 3)`` of the colour correction, the constant one in front included (eq. 4)."""
-    p = spec.split(sets.double())["cc"]
-    mixing = torch.eye(3, dtype=torch.float64).repeat(len(sets), 1, 1)
-    mixing[:, ~torch.eye(3, dtype=torch.bool)] = p["o"][:, :, 0, 0]
-    base = torch.tensor(spec.base_matrix, dtype=torch.float64)
-    return (mixing * p["gain"][:, None, :, 0, 0] @ base).numpy()

@@ -5,45 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from semiisp_plugin.report.benchmark_results import (
-    Results,
-    Spread,
-    compare_systems,
-    group_heading,
-    parse_results,
-    spread_of,
-)
-from semiisp_plugin.report.page import Section, Table, counted, format_number, markdown_section, terminal_text
+from semiisp_plugin.report.benchmark_results import GROUPS, Results, compare_systems
+from semiisp_plugin.report.page import Section, counted
 from semiisp_plugin.report.paper_figures import PAPER_TASKS, paper_results
-from semiisp_plugin.report.tables import MISSING
+from semiisp_plugin.report.tables import Table, format_number, mean_std
 
 
-def markdown_tables(results: Mapping[str, Any]) -> str:
-    """The main table of every number of pairs, and the paper's figures beside them, as Markdown.
-
-    Raises:
-        ValueError: ``results`` does not have the form of a benchmark's.
-    """
-    parsed = parse_results(results)
-    sections = [results_section(parsed, pairs) for pairs in parsed.pairs()]
-    beside = paper_section(parsed)
-    return "\n".join(markdown_section(section) for section in [*sections, *([beside] if beside else [])])
-
-
-def terminal_table(results: Mapping[str, Any]) -> str:
-    """The main table of every number of pairs for a terminal.
-
-    Raises:
-        ValueError: ``results`` does not have the form of a benchmark's.
-    """
-    parsed = parse_results(results)
-    if not parsed.cells:
-        return f"{parsed.title}: no system was run to its end.\n"
-    parts = []
-    for pairs in parsed.pairs():
-        section = results_section(parsed, pairs)
-        parts.append(f"{parsed.title}: {section.title}\n\n{terminal_text(section.tables[0])}")
-    return "\n".join(parts)
+def terminal_table(results: Results) -> str:
+    """The main table of every number of pairs for a terminal."""
+    if not results.cells:
+        return f"{results.title}: no system was run to its end.\n"
+    sections = (results_section(results, pairs) for pairs in results.pairs())
+    return "\n".join(f"{results.title}: {section.title}\n\n{section.tables[0].text()}" for section in sections)
 
 
 # --- the sections and their tables ------------------------------------------------------------------------------------
@@ -52,29 +25,19 @@ def terminal_table(results: Mapping[str, Any]) -> str:
 def results_section(results: Results, pairs: int) -> Section:
     """PSNR, gain and SSIM of every system with one number of pairs."""
     n = len({cell.repetition for cell in results.cells if cell.pairs == pairs})
-    folds = {cell.fold for cell in results.cells if cell.pairs == pairs and cell.fold is not None}
     shown = "mean ± standard deviation over " if n > 1 else ""
-    reference = results.reference(pairs)
+    reference = results.best_supervised.get(pairs)
     text = [
         f"Gain: PSNR minus that of {results.label(reference)}, the baseline best on the validation pairs, at the end "
         "of its training, on the test images of the same repetition. n: repetitions that both have."
         if reference
         else "No gains: `best_supervised` names no baseline for this number of pairs."
     ]
-    error = "the standard error (standard deviation / √n) speaks of these runs, not of new photographs."
-    if len(folds) < 2:
-        note = f"A repetition is one training run with its own seed: {error}"
-    elif len(folds) < n:
-        note = (
-            "A repetition is one training run with its own seed on one fold of the data. Runs on one fold share their "
-            f"test images, so repetitions are not independent: {error}"
-        )
-    else:
-        note = (
-            "A repetition is one training run on one fold of the data. Test images differ, but folds may share "
-            f"training pairs, so repetitions are not independent: {error}"
-        )
-    text.append(note)
+    text.append(
+        "A repetition is one training run with its own seed; with folds, runs share test images or training pairs. So "
+        "repetitions are not independent: the standard error (standard deviation / √n) speaks of these runs, not of "
+        "new photographs."
+    )
     if any(cell.early_stopped for cell in results.cells if cell.pairs == pairs):
         text.append("Stopped early: the same run at the iteration that was best on the validation pairs.")
     title = f"{counted(pairs, 'pair')}, {shown}{describe_repetitions(results, pairs)}"
@@ -87,18 +50,10 @@ def _main_table(results: Results, pairs: int) -> Table:
     for row in compare_systems(results, pairs):
         if row.group != heading:
             heading = row.group
-            rows.append(group_heading(row.group))
-        error = row.gain.standard_error if row.gain else None
-        rows.append(
-            (
-                row.label,
-                _mean_std(row.psnr),
-                "reference" if row.reference else _mean_std(row.gain, sign="+"),
-                format_number(error),
-                str(row.psnr.n if row.psnr else 0),
-                _mean_std(row.ssim, 4),
-            )
-        )
+            rows.append(GROUPS[row.group])
+        gain = "reference" if row.reference else mean_std(row.gain, sign="+")
+        error = format_number(row.gain.standard_error)
+        rows.append((row.label, mean_std(row.psnr), gain, error, str(len(row.psnr)), mean_std(row.ssim, 4)))
     columns = ("system", "PSNR [dB]", "gain [dB]", "std. error", "n", "SSIM")
     return Table(columns, rows, (1, 2, 3, 4, 5))
 
@@ -115,11 +70,11 @@ def paper_section(results: Results) -> Section | None:
         rows.append((*source, *map(format_number, figures), f"{paper.gain:+.2f}"))
     rows.append("This benchmark")
     for pairs in results.pairs():
-        base = next((row.psnr for row in compare_systems(results, pairs) if row.reference), None)
+        base = next((row.psnr for row in compare_systems(results, pairs) if row.reference), ())
         for row in compare_systems(results, pairs):
             if row.group == "method":
-                figures_ = (_mean_std(base), _mean_std(row.psnr), _mean_std(row.gain, sign="+"))
-                rows.append((row.label, results.target or MISSING, str(pairs), *figures_))
+                shown = (mean_std(base), mean_std(row.psnr), mean_std(row.gain, sign="+"))
+                rows.append((row.label, results.target, str(pairs), *shown))
     columns = ("source", "network", "pairs", "supervised [dB]", "+ semi-supervised [dB]", "gain [dB]")
     text = [
         "For orientation only. Photographs, unlabelled photographs, image sizes, numbers of pairs and the networks "
@@ -130,28 +85,19 @@ def paper_section(results: Results) -> Section | None:
 
 
 def search_section(results: Results) -> Section:
-    """What was tried, with what was chosen of it; and settings that were given."""
-    tried: list[tuple[str, ...] | str] = []
-    given: list[tuple[str, ...] | str] = []
-    for pairs in sorted({*results.pairs(), *(item.pairs for item in results.search)}):
-        searched, without = [], []
-        for key in results.systems:
-            candidates = [item for item in results.search if (item.pairs, item.system) == (pairs, key)]
-            for item in candidates:
-                scores = (_mean_std(spread_of(values)) for values in (item.validation_psnr, item.test_psnr))
-                chosen = "yes" if item.chosen else ""
-                searched.append((results.label(key), _settings(item.candidate), *scores, chosen))
-            if not candidates:
-                used = dict.fromkeys(_settings(cell.chosen) for cell in results.of(pairs, key) if cell.chosen)
-                without += [(results.label(key), settings) for settings in used]
-        for table, lines in ((tried, searched), (given, without)):
-            if lines:
-                table += [counted(pairs, "pair"), *lines]
+    """What was tried, with what was chosen of it."""
+    rows: list[tuple[str, ...] | str] = []
+    heading = None
+    for item in sorted(results.search, key=lambda item: item.pairs):
+        if item.pairs != heading:
+            heading = item.pairs
+            rows.append(counted(heading, "pair"))
+        psnr = [[value for value in values if value is not None] for values in (item.validation_psnr, item.test_psnr)]
+        chosen = "yes" if item.chosen else ""
+        rows.append((results.label(item.system), _settings(item.candidate), *map(mean_std, psnr), chosen))
     columns = ("system", "settings", "validation PSNR [dB]", "test PSNR [dB]", "chosen")
-    tables = [Table(columns, tried, (2, 3), "All candidates; their test PSNR was not looked at to choose")]
-    tables.append(Table(("system", "settings"), given, title="Settings that were not searched for", folded=True))
-    shown = [table for table in tables if table.rows]
-    return Section("Chosen settings", text=[results.selection] if shown and results.selection else [], tables=shown)
+    table = Table(columns, rows, (2, 3), "All candidates; their test PSNR was not looked at to choose")
+    return Section("Chosen settings", text=[results.selection] if rows else [], tables=[table])
 
 
 def _settings(values: Mapping[str, Any]) -> str:
@@ -162,24 +108,17 @@ def _settings(values: Mapping[str, Any]) -> str:
 def systems_section(results: Results) -> Section:
     """What every system is."""
     rows: list[tuple[str, ...] | str] = []
-    for group in results.groups():
+    for group, heading in GROUPS.items():
         systems = [(results.label(key), results.systems[key].description) for key in results.in_group(group)]
-        rows += [group_heading(group), *systems] if systems else []
+        rows += [heading, *systems] if systems else []
     return Section("The systems", tables=[Table(("system", "what it is"), rows)])
-
-
-def _mean_std(spread: Spread | None, decimals: int = 2, sign: str = "") -> str:
-    if spread is None:
-        return MISSING
-    text = f"{spread.mean:{sign}.{decimals}f}"
-    return text if spread.std is None else f"{text} ± {spread.std:.{decimals}f}"
 
 
 def describe_repetitions(results: Results, pairs: int) -> str:
     """For example ``6 repetitions (3 seeds × 2 folds)``."""
     cells = [cell for cell in results.cells if cell.pairs == pairs]
     n = len({cell.repetition for cell in cells})
-    seeds = len({cell.seed for cell in cells if cell.seed is not None})
+    seeds = len({cell.seed for cell in cells})
     folds = len({cell.fold for cell in cells if cell.fold is not None})
     product = f" ({counted(seeds, 'seed')} × {counted(folds, 'fold')})" if n > 1 and seeds * folds == n else ""
     return f"{counted(n, 'repetition')}{product}"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,37 +14,18 @@ import yaml
 from PIL import Image
 
 from semiisp_plugin.report.grids import draw_grid
-from semiisp_plugin.report.tables import MISSING, markdown_table, text_table
+from semiisp_plugin.report.tables import Table, escape_markdown
 
 _TEMPLATE = "page.html.j2"
-_CELL_WIDTH = 320  # pixels of a picture in the page
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells as text.
-
-    Attributes:
-        columns: Their headings.
-        rows: From the top; a row that is a string is a heading over the rows after it.
-        numeric: Indices of the columns that stand right.
-        title: What stands above; empty for nothing.
-        folded: Whether the page shows it only when asked.
-    """
-
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...] | str]
-    numeric: tuple[int, ...] = ()
-    title: str = ""
-    folded: bool = False
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture below the output folder; ``file`` is relative to it."""
+    """A picture below the output folder; ``file`` is relative to it. A wide one has a line of the page for itself."""
 
     file: str
     caption: str
+    wide: bool = False
 
 
 @dataclass
@@ -91,7 +70,6 @@ class Pictures:
             [name for name, _ in self.rows],
             captions=[[note for _, note in row] for row in cells],
             cell_width=300,
-            font_size=13,
             path=path,
         )
 
@@ -117,7 +95,7 @@ class Page:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, out: Path) -> dict[str, Path]:
-        """Write ``report.md``, ``report.html`` and ``pictures*.png``; earlier ones are replaced.
+        """Write ``report.md``, ``report.html`` and ``pictures*.jpg``; earlier ones are replaced.
 
         Args:
             out: The folder, in which the plots are already.
@@ -125,28 +103,29 @@ class Page:
         Returns:
             The files, by their name relative to ``out``.
         """
-        sheets = []
+        sheets = Section("Pictures")
         for number, grid in enumerate(self.pictures):
-            sheets.append(Plot(f"pictures{number + 1 if number else ''}.png", grid.title))
-            grid.save(out / sheets[-1].file)
-        (out / "report.md").write_text(self._markdown(sheets), encoding="utf-8")
-        (out / "report.html").write_text(self._html(out), encoding="utf-8")
-        return {name: out / name for name in ("report.md", "report.html", *(sheet.file for sheet in sheets))}
+            sheets.plots.append(Plot(f"pictures{number + 1 if number else ''}.jpg", grid.title, wide=True))
+            grid.save(out / sheets.plots[-1].file)
+        sections = [*self.sections, *([sheets] if sheets.plots else [])]
+        (out / "report.md").write_text(self._markdown(sections), encoding="utf-8")
+        (out / "report.html").write_text(self._html(sections, out), encoding="utf-8")
+        return {name: out / name for name in ("report.md", "report.html", *(plot.file for plot in sheets.plots))}
 
-    def _markdown(self, sheets: list[Plot]) -> str:
+    def _markdown(self, sections: Sequence[Section]) -> str:
         facts = "".join(f"- {escape_markdown(f'{key}: {value}')}\n" for key, value in self.facts)
         parts = [f"# {escape_markdown(self.title)}\n", *([facts] if facts else [])]
         if self.failed:
             lines = "".join(f"- {escape_markdown(f'{name}: {why}')}\n" for name, why in self.failed)
             parts.append(f"## Failed\n\n{lines}")
-        sections = [*self.sections, *([Section("Pictures", plots=sheets)] if sheets else [])]
         return "\n".join([*parts, *map(markdown_section, sections)])
 
-    def _html(self, out: Path) -> str:
+    def _html(self, sections: Sequence[Section], out: Path) -> str:
         images = {}
-        for file in (plot.file for section in self.sections for plot in section.plots):
+        for file in (plot.file for section in sections for plot in section.plots):
             with Image.open(out / file) as image:
-                images[file] = (_data_uri((out / file).read_bytes(), "png"), *image.size)
+                data = base64.b64encode((out / file).read_bytes()).decode("ascii")
+                images[file] = (f"data:{image.get_format_mimetype()};base64,{data}", *image.size)
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(Path(__file__).parent),
             autoescape=True,
@@ -155,34 +134,11 @@ class Page:
             lstrip_blocks=True,
         )
         options = yaml.safe_dump(dict(self.options), sort_keys=False, allow_unicode=True) if self.options else ""
-        return environment.get_template(_TEMPLATE).render(page=self, images=images, options=options, jpeg=_jpeg)
-
-
-def _jpeg(picture: np.ndarray) -> str:
-    image = Image.fromarray(np.ascontiguousarray(picture))
-    if image.width > _CELL_WIDTH:
-        height = max(1, round(image.height * _CELL_WIDTH / image.width))
-        image = image.resize((_CELL_WIDTH, height), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return _data_uri(buffer.getvalue(), "jpeg")
-
-
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+        template = environment.get_template(_TEMPLATE)
+        return template.render(page=self, sections=sections, images=images, options=options)
 
 
 # --- as text ---------------------------------------------------------------------------------------------------------
-
-
-def terminal_text(table: Table) -> str:
-    """A table for a terminal; what stands below a heading is indented."""
-    grouped = any(isinstance(row, str) for row in table.rows)
-    rows = []
-    for row in table.rows:
-        cells = [row] if isinstance(row, str) else [f"  {row[0]}" if grouped else row[0], *row[1:]]
-        rows.append(dict(zip(table.columns, [*cells, *[""] * (len(table.columns) - len(cells))], strict=True)))
-    return text_table(rows, right=[] if grouped else [table.columns[k] for k in table.numeric])
 
 
 def markdown_section(section: Section) -> str:
@@ -191,39 +147,12 @@ def markdown_section(section: Section) -> str:
     for table in section.tables:
         if table.title:
             parts.append(f"{escape_markdown(table.title)}:\n")
-        parts.append(_markdown_table(table))
+        parts.append(table.markdown())
     captions = [(escape_markdown(plot.caption), plot.file) for plot in section.plots]
     parts += [f"![{caption}]({file})\n\n{caption}\n" for caption, file in captions]
     return "\n".join(parts)
 
 
-def _markdown_table(table: Table) -> str:
-    rows = []
-    for row in table.rows:
-        cells = [f"**{escape_markdown(row)}**"] if isinstance(row, str) else [escape_markdown(cell) for cell in row]
-        cells += [""] * (len(table.columns) - len(cells))
-        rows.append(dict(zip(table.columns, cells, strict=True)))
-    return markdown_table(rows, right=[table.columns[k] for k in table.numeric])
-
-
-def escape_markdown(text: str) -> str:
-    """Text as Markdown that shows it: no HTML, no emphasis, no links, one line (``|`` is left to `markdown_table`)."""
-    return re.sub(r"([\\`*\[\]<>&]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
-
-
-def format_number(value: float | None, decimals: int = 2) -> str:
-    """A number, or the dash that stands for one that is missing."""
-    return MISSING if value is None else f"{value:.{decimals}f}"
-
-
 def counted(n: int, what: str) -> str:
     """For example ``1 pair``, ``16 pairs``."""
     return f"{n} {what}{'' if n == 1 else 's'}"
-
-
-def in_words(seconds: float | None) -> str:
-    """A duration; empty for none."""
-    if not seconds:
-        return ""
-    minutes = seconds / 60
-    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

@@ -1,118 +1,125 @@
-"""Tables of results as Markdown (for documents) and as plain text (for a terminal), laid out by `tabulate`.
-
-A row is a mapping from column title to value. A value may be text, a number, or a sequence of numbers, one a repetition
-(seed); a sequence is shown as mean ± standard deviation.
-"""
+"""Tables of results, as data: shown in a terminal, in Markdown, or on a page; `tabulate` lays them out."""
 
 from __future__ import annotations
 
 import math
+import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from tabulate import tabulate
 
-Row = Mapping[str, object]
-
 MISSING = "–"
-"""Shown where a row has no value for a column."""
+"""Shown where there is no value."""
 
 
-def mean_std(values: Sequence[float], decimals: int = 2) -> str:
+class Spread(tuple[float, ...]):
+    """Measurements of one thing, one a repetition; there may be none."""
+
+    @property
+    def mean(self) -> float:
+        """Their mean; NaN and infinities go through."""
+        return statistics.fmean(self)
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation (n - 1 in the denominator); None for one value, or if any is not finite."""
+        return statistics.stdev(self) if len(self) > 1 and all(map(math.isfinite, self)) else None
+
+    @property
+    def standard_error(self) -> float | None:
+        """Standard deviation over the square root of n; None where there is no standard deviation."""
+        return None if self.std is None else self.std / math.sqrt(len(self))
+
+
+def mean_std(values: Sequence[float], decimals: int = 2, sign: str = "") -> str:
     """Write repeated measurements as ``mean ± std``.
 
     Args:
-        values: At least one number.
+        values: The measurements.
         decimals: Digits after the point.
+        sign: ``+`` to write the sign of positive means, too.
 
     Returns:
-        For example ``23.41 ± 0.32``, with the sample standard deviation (n - 1 in the denominator); the number alone,
-        where there is one, because one measurement says nothing about the spread.
-
-    Raises:
-        ValueError: There is no number.
+        For example ``23.41 ± 0.32``, with the sample standard deviation; the mean alone where there is none, because
+        one measurement says nothing about the spread; `MISSING` without any.
     """
-    if not values:
-        raise ValueError("mean_std needs at least one value; got none")
-    if len(values) == 1:
-        return f"{values[0]:.{decimals}f}"
-    if not all(math.isfinite(value) for value in values):
-        # statistics refuses infinities, and PSNR of identical images is one.
-        return f"{sum(values) / len(values):.{decimals}f}"
-    return f"{statistics.fmean(values):.{decimals}f} ± {statistics.stdev(values):.{decimals}f}"
-
-
-def markdown_table(
-    rows: Sequence[Row], columns: Sequence[str] | None = None, *, decimals: int = 2, right: Iterable[str] = ()
-) -> str:
-    """Write a Markdown table.
-
-    Args:
-        rows: The rows, from the top.
-        columns: Their order; by default every title, in the order of first appearance.
-        decimals: Digits after the point of every float.
-        right: Columns to align to the right besides those of numbers, such as numbers that are text already.
-
-    Returns:
-        Lines ending in newlines. Numbers are aligned to the right, also in the source.
-
-    Raises:
-        ValueError: There is no row, or ``columns`` or ``right`` names a column that no row has, or a sequence is empty.
-    """
-    titles, cells, alignment = _lay_out(rows, columns, decimals, right)
-    escaped = [[cell.replace("|", "\\|") for cell in line] for line in (titles, *cells)]
-    rule, *lines = tabulate(escaped, tablefmt="pipe", disable_numparse=True, colalign=alignment).splitlines()
-    return "".join(f"{line}\n" for line in (lines[0], rule, *lines[1:]))
-
-
-def text_table(
-    rows: Sequence[Row], columns: Sequence[str] | None = None, *, decimals: int = 2, right: Iterable[str] = ()
-) -> str:
-    """Write a table for a terminal; arguments and errors as in `markdown_table`."""
-    titles, cells, alignment = _lay_out(rows, columns, decimals, right)
-    table = tabulate(
-        [titles, *cells], (), "simple", disable_numparse=True, colalign=alignment, preserve_whitespace=True
-    )
-    rule, *lines, _ = table.splitlines()
-    return "".join(f"{line.rstrip()}\n" for line in (lines[0], rule, *lines[1:]))
-
-
-# The titles go to `tabulate` as a row: it pads headings by two spaces, which a wide table has no room for.
-def _lay_out(
-    rows: Sequence[Row], columns: Sequence[str] | None, decimals: int, right: Iterable[str]
-) -> tuple[list[str], list[list[str]], list[str]]:
-    """Titles, the texts of the cells, and how each column is aligned."""
-    if not rows:
-        raise ValueError("a table needs at least one row; got none")
-    known = list(dict.fromkeys(title for row in rows for title in row))
-    titles, besides = list(known if columns is None else columns), set(right)
-    for title in (*titles, *sorted(besides)):
-        if title not in known:
-            raise ValueError(f"no row has a column '{title}'; there are: {', '.join(known)}")
-    values = [[_plain(row.get(title)) for title in titles] for row in rows]
-    alignment = [
-        "right" if title in besides or all(map(_is_number, filter(lambda v: v is not None, column))) else "left"
-        for title, column in zip(titles, zip(*values, strict=True), strict=True)
-    ]
-    return titles, [[_format(value, decimals) for value in line] for line in values], alignment
-
-
-def _plain(value: object) -> object:
-    """NumPy and torch numbers and vectors as Python's own."""
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _is_number(value: object) -> bool:
-    return not isinstance(value, bool | str) and isinstance(value, int | float | Sequence)
-
-
-def _format(value: object, decimals: int) -> str:
-    if value is None:
+    spread = Spread(values)
+    if not spread:
         return MISSING
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.{decimals}f}"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return mean_std([float(item) for item in value], decimals)
-    return str(value)
+    text = f"{spread.mean:{sign}.{decimals}f}"
+    return text if spread.std is None else f"{text} ± {spread.std:.{decimals}f}"
+
+
+def format_number(value: float | None, decimals: int = 2) -> str:
+    """A number, or `MISSING`."""
+    return MISSING if value is None else f"{value:.{decimals}f}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text.
+
+    Attributes:
+        columns: Their headings.
+        rows: From the top; a row that is a string is a heading over the rows after it.
+        numeric: Indices of the columns that stand right.
+        title: What stands above; empty for nothing.
+    """
+
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...] | str]
+    numeric: tuple[int, ...] = ()
+    title: str = ""
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, object]], *, decimals: int = 2, right: Collection[str] = ()) -> Table:
+        """A table of values.
+
+        Args:
+            rows: From column heading to value: text, a number, or None; columns stand in the order in which they
+                appear first. At least one.
+            decimals: Digits after the point of every float.
+            right: Columns that stand right besides those of numbers alone, such as numbers that are text already.
+        """
+        columns = tuple(dict.fromkeys(name for row in rows for name in row))
+        numbers = (
+            name in right or all(isinstance(row.get(name, 0), int | float | None) for row in rows) for name in columns
+        )
+        numeric = tuple(k for k, is_number in enumerate(numbers) if is_number)
+        return cls(columns, [tuple(_cell(row.get(name), decimals) for name in columns) for row in rows], numeric)
+
+    def text(self) -> str:
+        """For a terminal, lines ending in newlines; what stands below a heading is indented."""
+        indent = "  " if any(isinstance(row, str) for row in self.rows) else ""
+        rows = [[row] if isinstance(row, str) else [indent + row[0], *row[1:]] for row in self.rows]
+        rule, *lines, _ = self._laid_out([list(self.columns), *rows], "simple")
+        return "".join(f"{line.rstrip()}\n" for line in (lines[0], rule, *lines[1:]))
+
+    def markdown(self) -> str:
+        """For a document, lines ending in newlines; cells are escaped."""
+        rows = [[f"**{_escaped(row)}**"] if isinstance(row, str) else [*map(_escaped, row)] for row in self.rows]
+        rule, *lines = self._laid_out([[*map(_escaped, self.columns)], *rows], "pipe")
+        return "".join(f"{line}\n" for line in (lines[0], rule, *lines[1:]))
+
+    def _laid_out(self, rows: list[list[str]], style: str) -> list[str]:
+        """Lines, the headings as a row of their own: `tabulate` pads headings, which a wide table has no room for."""
+        alignment = ["right" if k in self.numeric else "left" for k in range(len(self.columns))]
+        rows = [row + [""] * (len(self.columns) - len(row)) for row in rows]
+        return tabulate(
+            rows, (), style, disable_numparse=True, colalign=alignment, preserve_whitespace=True
+        ).splitlines()
+
+
+def _cell(value: object, decimals: int) -> str:
+    return format_number(value, decimals) if value is None or isinstance(value, float) else str(value)
+
+
+def _escaped(text: str) -> str:
+    return escape_markdown(text).replace("|", "\\|")
+
+
+def escape_markdown(text: str) -> str:
+    """Text as Markdown that shows it: no HTML, no emphasis, no links, one line."""
+    return re.sub(r"([\\`*\[\]<>&]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from semiisp_plugin.report.tables import text_table
+from semiisp_plugin.report.tables import Table
 from semiisp_plugin.training.run import Run
 from semiisp_plugin.training.stall import naming_files
 
@@ -111,16 +111,13 @@ def _validate(run: Run, dataset: Any, clock: Callable[[], float]) -> tuple[str, 
     return _section(head, [*_table(item), f"{metrics}; {seconds:.2f} s"]), seconds
 
 
-def described(value: Tensor) -> dict[str, str]:
-    """A row on what a batch holds under a key."""
+def described(value: Tensor) -> tuple[str, str, str]:
+    """Shape, type and values of what a batch holds under a key."""
     wrong = int((~torch.isfinite(value)).sum())
     numbers = value.detach().double()
     text = f"{numbers.min():.4g} ... {numbers.max():.4g}, mean {numbers.mean():.4g}"
-    return {
-        "shape": "x".join(map(str, value.shape)),
-        "type": str(value.dtype).removeprefix("torch."),
-        "values": f"{wrong} values are NaN or infinite" if wrong else text,
-    }
+    text = f"{wrong} values are NaN or infinite" if wrong else text
+    return "x".join(map(str, value.shape)), str(value.dtype).removeprefix("torch."), text
 
 
 def network_lines(model: Any) -> list[str]:
@@ -177,7 +174,8 @@ def _warnings_shown(run: Run) -> Iterator[None]:
 
 
 def _table(values: Mapping[str, Any]) -> list[str]:
-    return text_table([{"": k, **described(v)} for k, v in values.items() if isinstance(v, Tensor)]).splitlines()
+    rows = [(key, *described(value)) for key, value in values.items() if isinstance(value, Tensor)]
+    return Table(("", "shape", "type", "values"), rows).text().splitlines()
 
 
 def _section(title: str, lines: Sequence[str]) -> str:

@@ -13,10 +13,11 @@ from semiisp_plugin.experiments import benchmark, benchmark_jobs
 from semiisp_plugin.experiments.benchmark import Repetition, jobs_of, repetitions
 from semiisp_plugin.experiments.benchmark_jobs import Step
 from semiisp_plugin.experiments.benchmark_options import complete_benchmark_options
-from semiisp_plugin.experiments.jobs import Record, Runner, perform
+from semiisp_plugin.experiments.jobs import Record, Runner, own_folder, perform
 from semiisp_plugin.io.lmdb_io import read_meta, read_value
 from semiisp_plugin.options import Source
 from semiisp_plugin.pseudo.f_isp import load_f_isp
+from semiisp_plugin.report.benchmark_results import Cell, Score, System
 
 
 def make_options(out: Path, **changes):
@@ -119,12 +120,10 @@ def test_the_choice_is_by_validation(finished):
 
 @pytest.mark.slow
 def test_the_report_is_written(finished):
-    _, out, paths, results = finished
+    _, out, paths, _ = finished
     for path in paths.values():
         assert path.is_file()
-    assert len(results["pictures"]) == 1
-    for _, picture in results["pictures"][0]["cells"]:
-        assert (out / picture).is_file()
+    assert (out / "pictures.jpg") in paths.values()
 
 
 @pytest.mark.slow
@@ -223,8 +222,8 @@ def test_a_candidate_that_failed_once_does_not_win(tmp_path):
             runner.noted[key] = {"result": {"validation": {"psnr": psnr}, "test": {"psnr": 50 - psnr}}}
     search = []
     assert benchmark._choose(options, runner, system, "supervised", 6, first, search) == {"lr": 1e-3}
-    assert [row["chosen"] for row in search] == [True, False]
-    assert search[0]["test_psnr"] == [26.0, 32.0]
+    assert [row.chosen for row in search] == [True, False]
+    assert search[0].test_psnr == [26.0, 32.0]
     # Nor does one whose PSNR is not a number.
     for repetition in first:
         key = jobs_of(options, system, 6, repetition, {"lr": 1e-9}).key
@@ -234,11 +233,13 @@ def test_a_candidate_that_failed_once_does_not_win(tmp_path):
 
 def test_the_reference_has_every_repetition():
     def cell(system, psnr):
-        return {"pairs": 6, "system": system, "validation": {"psnr": psnr}}
+        score = Score(psnr)
+        return Cell(6, system, "seed 0", 0, None, {}, score, score, None, [], [], 1.0)
 
-    systems = {name: {"kind": "supervised"} for name in "ab"} | {"c": {"kind": "semi"}}
+    systems = {name: System("baseline", name, False, "", "supervised") for name in "ab"}
+    systems["c"] = System("method", "c", False, "", "semi")
     cells = [cell("a", 20.0), cell("a", 22.0), cell("b", 23.0), cell("c", 30.0), cell("c", 30.0)]
-    assert benchmark._best_supervised(systems, cells) == {"6": "a"}
+    assert benchmark._best_supervised(systems, cells) == {6: "a"}
 
 
 @pytest.mark.slow
@@ -260,11 +261,15 @@ def test_early_stopped_f_isp_is_the_one_that_is_used(finished):
 
 def test_folders_of_others_are_left_alone(tmp_path):
     (tmp_path / "holiday.txt").write_text("sun")
-    with pytest.raises(FileExistsError, match="was not written by a benchmark"):
-        benchmark.prepare_output(tmp_path)
-    again = benchmark.prepare_output(tmp_path / "new")
+    with pytest.raises(FileExistsError, match="was not written by `basicsr benchmark`"):
+        own_folder(tmp_path, "benchmark", "out")
+    again = tmp_path / "new"
+    own_folder(again, "benchmark", "out")
     (again / "report.md").write_text("")
-    assert benchmark.prepare_output(again) == again
+    own_folder(again, "benchmark", "out")
+    assert (again / "report.md").is_file()
+    own_folder(again, "benchmark", "out", empty=True)
+    assert not (again / "report.md").is_file()
 
 
 def test_too_few_photographs_are_said_before_anything_is_done(tmp_path, tiny_data):

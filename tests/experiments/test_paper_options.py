@@ -22,7 +22,7 @@ from torchvision.models import vgg16
 from semiisp_plugin import options as options_module
 from semiisp_plugin.cli import main
 from semiisp_plugin.experiments.annotated_yaml import plain, write_yaml
-from semiisp_plugin.experiments.paper_options import Experiment, experiments, find_experiment
+from semiisp_plugin.experiments.paper_options import Experiment, find_experiment
 from semiisp_plugin.experiments.paper_settings import MODELS, TASKS, column
 from semiisp_plugin.experiments.recipe import phases_of
 from semiisp_plugin.experiments.recipe_checks import check_fit
@@ -38,7 +38,9 @@ from semiisp_plugin.training import test as run_test
 from semiisp_plugin.training.run import Run
 
 OPTIONS = ROOT / "options"
-ALL = list(experiments())
+ALL = [
+    Experiment(task, pairs, MODELS[name]) for task in TASKS.values() for name in task.models for pairs in task.amounts
+]
 SMALL = {
     "NAFNet": {"width": 4, "enc_blk_nums": [1, 1, 1, 1], "middle_blk_num": 1, "dec_blk_nums": [1, 1, 1, 1]},
     "SepLUT": {"n_vertices_3d": 5, "n_vertices_1d": 5, "thumbnail": 32},

@@ -147,7 +147,7 @@ def test_all_phases_run_and_are_compared(finished):
 def test_report_is_one_page_with_pictures(finished):
     out = finished.folder / "results" / "recipe_r"
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert page.count('src="data:image/jpeg;base64,') == 2 * 6  # input, four systems, ground truth
+    assert page.count('src="data:image/jpeg;base64,') == 1
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
     assert "A &lt;recipe&gt; &amp; its phases" in page
     for label in ("f_ISP alone", "supervised", "before fine-tuning", "fine-tuned", "the paper, Tables 4 and 9"):
@@ -155,7 +155,7 @@ def test_report_is_one_page_with_pictures(finished):
     text = (out / "report.md").read_text(encoding="utf-8")
     assert re.search(r"supervised +\| +23.65 \| 0.8160 \| +25.76 \|", text)
     assert re.search(r"learning +\| +23.77 \| 0.8320 \| +26.12 \|", text)
-    assert (out / "pictures.png").stat().st_size > 1000
+    assert (out / "pictures.jpg").stat().st_size > 1000
 
 
 def test_what_is_complete_is_left_alone(done, capsys, monkeypatch):
@@ -398,7 +398,7 @@ def test_names_that_belong_to_no_pair_are_found_beforehand(recipe):
 def test_folder_without_photographs_is_found_beforehand(recipe):
     Path("photos").mkdir()
     Path("photos/list.txt").write_text("a.jpg\n")
-    with pytest.raises(JobError, match=r"--set pseudo:photographs: there is no image in photos\. Any folder"):
+    with pytest.raises(JobError, match=r"--set pseudo:photographs: there is no image in photos\. .* any folder"):
         run_recipe("recipe.yml", dry_run=True, overrides=["pseudo:photographs=photos"])
 
 
@@ -410,20 +410,11 @@ def test_what_several_files_lack_is_said_once(recipe):
     assert str(caught.value).count("no/pairs") == 1
 
 
-@pytest.mark.slow
-def test_dry_run_says_which_weights_would_be_fetched(recipe, monkeypatch, capsys, tmp_path):
-    recipe.edit(
-        recipe.files["f_isp"],
-        lambda o: o["train"].update(perceptual_opt={"type": "VGGPerceptualLoss", "loss_weight": 0.1}),
-    )
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    states(capsys)
-    run_recipe("recipe.yml", dry_run=True)
-    assert f"f_isp: VGG16's weights (528 MB) are not in {tmp_path / 'hub'}" in capsys.readouterr().out
-    (tmp_path / "hub/checkpoints").mkdir(parents=True)
-    (tmp_path / "hub/checkpoints/vgg16-397923af.pth").touch()
-    run_recipe("recipe.yml", dry_run=True)
-    assert "will be fetched" not in capsys.readouterr().out
+def test_weights_of_losses_are_looked_for_beforehand(recipe):
+    loss = {"type": "VGGPerceptualLoss", "loss_weight": 0.1, "weights": "no/vgg.pth"}
+    recipe.edit(recipe.files["f_isp"], lambda o: o["train"].update(perceptual_opt=loss))
+    with pytest.raises(JobError, match=r"train:perceptual_opt:weights: there is no no/vgg\.pth"):
+        run_recipe("recipe.yml", dry_run=True)
 
 
 def test_other_options_of_a_process_that_was_waited_for_are_not_overwritten(done, monkeypatch):
@@ -436,7 +427,7 @@ def test_other_options_of_a_process_that_was_waited_for_are_not_overwritten(done
 
 def test_room_is_counted_on_the_disk_that_is_written(done, monkeypatch):
     """What is written of the pairs lies there already; other folders may be on other disks."""
-    pseudo = next(p for p in recipe_module.phases_of(load_recipe("recipe.yml"), Path.cwd()) if p.name == "pseudo")
+    pseudo = next(p for p in recipe_module.phases_of(load_recipe("recipe.yml"), Path.cwd()) if p.key == "pseudo")
     whole = pseudo.disk()
     interrupt("pseudo")
     there = sum(path.stat().st_size for path in Path("pseudo").rglob("*") if path.is_file())
@@ -456,7 +447,7 @@ def test_several_processes_are_refused(recipe, monkeypatch):
 
 def test_disk_that_is_too_small(recipe, monkeypatch):
     monkeypatch.setattr(recipe_checks.shutil, "disk_usage", lambda _: type("U", (), {"free": 1000})())
-    with pytest.raises(JobError, match=r"the disk of .* has 0 MiB left, of about \d+ MiB"):
+    with pytest.raises(JobError, match=r"the disk of .* has .*B left, of about .*B that"):
         run_recipe("recipe.yml")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -62,7 +62,8 @@ def test_pictures_of_every_kind_of_bank(bank, rows, tmp_path):
     image = read(path)
     assert image.shape[0] > 200 * rows
     assert (image[0] == 255).all()  # paper
-    assert min(coloured(image)) > 20  # every channel is drawn; where all lie on one another, at least in the matrix
+    drawn = [pixels > 20 for pixels in coloured(image)]
+    assert all(drawn) or ((bank.sets == bank.sets[:1]).all() and any(drawn))  # they may lie on one another
     assert (image.max(2) < 60).sum() > 5000  # text, axes and starting values
     for band in np.array_split(image, rows):  # the first panel and the last of each row
         assert all((part.max(2) < 100).mean() > 0.002 for part in np.array_split(band, 4, axis=1)[::3])
@@ -100,7 +101,7 @@ def test_other_formats_and_failures(tmp_path):
 
 
 @pytest.mark.parametrize("spec", [ISP, IE, XYZ, EVERYTHING], ids=[36, 45, 42, 51])
-def test_matrices_and_curves_are_those_of_the_isp(spec):
+def test_curves_are_those_of_the_isp(spec):
     """What is drawn, put together again, is what f_ISP does."""
     sets = make_bank(spec, n=5).sets
     image = 0.1 + 0.15 * torch.rand(5, 3, 6, 7, generator=torch.Generator().manual_seed(1))
@@ -116,7 +117,11 @@ def test_matrices_and_curves_are_those_of_the_isp(spec):
     x = image.double().numpy()
     if spec.inverse_tone_mapping:
         x = through(x, report.curves(spec, sets, ("it",)))
-    x = np.einsum("nij,njhw->nihw", report.matrices(spec, sets), x).clip(0, 1)
+    p = spec.split(sets.double())["cc"]
+    mixing = torch.eye(3, dtype=torch.float64).repeat(len(sets), 1, 1)
+    mixing[:, ~torch.eye(3, dtype=torch.bool)] = p["o"][:, :, 0, 0]
+    matrices = mixing * p["gain"][:, None, :, 0, 0] @ torch.tensor(spec.base_matrix, dtype=torch.float64)
+    x = np.einsum("nij,njhw->nihw", matrices.numpy(), x).clip(0, 1)
     found = through(x, report.curves(spec, sets, ("ga", "gm", "cs")))
     # Straight lines between 129 points miss a corner by its change of slope, up to 2 here, times 1 / 128 / 4; near 0,
     # where a gamma is steep, by more.
@@ -218,10 +223,3 @@ def test_report_errors_come_before_any_file(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"file cannot be written .*another folder with --out"):
         report_banks({"global": banks["global"]}, 6, tmp_path / "file")
-
-
-def test_base_matrix_is_part_of_the_matrix():
-    start = XYZ.squash(torch.zeros(1, 42, 1, 1))
-    np.testing.assert_allclose(report.matrices(XYZ, start)[0], XYZ_TO_SRGB, atol=1e-6)
-    plain = replace(XYZ, base_matrix=ISP.base_matrix)
-    np.testing.assert_allclose(report.matrices(plain, start)[0], np.eye(3), atol=1e-6)

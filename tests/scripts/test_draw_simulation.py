@@ -34,14 +34,17 @@ def picture() -> np.ndarray:
     return image
 
 
+WIDTH = 60
+
+
 @pytest.fixture
 def small(script, picture) -> torch.Tensor:
-    return script.at_width(picture, 30)
+    return script.at_width(picture, WIDTH)
 
 
 def cell_of(column: int) -> slice:
-    """Where a column of pictures lies: those of `small`, 30 pixels wide, 6 apart, without row titles."""
-    return slice(6 + 36 * column, 36 + 36 * column)
+    """Where a column of pictures lies: those of `small`, 6 pixels apart, without row titles."""
+    return slice(6 + (WIDTH + 6) * column, (WIDTH + 6) * (column + 1))
 
 
 def differing(one: Path, other: Path) -> np.ndarray:
@@ -114,7 +117,7 @@ def test_a_change_of_the_light_is_seen_in_its_row(script, small, tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    ("change", "first"), [({"fall_off": 0.0}, 2), ({"sensor": "old_ccd"}, 3), ({"shot": 0.0, "read": 0.0}, 6)]
+    ("change", "first"), [({"fall_off": 0.0}, 2), ({"temperature": 7500.0}, 3), ({"shot": 0.0, "read": 0.0}, 6)]
 )
 def test_a_change_of_the_camera_is_seen_from_its_step_on(script, small, tmp_path, change, first):
     script.draw_chain(tmp_path / "a.png", small)

@@ -25,8 +25,8 @@ def results(name: str) -> dict:
         "options": {}, "best_supervised": {"16": "base"},
         "systems": {"base": {**system, "label": "base"}, "other": {**system, "label": "other", "group": "method"}},
         "cells": [cell("base", 0, 20.0), cell("base", 1, 21.0), cell("other", 0, 21.00004), cell("other", 1, 23.0)],
-        "f_isp": [], "distributions": [], "search": [], "failed": [],
-        "pictures": [{"pairs": 16, "name": "a", "cells": [], "psnr": {}}],
+        "seconds_without_search": 120.0, "workers": 0, "paper_setting": "paper", "made_with": [],
+        "search": [], "failed": [],
     }  # fmt: skip
 
 
@@ -38,7 +38,6 @@ def test_publishing_writes_json_and_tables(tmp_path):
     (docs / "results.md").write_text("# R\n\n<!-- benchmark toy -->\nold\n<!-- end -->\n\nend\n")
     publish_benchmarks.main([str(folder), "--docs", str(docs)])
     published = json.loads((docs / "benchmarks" / "toy.json").read_text())
-    assert published["pictures"] == []
     assert published["cells"][2]["test"]["psnr"] == 21.0
     text = (docs / "results.md").read_text()
     assert "old" not in text

@@ -153,4 +153,4 @@ def test_warnings_are_shown_and_other_processes_print_nothing(options, capsys, m
     ],
 )
 def test_what_a_batch_holds(value, expected):
-    assert list(described(value).values()) == expected
+    assert list(described(value)) == expected
