@@ -157,7 +157,7 @@ def run(options: BenchmarkOptions, *, command: str = "", workers: int | None = N
 
 
 def prepare_output(out: Path) -> Path:
-    """Make the folder of a benchmark, or take up one.
+    """Make the folder of a benchmark, or resume in one.
 
     Raises:
         FileExistsError: It holds something that is not a benchmark's.

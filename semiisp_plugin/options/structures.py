@@ -413,7 +413,7 @@ class Wandb(Strict):
     """Weights & Biases."""
 
     project: Annotated[str | None, doc("Its project; without one nothing is sent.")] = None
-    resume_id: Annotated[str | None, doc("The run to go on with.")] = None
+    resume_id: Annotated[str | None, doc("The run to resume.")] = None
 
 
 class Logger(Strict):
@@ -436,7 +436,7 @@ class Paths(Strict):
     pretrain_network_global: Annotated[str | None, doc("Weights of `network_global`.")] = None
     param_key_g: Annotated[str, doc("Which weights of the file: `params`, or `params_ema`, the average.")] = "params"
     strict_load_g: Annotated[bool, doc("Refuse weights that do not fit the network.")] = True
-    resume_state: Annotated[str | None, doc("Training state (`.state`) to go on from.")] = None
+    resume_state: Annotated[str | None, doc("Training state (`.state`) to resume from.")] = None
 
 
 class DistParams(msgspec.Struct, kw_only=True):
@@ -530,7 +530,7 @@ class PseudoOptions(Strict):
         doc(
             "`stored` keeps pseudo ground truths and inputs, as the paper does; `online` ground truths alone, and "
             "`keys` nothing but the list of photographs that can be used: what is not stored is drawn in training, "
-            "afresh at each visit (ours; see `OnlineSemiSupervisedDataset`).",
+            "again at each visit (ours; see `OnlineSemiSupervisedDataset`).",
             decides="entries",
         ),
     ] = "stored"
@@ -618,7 +618,7 @@ class PseudoOptions(Strict):
     own_shards_only: Annotated[
         bool,
         doc(
-            "Of several ranks, each builds only every so-manieth shard, for file systems whose locks do not reach "
+            "Of n ranks, each builds every n-th shard and no other, for file systems whose locks do not reach "
             "from machine to machine."
         ),
     ] = False

@@ -281,7 +281,7 @@ def plan(
 
     Raises:
         ValueError: It was begun with other settings or with more than ``max_photographs``, or what has come since
-            cannot be told from what was there.
+            cannot be distinguished from what was there.
         FileExistsError: The folder holds files of something else.
     """
     job, folder = job_of(folder), Path(folder)

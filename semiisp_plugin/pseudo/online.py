@@ -49,7 +49,7 @@ class OnlineDraw:
         """
         build = BuildFolder(folder)
         check_drawable(build)
-        # Whoever opens it in the middle of training must not shift the dropout: a network begins with random weights.
+        # Opening it in the middle of training must not shift the dropout: a network begins with random weights.
         with torch.random.fork_rng(devices=[]):
             # An option that the build does not know came later; its default is how the build was begun.
             drawn_with = {name: build.settings[name] for name in DRAWN_WITH if name in build.settings}
