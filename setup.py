@@ -40,11 +40,11 @@ DEMO = ["scikit-learn>=1.3"]
 # Compiles the ISP and its inverse to machine code (isp/numba_kernels.py); without it the same in tensor steps.
 FAST = ["numba>=0.60"]
 # Reads camera RAW files (`basicsr prepare`).
-RAW = ["rawpy>=0.21"]
+RAW = ["rawpy>=0.25"]
 # LPIPS, the learned perceptual metric (`calculate_lpips`).
 LPIPS = ["lpips>=0.1.4"]
 # `scripts/export_onnx.py`.
-ONNX = ["onnx>=1.16", "onnxscript>=0.2", "onnxruntime>=1.18"]
+ONNX = ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"]
 TEST = [
     *DEMO,
     *FAST,
