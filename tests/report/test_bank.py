@@ -43,7 +43,7 @@ def coloured(image: np.ndarray) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("error", "ignore:.*deprecated - use:DeprecationWarning")  # matplotlib 3.8 of pyparsing 3.3
+@pytest.mark.filterwarnings("error", "ignore:.*deprecated.*use:DeprecationWarning")  # matplotlib 3.8 of pyparsing 3.3
 @pytest.mark.parametrize(
     ("bank", "rows"),
     [
