@@ -515,7 +515,7 @@ def test_what_is_taken_as_it_is_meant(check):
         (lambda o: o["datasets"]["train"].update(gt_size=[8, 8, 8]), "gt_size: expected a list of length <= 2"),
         (lambda o: o["train"]["optim_g"].update(lr=float("inf")), "optim_g:lr: expected a finite number, got inf"),
         (lambda o: o["train"]["optim_g"].update(eps=[1, 2]), "optim_g:eps: expected a number or nothing, got a list"),
-        (lambda o: o["train"].update(optim_g={"type": "LBFGS", "lr": 1}), "optim_g:type: LBFGS .* needs a closure"),
+        (lambda o: o["train"].update(optim_g={"type": "LBFGS", "lr": 1}), "optim_g:type: LBFGS .*needs a closure"),
         (lambda o: o["train"]["optim_g"].update(type="Adamw"), "has no 'Adamw'; did you mean 'AdamW'"),
         (lambda o: o.update(name=" a"), "name: expected a name of a folder, without slashes, control characters or"),
         (lambda o: o.update(name="a\n"), "name: expected a name of a folder"),
