@@ -1,5 +1,6 @@
 """Whole option files against the structures, calls and registries: what is wrong, where, and what was perhaps meant."""
 
+import logging
 import math
 from pathlib import Path
 from typing import Annotated, Any
@@ -649,7 +650,8 @@ def test_wrong_schedules(check_schedule, settings, message):
         check_schedule(**settings)
 
 
-def test_what_is_cut_off_is_said(check_schedule, caplog):
+def test_what_is_cut_off_is_said(check_schedule, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)  # off once BasicSR has set it up
     check_schedule(type=CYCLIC, periods=[80, 80])
     assert (
         "they end after 160 iterations, training after 100 (train:total_iter): the schedule is cut off" in caplog.text
