@@ -14,7 +14,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "semiisp_plugin/_version.
 # the plugin imports directly is named here all the same, with the oldest version it is written for.
 # TensorBoard is left out on purpose: BasicSR requires `tb-nightly`, which installs into the same `tensorboard` folder
 # as the release, and with both the one installed last overwrites the other. pip users get BasicSR's nightly, users of
-# the Makefile the release (see overrides.txt).
+# the Makefile the release (see overrides.txt), which works from 2.15 on.
 REQUIRES = [
     "basicsr==1.4.2",
     "torch>=2.4",
@@ -32,7 +32,7 @@ REQUIRES = [
     "PyYAML>=6.0",
     "msgspec>=0.18",
     "safetensors>=0.4",
-    "tabulate>=0.9",
+    "tabulate>=0.10",
     "tqdm>=4.64",
 ]
 # The demo's photographs are those that scikit-learn, matplotlib and scikit-image ship.
@@ -40,11 +40,11 @@ DEMO = ["scikit-learn>=1.3"]
 # Compiles the ISP and its inverse to machine code (isp/numba_kernels.py); without it the same in tensor steps.
 FAST = ["numba>=0.60"]
 # Reads camera RAW files (`basicsr prepare`).
-RAW = ["rawpy>=0.21"]
+RAW = ["rawpy>=0.25"]
 # LPIPS, the learned perceptual metric (`calculate_lpips`).
 LPIPS = ["lpips>=0.1.4"]
 # `scripts/export_onnx.py`.
-ONNX = ["onnx>=1.16", "onnxscript>=0.2", "onnxruntime>=1.18"]
+ONNX = ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"]
 TEST = [
     *DEMO,
     *FAST,
@@ -56,10 +56,10 @@ TEST = [
     "hypothesis>=6.100",
     "jsonschema>=4.20",
     "piexif>=1.1.3",
-    "ruff>=0.9",
+    "ruff>=0.17",
     "mypy>=1.13",
-    "types-PyYAML",
-    "types-tabulate",
+    "types-PyYAML>=6.0.12",
+    "types-tabulate>=0.9",
 ]
 
 setup(

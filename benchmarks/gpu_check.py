@@ -2,7 +2,7 @@
 
 Tests that need CUDA; f_GM^-1 exactly and by the paper's table in CuPy, the whole inverse, and the share of the memory's
 bandwidth that they reach; networks in float32, in bfloat16 and compiled, how far these differ, and forward and training
-times; pseudo pairs drawn on the GPU against those of the CPU. What fails is listed, and the rest goes on.
+times; pseudo pairs drawn on the GPU against those of the CPU. What fails is listed, and the rest is still run.
 """
 
 from __future__ import annotations

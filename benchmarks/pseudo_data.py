@@ -228,7 +228,7 @@ def peak_mib() -> float:
 
 
 def plan_alone(count: int) -> dict[str, float]:
-    """What a child does: plan a build, and look it over once more as the command does that goes on with it."""
+    """What a child does: plan a build, and check it again as the command that resumes it does."""
     names = [f"train2017/{i // 10_000:06d}/{i:012d}.jpg" for i in range(count)]
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins again; it was that of the process's parent
     before = peak_mib()

@@ -3,7 +3,7 @@
     python scripts/merge_lmdb.py datasets/pseudo_lolv1/gt.lmdb merged/gt.lmdb
 
 Values are copied as they are. Not needed for training here: `basicsr train` reads shards, with data sets of BasicSR's
-own, too. The same command goes on with a copy that was interrupted.
+own, too. The same command resumes a copy that was interrupted.
 """
 
 from __future__ import annotations

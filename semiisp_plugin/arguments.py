@@ -68,7 +68,7 @@ def _overrides(parser: argparse._ActionsContainer, text: str) -> None:
 def _test(parser: argparse.ArgumentParser) -> None:
     _options(parser)
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="job launcher")
-    parser.add_argument("--auto_resume", action="store_true", help="go on from the run's latest checkpoint, if any")
+    parser.add_argument("--auto_resume", action="store_true", help="resume from the run's latest checkpoint, if any")
     parser.add_argument("--debug", action="store_true", help="log every iteration, validate every 8")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
@@ -92,9 +92,7 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", metavar="DIR", help="own, fivek_*: the folder of the targets")
     text = "lolv*, fivek_*: leave out what lacks a partner or a file instead of stopping"
     parser.add_argument("--partial", action="store_true", help=text)
-    text = (
-        "fivek_tone_mapping: which channels of the XYZ files hold X, Y, Z (default: %(default)s, told from the images)"
-    )
+    text = "fivek_tone_mapping: which channels of the XYZ files hold X, Y, Z (default: %(default)s, from the images)"
     parser.add_argument("--channel_order", choices=["auto", "rgb", "bgr"], default="auto", help=text)
     text = "own: shrink the pairs to this short side in pixels (the paper's images have 480)"
     parser.add_argument("--short_side", type=int, metavar="N", help=text)
@@ -225,7 +223,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     ),
     "pseudo": ("turn a folder of photographs into pseudo pairs with a trained f_ISP", _pseudo),
     "denoise": ("denoise the inputs of noisy pairs before f_ISP is trained on them", _denoise),
-    "recipe": ("run all phases of a recipe in order, going on where it was left, and compare what came out", _recipe),
+    "recipe": ("run all phases of a recipe in order, or resume them, and compare the results", _recipe),
     "enhance": ("run a trained network over images: files, folders, RAW, of any size", _enhance),
     "bank": ("show what the parameter banks of a trained f_ISP hold: statistics and pictures", _bank),
     "benchmark": (

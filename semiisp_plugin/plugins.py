@@ -1,6 +1,6 @@
 """What registers by being imported: the plugin's own modules, those of installed packages, and those a user names.
 
-Standard library only: whoever looks something up asks here first, so that nothing has to be imported before it is
+Standard library only: every look-up asks here first, so that nothing has to be imported before it is
 needed.
 """
 

@@ -176,7 +176,7 @@ def test_modules_do_not_import_each_other_in_a_circle():
 
 
 def test_nothing_imports_the_package_itself():
-    """It offers what lies deepest and what lies highest, so that whoever imports from it may import everything."""
+    """It offers what lies deepest and what lies highest, so that its importers may import everything."""
     assert not [str(i) for i in IMPORTS if i.imported == PACKAGE]
 
 

@@ -303,7 +303,7 @@ def test_misspelt_keys_name_line_and_nearest(option_files, capsys):
 def test_wrong_options(option_files, capsys, change, parts):
     path = edit(option_files.isp(), change)
     fails(capsys, ["train", "-opt", path], *parts)
-    assert not Path("experiments").exists()  # nothing was begun, nothing older set aside
+    assert not Path("experiments").exists()  # nothing was begun, nothing older renamed
 
 
 def test_empty_sections_are_the_defaults(option_files):
@@ -343,7 +343,7 @@ def test_state_of_another_phase(pseudo_pairs, capsys):
 
 
 def resumed_at_2(path: str, capsys, *more: str) -> tuple[int, str]:
-    """Go on from iteration 2 of a run of 4 with other options; the exit status and what was logged."""
+    """Resume at iteration 2 of a run of 4 with other options; the exit status and what was logged."""
     for state in Path("experiments").glob("*/training_states/[34].state"):
         state.unlink()
     capsys.readouterr()

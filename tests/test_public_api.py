@@ -1,6 +1,6 @@
 """What ``semiisp_plugin`` offers: names and signatures, compared with ``public_api.txt``.
 
-Whoever changes them on purpose writes the file anew: ``python tests/test_public_api.py``.
+After a change on purpose, write the file again: ``python tests/test_public_api.py``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Steps of an experiment, each done once: what recipes, benchmarks and the demo run.
 
 A job says what its result depends on (settings, and what the jobs before it made). That is noted beside the result, so
-that what is complete is skipped, what was interrupted is resumed, and what was made otherwise is told from both. A job
+that what is complete is skipped, what was interrupted is resumed, and what was made otherwise is recognised. A job
 is held by one process at a time; the lock goes with the process.
 """
 

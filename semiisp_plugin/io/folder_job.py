@@ -7,7 +7,7 @@
     *.jsonl          journals of what is done; see `Journal`
     .lock            held by the process that writes the folder; `.lock.holder` says which one
 
-Whatever stops a job, the same command resumes it: every file appears whole or not at all, and what is done is told from
+Whatever stops a job, the same command resumes it: every file appears whole or not at all, and what is done is read off
 the files and the journals alone.
 """
 
@@ -72,7 +72,7 @@ class FolderJob:
         """
         if os.path.lexists(self.folder) and not self.folder.is_dir():
             raise NotADirectoryError(f"{self.option}: '{self.folder}' is a file, or a link to nowhere; give a folder.")
-        holder = self.folder / ".lock.holder"  # the lock itself is emptied by whoever tries it
+        holder = self.folder / ".lock.holder"  # the lock itself is emptied by every process that tries it
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / ".lock")
@@ -237,7 +237,7 @@ def mapped(work: Callable[[_T], _R], items: Iterable[_T], threads: int = 0, ahea
     Args:
         work: Decoding, developing and encoding release Python's lock: threads do, and nothing has to be sent to them.
         items: Asked for one by one; several of these, one around the other, are a pipeline.
-        threads: How many work ahead of whoever takes the results; 0: each result is made when it is asked for.
+        threads: How many work ahead of the caller that takes the results; 0: each result is made when it is asked for.
         ahead: How many results may wait, whatever their size; None: two a thread.
     """
     if threads == 0:

@@ -459,7 +459,7 @@ class LmdbImageWriter:
             self._environment.close()
 
     def _interrupted_keys(self) -> set[str]:
-        """Keys that an interrupted run has completed; mends the list of images if it ends within a line."""
+        """Keys that an interrupted run has completed; repairs the list of images if it ends within a line."""
         path = self.folder / META_NAME
         held = {p.name for p in self.folder.iterdir()} if self.folder.is_dir() else {""}
         if {name for name in held if not name.startswith(".") and not name.endswith(".json")} <= _DATABASE:

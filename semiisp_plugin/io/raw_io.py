@@ -50,7 +50,7 @@ def require_rawpy() -> None:
         import rawpy  # noqa: F401 - only whether it is there
     except ImportError as error:
         raise ImportError(
-            "RAW files are read with rawpy, which is not installed. Install it with: pip install semiisp_plugin[raw]"
+            "RAW files are read with rawpy, which is not installed. In a clone of the plugin: pip install -e '.[raw]'"
         ) from error
 
 

@@ -155,7 +155,7 @@ class PaperLUT:
             from cupyx.scipy.interpolate import RegularGridInterpolator
         except ImportError as error:
             raise RuntimeError(
-                "The lookup table needs CuPy for an image on a GPU: pip install 'semiisp_plugin[cupy]' (torch for CUDA "
+                "The lookup table needs CuPy for an image on a GPU: in a clone pip install -e '.[cupy]' (for CUDA "
                 "13: cupy-cuda13x), or move the image to the CPU, or use the backend 'exact'."
             ) from error
         device = flat[0].device

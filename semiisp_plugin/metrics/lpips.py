@@ -34,7 +34,7 @@ def _network(net: str, weights: str | None, device: str) -> Any:
     try:
         import lpips
     except ImportError as error:
-        raise ImageNetWeightsError(f"{_OWNER} needs the package lpips: pip install 'semiisp_plugin[lpips]'.") from error
+        raise ImageNetWeightsError(f"{_OWNER} needs lpips; in a clone: pip install -e '.[lpips]'.") from error
     # It is built with random weights, which are no business of the training's random numbers.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision's, of an old argument that the package uses

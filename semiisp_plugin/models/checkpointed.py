@@ -153,7 +153,7 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
         return str(models / f"{stem}_{iteration}.pth")
 
     def resume_training(self, resume_state: Mapping[str, Any]) -> None:
-        """Take up a state saved by `save_training_state`; the networks are those of the run the state is of.
+        """Resume from a state saved by `save_training_state`; the networks are those of the run the state is of.
 
         Raises:
             CheckpointError: The state is of another phase, of a BasicSR model, or of another optimiser.

@@ -18,7 +18,7 @@ class StepGuard:
     """Counts skipped steps, and says which images were in them.
 
     Args:
-        limit: The run stops at the so-manieth skipped step among the last 1,000 iterations; 1 stops at the first.
+        limit: The run stops once so many steps were skipped among the last 1,000 iterations; 1 stops at the first.
 
     Attributes:
         skipped: Iterations that were skipped, of the last 1,000.

@@ -59,7 +59,7 @@ def dataset_structure(type_: Any) -> type[msgspec.Struct]:
 
 
 def check_any_options(options: dict[str, Any], source: Source) -> Any:
-    """Check what option files of all models have in common, whoever's they are; the registered model.
+    """Check what option files of all models have in common, BasicSR's too; the registered model.
 
     Raises:
         OptionError: It is a file of another command, names no registered model, or has no name or data sets.
@@ -308,7 +308,7 @@ def check_optimiser(section: Any, source: Source, keys: Keys) -> None:
     if kind not in known:
         source.fail((*keys, "type"), f"torch.optim has no '{short(kind)}'{nearest(str(kind), known)}")
     if kind == "LBFGS":
-        source.fail((*keys, "type"), "LBFGS evaluates the loss anew in each step (it needs a closure); take another.")
+        source.fail((*keys, "type"), "LBFGS evaluates the loss several times a step (needs a closure); take another.")
     check_call(section, getattr(torch.optim, kind), source, keys, ("params",), OptimiserKeys)
 
 

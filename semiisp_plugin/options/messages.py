@@ -10,7 +10,7 @@ _LONGEST = 60
 
 
 class OptionError(ValueError):
-    """Something in an option file is wrong; the message says what, where, and how to mend it."""
+    """Something in an option file is wrong; the message says what, where, and how to fix it."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -169,7 +169,7 @@ def _by_type(names: list[str], schemas: dict[str, Schema] | None = None, otherwi
 
 
 def with_tables(page: str) -> str:
-    """A page of Markdown with its tables made anew.
+    """A page of Markdown with its tables written again.
 
     The tables of a structure and of the sections in it stand between ``<!-- keys: NAME -->``, NAME being that of the
     structure, and ``<!-- end -->``.
@@ -202,7 +202,7 @@ def key_table(structure: type[msgspec.Struct]) -> str:
     """A Markdown table of a structure's keys: type, default, description."""
     rows = ["| key | value | default | |", "|---|---|---|---|"]
     for field in msgspec.structs.fields(structure):
-        value = [] if field.default is msgspec.NODEFAULT else field.default  # lists alone are made anew each time
+        value = [] if field.default is msgspec.NODEFAULT else field.default  # lists alone have a default_factory
         default = "" if field.required else f"`{as_yaml(value)}`"
         rows.append(f"| `{field.encode_name}` | {_kind(field.type)} | {default} | {_description(field.type)} |")
     return "\n".join(rows)

@@ -33,6 +33,7 @@ def doc(
     models: tuple[str, ...] = (),
     only_training: bool = False,
     finite: bool = False,
+    decides: Literal["draws", "entries"] | None = None,
 ) -> msgspec.Meta:
     """A key's description, and what the checks have to know besides its type.
 
@@ -43,8 +44,10 @@ def doc(
         models: The models, and those derived from them, that read the key; by default all.
         only_training: Of a data set: the key means nothing in validation and testing.
         finite: Neither infinity nor NaN will do.
+        decides: Of `basicsr pseudo`: a build with another value of the key is another build. ``draws``: it says how
+            pairs are drawn, and is an argument of `make_generator`. ``entries``: it decides otherwise what is stored.
     """
-    marks = {"names": names, "models": models, "only_training": only_training, "finite": finite}
+    marks = {"names": names, "models": models, "only_training": only_training, "finite": finite, "decides": decides}
     return msgspec.Meta(description=text, extra={key: mark for key, mark in marks.items() if mark})
 
 
@@ -397,7 +400,7 @@ class Paths(Strict):
     pretrain_network_global: Annotated[str | None, doc("Weights of `network_global`.")] = None
     param_key_g: Annotated[str, doc("Which weights of the file: `params`, or `params_ema`, the average.")] = "params"
     strict_load_g: Annotated[bool, doc("Refuse weights that do not fit the network.")] = True
-    resume_state: Annotated[str | None, doc("Training state (`.state`) to go on from.")] = None
+    resume_state: Annotated[str | None, doc("Training state (`.state`) to resume from.")] = None
 
 
 class DistParams(msgspec.Struct, kw_only=True):
@@ -491,61 +494,74 @@ class PseudoOptions(Strict):
         doc(
             "`stored` keeps pseudo ground truths and inputs, as the paper does; `online` ground truths alone, and "
             "`keys` nothing but the list of photographs that can be used: what is not stored is drawn in training, "
-            "afresh at each visit (ours; see `OnlineSemiSupervisedDataset`)."
+            "again at each visit (ours; see `OnlineSemiSupervisedDataset`).",
+            decides="entries",
         ),
     ] = "stored"
-    manual_seed: Annotated[Seed, doc("Of the random parameter sets.")] = 0
+    manual_seed: Annotated[Seed, doc("Of the random parameter sets.", decides="entries")] = 0
     max_photographs: Annotated[
         Positive | None, doc("Use only the first so many, in the order of their names; ~ for all.")
     ] = None
     short_side: Annotated[
         Annotated[int, msgspec.Meta(ge=32)] | None,
-        doc("Resize photographs whose short side is longer than this to it, in pixels; ~ keeps them."),
+        doc(
+            "Resize photographs whose short side is longer than this to it, in pixels; ~ keeps them.", decides="entries"
+        ),
     ] = None
-    max_pixels: Annotated[Positive | None, doc("Skip larger photographs; ~ for the reader's own limit.")] = None
+    max_pixels: Annotated[
+        Positive | None, doc("Skip larger photographs; ~ for the reader's own limit.", decides="entries")
+    ] = None
     sets: Annotated[
         Literal["auto", "global", "local"],
         doc(
             "`global` or `local` sets for step 3; `auto` decides by the number of pairs f_ISP was trained on, as the "
-            "paper does (local from 1,000 on)."
+            "paper does (local from 1,000 on).",
+            decides="draws",
         ),
     ] = "auto"
     draw_per: Annotated[
         Literal["auto", "isp", "function"],
         doc(
             "`isp` draws the whole ISP's set from one training sample, `function` each function's on its own; `auto`: "
-            "as the paper does, per `isp` with global sets and per `function` with local ones."
+            "as the paper does, per `isp` with global sets and per `function` with local ones.",
+            decides="draws",
         ),
     ] = "auto"
-    update_quality: Annotated[bool, doc("False skips steps 1 and 2 (ablation of Table 2).")] = True
+    update_quality: Annotated[bool, doc("False skips steps 1 and 2 (ablation of Table 2).", decides="draws")] = True
     inverse: Annotated[
         Literal["exact", "paper_lut"],
-        doc("`exact`, or `paper_lut` for the paper's interpolated tables (Sec. A.2), to compare with."),
+        doc(
+            "`exact`, or `paper_lut` for the paper's interpolated tables (Sec. A.2), to compare with.", decides="draws"
+        ),
     ] = "exact"
     source: Annotated[
         Literal["bank", "mixture", "upi", "deterministic"],
         doc(
             "sRGB-to-RAW of steps 1 and 3. `bank` is the paper's; `mixture` mixes two of its sets (ours); to compare "
             "with (Table 3), `upi` (Brooks et al., CVPR 2019) and `deterministic` (ours: f_ISP^-1 with the mean of the "
-            "sets)."
+            "sets).",
+            decides="draws",
         ),
     ] = "bank"
     draws: Annotated[
         Positive,
         doc(
             "Pseudo pairs of each photograph, each with random sets of its own (ours: the paper has photographs "
-            "enough)."
+            "enough).",
+            decides="entries",
         ),
     ] = 1
     candidates: Annotated[
         Positive,
         doc(
             "Inputs that step 3 makes of each pseudo ground truth; kept is the one that f_ISP turns back into it best "
-            "(ours; 1 is the paper's)."
+            "(ours; 1 is the paper's).",
+            decides="draws",
         ),
     ] = 1
     input_bits: Annotated[
-        Literal[8, 16], doc("Bits of the stored pseudo inputs: 16, or 8 where the real inputs have no more.")
+        Literal[8, 16],
+        doc("Bits of the stored pseudo inputs: 16, or 8 where the real inputs have no more.", decides="entries"),
     ] = 16
     png_compression: Annotated[
         Annotated[int, msgspec.Meta(ge=0, le=9)] | Literal["fast"],
@@ -566,7 +582,7 @@ class PseudoOptions(Strict):
     own_shards_only: Annotated[
         bool,
         doc(
-            "Of several ranks, each builds only every so-manieth shard, for file systems whose locks do not reach "
+            "Of n ranks, each builds every n-th shard and no other, for file systems whose locks do not reach "
             "from machine to machine."
         ),
     ] = False

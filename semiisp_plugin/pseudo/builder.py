@@ -4,7 +4,7 @@ A build is planned first (`semiisp_plugin.pseudo.manifest`): the sorted photogra
 written down. Processes (`semiisp_plugin.pseudo.workers`) then take shards that nobody else holds and build them one by
 one (`semiisp_plugin.pseudo.shards`). They share nothing but the folder and its file locks, so they may be workers of
 one command, ranks of ``torchrun`` or Slurm, or commands started by hand. What is in an entry depends on its photograph,
-its key, the seed and f_ISP alone. Whoever completes the last shard writes the report.
+its key, the seed and f_ISP alone. The rank that completes the last shard writes the report.
 """
 
 from __future__ import annotations

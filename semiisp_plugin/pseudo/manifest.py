@@ -34,15 +34,17 @@ from semiisp_plugin.io.folder_job import FolderJob
 from semiisp_plugin.io.image_io import ImageReadError, printable_path
 from semiisp_plugin.io.lmdb_io import unique_keys
 from semiisp_plugin.io.picture import MIN_SIDE, read_photograph
+from semiisp_plugin.options.structures import PseudoOptions, marks_of
 
 FORMAT = 2
 SETS = {"stored": ("gt", "lq"), "online": ("gt",), "keys": ()}
 """What a build stores, by its mode: pseudo ground truths and inputs, ground truths, or nothing but keys."""
 
-DRAWN_WITH = ("sets", "draw_per", "update_quality", "inverse", "source", "candidates")
+_DECIDES = {field.name: marks_of(field.type).get("decides") for field in msgspec.structs.fields(PseudoOptions)}
+DRAWN_WITH = tuple(name for name, what in _DECIDES.items() if what == "draws")
 """Options (`semiisp_plugin.options.PseudoOptions`) that say how pairs are drawn; see `make_generator`."""
 
-MADE_WITH = ("mode", "manual_seed", "draws", "max_pixels", "short_side", "input_bits", *DRAWN_WITH)
+MADE_WITH = tuple(name for name, what in _DECIDES.items() if what)
 """Options that decide what a build holds; the others say where, how fast, and how much of it."""
 
 _SHARDS = (64, 4096)
@@ -279,7 +281,7 @@ def plan(
 
     Raises:
         ValueError: It was begun with other settings or with more than ``max_photographs``, or what has come since
-            cannot be told from what was there.
+            cannot be distinguished from what was there.
         FileExistsError: The folder holds files of something else.
     """
     job, folder = job_of(folder), Path(folder)

@@ -49,9 +49,10 @@ class OnlineDraw:
         """
         build = BuildFolder(folder)
         check_drawable(build)
-        # Whoever opens it in the middle of training must not shift the dropout: a network begins with random weights.
+        # Opening it in the middle of training must not shift the dropout: a network begins with random weights.
         with torch.random.fork_rng(devices=[]):
-            drawn_with = {name: build.settings[name] for name in DRAWN_WITH}
+            # An option that the build does not know came later; its default is how the build was begun.
+            drawn_with = {name: build.settings[name] for name in DRAWN_WITH if name in build.settings}
             generator = make_generator(build.folder / F_ISP_NAME, **drawn_with)
         return cls(generator, build.settings["input_bits"])
 

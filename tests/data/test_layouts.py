@@ -174,7 +174,7 @@ def test_a_list_that_names_a_missing_file(tmp_path):
 
 
 def test_fivek_dng_files_anywhere_below(tmp_path):
-    pytest.importorskip("rawpy", reason="needs rawpy (pip install semiisp_plugin[raw])")
+    pytest.importorskip("rawpy", reason="needs rawpy (pip install -e '.[raw]')")
     fivek_tree(tmp_path / "zeng", ["a0001", TEST_NAME])
     other = tmp_path / "fivek_dataset"
     touch(other, ["raw_photos/HQa1to700/photos/a0001-x.dng", f"raw_photos/x/{TEST_NAME}-y.DNG", "raw_photos/x/b.dng"])
@@ -272,7 +272,7 @@ def test_8_bit_xyz_files_are_refused(tmp_path):
 def test_own_pairs_by_stem_whatever_the_case(tmp_path):
     touch(tmp_path / "RAW", ["DSC_1.NEF", "trip/DSC_2.nef", "x.y.png", "lonely.png"])
     touch(tmp_path / "edited", ["dsc_1.jpg", "trip/DSC_2.tif", "x.y.jpg", "other.png"])
-    pytest.importorskip("rawpy", reason="needs rawpy (pip install semiisp_plugin[raw])")
+    pytest.importorskip("rawpy", reason="needs rawpy (pip install -e '.[raw]')")
     listing = find("own", tmp_path, test_pairs=0)
     assert keys(listing) == {"train": ["dsc_1", "trip/DSC_2", "x%2Ey"], "test": []}
     assert [Path(pair.input).name for pair in listing.splits["train"]] == ["DSC_1.NEF", "DSC_2.nef", "x.y.png"]

@@ -25,7 +25,7 @@ from semiisp_plugin.io.image_io import decode_image, encode_png, read_image, wri
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter, read_meta, read_value
 
 TEST_NAME = fivek_split()[1][0]
-RAWPY = "needs rawpy (pip install semiisp_plugin[raw])"
+RAWPY = "needs rawpy (pip install -e '.[raw]')"
 
 
 def image(number: int, height: int = 8, width: int = 12, dtype: type = np.uint8) -> np.ndarray:

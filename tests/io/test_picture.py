@@ -111,7 +111,7 @@ def test_hdr_is_refused_at_16_bits_too(tmp_path):
 
 
 def test_raw_files_are_developed_as_for_training_and_keep_their_exif(tmp_path, write_dng):
-    pytest.importorskip("rawpy", reason="needs rawpy (pip install semiisp_plugin[raw])")
+    pytest.importorskip("rawpy", reason="needs rawpy (pip install -e '.[raw]')")
     mosaic = np.random.default_rng(0).integers(1000, 20000, (48, 64)).astype(np.uint16)
     path = write_dng(tmp_path / "a.dng", mosaic, black=500, white=30000, orientation=6)
     found = read_picture(path)
@@ -128,7 +128,7 @@ def test_raw_files_are_developed_as_for_training_and_keep_their_exif(tmp_path, w
 
 
 def test_raw_files_that_are_none(tmp_path):
-    pytest.importorskip("rawpy", reason="needs rawpy (pip install semiisp_plugin[raw])")
+    pytest.importorskip("rawpy", reason="needs rawpy (pip install -e '.[raw]')")
     (tmp_path / "empty.dng").touch()
     (tmp_path / "text.nef").write_text("no photograph")
     (tmp_path / "folder.arw").mkdir()

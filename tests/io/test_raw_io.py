@@ -10,7 +10,7 @@ import pytest
 from semiisp_plugin.io.image_io import ImageReadError
 from semiisp_plugin.io.raw_io import RAW_PROCESSING, is_raw, read_raw
 
-rawpy = pytest.importorskip("rawpy", reason="needs rawpy (pip install semiisp_plugin[raw])")
+rawpy = pytest.importorskip("rawpy", reason="needs rawpy (pip install -e '.[raw]')")
 
 BLACK, WHITE = 1000, 30000
 
@@ -94,7 +94,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_without_rawpy_the_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "rawpy", None)
-    with pytest.raises(ImportError, match=r"pip install semiisp_plugin\[raw\]"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[raw\]'"):
         read_raw(tmp_path / "a.dng")
 
 

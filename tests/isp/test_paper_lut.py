@@ -383,7 +383,7 @@ def test_sign_and_whole_sizes():
 
 def test_missing_cupy_names_the_fix(small, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(RuntimeError, match=r"pip install 'semiisp_plugin\[cupy\]'"):
+    with pytest.raises(RuntimeError, match=r"pip install -e '\.\[cupy\]'"):
         small._on_gpu([torch.rand(5)] * 4)
 
 

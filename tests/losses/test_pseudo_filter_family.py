@@ -97,6 +97,10 @@ FILTERS = {
 }
 
 
+def test_every_filter_of_the_plugin_is_covered():
+    assert {name for name, it in FILTER_REGISTRY if it.__module__ == threshold.__module__} == set(FILTERS)
+
+
 def weigh(name: str, loss: torch.Tensor, flag: torch.Tensor, reference: float) -> torch.Tensor:
     return FILTER_REGISTRY.get(name)(loss, flag, reference=reference, **FILTERS[name])
 

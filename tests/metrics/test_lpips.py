@@ -148,7 +148,7 @@ def test_wrong_files_are_named(files, tmp_path):
 
 def test_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "lpips", None)
-    with pytest.raises(ImageNetWeightsError, match=r"needs the package lpips: pip install"):
+    with pytest.raises(ImageNetWeightsError, match=r"needs lpips; in a clone: pip install"):
         calculate_lpips(*bgr_pair())
 
 

@@ -127,7 +127,7 @@ def progress_of(out: Path) -> tuple[int, int]:
 
 @pytest.mark.slow
 def test_twenty_kills_leave_no_trace(photographs, generator, undisturbed, processes, tmp_path):
-    """SIGKILL at random moments; a build goes on each time, and another begins when it is complete."""
+    """SIGKILL at random moments; a build resumes each time, and another begins when it is complete."""
     rng = random.Random(5)
     durations = []
     for name in ("clean", "clean again"):  # the first loads what is compiled

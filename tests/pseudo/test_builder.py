@@ -396,7 +396,7 @@ def test_photographs_of_every_kind(build, contents, photographs, tmp_path):
     }
     lines = (tmp_path / "out" / "skipped.txt").read_text().splitlines()
     assert [line.split("\t")[0] for line in lines] == list(report.skipped)
-    # Mended meanwhile: a finished shard is not written again, but they can be tried again, in a new one.
+    # Fixed meanwhile: a finished shard is not written again, but they can be tried again, in a new one.
     shard = {path: path.read_bytes() for path in sorted((tmp_path / "out").rglob("00000*/*"))}
     for seed, name in enumerate(bad):
         (photographs / name).unlink()

@@ -1,5 +1,7 @@
 """The file between phase 1 and the pseudo-data."""
 
+import inspect
+
 import msgspec
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.builder import run
 from semiisp_plugin.pseudo.f_isp import MANY_PAIRS, load_f_isp, make_generator, save_f_isp
-from semiisp_plugin.pseudo.manifest import BuildFolder
+from semiisp_plugin.pseudo.manifest import DRAWN_WITH, MADE_WITH, BuildFolder
 from semiisp_plugin.pseudo.sources import UPI, DeterministicInverse, MixtureInverse
 
 OPTIONS = {"type": "PQDynamicISP", "inverse_tone_mapping": True, "grid": [2, 3], "thumbnail": 32, "gamma_start": 1.5}
@@ -41,6 +43,13 @@ def save(parts, tmp_path):
         return str(path)
 
     return write
+
+
+def test_options_of_drawing_are_arguments_of_the_generator():
+    arguments = {name: p.default for name, p in inspect.signature(make_generator).parameters.items() if name != "f_isp"}
+    defaults = {field.name: field.default for field in msgspec.structs.fields(PseudoOptions)}
+    assert arguments == {name: defaults[name] for name in DRAWN_WITH}
+    assert set(DRAWN_WITH) < set(MADE_WITH)
 
 
 def test_round_trip(parts, save):

@@ -31,9 +31,9 @@ def make_bank(spec: ISPSpec, n: int = 40, grid: tuple[int, int] = (1, 1), spread
 
 
 def read(path: Path) -> np.ndarray:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    image = cv2.imread(str(path))
     assert image is not None
-    return image.astype(int)
+    return image[..., ::-1].astype(int)
 
 
 def coloured(image: np.ndarray) -> list[int]:
@@ -43,7 +43,7 @@ def coloured(image: np.ndarray) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore:.*deprecated.*use:DeprecationWarning")  # matplotlib 3.8 of pyparsing 3.3
 @pytest.mark.parametrize(
     ("bank", "rows"),
     [

@@ -148,7 +148,7 @@ def _reader(task: str, request: Request, listing: Listing) -> tuple[Reader, dict
 
 
 def channel_order(pairs: Sequence[Pair]) -> tuple[str | None, str]:
-    """Which channel of the XYZ files holds X, told from the pixels that are neutral in the target.
+    """Which channel of the XYZ files holds X, as the pixels that are neutral in the target show.
 
     The training code that made these files known reads them with OpenCV and does not swap channels, while it does for
     the targets; a network learns that away, a fixed colour matrix cannot. Neutral pixels have X : Y : Z of about

@@ -194,7 +194,7 @@ def test_results_beside_the_images_are_not_enhanced_again(photos):
 
 
 def test_a_raw_file_and_its_jpeg_both_get_a_result(photos, tmp_path, write_dng):
-    pytest.importorskip("rawpy", reason="needs rawpy (pip install semiisp_plugin[raw])")
+    pytest.importorskip("rawpy", reason="needs rawpy (pip install -e '.[raw]')")
     write_dng(photos / "a.dng", np.full((48, 64), 9000, np.uint16))
     enhance_files(ENHANCER, [photos / "a.dng", photos / "a.JPG"], tmp_path / "out")
     assert names(tmp_path / "out") == ["a.JPG", "a.png"]
