@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write the recipes of the paper's tasks, options/recipes, and the schema of recipes.
+"""Write the recipes of the paper's tasks, options/recipes.
 
 python scripts/write_option_files.py           # write; files that no experiment has any more are deleted
 python scripts/write_option_files.py --check   # only say what is out of date; exit status 1 if anything is
@@ -12,21 +12,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from semiisp_plugin.experiments.paper_options import option_files
-from semiisp_plugin.experiments.recipe_options import recipe_schema
-from semiisp_plugin.options.schema import as_text
+from semiisp_plugin.experiments.paper_options import find_experiment
+from semiisp_plugin.experiments.paper_settings import TASKS
 
 ROOT = Path(__file__).resolve().parents[1] / "options"
-SCHEMA = "recipe_schema.json"
-FOLDERS = ("recipes",)
 
 
 def out_of_date(root: Path = ROOT) -> dict[Path, str | None]:
     """Files that differ from what they should be, with that; None where there should be none."""
-    texts = {root / path: text for path, text in option_files().items()}
-    texts[root / SCHEMA] = as_text(recipe_schema())
-    there = {path for folder in FOLDERS for path in (root / folder).rglob("*.yml")}
-    there |= {root / SCHEMA} if (root / SCHEMA).is_file() else set()
+    texts = {root / "recipes" / f"{task}.yml": find_experiment(task).recipe_text() for task in TASKS}
+    there = set((root / "recipes").rglob("*.yml"))
     stale: dict[Path, str | None] = dict.fromkeys(sorted(there - texts.keys()))
     for path, text in texts.items():
         if path not in there or path.read_text(encoding="utf-8") != text:

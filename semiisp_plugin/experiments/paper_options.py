@@ -157,11 +157,6 @@ def _spelling(name: str) -> str:
     return "".join(filter(str.isalnum, name)).casefold()
 
 
-def option_files() -> dict[str, str]:
-    """The files below ``options`` that are made from here: one recipe a task."""
-    return {f"recipes/{task}.yml": find_experiment(task).recipe_text() for task in TASKS}
-
-
 # --- parts that several phases have ----------------------------------------------------------------------------------
 
 

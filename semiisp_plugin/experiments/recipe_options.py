@@ -19,7 +19,6 @@ from semiisp_plugin.options import (
     nearest,
     read_options,
 )
-from semiisp_plugin.options.schema import Schema
 from semiisp_plugin.options.structures import Count, Imports, Name, Positive, PseudoOptions, Strict, doc
 from semiisp_plugin.report.paper_figures import PAPER_TASKS
 
@@ -184,12 +183,3 @@ def _has(name: str, phase: PhaseOptions, entry: str) -> bool:
 def named(error: OptionError, phase: str) -> OptionError:
     """An error of an override as it was given: with its phase."""
     return OptionError(str(error).replace("--force_yml ", f"--set {phase}:", 1))
-
-
-def recipe_schema() -> Schema:
-    """JSON schema of recipes, for editors."""
-    from semiisp_plugin.options.schema import DRAFT, definitions_of
-
-    definitions = definitions_of((RecipeOptions,))
-    whole = definitions.pop("RecipeOptions")
-    return {"$schema": DRAFT, **whole, "title": "Option file of basicsr recipe", "definitions": definitions}

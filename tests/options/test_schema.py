@@ -12,9 +12,9 @@ import pytest
 from helpers import ROOT, load_script
 
 from semiisp_plugin.options import structures
-from semiisp_plugin.options.schema import as_text, key_table, option_schema, pseudo_schema, with_tables
 from semiisp_plugin.options.yaml_text import parse
 
+SCRIPT = load_script("write_option_schema")
 FILES = sorted((ROOT / "options").glob("*.yml"))
 
 
@@ -52,10 +52,10 @@ def is_pinned(package: str) -> bool:
     reason="the committed schema is that of the torch and msgspec of constraints.txt, with the arguments of optimisers",
 )
 def test_committed_files_are_up_to_date():
-    script = load_script("write_option_schema")
-    for path, text in script.texts().items():
+    made = SCRIPT.texts()
+    for path, text in made.items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python scripts/write_option_schema.py"
-    assert {path.name for path in script.texts()} == {"schema.json", "pseudo_schema.json", "options.md"}
+    assert {path.name for path in made} == {"schema.json", "pseudo_schema.json", "recipe_schema.json", "options.md"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
@@ -119,21 +119,21 @@ def test_every_key_is_described():
     for structure in vars(structures).values():
         if not isinstance(structure, type) or not issubclass(structure, msgspec.Struct):
             continue
-        for row in key_table(structure).splitlines()[2:]:
+        for row in SCRIPT.key_table(structure).splitlines()[2:]:
             assert row.split("|")[-2].strip(), row
 
     def described(schema, where):
         for key, value in schema.get("properties", {}).items():
             assert value.get("description") or value == {"enum": [where]}, f"{where}: {key}"
 
-    made = option_schema()
+    made = SCRIPT.option_schema()
     for name in ("Options", "Dataset", "OnlineDataset", "Train", "Val", "Logger", "Paths", "Filter", "CosineAnnealing"):
         described(made["definitions"][name], name)
-    described(pseudo_schema(), "pseudo")
+    described(SCRIPT.pseudo_schema(), "pseudo")
 
 
 def test_types_are_suggested():
-    made = option_schema()["definitions"]
+    made = SCRIPT.option_schema()["definitions"]
 
     def suggested(schema):
         return set(schema["properties"]["type"]["anyOf"][0]["enum"])
@@ -148,14 +148,14 @@ def test_types_are_suggested():
 
 def test_tables():
     page = "a\n<!-- keys: Noise -->\nstale text\n<!-- end -->\nb\n<!-- keys: Filter --><!-- end -->\n"
-    made = with_tables(page)
+    made = SCRIPT.with_tables(page)
     assert "| `shot_variance` | number ≥ 0 | `0.01` | Of the shot noise. |" in made
     assert "#### `held_out`" in made
     assert "stale text" not in made
-    assert with_tables(made) == made
+    assert SCRIPT.with_tables(made) == made
     with pytest.raises(AttributeError, match="nonsense"):
-        with_tables("<!-- keys: nonsense --><!-- end -->")
-    rows = key_table(structures.Dataset)
+        SCRIPT.with_tables("<!-- keys: nonsense --><!-- end -->")
+    rows = SCRIPT.key_table(structures.Dataset)
     assert "| `gt_size` | whole number ≥ 1, list of two whole numbers ≥ 1 | `~` |" in rows
     assert "| `name` | text |  |" in rows
     assert "| `real_per_batch` | whole number ≥ 1, `auto` | `~` |" in rows
@@ -168,9 +168,9 @@ def test_schemas_do_not_depend_on_what_a_user_registers():
         def __init__(self, width: int = 3) -> None:
             self.width = width
 
-    before = deepcopy(option_schema())
+    before = deepcopy(SCRIPT.option_schema())
     ARCH_REGISTRY._obj_map["MadeHere"] = MadeHere
     try:
-        assert as_text(option_schema()) == as_text(before)
+        assert SCRIPT.as_text(SCRIPT.option_schema()) == SCRIPT.as_text(before)
     finally:
         del ARCH_REGISTRY._obj_map["MadeHere"]
