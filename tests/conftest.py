@@ -6,7 +6,7 @@ import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -79,6 +79,13 @@ def smooth_image(rng: np.random.Generator, height: int, width: int) -> np.ndarra
     fine = torch.from_numpy(rng.uniform(-0.1, 0.1, (1, 3, height, width)))
     image = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False) + fine
     return np.ascontiguousarray(image[0].permute(1, 2, 0).numpy().clip(0.02, 0.98))
+
+
+@pytest.fixture(autouse=True)
+def _denormals() -> Iterator[None]:
+    """What torch 2.4 compiles to machine code is linked with -ffast-math, which flushes denormals in the process."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session", autouse=True)
