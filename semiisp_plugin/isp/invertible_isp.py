@@ -162,7 +162,9 @@ class InvertibleISP:
                 f"{tuple(parameters.shape)}; use backend='exact'."
             )
         by_strips = worth_it(image, parameters) and backend != "paper_lut"
-        result, outside = self._inverse(image, parameters, backend, clamp, by_strips)
+        compile_it = backend == "curve8" and by_strips and clamp
+        done = compiled.invert_crops(self.spec, image, parameters) if compile_it else None
+        result, outside = done or self._inverse(image, parameters, backend, clamp, by_strips)
         return InverseResult(result.to(dtype), outside)
 
     def _inverse(
