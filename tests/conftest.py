@@ -15,12 +15,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import HealthCheck, settings
 
 import semiisp_plugin
 from semiisp_plugin.io.image_io import to_uint8, to_uint16, write_image
 from semiisp_plugin.io.lmdb_io import close_all
 
 semiisp_plugin.register()  # tests look into the registries themselves, some while they are collected
+
+# No test depends on the clock: machines are busy.
+settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no clock")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -56,7 +56,7 @@ def _pair(build: BuildFolder, draw: OnlineDraw, entry: Entry) -> tuple[np.ndarra
     if build.mode == "stored":
         folder = Path(entry.location.removesuffix(f"/{entry.key}"))
         value = read_value(build.folder / "lq.lmdb" / folder.name, entry.key)
-        return decode_image(value, name=entry.key), picture
+        return decode_image(value, name=entry.key, bit_depth="8"), picture
     target, made = draw.whole_pair(build, entry, picture)
     return made.permute(1, 2, 0).cpu().numpy(), target[0].permute(1, 2, 0).cpu().numpy()
 

@@ -57,7 +57,7 @@ class Halving(nn.Module):
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_spans_cover_and_weights_add_up_to_one(data):
     multiple = data.draw(st.sampled_from([1, 4, 8, 16, 32]))

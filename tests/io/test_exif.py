@@ -290,7 +290,7 @@ def read_picture_of(pixels: np.ndarray):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_damaged_blocks_are_refused_or_kept_harmless(data):
     """No other error, no endless loop; and where a block is kept, its orientation is 1 or none."""

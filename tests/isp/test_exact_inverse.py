@@ -147,7 +147,7 @@ def as_tensors(*values: float) -> list[torch.Tensor]:
 unit = st.floats(0.0, 1.0)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.floats(1e-4, 1.0), st.floats(0.25, 4.0), st.floats(0.2, 2.0), unit)
 def test_gamma_inverse_equals_bisection(y, g1, g2, k):
     image, *p = as_tensors(y, g1, g2, k)
@@ -155,7 +155,7 @@ def test_gamma_inverse_equals_bisection(y, g1, g2, k):
     assert found == pytest.approx(bisect(lambda i: scalar_gamma(i, g1, g2, k), y), abs=1e-12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.floats(1e-4, 1.0), st.floats(1 / 3, 3.5), st.floats(0.0, 3.0), unit, st.sampled_from([1, -1]))
 def test_tone_inverse_equals_bisection(y, g3, g4, k2, sign):
     image, *p = as_tensors(y, g3, g4, k2)

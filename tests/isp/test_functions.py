@@ -47,7 +47,7 @@ unit = st.floats(0.0, 1.0)
 inner = st.floats(0.02, 0.98)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(unit, unit, inner, inner)
 def test_contrast_stretch_equals_equation_18(i, x, w, h):
     image, *p = _tensors(i, x, w, h)
@@ -56,7 +56,7 @@ def test_contrast_stretch_equals_equation_18(i, x, w, h):
     assert fn.contrast_stretch_inverse(image, *p).item() == pytest.approx(swapped, abs=1e-13)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(unit, inner, inner, inner)
 def test_four_parameter_form_contains_the_three_parameter_one(i, x, w, h):
     image, x_, w_, h_ = _tensors(i, x, w, h)
@@ -65,14 +65,14 @@ def test_four_parameter_form_contains_the_three_parameter_one(i, x, w, h):
     assert free.item() == pytest.approx(tied.item(), abs=1e-12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.floats(1e-6, 1.0), st.floats(0.25, 4.0), st.floats(0.2, 2.0), unit)
 def test_gamma_equals_equation_20(i, g1, g2, k):
     image, *p = _tensors(i, g1, g2, k)
     assert fn.gamma_tone_map(image, *p).item() == pytest.approx(_scalar_gamma(i, g1, g2, k), abs=1e-13)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.floats(1e-6, 1.0), st.floats(1 / 3, 3.5), st.floats(0.0, 3.0), unit, st.sampled_from([1, -1]))
 def test_inverse_tone_map_equals_equation_22(i, g3, g4, k2, sign):
     image, *p = _tensors(i, g3, g4, k2)

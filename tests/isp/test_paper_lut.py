@@ -105,7 +105,7 @@ sizes_drawn = st.tuples(*[st.integers(2, 4)] * 3, st.integers(2, 300), st.intege
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(interval(0.02, 20), interval(0.01, 8), interval(0, 1), sizes_drawn)
 def test_table_is_that_of_algorithm_1_far_beyond_the_ranges(g1, g2, k, sizes):
     """Down to g1 = 0.02, where much of the map underflows."""
@@ -114,7 +114,7 @@ def test_table_is_that_of_algorithm_1_far_beyond_the_ranges(g1, g2, k, sizes):
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(interval(0.05, 3.59), interval(0, 10), interval(0, 1), sizes_drawn, st.sampled_from([1, -1]))
 def test_inverse_tone_table_is_that_of_algorithm_1(g3, g4, k2, sizes, sign):
     lut = PaperLUT("inverse_tone_map", (g3, g4, k2), sizes, sign=sign)

@@ -61,7 +61,7 @@ def batches(loss: st.SearchStrategy[float]) -> st.SearchStrategy[list[tuple[floa
     return st.lists(sample, min_size=1, max_size=24).filter(lambda batch: not all(pseudo for _, pseudo in batch))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(batches(st.one_of(finite, unusual)), st.sampled_from([0.0, 0.5, 1.0, BETA, 2.0]))
 def test_weights_match_the_plain_reading(batch, beta):
     losses, is_pseudo = (list(column) for column in zip(*batch, strict=True))
@@ -77,7 +77,7 @@ def test_weights_match_the_plain_reading(batch, beta):
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(batches(finite), st.sampled_from([0.5, 1.0, BETA, 2.0]))
 def test_total_is_the_printed_equation_13(batch, beta):
     losses, is_pseudo = (list(column) for column in zip(*batch, strict=True))
@@ -86,7 +86,7 @@ def test_total_is_the_printed_equation_13(batch, beta):
     assert total.item() == pytest.approx(printed_equation_13(losses, is_pseudo, beta), rel=1e-12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(finite, min_size=1, max_size=8), st.lists(st.one_of(finite, unusual), max_size=16))
 def test_whatever_the_pseudo_losses_value_and_gradient_are_finite(real, fake):
     is_pseudo = [False] * len(real) + [True] * len(fake)

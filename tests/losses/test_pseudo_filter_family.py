@@ -65,7 +65,7 @@ def columns(samples) -> tuple[np.ndarray, np.ndarray, torch.Tensor, torch.Tensor
     return losses, flags, torch.tensor(losses, requires_grad=True), torch.tensor(flags)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(batch, references, betas)
 def test_threshold(samples, reference, beta):
     losses, flags, loss, flag = columns(samples)
@@ -74,7 +74,7 @@ def test_threshold(samples, reference, beta):
     assert torch.equal(weights, filter_pseudo(loss, flag, beta=beta, reference=reference))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(batch, st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1)))
 def test_quantile(samples, keep):
     losses, flags, loss, flag = columns(samples)
@@ -82,7 +82,7 @@ def test_quantile(samples, keep):
     assert weights.tolist() == plain_quantile(losses, flags, keep).tolist()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(batch, references, betas, st.sampled_from([0.0, 0.1, 0.5, 2.0]))
 def test_soft(samples, reference, beta, temperature):
     losses, flags, loss, flag = columns(samples)
@@ -106,7 +106,7 @@ def weigh(name: str, loss: torch.Tensor, flag: torch.Tensor, reference: float) -
 
 
 @pytest.mark.parametrize("name", FILTERS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(batch, st.integers(0, 320).map(lambda v: v / 64), st.randoms(use_true_random=False))
 def test_what_holds_for_all(name, samples, reference, shuffler):
     """In [0, 1], real 1, not finite 0, no graph, falling with the loss, indifferent to the order."""
@@ -126,7 +126,7 @@ def test_what_holds_for_all(name, samples, reference, shuffler):
 
 
 @pytest.mark.parametrize("name", FILTERS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(finite, min_size=1, max_size=5), st.lists(loss, max_size=12))
 def test_gradient_comes_from_kept_samples_alone(name, real, fake):
     _, flags, loss, flag = columns([(x, False) for x in real] + [(x, True) for x in fake])

@@ -30,7 +30,7 @@ def curves(draw: st.DrawFn) -> tuple[tuple[float, float], ...]:
     return ((0.0, 0.0), *zip((x / x[-1])[:-1].tolist(), (y / y[-1])[:-1].tolist(), strict=True), (1.0, 1.0))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(curves())
 def test_tone_curve_is_monotone_and_is_scipys_pchip(points: tuple[tuple[float, float], ...]) -> None:
     values = torch.linspace(0, 1, 501, dtype=torch.float64)
