@@ -370,7 +370,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
     parser.add_argument("--photographs", metavar="DIR", help="JPEGs of 640x480 pixels for table 3")
     parser.add_argument("--compile", action="store_true", help="table 2 with torch.compile (always on a GPU)")
-    parser.add_argument("--no-tables", action="store_true", help="table 2 without paper_lut over the whole ranges")
+    parser.add_argument(
+        "--no-tables",
+        action="store_true",
+        help="without the paper's tables, which take minutes to build: no table 1, no paper_lut in table 2",
+    )
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.memory_of:
@@ -389,7 +393,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ("2. The whole inverse ISP", table_isp),
         ("3. The whole inverse ISP of a JPEG photograph, global parameters", table_jpeg),
     ):
-        if table is table_jpeg and args.device == "cuda":
+        if (table is table_jpeg and args.device == "cuda") or (table is table_gamma and args.no_tables):
             continue
         output = io.StringIO()
         print(Table.of(table(args)).text(), file=output)

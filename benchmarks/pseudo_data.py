@@ -293,7 +293,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         png_settings(compare(chosen, args))
         if args.repeats:
             scaling(root, args)
-    planning(args.plans)
+    if args.plans:
+        planning(args.plans)
     print(f"\nLoad average at the end: {load_average()}")
 
 
