@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import getpass
 import importlib.util
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +24,11 @@ from semiisp_plugin.io.image_io import to_uint8, to_uint16, write_image
 from semiisp_plugin.io.lmdb_io import close_all
 
 semiisp_plugin.register()  # tests look into the registries themselves, some while they are collected
+
+# torch keeps what it compiles by the code alone, and not by the instructions that a processor (or ATEN_CPU_CAPABILITY)
+# allows: what was compiled for others gives other numbers.
+_KEPT = f"torchinductor_{getpass.getuser()}_{torch.backends.cpu.get_cpu_capability()}"
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), _KEPT))
 
 # No test depends on the clock: machines are busy.
 settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
