@@ -28,7 +28,7 @@ semiisp_plugin.register()  # tests look into the registries themselves, some whi
 # torch keeps what it compiles by the code alone, and not by the instructions that a processor (or ATEN_CPU_CAPABILITY)
 # allows: what was compiled for others gives other numbers.
 _KEPT = f"torchinductor_{getpass.getuser()}_{torch.backends.cpu.get_cpu_capability()}"
-os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), _KEPT))
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(tempfile.gettempdir(), _KEPT)
 
 # No test depends on the clock: machines are busy.
 settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
