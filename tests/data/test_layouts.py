@@ -150,6 +150,7 @@ def fivek_tree(root: Path, names: Iterable[str]) -> None:
     touch(root / "raw_photos/HQa1to700/photos", [f"{name}-jmac_DSC1459.dng" for name in names])
 
 
+@pytest.mark.slow
 def test_fivek_complete(tmp_path):
     train, test = fivek_split()
     for folder in (fivek.SRGB_FOLDER, fivek.TARGET_FOLDER):

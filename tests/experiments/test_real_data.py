@@ -40,6 +40,7 @@ def run(command: str, name: str, *overrides: str) -> None:
     assert main([command, "-opt", str(OPTIONS / f"{name}.yml"), "--force_yml", *overrides]) == 0, name
 
 
+@pytest.mark.slow
 def test_every_phase_from_the_option_files(datasets, capsys):
     small = ["network_g:thumbnail=32", "network_global:thumbnail=32", "datasets:train:batch_size_per_gpu=2"]
     run("train", "fisp_lolv1_cpu", *SHORT, *small)

@@ -51,6 +51,7 @@ def test_no_graph_breaks(name, grid, device):
         assert torch.allclose(compiled(photograph, parameters, backend="curve8").image, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*lru_cache.*:UserWarning")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 @pytest.mark.parametrize("grid", [(1, 1), (3, 4)], ids=["global", "local"])

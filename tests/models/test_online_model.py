@@ -83,6 +83,7 @@ def test_training_from_end_to_end(completed, builds, mode, draw_on):
     assert Path("experiments/semi/models/net_g_latest.pth").is_file()
 
 
+@pytest.mark.slow
 def test_resumed_run_draws_what_an_unbroken_one_draws(builds, option_files):
     options = builds("online", "gpu", total=4, sets="local")
     Path("options.yml").write_text(yaml.safe_dump(options))

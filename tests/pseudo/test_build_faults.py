@@ -203,6 +203,7 @@ def crashing(photographs, generator, tmp_path, monkeypatch):
     return root, make
 
 
+@pytest.mark.slow
 def test_a_photograph_that_crashes_the_process_is_skipped(crashing, tmp_path):
     root, make = crashing
     report = build(root, tmp_path / "out", make(signal.SIGSEGV), workers=1)
@@ -211,6 +212,7 @@ def test_a_photograph_that_crashes_the_process_is_skipped(crashing, tmp_path):
     assert report.written == 10
 
 
+@pytest.mark.slow
 def test_a_worker_killed_from_outside_is_no_fault_of_the_photograph(crashing, tmp_path, generator):
     root, make = crashing
     with pytest.raises(RuntimeError, match=r"1 of 1 workers were ended from outside.*run the same command again"):
@@ -223,6 +225,7 @@ def test_a_worker_killed_from_outside_is_no_fault_of_the_photograph(crashing, tm
 # --- several at once -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_workers_give_what_one_process_gives(photographs, generator, undisturbed, tmp_path):
     report = build(photographs, tmp_path / "out", generator, workers=2)
     assert (report.written, report.kept) == (COUNT - 3, 0)
@@ -529,6 +532,7 @@ def test_damage_is_found_and_can_be_fixed(small_build, photographs, generator, c
     assert disagreements(contents(small_build), before) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_hundred_broken_files_crash_nothing_and_are_named(broken_zoo, generator, tmp_path, workers):
     """Beside them, one photograph that can be used, for else there would be no build."""

@@ -70,6 +70,7 @@ def test_pictures_of_every_kind_of_bank(bank, rows, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["bank.png"]
 
 
+@pytest.mark.slow
 def test_a_picture_shows_where_the_values_lie(tmp_path):
     """Where only green's gamma g1 differs, its panels differ and no others; matplotlib's settings stay as they were."""
     before, backend = dict(matplotlib.rcParams), matplotlib.get_backend()

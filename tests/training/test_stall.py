@@ -66,12 +66,14 @@ def test_what_comes_in_time_comes(workers):
     assert read(Slow(seconds=0.1), workers, 20 if workers else 0) == list(range(8))
 
 
+@pytest.mark.slow
 @FORK
 def test_stalled_loader_stops_and_names_the_file():
     with pytest.raises(LoaderWorkerError, match=r"nothing for 1 s. Being read: 'lq/5.png' and 'gt/5.png' \(real"):
         read(Slow(seconds=6), 2, 1)
 
 
+@pytest.mark.slow
 @FORK
 @pytest.mark.parametrize("pause", [0, 5], ids=["while waiting", "while computing, which the signal interrupts"])
 def test_killed_worker_is_reported_with_its_file(pause):
