@@ -116,7 +116,7 @@ class PQDynamicISP(nn.Module):
             gamma_start=gamma_start,
             base_matrix=tuple(tuple(float(v) for v in row) for row in base_matrix),
         )
-        self.isp = InvertibleISP(self.spec)
+        self.isp = InvertibleISP(self.spec, check=False)  # `squash` leaves nothing outside
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is {dropout}; give a probability, 0 to below 1.")
         self.encoder = ParameterEncoder(self.spec.n_parameters, (int(grid[0]), int(grid[1])), thumbnail, dropout)

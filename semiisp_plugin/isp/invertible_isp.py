@@ -14,7 +14,7 @@ from semiisp_plugin.isp import compiled
 from semiisp_plugin.isp import functions as fn
 from semiisp_plugin.isp.gamma_inverse import GammaInverse
 from semiisp_plugin.isp.paper_lut import PAPER_SIZES, paper_lut
-from semiisp_plugin.isp.parameter_maps import ParameterMaps, rows_of, worth_it
+from semiisp_plugin.isp.parameter_maps import ParameterMaps, has_numbers, rows_of, worth_it
 from semiisp_plugin.isp.parameters import ISPSpec
 from semiisp_plugin.isp.tone_inverse import ToneInverse
 
@@ -74,10 +74,14 @@ class InvertibleISP:
     Args:
         spec: What the ISP consists of.
         lut: For the backend ``paper_lut``.
+        check: Whether to look if parameters lie in their domains, outside of which the functions give NaN or have no
+            inverse. It costs some 50 microseconds, and makes a GPU's queue run empty; `ISPSpec.squash` gives none
+            outside. Under `torch.compile` and the like nothing is looked at.
     """
 
-    def __init__(self, spec: ISPSpec, lut: PaperLUTSettings | None = None) -> None:
+    def __init__(self, spec: ISPSpec, lut: PaperLUTSettings | None = None, *, check: bool = True) -> None:
         self.spec = spec
+        self._checks_domains = check
         self.lut = lut or PaperLUTSettings()
         ranges = {p.name: (p.low, p.high) for group in spec.functions.values() for p in group}
         self._gamma_ranges = self.lut.gamma_ranges or tuple(ranges[name] for name in ("g1", "g2", "k"))
@@ -95,6 +99,9 @@ class InvertibleISP:
 
         Returns:
             ``(N, 3, H, W)`` in [0, 1], of the image's type.
+
+        Raises:
+            ValueError: The shapes or types do not go together, or a parameter lies outside its domain.
         """
         self._check(parameters, image)
         if image.dtype == torch.uint8:
@@ -141,8 +148,8 @@ class InvertibleISP:
             See `InverseResult`; of the image's type, or that of the parameters for a uint8 image.
 
         Raises:
-            ValueError: The shapes, types and options do not go together, or (``paper_lut``) a parameter lies outside
-                the table.
+            ValueError: The shapes, types and options do not go together, or a parameter lies outside its domain or
+                (``paper_lut``) the table.
             RuntimeError: ``paper_lut`` was asked for gradients, or lacks CuPy on a GPU.
         """
         if backend not in BACKENDS:
@@ -250,6 +257,8 @@ class InvertibleISP:
             raise ValueError(f"Images must be floating-point numbers in [0, 1] or uint8, not {image.dtype}.")
         if not parameters.dtype.is_floating_point:
             raise ValueError(f"Parameter sets must be floating-point numbers, not {parameters.dtype}.")
+        if self._checks_domains and has_numbers(parameters):
+            self.spec.check_domains(parameters)
 
 
 def _look_up(image: Tensor, table: Tensor) -> Tensor:

@@ -110,18 +110,25 @@ class _Rows(Mapping[str, Group]):
         return len(self._functions)
 
 
-def worth_it(image: Tensor, parameters: Tensor) -> bool:
-    """Whether going by strips is faster, and possible.
+def has_numbers(*tensors: Tensor) -> bool:
+    """Whether single numbers may be looked at.
 
-    Not on a GPU, not for gradients of either mode, and not where something looks on that does not see single numbers:
-    `torch.compile`, `torch.jit.trace`, the transforms of `torch.func`, tensors of other classes.
+    Not where something looks on that does not see them: `torch.compile`, `torch.jit.trace`, the transforms of
+    `torch.func`, tensors of other classes.
     """
     return (
         not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
-        and all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in (image, parameters))
+        and all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
         and torch._C._functorch.peek_interpreter_stack() is None
-        and all(forward_ad.unpack_dual(tensor).tangent is None for tensor in (image, parameters))
+        and all(forward_ad.unpack_dual(tensor).tangent is None for tensor in tensors)
+    )
+
+
+def worth_it(image: Tensor, parameters: Tensor) -> bool:
+    """Whether going by strips is faster, and possible: not on a GPU, not for gradients of either mode."""
+    return (
+        has_numbers(image, parameters)
         and image.device.type == "cpu"
         and image.numel() > STRIP
         and not (torch.is_grad_enabled() and (image.requires_grad or parameters.requires_grad))

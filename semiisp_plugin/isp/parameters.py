@@ -204,6 +204,25 @@ class ISPSpec:
                 f"(N, {self.n_parameters}, h, w)."
             )
 
+    def check_domains(self, parameters: Tensor) -> None:
+        """Raise ValueError unless sets ``(N, K, h, w)`` lie in their domains, up to rounding; NaN lies outside."""
+        ends = [(p.low, p.high) for p in self._parameters for _ in range(p.count)]
+        low, high = parameters.new_tensor(ends).T[:, :, None, None]
+        # Of float32 at least: float64 sets come from float32 banks.
+        eps = max(torch.finfo(dtype).eps for dtype in (parameters.dtype, torch.float32))
+        slack = 8 * eps * torch.maximum(low.abs(), high.abs())
+        values = parameters.detach()
+        outside = ~((values >= low - slack) & (values <= high + slack))
+        if not bool(outside.any()):
+            return
+        n, channel = (int(i) for i in outside.nonzero()[0][:2])
+        value = float(values[n, channel][outside[n, channel]][0])
+        names = [f"{p.name} ({name})" for p in self._parameters for name in _CHANNEL_NAMES[p.count]]
+        raise ValueError(
+            f"{names[channel]} of set {n} is {value:.6g}, outside its domain [{ends[channel][0]:.6g}, "
+            f"{ends[channel][1]:.6g}]. ISPSpec.squash turns any numbers into values of the domains."
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint that loads with ``weights_only=True``."""
         return {

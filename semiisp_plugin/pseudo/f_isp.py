@@ -69,6 +69,11 @@ def load_f_isp(path: str | os.PathLike[str]) -> tuple[PQDynamicISP, dict[str, Pa
     network = PQDynamicISP(**options)
     load_weights(network, state["params"], path, strict=True)
     banks = {label: ParameterBank.from_state_dict(bank) for label, bank in state["banks"].items()}
+    for label, bank in banks.items():
+        try:
+            bank.spec.check_domains(bank.sets)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: its bank '{label}' holds no parameters of an ISP: {error}") from None
     return network, banks, int(state.get("n_pairs", 0))
 
 
@@ -123,7 +128,7 @@ def _sources(
         return UPI(image_enhancement=network.spec.inverse_tone_mapping), None
     local = source != "deterministic" and (sets == "local" or (sets == "auto" and n_pairs >= MANY_PAIRS))
     lut = _tables_for(banks.values() if local else [banks["global"]]) if inverse == "paper_lut" else None
-    isp = InvertibleISP(network.spec, lut)
+    isp = InvertibleISP(network.spec, lut, check=False)
     backend = "auto" if inverse == "exact" else inverse
     if source == "deterministic":
         return DeterministicInverse(isp, banks["global"], backend), None

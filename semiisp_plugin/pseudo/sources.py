@@ -67,7 +67,7 @@ class BankInverse:
         per_function: bool = False,
         backend: str = "auto",
     ) -> None:
-        self.isp = isp if isinstance(isp, InvertibleISP) else InvertibleISP(isp)
+        self.isp = isp if isinstance(isp, InvertibleISP) else InvertibleISP(isp, check=False)
         self.bank = bank
         self.per_function = per_function
         self.backend = backend

@@ -87,9 +87,9 @@ def test_curve8_with_a_parameter_that_is_nan(where):
     parameters = make_sets(ISPSpec(), 2, 13).float()
     parameters[1, where] = torch.nan
     image = photographs(2, 210, 160)
-    result = InvertibleISP(ISPSpec()).inverse(image, parameters, backend="curve8").image
+    result = InvertibleISP(ISPSpec(), check=False).inverse(image, parameters, backend="curve8").image
     assert torch.isfinite(result[0]).all()
-    exact = InvertibleISP(ISPSpec()).inverse(image, parameters).image
+    exact = InvertibleISP(ISPSpec(), check=False).inverse(image, parameters).image
     assert torch.isnan(exact[1]).any()
     assert torch.equal(torch.isnan(result), torch.isnan(exact))
 

@@ -102,15 +102,39 @@ def test_wrong_parameter_sets_are_refused():
     with pytest.raises(ValueError, match="one set an image"):
         isp.forward(image, torch.rand(1, 36, 1, 1))
     with pytest.raises(ValueError, match=r"must be \(N, 3, H, W\)"):
-        isp.inverse(torch.rand(2, 1, 4, 4), torch.rand(2, 36, 1, 1))
+        isp.inverse(torch.rand(2, 1, 4, 4), sets(ISPSpec(), 2, 0))
     with pytest.raises(ValueError, match=r"floating-point numbers in \[0, 1\] or uint8, not torch.int32"):
-        isp.inverse(torch.zeros(2, 3, 4, 4, dtype=torch.int32), torch.rand(2, 36, 1, 1))
+        isp.inverse(torch.zeros(2, 3, 4, 4, dtype=torch.int32), sets(ISPSpec(), 2, 0))
     with pytest.raises(ValueError, match="divide a uint8 image by 255"):
-        isp.forward(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.rand(2, 36, 1, 1))
+        isp.forward(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), sets(ISPSpec(), 2, 0))
     with pytest.raises(ValueError, match=r"Parameter sets must be floating-point numbers, not torch.int64"):
         isp.inverse(image, torch.ones(2, 36, 1, 1, dtype=torch.int64))
     with pytest.raises(ValueError, match="'exakt' is none of exact, curve8, paper_lut"):
-        isp.inverse(image, torch.rand(2, 36, 1, 1), backend="exakt")
+        isp.inverse(image, sets(ISPSpec(), 2, 0), backend="exakt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("spec", VARIANTS)
+def test_parameters_outside_their_domains_are_named(spec, dtype):
+    isp = InvertibleISP(spec)
+    image = torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    ends = torch.cat([spec.squash(torch.full((1, spec.n_parameters, 2, 2), 60.0 * sign)) for sign in (-1, 1)])
+    isp.inverse(isp.forward(image, ends.to(dtype)), ends.to(dtype))
+    g2 = spec.slices()["gm"].start + 4  # of green
+    for wrong, shown in ((0.0, "0"), (2.5, "2.5"), (torch.nan, "nan"), (torch.inf, "inf")):
+        parameters = sets(spec, 2, 3, (2, 2)).to(dtype)
+        parameters[1, g2, 0, 1] = wrong
+        for direction in (isp.forward, isp.inverse):
+            with pytest.raises(ValueError, match=rf"g2 \(green\) of set 1 is {shown}.*domain \[0.2, 2\].*squash"):
+                direction(image, parameters)
+        InvertibleISP(spec, check=False).forward(image, parameters)
+
+
+def test_free_numbers_in_the_place_of_parameters_are_refused():
+    spec = ISPSpec()
+    for numbers in (torch.zeros(1, 36, 1, 1), torch.randn(1, 36, 1, 1, generator=torch.Generator().manual_seed(0))):
+        with pytest.raises(ValueError, match="outside its domain"):
+            InvertibleISP(spec).forward(torch.rand(1, 3, 4, 4), numbers)
 
 
 def test_every_mixture_of_sets_is_invertible():

@@ -52,6 +52,13 @@ def test_options_of_drawing_are_arguments_of_the_generator():
     assert set(DRAWN_WITH) < set(MADE_WITH)
 
 
+def test_banks_of_free_numbers_are_refused(parts, save):
+    network, banks = parts
+    banks["local"].append(torch.zeros(1, 45, 2, 3))
+    with pytest.raises(CheckpointError, match=r"f_isp_latest.pth: its bank 'local' .* g3 \(red\) of set 3 is 0,"):
+        load_f_isp(save())
+
+
 def test_round_trip(parts, save):
     network, banks = parts
     loaded, loaded_banks, n_pairs = load_f_isp(save())
