@@ -53,7 +53,7 @@ def test_options_of_drawing_are_arguments_of_the_generator():
 
 
 def test_banks_of_free_numbers_are_refused(parts, save):
-    network, banks = parts
+    _, banks = parts
     banks["local"].append(torch.zeros(1, 45, 2, 3))
     with pytest.raises(CheckpointError, match=r"f_isp_latest.pth: its bank 'local' .* g3 \(red\) of set 3 is 0,"):
         load_f_isp(save())
