@@ -39,7 +39,7 @@ class PairedRestorationDataset(Dataset[dict[str, Any]]):
             * ``meta_info_file``: a text file that selects pairs: each line begins with the name of a target, with or
               without extension (of an LMDB: its key), as BasicSR's do. Without it all pairs are used.
             * ``filename_tmpl``: name of an input, ``{}`` being its target's; default ``"{}"``.
-            * ``phase``: ``train`` turns augmentation on.
+            * ``phase``: ``train`` turns on what follows. An option file's sections have it by their names.
             * ``gt_size``: side of the training crop, or ``[height, width]``; none by default. Images that do not hold
               the crop are turned or enlarged (`semiisp_plugin.data.augment.fit_to_crop`).
             * ``crop_ratio``: in place of ``gt_size``, shares ``[least, largest]`` of the image's height and width,
@@ -54,8 +54,8 @@ class PairedRestorationDataset(Dataset[dict[str, Any]]):
             What is for the loader may be there too.
 
     Raises:
-        ValueError: The pairs do not match (see `match_pairs`), or ``meta_info_file`` names what is no pair or names
-            one twice (see `select_pairs`).
+        ValueError: Crops or flips are asked for without a phase; the pairs do not match (see `match_pairs`); or
+            ``meta_info_file`` names what is no pair or names one twice (see `select_pairs`).
         FileNotFoundError: A folder or ``meta_info_file`` is missing.
     """
 
@@ -68,6 +68,9 @@ class PairedRestorationDataset(Dataset[dict[str, Any]]):
         self.size = (size, size) if isinstance(size, int) else None if size is None else (size[0], size[1])
         self.crop_ratio = opt.get("crop_ratio")
         self.training = opt.get("phase") == "train"
+        given = [key for key in ("gt_size", "crop_ratio", "use_hflip", "use_rot") if opt.get(key)]
+        if given and "phase" not in opt:
+            raise ValueError(f"{given[0]} is for training: give phase: train as well, or val for whole images.")
         self.hflip = bool(opt.get("use_hflip", False))
         self.rot = bool(opt.get("use_rot", False))
         self.seed = int(opt.get("seed") or 0)

@@ -11,7 +11,7 @@ import msgspec
 
 from semiisp_plugin import options as options_module
 from semiisp_plugin.options import Source, check_section, load_yaml, nearest, read_options
-from semiisp_plugin.options.structures import Count, Positive, Strict
+from semiisp_plugin.options.structures import Count, Name, Positive, Strict
 from semiisp_plugin.simulation.look import LOOKS
 
 Kind = Literal["f_isp", "supervised", "pseudo_only", "mean_teacher", "semi"]
@@ -193,7 +193,7 @@ class BenchmarkOptions(Strict):
         out: Folder; default ``benchmark_results/<name>``, beside a cache that all benchmarks there share.
     """
 
-    name: str
+    name: Name
     task: Task
     pairs: Annotated[list[Positive | Literal["all"]], msgspec.Meta(min_length=1)]
     systems: dict[str, Any]

@@ -106,6 +106,7 @@ def check_options(options: dict[str, Any], source: Source, *, is_train: bool) ->
         missing(options, "train", source, (), "the section 'train' is missing.", known)
     check_section(options, structure, source)
     data = {name: _check_dataset(section, str(name), source) for name, section in options["datasets"].items()}
+    _check_names(options["datasets"], source)
     if not is_train:
         _check_keys({k: v for k, v in options.items() if k != "train"}, structure, model, source, ())
         _check_testing(options, source)
@@ -154,6 +155,17 @@ def _check_dataset(section: Any, name: str, source: Source) -> Any:
             if marks_of(field.type).get("only_training") and value not in (None, False, field.default):
                 source.fail((*here, field.encode_name), "only training uses this; leave it out here.")
     return cls
+
+
+def _check_names(datasets: dict[str, Any], source: Source) -> None:
+    """Images, tables and best values of data sets of one name would overwrite each other."""
+    seen: dict[str, str] = {}
+    for key in (key for key in datasets if key != "train"):
+        name = str(datasets[key].get("name") or key)
+        other = seen.setdefault(name.casefold(), key)  # some file systems do not tell a from A
+        if other != key:
+            message = f"datasets:{other} is called '{name}', too, and their results would overwrite each other."
+            source.fail(("datasets", key, "name"), f"{message} Give it another name.")
 
 
 def _check_testing(options: dict[str, Any], source: Source) -> None:

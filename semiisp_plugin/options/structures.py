@@ -130,7 +130,7 @@ class Loader(msgspec.Struct, kw_only=True):
 class Dataset(Loader, forbid_unknown_fields=True, kw_only=True):
     """A `PairedRestorationDataset` or `SemiSupervisedDataset`."""
 
-    name: Annotated[str, doc("Name, in messages and logs.")]
+    name: Annotated[Name, doc("Name, in messages and logs, and of its results' files.")]
     type: Annotated[str, doc("Class of the data set.")]
     dataroot_gt: Annotated[str, doc("Folder (searched recursively) or LMDB of the targets.")]
     dataroot_lq: Annotated[str, doc("Folder or LMDB of the inputs.")]
@@ -365,7 +365,7 @@ class Val(Strict):
 
     save_img: Annotated[bool, doc("Write the results as images.")] = False
     val_freq: Annotated[Positive | None, doc("Validate every so many iterations; training needs it.")] = None
-    suffix: Annotated[str | None, doc("End of the names of test results, in place of the run's name.")] = None
+    suffix: Annotated[Name | None, doc("End of the names of test results, in place of the run's name.")] = None
     pbar: Annotated[bool, doc("Show a progress bar.")] = False
     metrics: Annotated[
         dict[str, Any] | None,

@@ -411,6 +411,16 @@ def test_options_decide_which_flips_there_are():
     assert len(variants[True, True]) == 8
 
 
+@pytest.mark.parametrize("augmentation", [{"gt_size": 6}, {"crop_ratio": [0.5, 1.0]}, {"use_hflip": True}])
+def test_crops_and_flips_need_a_phase(roots, augmentation):
+    (key,) = augmentation
+    with pytest.raises(ValueError, match=f"{key} is for training: give phase: train"):
+        PairedRestorationDataset({**roots["disk"], **augmentation})
+    for make in (PairedRestorationDataset, SemiSupervisedDataset):
+        with pytest.raises(ValueError, match="phase: train"):
+            make({**roots["disk"], **augmentation, "pseudo": roots["disk"]})
+
+
 def test_transposition_only_where_the_size_stays():
     landscape = coordinates(4, 6)
     for seed in range(30):

@@ -303,6 +303,14 @@ def test_keys_of_the_pipeline(option_files, change, value):
         (lambda o: o["datasets"]["val"].update(timeout=3), "datasets:val:timeout: only training uses this"),
         (lambda o: o["datasets"]["train"].update(seeded_order=True), "datasets:train:seeded_order: unknown key"),
         (
+            lambda o: o["datasets"].update(
+                val_2={**o["datasets"]["val"], "name": o["datasets"]["val"]["name"].upper()}
+            ),
+            "datasets:val_2:name: datasets:val is called '.*', too, and their results would overwrite each other",
+        ),
+        (lambda o: o["datasets"]["val"].update(name="a/b"), "datasets:val:name: expected a name of a folder"),
+        (lambda o: o["val"].update(suffix="../up"), "val:suffix: expected a name of a folder"),
+        (
             lambda o: o["train"]["filter"].update(type="treshold"),
             "no filter 'treshold' is registered; did you mean 'thr",
         ),
