@@ -234,6 +234,25 @@ def test_plain_basicsr_options_run(option_files, tiny_data):
     assert main(["train", "-opt", path, "--auto_resume"]) == 0
 
 
+def test_the_average_is_tested_and_fine_tuned_unless_told_otherwise(option_files, workspace):
+    options = option_files.base("averaged", "SupervisedModel", 3)
+    options["train"].update(ema_decay=0.5)
+    assert main(["train", "-opt", option_files.write("averaged", options)]) == 0
+    weights = "experiments/averaged/models/net_g_latest.pth"
+    del options["train"], options["logger"]
+    data = options["datasets"]
+    options["datasets"] = {"test_1": data["val"]}
+    options["path"] = {"pretrain_network_g": weights}
+    options["val"] = {"metrics": options["val"]["metrics"]}
+    path = option_files.write("tested", options | {"name": "tested"})
+    assert main(["test", "-opt", path]) == 0
+    log = next(Path("results/tested").glob("*.log")).read_text(encoding="utf-8")
+    assert f"from {weights} (params_ema: " in log
+    assert main(["test", "-opt", path, "--force_yml", "path:param_key_g=params", "name=raw"]) == 0
+    log = next(Path("results/raw").glob("*.log")).read_text(encoding="utf-8")
+    assert f"from {weights} (params: " in log
+
+
 def test_debug_mode_and_overrides(option_files):
     path = option_files.isp()
     assert main(["train", "-opt", path, "--debug", "--force_yml", "train:total_iter=1", "train:optim_g:lr=5e-4"]) == 0

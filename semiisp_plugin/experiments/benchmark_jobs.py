@@ -267,8 +267,7 @@ def _target_options(step: Step, data: Data) -> dict[str, Any]:
             training["photometric_jitter"] = s.augment
         if kind == "finetune":
             weights = run_folder(step.needs["semi"]) / "net_g_latest.pth"
-            key = "params_ema" if s.ema_decay else "params"
-            options["path"] = {"pretrain_network_g": str(weights), "param_key_g": key}
+            options["path"] = {"pretrain_network_g": str(weights)}
         return options
     train_set.update(
         type="SemiSupervisedDataset",

@@ -226,8 +226,6 @@ def _tests(recipe: Recipe, phases: Mapping[str, Phase], root: Path) -> list[Phas
             own["network_g"] = as_json(phase.values["network_g"])
         weights = os.path.relpath(phase.weights, root)
         own["path"] = {**(own.get("path") or {}), "pretrain_network_g": weights}
-        if (phase.values["train"].get("ema_decay") or 0) > 0:
-            own["path"]["param_key_g"] = "params_ema"
         own["val"] = {**(own.get("val") or {}), "save_img": True}
         try:
             options_module.check_options(as_json(own), given.source, is_train=False)

@@ -118,7 +118,7 @@ def _tensors(values: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def load_network_weights(
     net: nn.Module, path: str | os.PathLike[str], *, key: str | None = None, strict: bool = True
-) -> str | None:
+) -> str:
     """Load a file's weights into a network without parallel wrapper.
 
     Args:
@@ -128,28 +128,48 @@ def load_network_weights(
         strict: See `load_weights`.
 
     Returns:
-        The key that they were under.
+        What was loaded, in words: the key, how many tensors, how many of them the file lacks or has too many.
 
     Raises:
         CheckpointError: The file cannot be read, has no such weights, or is of another network.
     """
     found, weights = weights_in(load_checkpoint(path), path, key)
-    load_weights(net, weights, path, strict)
-    return found
+    loaded, missing, extra = load_weights(net, weights, path, strict)
+    rest = [f"{count} {what}" for count, what in ((missing, "missing"), (extra, "unknown to the network")) if count]
+    return f"{found or 'bare weights'}: {', '.join([f'{loaded} tensors', *rest])}"
 
 
-def load_weights(net: nn.Module, weights: Mapping[str, Tensor], path: str | os.PathLike[str], strict: bool) -> None:
+_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+
+
+def load_weights(
+    net: nn.Module, weights: Mapping[str, Tensor], path: str | os.PathLike[str], strict: bool
+) -> tuple[int, int, int]:
     """Load a state dict into a network.
 
+    Args:
+        net: Network.
+        weights: The state dict; names may begin with what wrappers of networks put in front.
+        path: From this file, for messages.
+        strict: Every weight of the network must be there, and no other.
+
+    Returns:
+        How many tensors were loaded, how many of the network's are missing, and how many are of no use to it.
+
     Raises:
-        CheckpointError: Names or shapes differ; the message says how many and which first.
+        CheckpointError: Names or shapes differ, or (without ``strict``) no name is the same; the message says how many
+            and which first.
     """
-    weights = {k.removeprefix("module."): v for k, v in weights.items()}
     own = net.state_dict()
-    missing = sorted(own.keys() - weights.keys())
-    extra = sorted(weights.keys() - own.keys())
-    shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
-    if shapes or (strict and (missing or extra)):
+    bare = {}
+    for name, value in weights.items():
+        while name not in own and name.startswith(_WRAPPERS):
+            name = name.partition(".")[2]
+        bare[name] = value
+    missing = sorted(own.keys() - bare.keys())
+    extra = sorted(bare.keys() - own.keys())
+    shapes = [k for k in own.keys() & bare.keys() if own[k].shape != bare[k].shape]
+    if shapes or (strict and (missing or extra)) or (own and len(missing) == len(own)):
         parts = [
             f"{len(names)} {what} (first: {sorted(names)[0]})"
             for names, what in ((missing, "missing"), (extra, "unknown to the network"), (shapes, "of another shape"))
@@ -159,7 +179,8 @@ def load_weights(net: nn.Module, weights: Mapping[str, Tensor], path: str | os.P
             f"{path} does not fit {type(net).__name__}: of its weights {', '.join(parts)}. It was saved from another "
             f"network; make network_g the one it was trained with, or take another file."
         )
-    net.load_state_dict(weights, strict=strict)
+    net.load_state_dict(bare, strict=strict)
+    return len(own) - len(missing), len(missing), len(extra)
 
 
 def save_atomically(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:

@@ -45,12 +45,13 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
     loop_state: dict[str, Any]
     best_metric_results: Mapping[str, Any]
 
-    def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str = "params") -> None:
+    def load_network(
+        self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = "params"
+    ) -> None:
         """See `semiisp_plugin.io.checkpoint.load_network_weights`."""
         net = self.get_bare_model(net)
-        key = load_network_weights(net, load_path, key=param_key, strict=strict)
-        which = "" if key in (None, param_key) else f" ('{key}', as there is no '{param_key}')"
-        get_root_logger().info(f"Loaded {type(net).__name__} from {load_path}{which}.")
+        what = load_network_weights(net, load_path, key=param_key, strict=strict)
+        get_root_logger().info(f"Loaded {type(net).__name__} from {load_path} ({what}).")
 
     # --- saving ----------------------------------------------------------------------------------------------
 

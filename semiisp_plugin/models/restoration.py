@@ -91,9 +91,7 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         with naming(key):
             net = build_network(self.opt[key])
         if paths.get(weights_key):
-            self.load_network(
-                net, paths[weights_key], paths.get("strict_load_g", True), paths.get("param_key_g", "params")
-            )
+            self.load_network(net, paths[weights_key], paths.get("strict_load_g", True), paths.get("param_key_g"))
         parameters = sum(p.numel() for p in net.parameters())
         get_root_logger().info(f"{key}: {type(net).__name__} with {parameters:,d} parameters")
         return self.model_to_device(net)

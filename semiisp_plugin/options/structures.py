@@ -398,7 +398,12 @@ class Paths(Strict):
 
     pretrain_network_g: Annotated[str | None, doc("Weights of `network_g`; testing needs them.")] = None
     pretrain_network_global: Annotated[str | None, doc("Weights of `network_global`.")] = None
-    param_key_g: Annotated[str, doc("Which weights of the file: `params`, or `params_ema`, the average.")] = "params"
+    param_key_g: Annotated[
+        str | None,
+        doc(
+            "Which weights of the file, such as `params`; ~: the average (`params_ema`), which validation has, if any."
+        ),
+    ] = None
     strict_load_g: Annotated[bool, doc("Refuse weights that do not fit the network.")] = True
     resume_state: Annotated[str | None, doc("Training state (`.state`) to resume from.")] = None
 

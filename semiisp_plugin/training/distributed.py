@@ -14,6 +14,7 @@ from semiisp_plugin.toolbox import get_dist_info
 
 def init_distributed(opt: dict[str, Any], launcher: str) -> None:
     """Set ``dist``, ``rank`` and ``world_size``; NCCL where there are GPUs, gloo where there are none."""
+    check_launcher(launcher)
     opt["dist"] = launcher != "none"
     if opt["dist"] and not torch.distributed.is_initialized():
         if launcher == "slurm":
@@ -28,6 +29,16 @@ def init_distributed(opt: dict[str, Any], launcher: str) -> None:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
         torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
     opt["rank"], opt["world_size"] = get_dist_info()
+
+
+def check_launcher(launcher: str) -> None:
+    """Raise an OptionError if torchrun has started several processes that would not know of each other."""
+    count = int(os.environ.get("WORLD_SIZE") or 1)
+    if launcher == "none" and count > 1:
+        raise OptionError(
+            f"torchrun has started {count} processes (WORLD_SIZE), and each would train by itself: add --launcher "
+            f"pytorch, or start it without torchrun."
+        )
 
 
 def _read_slurm(port: int) -> None:

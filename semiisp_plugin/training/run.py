@@ -19,6 +19,7 @@ from semiisp_plugin.data.auto_settings import resolve_auto
 from semiisp_plugin.io.checkpoint import load_checkpoint, newest_whole_state
 from semiisp_plugin.options.structures import held_out_settings
 from semiisp_plugin.toolbox import build_dataset, build_model, get_root_logger, run_basicsr
+from semiisp_plugin.training.distributed import check_launcher
 from semiisp_plugin.training.loaders import MixedData, build_val_loaders, estimated_noise
 from semiisp_plugin.training.run_folder import held_log
 
@@ -57,6 +58,7 @@ def options_or_basicsr(
             f"--dry-run: {values['model_type']} runs in BasicSR's own pipeline, which has no such thing. It is for the "
             f"plugin's models; SupervisedModel trains any architecture."
         )
+    check_launcher(args.launcher)
     how = {"launcher": args.launcher, "auto_resume": args.auto_resume, "debug": args.debug}
     run_basicsr(command, root_path, values, args.opt, **how)
     return None, None

@@ -104,7 +104,7 @@ def test_published_files_load_with_at_most_one_line(
 
 
 def test_a_file_of_another_layout_says_what_to_name(option_files: Any) -> None:
-    """Without the line, the message has it."""
+    """Where another key is asked for, the message has the right one."""
     torch.save(mmediting(weights(SEPLUT)), option_files.folder / "published.pth")
     options = {
         "name": "published",
@@ -112,7 +112,7 @@ def test_a_file_of_another_layout_says_what_to_name(option_files: Any) -> None:
         "num_gpu": 0,
         "datasets": {"test_1": option_files.pairs("test")},
         "network_g": SEPLUT,
-        "path": {"pretrain_network_g": "published.pth"},
+        "path": {"pretrain_network_g": "published.pth", "param_key_g": "params"},
         "val": {"save_img": False},
     }
     path = option_files.write("published", options)

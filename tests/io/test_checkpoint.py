@@ -11,6 +11,7 @@ from semiisp_plugin.io import checkpoint
 from semiisp_plugin.io.checkpoint import (
     CheckpointError,
     load_checkpoint,
+    load_network_weights,
     load_weights,
     newest_whole_state,
     prune,
@@ -129,8 +130,24 @@ def test_weights_of_another_network():
     assert torch.equal(net[1].bias, kept)
 
 
-def test_weights_saved_from_a_parallel_wrapper():
+def test_what_was_loaded_is_told_and_nothing_is_an_error(tmp_path):
+    net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1))
+    some = {"0.weight": torch.full((1, 1, 1, 1), 3.0), "2.weight": torch.zeros(1)}
+    torch.save({"params": some, "params_ema": {"0.weight": torch.full((1, 1, 1, 1), 4.0)}}, tmp_path / "net.pth")
+    told = load_network_weights(net, tmp_path / "net.pth", key="params", strict=False)
+    assert told == "params: 1 tensors, 3 missing, 1 unknown to the network"
+    assert float(net[0].weight.detach()) == 3
+    assert load_network_weights(net, tmp_path / "net.pth", strict=False).startswith("params_ema: 1 tensors")
+    assert float(net[0].weight.detach()) == 4
+    with pytest.raises(CheckpointError, match=r"x\.pth does not fit Sequential: of its weights 4 missing .* 1 unknown"):
+        load_weights(net, {"net.0.weight": torch.zeros(1, 1, 1, 1)}, "x.pth", strict=False)
+
+
+def test_weights_saved_from_a_wrapper():
     net = nn.Conv2d(1, 1, 1)
+    compiled = {"_orig_mod.module.weight": torch.full((1, 1, 1, 1), 5.0), "module._orig_mod.bias": torch.ones(1)}
+    load_weights(net, compiled, "x.pth", True)
+    assert float(net.weight.detach()) == 5
     load_weights(net, {"module.weight": torch.full((1, 1, 1, 1), 3.0), "module.bias": torch.ones(1)}, "x.pth", True)
     assert float(net.weight.detach()) == 3
 

@@ -51,3 +51,13 @@ def test_torchrun_is_missing(started):
     opt = {"num_gpu": 0}
     distributed.init_distributed(opt, "none")
     assert (opt["dist"], opt["rank"], opt["world_size"]) == (False, 0, 1)
+
+
+def test_torchrun_without_a_launcher(monkeypatch, started):
+    """Each process would train by itself, all in one folder."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(OptionError, match=r"started 2 processes \(WORLD_SIZE\).*add --launcher pytorch"):
+        distributed.init_distributed({"num_gpu": 0}, "none")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    distributed.init_distributed({"num_gpu": 0}, "none")
+    assert started == []
