@@ -7,6 +7,7 @@ are taken. The 100 are therefore among the 500, and neither depends on the order
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -45,7 +46,8 @@ def read_names(path: str | Path) -> list[str]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"'{path}' is no text file; give a list with one name a line.") from error
-    names = [line.partition(" (")[0].strip() for line in text.splitlines() if line.strip()]
+    lines = unicodedata.normalize("NFC", text).splitlines()  # as keys are (`quote_key`)
+    names = [line.partition(" (")[0].strip() for line in lines if line.strip()]
     if not names:
         raise ValueError(f"'{path}' names nothing; it must have one name a line.")
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)

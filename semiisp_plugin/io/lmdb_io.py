@@ -15,6 +15,7 @@ import hashlib
 import os
 import re
 import threading
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 from functools import lru_cache
@@ -87,8 +88,12 @@ def lmdb_key(relative_path: str) -> str:
 
 
 def quote_key(text: str) -> str:
-    """Write each byte that a key cannot hold as ``%XX`` (see `lmdb_key`)."""
-    return "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in os.fsencode(text))
+    """Write each byte that a key cannot hold as ``%XX`` (see `lmdb_key`), accented letters composed.
+
+    Some systems store "é" as one letter, some as "e" and an accent: what looks the same gets the same key.
+    """
+    composed = unicodedata.normalize("NFC", text)
+    return "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in os.fsencode(composed))
 
 
 def unique_keys(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
@@ -104,15 +109,16 @@ def unique_keys(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
         One key a path, in the order of ``paths``, all different.
 
     Raises:
-        ValueError: Even the longer key of a path is taken.
+        ValueError: Even the longer key of a path is taken, or another path's.
     """
     keys = [lmdb_key(path) for path in paths]
-    counts = Counter(keys)
+    counts, seen = Counter(keys), set(taken)
     for i, path in enumerate(paths):
         if counts[keys[i]] > 1 or keys[i] in taken:
             keys[i] += f"~{strip_extension(path)[1].removeprefix('.')}"
-        if keys[i] in taken:
+        if keys[i] in seen:
             raise ValueError(f"'{path}' would have the key '{keys[i]}', which is another image's; rename the file.")
+        seen.add(keys[i])
     return keys
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from semiisp_plugin.data.pairs import (
     match_pairs,
     read_location,
     read_pair,
+    select_pairs,
 )
 from semiisp_plugin.io.image_io import encode_png, write_image
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter, unique_keys
@@ -39,6 +41,18 @@ def test_pairs_are_matched_by_name_not_by_order_or_extension(tmp_path):
         Pair("a/2", str(low / "a/2.png"), str(high / "a/2.tif")),
         Pair("b", str(low / "b.jpg"), str(high / "b.webp")),
     ]
+
+
+def test_letters_with_accents_match_however_they_are_stored(tmp_path):
+    """Macs store them decomposed, other systems composed."""
+    for part, form in (("low", "NFD"), ("high", "NFC")):
+        for number, name in enumerate(("café_1", "Größe_2", "plain")):
+            write_image(tmp_path / part / f"{unicodedata.normalize(form, name)}.png", image(number))
+    pairs = match_pairs(tmp_path / "low", tmp_path / "high")
+    assert len(pairs) == 3
+    assert all((read_pair(pair)[0] == read_pair(pair)[1]).all() for pair in pairs)
+    chosen = select_pairs(pairs, [unicodedata.normalize("NFD", "café_1.png")])
+    assert [pair.key for pair in chosen] == ["caf%C3%A9_1"]
 
 
 def test_template(tmp_path):

@@ -124,6 +124,8 @@ def test_unique_keys_example():
     assert unique_keys(["a.jpg", "c.jpg"], {"a", "b"}) == ["a~jpg", "c"]
     with pytest.raises(ValueError, match=r"'a\.jpg' would have the key 'a~jpg', which is another image's"):
         unique_keys(["a.jpg"], {"a", "a~jpg"})
+    with pytest.raises(ValueError, match="another image's; rename the file"):
+        unique_keys(["\u00e9.jpg", "e\u0301.jpg"])  # the same letter, composed and decomposed
 
 
 @given(

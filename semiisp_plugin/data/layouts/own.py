@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -125,8 +126,8 @@ def _folders(request: Request) -> tuple[Path, Path]:
 
 
 def _stem(relative: str) -> str:
-    """Path without extension (of any kind: RAW extensions are not images')."""
-    folder, slash, name = relative.rpartition("/")
+    """Path without extension (of any kind: RAW extensions are not images'), accented letters composed."""
+    folder, slash, name = unicodedata.normalize("NFC", relative).rpartition("/")
     return f"{folder}{slash}{name.rpartition('.')[0]}"
 
 
