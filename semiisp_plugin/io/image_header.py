@@ -227,7 +227,7 @@ def _jpeg(buffer: bytes, name: str) -> ImageHeader:
             width = int.from_bytes(buffer[start + 3 : start + 5], "big")
             components = buffer[start + 5]
         elif marker == 0xC4:
-            zeros &= _flat(buffer[start : position + 2 + length])
+            zeros &= flat(buffer[start : position + 2 + length])
         elif marker == 0xE1 and exif is None and buffer.startswith(_EXIF_MARK, start):
             exif = buffer[start + len(_EXIF_MARK) : position + 2 + length]
         elif marker == 0xE2 and buffer.startswith(_ICC_MARK, start):
@@ -238,8 +238,11 @@ def _jpeg(buffer: bytes, name: str) -> ImageHeader:
     raise ImageReadError(f"{name}: truncated JPEG file ({len(buffer)} bytes, end marker missing). {FETCH_AGAIN}")
 
 
-def _flat(tables: bytes) -> bool:
-    """Whether the codes of nothing but zero bits mean "no difference" and "no more" in all of these Huffman tables."""
+def flat(tables: bytes) -> bool:
+    """Whether in all of a JPEG segment's Huffman tables the code of zero bits means "no difference" or "no more".
+
+    Then a long run of zeros is a flat part of the picture, else it is none.
+    """
     position = 0
     while position + 18 <= len(tables):
         if tables[position + 17] and sum(tables[position + 1 : position + 17]):
