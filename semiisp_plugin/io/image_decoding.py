@@ -95,7 +95,7 @@ def decode(
         ImageReadError: The file is incomplete, damaged, too large, or of a layout that is not read.
     """
     check_size(header.width, header.height, max_pixels, name)
-    _check_data(buffer, header, name)
+    _check_data(buffer, header, name, max_pixels)
     profile = header.icc_profile
     opacity = None
     if header.kind == "JPEG":
@@ -127,7 +127,7 @@ def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
 # --- damage that decoders do not see --------------------------------------------------------------------------------
 
 
-def _check_data(buffer: bytes, header: ImageHeader, name: str) -> None:
+def _check_data(buffer: bytes, header: ImageHeader, name: str, max_pixels: int | None) -> None:
     """Raise for holes, and for strips or tiles of TIFF that do not agree with their checksums or are damaged JPEG."""
     for start, size in header.parts:
         if not header.zeros and buffer.find(_HOLE, start, start + size) >= 0:
@@ -139,7 +139,7 @@ def _check_data(buffer: bytes, header: ImageHeader, name: str) -> None:
         if header.compression == _TIFF_JPEG and max(header.bits) == 8:
             tables = (header.tables or b"")[:-2]  # without its end marker
             part = tables + buffer[start + 2 if tables else start : start + size]
-            _libjpeg(part, header, name, space="GRAY", min_width=1, min_height=1)
+            _libjpeg(part, header, name, max_pixels, space="GRAY", min_width=1, min_height=1)
 
 
 def _check_deflate(rest: bytes, name: str) -> None:
@@ -160,7 +160,7 @@ def _jpeg(buffer: bytes, header: ImageHeader, name: str, reduce: int) -> np.ndar
     """RGB, or CMYK with 255 for full ink, at a fraction of its size (rounded up)."""
     cmyk = header.components == 4
     sides = {"min_width": -(-header.width // reduce), "min_height": -(-header.height // reduce)}
-    pixels = _libjpeg(buffer, header, name, space="CMYK" if cmyk else "RGB", **sides)
+    pixels = _libjpeg(buffer, header, name, None, space="CMYK" if cmyk else "RGB", **sides)
     if pixels is None:
         if cmyk:
             raise ImageReadError(f"{name}: CMYK JPEG of an odd subsampling is not supported; save it as PNG.")
@@ -169,7 +169,9 @@ def _jpeg(buffer: bytes, header: ImageHeader, name: str, reduce: int) -> np.ndar
     return 255 - pixels if cmyk and header.adobe else pixels
 
 
-def _libjpeg(buffer: bytes, header: ImageHeader, name: str, *, space: str, **sides: int) -> np.ndarray | None:
+def _libjpeg(
+    buffer: bytes, header: ImageHeader, name: str, max_pixels: int | None, *, space: str, **sides: int
+) -> np.ndarray | None:
     """Pixels of a JPEG file that libjpeg has nothing to say against; None if it is of a subsampling TurboJPEG lacks.
 
     It tells its first warning alone: what changes no pixel is mended, and the file is looked at again.
@@ -178,8 +180,13 @@ def _libjpeg(buffer: bytes, header: ImageHeader, name: str, *, space: str, **sid
 
     for _ in range(5):
         try:
+            if max_pixels is not None:  # of a part, which may claim another size than its file
+                height, width = simplejpeg.decode_jpeg_header(buffer)[:2]
+                check_size(width, height, max_pixels, name)
             pixels: np.ndarray = simplejpeg.decode_jpeg(buffer, space, **sides)
             return pixels
+        except ImageReadError:
+            raise
         except ValueError as error:
             warning = str(error)
         if _ODD_SAMPLING in warning:

@@ -56,8 +56,6 @@ _DNG_VERSION, _WHITE, _ORIGIN, _SIZE, _ACTIVE = 50706, 50717, 50719, 50720, 5082
 _PLAIN, _JPEG, _CFA, _LINEAR, _NO_OFFSET = 1, 7, 32803, 34892, 2**32 - 1
 # So many zero bytes in a row are no sensor's values: these have noise. The unit of files that fail is 4096 bytes.
 _HOLE = bytes(4000)
-# No camera compresses to so few bits a pixel; a file that does has lost its picture.
-_MIN_BITS = 0.5
 _MAX_DARK_ROWS = 1 / 16
 _COPY_AGAIN = "Copy it from the camera again, or remove it (from both folders, if it is one of a pair)."
 
@@ -108,11 +106,6 @@ def read_raw(path: str | os.PathLike[str]) -> np.ndarray:
                     f"{name}: the sensor has {raw.num_colors} colours; three are needed here. Leave the file out."
                 )
             sizes = raw.sizes
-            if os.path.getsize(name) * 8 < sizes.raw_width * sizes.raw_height * _MIN_BITS:
-                raise ImageReadError(
-                    f"{name}: incomplete RAW file ({os.path.getsize(name)} bytes for {sizes.raw_width}x"
-                    f"{sizes.raw_height} pixels). {_COPY_AGAIN}"
-                )
             _check_values(raw, name)
             image = raw.postprocess(**{**_arguments(rawpy), **_levels(raw, tags)})
     except rawpy.LibRawError as error:
@@ -198,12 +191,13 @@ def _check_parts(file: BinaryIO, tags: Mapping[int, Any], name: str, size: int) 
     """Look at a directory's strips or tiles; returns where the last of them ends."""
     starts, sizes = (_numbers(tags, strips) or _numbers(tags, tiles) for strips, tiles in _PARTS)
     photometric, compression = tags.get(_PHOTOMETRIC, _CFA), tags.get(_COMPRESSION, _PLAIN)
+    whole = sum(sizes) <= size  # else parts overlap, and could be read for ever
     end = 0
     for start, length in ((int(a), int(b)) for a, b in zip(starts, sizes, strict=False)):
         if start == _NO_OFFSET:
             start = int(max(_numbers(tags, _RAW_OFFSET), default=0))
         end = max(end, start + length)
-        if start + length > size or min(start, length) < 1:
+        if not whole or start + length > size or min(start, length) < 1:
             continue
         file.seek(start)
         data = file.read(length)

@@ -193,14 +193,6 @@ def test_other_formats_that_tell_their_length(tmp_path, name, data):
         read_raw(tmp_path / name)
 
 
-def test_metadata_without_a_picture(tmp_path, write_dng):
-    """As collections of examples keep of files: 460 bytes for 6 megapixels."""
-    path = write_dng(tmp_path / "a.dng", noisy(), extra=[(256, LONG, [3000]), (257, LONG, [2000]), (279, LONG, [4])])
-    path.write_bytes(path.read_bytes()[: -2 * 96 * 128] + b"none")
-    with pytest.raises(ImageReadError, match=r"a\.dng: (incomplete RAW file|LibRaw cannot read it)"):
-        read_raw(path)
-
-
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.nef"):
         read_raw(tmp_path / "none.nef")
