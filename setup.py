@@ -22,6 +22,7 @@ REQUIRES = [
     "numpy>=1.26",
     "scipy>=1.11",
     "opencv-python>=4.8",
+    "simplejpeg>=1.7.2",
     "Pillow>=10.1",
     "scikit-image>=0.22",
     "tifffile>=2024.8.30",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,20 @@ def dng_bytes(
     orientation: int = 1,
     active: tuple[int, int, int, int] | None = None,
     crop: tuple[int, int, int, int] | None = None,
+    extra: Sequence[tuple[int, int, Any]] = (),
 ) -> bytes:
     """A DNG file (version 1.4): a TIFF of one image.
 
     Args:
-        mosaic: (H, W) sensor values.
+        mosaic: (H, W) sensor values; or (H, W, 3), a linear picture.
         black: Sensor value of black.
         white: Sensor value of white.
         orientation: As in EXIF.
         active: Top, left, bottom, right of the part of the sensor that sees light.
         crop: Left, top, width, height of the recommended frame within it.
+        extra: Tag, type and values, in the place of others or besides.
     """
-    height, width = mosaic.shape
+    height, width = mosaic.shape[:2]
     pixels = mosaic.astype("<u2").tobytes()
     identity = [(int(i == j), 1) for i in range(3) for j in range(3)]
     fields: list[tuple[int, int, Any]] = [
@@ -46,6 +49,9 @@ def dng_bytes(
         fields += [(50719, LONG, crop[:2]), (50720, LONG, crop[2:])]
     if active:
         fields.append((50829, LONG, active))
+    if mosaic.ndim == 3:
+        extra = [(258, SHORT, [16] * 3), (262, SHORT, [34892]), (277, SHORT, [3]), *extra]
+    fields = [*{field[0]: field for field in (*fields, *extra)}.values()]
     values = {}
     for tag, kind, value in fields:
         if kind == ASCII:

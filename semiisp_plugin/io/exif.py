@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:  # imported when a file with EXIF comes: training on PNG needs none, and is to start soon
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # imported when a file with EXIF comes: training on PNG needs
 
 _ORIENTATION, _PHOTO, _PLACE, _INTEROPERABILITY = 0x0112, 0x8769, 0x8825, 0xA005
 _WIDTH, _HEIGHT, _COLOUR_SPACE, _MAKER_NOTE = 0xA002, 0xA003, 0xA001, 0x927C
-_TIFF_WIDTH, _TIFF_HEIGHT = 0x0100, 0x0101
+_TIFF_WIDTH, _TIFF_HEIGHT, _BELOW = 0x0100, 0x0101, 0x014A
 _SHORT, _LONG = 3, 4
 _SRGB = 1
 DESCRIPTIVE = frozenset((
@@ -33,6 +33,7 @@ DESCRIPTIVE = frozenset((
 ))  # fmt: skip
 """Tags of a first directory that are about the photograph, and not about how the pixels of a file are stored."""
 _MAX_VALUES = 8192  # of one tag taken from a TIFF or RAW file
+_MAX_DIRECTORIES = 64  # of one file
 
 
 class ExifError(ValueError):
@@ -101,6 +102,25 @@ def first_directory(file: BinaryIO) -> ImageFileDirectory_v2:
         SyntaxError: It is no such file. Pillow's other errors for damaged ones are of nearly any kind.
     """
     return _directory(file, None, None)
+
+
+def directories(file: BinaryIO) -> Iterator[ImageFileDirectory_v2]:
+    """All directories of a TIFF file, or of a RAW file that is built like one, as far as they can be read."""
+    waiting: list[Any] = [None]
+    seen: set[Any] = set()
+    while waiting and len(seen) < _MAX_DIRECTORIES:
+        at = waiting.pop(0)
+        if at in seen:
+            continue
+        seen.add(at)
+        try:
+            directory = _directory(file, at, None)
+            below: Any = directory.get(_BELOW, ())
+        except Exception:  # a damaged one, or a maker's own
+            continue
+        yield directory
+        waiting += below if isinstance(below, tuple) else [below]
+        waiting += [directory.next] if directory.next else []
 
 
 def _directory(file: BinaryIO, at: int | None, group: int | None) -> ImageFileDirectory_v2:

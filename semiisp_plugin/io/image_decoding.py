@@ -1,17 +1,18 @@
 """The pixels of an image file: colours and alpha, turned alike, from the decoder that reads the format best.
 
-Training data is only as good as its worst file, so what decoders let pass in silence is an error here: OpenCV returns
-a half-grey image for a truncated JPEG file, some of its versions a half-black one for a truncated PNG, scrambled
-channels for a planar 16-bit TIFF; libtiff does not look at the checksums of compressed strips.
+Training data is only as good as its worst file, so what decoders let pass in silence is an error here: libjpeg fills
+what it cannot decode with grey and other blocks, and only warns; some of OpenCV's versions return a half-black image
+for a truncated PNG, and scrambled channels for a planar 16-bit TIFF; libtiff does not look at the checksums of
+compressed strips, and no decoder sees a hole of zeros in data that have no checksum.
 
 ==============================  ======================================================================================
 format                          decoder
 ==============================  ======================================================================================
-JPEG, 1 or 3 components         OpenCV, after a look at the markers (twice as fast as Pillow)
-PNG                             OpenCV, after a walk over the chunks; 16 bits stay
+JPEG                            simplejpeg, whose libjpeg is OpenCV's and tells its warnings
+PNG                             OpenCV, of the chunks that decide pixels alone; 16 bits stay
 TIFF, more than 8 bits          OpenCV, after a look at the tags (Pillow reduces 16-bit RGB to 8 bits; without its large
                                 companion imagecodecs, tifffile reads no LZW)
-BMP, GIF, WebP, CMYK JPEG       Pillow, which refuses incomplete files
+BMP, GIF, WebP, other TIFF      Pillow, which refuses incomplete files
 ==============================  ======================================================================================
 
 None of them turns an image: each reads the orientation from other places. What `ImageHeader` says is applied here.
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import re
 import threading
 import zlib
 from collections.abc import Iterator
@@ -31,17 +33,19 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from semiisp_plugin.io.image_header import FETCH_AGAIN, ImageHeader, ImageReadError, check_size
+from semiisp_plugin.io.image_header import FETCH_AGAIN, PNG_MAGIC, ImageHeader, ImageReadError, check_size
 
 __all__ = ["Decoded", "decode"]
 
 _TIFF_GREY, _TIFF_RGB = 1, 2
 _TIFF_ORIENTATION = 274
-_DEFLATE = (8, 32946)
+_TIFF_JPEG, _DEFLATE = 7, (8, 32946)
+# No bitstream that is whole has so many zero bytes in a row; a sector that could not be read has 512 or more.
+_HOLE = bytes(64)
+_ODD_SAMPLING = "Could not determine subsampling"
 _PILLOW_READERS = {
     "BMP": ("BmpImagePlugin", "BmpImageFile"),
     "GIF": ("GifImagePlugin", "GifImageFile"),
-    "JPEG": ("JpegImagePlugin", "JpegImageFile"),
     "TIFF": ("TiffImagePlugin", "TiffImageFile"),
     "WEBP": ("WebPImagePlugin", "WebPImageFile"),
 }
@@ -76,14 +80,14 @@ def decode(
 ) -> Decoded:
     """Decode an image file's bytes without any change of colour space.
 
-    Memory is taken after the size is known to be within ``max_pixels``: of the file, and 6 bytes a pixel (OpenCV, 8
-    bits a sample), 12 (16 bits) or about 16 (Pillow).
+    Memory is taken after the size is known to be within ``max_pixels``: of the file, and 3 bytes a pixel (JPEG), 6
+    (OpenCV, 8 bits a sample), 12 (16 bits) or about 16 (Pillow).
 
     Args:
         buffer: The encoded image.
         header: What `semiisp_plugin.io.image_header.read_header` says of it.
         name: What messages call it.
-        max_pixels: Larger images are refused before they are decoded; ``None``: OpenCV's limit (2^30) alone.
+        max_pixels: Larger images are refused before they are decoded; ``None``: the decoder's limit alone.
         alpha: Whether the alpha channel is wanted.
         reduce: Decode a JPEG file of 1 or 3 components at 1/2, 1/4 or 1/8 of its size (rounded up); others as they are.
 
@@ -91,11 +95,15 @@ def decode(
         ImageReadError: The file is incomplete, damaged, too large, or of a layout that is not read.
     """
     check_size(header.width, header.height, max_pixels, name)
-    if header.compression in _DEFLATE:
-        _check_deflate(buffer, header, name)
+    _check_data(buffer, header, name, max_pixels)
     profile = header.icc_profile
-    if header.kind == "PNG" or (header.kind == "JPEG" and header.components != 4):
-        pixels, opacity = _opencv(buffer, header, name, alpha, reduce)
+    opacity = None
+    if header.kind == "JPEG":
+        pixels = _jpeg(buffer, header, name, reduce)
+    elif header.kind == "PNG":
+        # The others cost other things: OpenCV turns by them, takes an animation's frame, or gives up for a long text.
+        picture = b"".join([PNG_MAGIC, *(buffer[start : start + size] for start, size in header.parts)])
+        pixels, opacity = _opencv(picture, header, name, alpha)
     elif header.kind == "TIFF" and max(header.bits) > 8:
         pixels, opacity = _opencv(_opencv_tiff(buffer, header, name), header, name, alpha)
     else:
@@ -116,20 +124,113 @@ def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
+# --- damage that decoders do not see --------------------------------------------------------------------------------
+
+
+def _check_data(buffer: bytes, header: ImageHeader, name: str, max_pixels: int | None) -> None:
+    """Raise for holes, and for strips or tiles of TIFF that do not agree with their checksums or are damaged JPEG."""
+    for start, size in header.parts:
+        if not header.zeros and buffer.find(_HOLE, start, start + size) >= 0:
+            raise ImageReadError(
+                f"{name}: damaged {header.kind} file (a hole: zero bytes where its picture should be). {FETCH_AGAIN}"
+            )
+        if header.compression in _DEFLATE:
+            _check_deflate(buffer[start : start + size], name)
+        if header.compression == _TIFF_JPEG and max(header.bits) == 8:
+            tables = (header.tables or b"")[:-2]  # without its end marker
+            part = tables + buffer[start + 2 if tables else start : start + size]
+            _libjpeg(part, header, name, max_pixels, space="GRAY", min_width=1, min_height=1)
+
+
+def _check_deflate(rest: bytes, name: str) -> None:
+    """Raise unless a strip or tile agrees with its checksum (Adler-32)."""
+    stream = zlib.decompressobj()
+    try:
+        while rest and not stream.eof:
+            stream.decompress(rest, 2**24)
+            rest = stream.unconsumed_tail
+    except zlib.error as error:
+        raise ImageReadError(f"{name}: damaged TIFF file ({error}). {FETCH_AGAIN}") from error
+
+
+# --- libjpeg --------------------------------------------------------------------------------------------------------
+
+
+def _jpeg(buffer: bytes, header: ImageHeader, name: str, reduce: int) -> np.ndarray:
+    """RGB, or CMYK with 255 for full ink, at a fraction of its size (rounded up)."""
+    cmyk = header.components == 4
+    sides = {"min_width": -(-header.width // reduce), "min_height": -(-header.height // reduce)}
+    pixels = _libjpeg(buffer, header, name, None, space="CMYK" if cmyk else "RGB", **sides)
+    if pixels is None:
+        if cmyk:
+            raise ImageReadError(f"{name}: CMYK JPEG of an odd subsampling is not supported; save it as PNG.")
+        return _opencv(buffer, header, name, alpha=False)[0]
+    # Adobe's files store CMYK inverted, and have its marker.
+    return 255 - pixels if cmyk and header.adobe else pixels
+
+
+def _libjpeg(
+    buffer: bytes, header: ImageHeader, name: str, max_pixels: int | None, *, space: str, **sides: int
+) -> np.ndarray | None:
+    """Pixels of a JPEG file that libjpeg has nothing to say against; None if it is of a subsampling TurboJPEG lacks.
+
+    It tells its first warning alone: what changes no pixel is mended, and the file is looked at again.
+    """
+    import simplejpeg
+
+    for _ in range(5):
+        try:
+            if max_pixels is not None:  # of a part, which may claim another size than its file
+                height, width = simplejpeg.decode_jpeg_header(buffer)[:2]
+                check_size(width, height, max_pixels, name)
+            pixels: np.ndarray = simplejpeg.decode_jpeg(buffer, space, **sides)
+            return pixels
+        except ImageReadError:
+            raise
+        except ValueError as error:
+            warning = str(error)
+        if _ODD_SAMPLING in warning:
+            return None
+        if "nsufficient memory" in warning:
+            raise MemoryError(f"{name}: there is not enough memory to decode it.")
+        mended = _mended(buffer, header, warning)
+        if mended == buffer:
+            break
+        buffer = mended
+    what = warning.removeprefix("Corrupt JPEG data: ")
+    raise ImageReadError(f"{name}: damaged {header.kind} file (libjpeg: {what}). {FETCH_AGAIN}")
+
+
+def _mended(buffer: bytes, header: ImageHeader, warning: str) -> bytes:
+    """A JPEG file without what a warning is about, if no pixel depends on it; else as it is."""
+    if "bad ICC marker" in warning:
+        return buffer.replace(b"ICC_PROFILE\0", b"icc_profile\0")
+    if "unknown JFIF revision" in warning:
+        return re.sub(rb"JFIF\x00.", b"JFIF\0\1", buffer, count=1, flags=re.DOTALL)
+    if "Adobe color transform" in warning:  # libjpeg takes it for this one
+        transform = b"\2" if header.components == 4 else b"\1"
+        return re.sub(rb"(\xff\xee..Adobe.{6}).", rb"\1" + transform, buffer, count=1, flags=re.DOTALL)
+    if "Invalid SOS parameters" in warning:  # which this kind of scan does not use
+        return re.sub(
+            rb"(\xff\xda\x00\x08\x01..|\xff\xda\x00\x0c\x03.{6}).{3}", b"\\1\0\x3f\0", buffer, flags=re.DOTALL
+        )
+    if extraneous := re.search(r"(\d+) extraneous bytes before marker 0xd9", warning):
+        # Padding before the end marker, if the bytes are all alike and the decoder took none of them for data. Up to
+        # 8 it has fetched in advance.
+        end = buffer.find(b"\xff\xd9", header.parts[0][0] if header.kind == "JPEG" else 0)
+        data = buffer[:end].rstrip(buffer[end - 1 : end])
+        if end - len(data) <= int(extraneous[1]) + 16:
+            return data + buffer[end:]
+    return buffer
+
+
 # --- OpenCV ---------------------------------------------------------------------------------------------------------
 
 
-def _opencv(
-    buffer: bytes, header: ImageHeader, name: str, alpha: bool, reduce: int = 1
-) -> tuple[np.ndarray, np.ndarray | None]:
+def _opencv(buffer: bytes, header: ImageHeader, name: str, alpha: bool) -> tuple[np.ndarray, np.ndarray | None]:
     """RGB of 8 or 16 bits, and the alpha channel where it is wanted."""
-    flags = {
-        1: cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH,
-        2: cv2.IMREAD_REDUCED_COLOR_2,
-        4: cv2.IMREAD_REDUCED_COLOR_4,
-        8: cv2.IMREAD_REDUCED_COLOR_8,
-    }[reduce] | cv2.IMREAD_IGNORE_ORIENTATION
-    if header.alpha == "associated" or (alpha and header.alpha and header.key is None):
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    if header.alpha == "associated" or (alpha and header.alpha in ("channel", "key") and header.key is None):
         flags = cv2.IMREAD_UNCHANGED
     try:
         image = cv2.imdecode(np.frombuffer(buffer, np.uint8), flags)
@@ -172,19 +273,6 @@ def _opencv_tiff(buffer: bytes, header: ImageHeader, name: str) -> bytes:
     return changed.getvalue()
 
 
-def _check_deflate(buffer: bytes, header: ImageHeader, name: str) -> None:
-    """Raise unless the strips or tiles of a TIFF file agree with their checksums (Adler-32)."""
-    for start, size in header.parts:
-        stream = zlib.decompressobj()
-        rest = buffer[start : start + size]
-        try:
-            while rest and not stream.eof:
-                stream.decompress(rest, 2**20)
-                rest = stream.unconsumed_tail
-        except zlib.error as error:
-            raise ImageReadError(f"{name}: damaged TIFF file ({error}). {FETCH_AGAIN}") from error
-
-
 # --- Pillow ---------------------------------------------------------------------------------------------------------
 
 
@@ -214,9 +302,6 @@ def _pillow(
         raise
     except Exception as error:  # Pillow's readers signal damage by nearly any exception
         raise ImageReadError(f"{name}: damaged or incomplete image ({error}). {FETCH_AGAIN}") from error
-    if header.kind == "JPEG" and not header.adobe:
-        # Adobe's files store CMYK inverted, and have its marker; Pillow takes all for Adobe's.
-        pixels = 255 - pixels
     return pixels, opacity, profile if isinstance(profile, bytes) else None
 
 

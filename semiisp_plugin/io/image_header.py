@@ -18,23 +18,31 @@ from semiisp_plugin.io.exif import ExifError, first_directory, orientation_in, o
 FETCH_AGAIN = "Fetch or export the file again, or remove it (from both folders, if it is one of a pair)."
 """What to do about a damaged file; ends the messages of `ImageReadError`."""
 
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+"""What every PNG file begins with."""
+
 _JPEG = b"\xff\xd8\xff"
-_PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _GIF = (b"GIF87a", b"GIF89a")
 # The standalone JPEG markers: TEM and the restarts have no length field.
 _WITHOUT_LENGTH = frozenset([0x01, *range(0xD0, 0xD8)])
 # Start-of-frame markers; C4, C8 and CC are a table, a reserved code and another table.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SEQUENTIAL = (0xC0, 0xC1)  # with Huffman codes
 _ICC_MARK, _EXIF_MARK = b"ICC_PROFILE\0", b"Exif\0\0"
 # The largest real profiles, those of presses, have 3 MiB. A compressed one may claim anything.
 _MAX_PROFILE_BYTES = 8 * 2**20
+_PNG_PICTURE = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 _PNG_CHUNKS = frozenset((b"IHDR", b"iCCP", b"cICP", b"eXIf", b"tRNS"))
 _PNG_TEXTS = (b"tEXt", b"zTXt")
 _EXIF_TEXTS = (b"Raw profile type exif", b"Raw profile type APP1")
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_COMPRESSION, _TIFF_PHOTOMETRIC = 256, 257, 258, 259, 262
-_TIFF_ROWS, _TIFF_PLANES, _TIFF_EXTRA, _TIFF_PROFILE = 278, 284, 338, 34675
-_TIFF_ALPHA: dict[int, Literal["associated", "channel"]] = {1: "associated", 2: "channel"}  # of extra samples
+_TIFF_ROWS, _TIFF_PLANES, _TIFF_EXTRA, _TIFF_TABLES, _TIFF_PROFILE = 278, 284, 338, 347, 34675
+_TIFF_ALPHA: dict[int, Literal["unknown", "associated", "channel"]] = {
+    0: "unknown",
+    1: "associated",
+    2: "channel",
+}  # of extra samples
 _TIFF_PARTS = (273, 324), (279, 325)  # offsets of strips or tiles, and their sizes
 # What people have in folders of photographs, or under the name of one, and what it is called in messages.
 _OTHER_CONTENT: tuple[tuple[int, bytes, str], ...] = (
@@ -69,8 +77,9 @@ class ImageHeader(NamedTuple):
         icc_profile: The embedded ICC profile, if there is one and it is complete. Of GIF, Pillow finds it.
         exif: The EXIF block of JPEG, PNG and WebP, if there is one.
         orientation: As EXIF (of TIFF: a tag) numbers it; 1, upright, where the file says nothing or nothing readable.
-        alpha: ``"channel"``; ``"associated"``, with colours that are multiplied by it (TIFF); or ``"key"``: one colour
-            or some entries of a palette are transparent (PNG). Of WebP and GIF, Pillow finds it.
+        alpha: ``"channel"``; ``"associated"``, with colours that are multiplied by it (TIFF); ``"key"``: one colour or
+            some entries of a palette are transparent (PNG); or ``"unknown"``: samples which may be alpha (TIFF, BMP).
+            Of WebP and GIF, Pillow finds it.
         key: Of grey PNG: the transparent value.
         components: Of JPEG: 1, 3 or 4.
         adobe: Of JPEG: has Adobe's marker, so that its CMYK values, if it is CMYK, are stored inverted.
@@ -78,7 +87,10 @@ class ImageHeader(NamedTuple):
         interleaved: Of TIFF: not stored plane by plane.
         photometric: Of TIFF: the tag PhotometricInterpretation.
         compression: Of TIFF: the tag Compression.
-        parts: Of TIFF: where each strip or tile begins and how many bytes it has.
+        parts: Where the picture's data begin and how many bytes they have: of TIFF, strips or tiles; of PNG, the chunks
+            that decide pixels; of JPEG, from the first scan to the end marker; of WebP, the bitstream.
+        zeros: Whether long runs of zero bytes can be data: not of JPEG and WebP but for flat JPEG pictures.
+        tables: Of TIFF: the tag JPEGTables.
         coding: Of PNG: colour primaries and transfer function (the chunk cICP, codes of ITU-T H.273).
     """
 
@@ -88,7 +100,7 @@ class ImageHeader(NamedTuple):
     icc_profile: bytes | None = None
     exif: bytes | None = None
     orientation: int = 1
-    alpha: Literal["channel", "associated", "key"] | None = None
+    alpha: Literal["channel", "associated", "key", "unknown"] | None = None
     key: int | None = None
     components: int = 3
     adobe: bool = False
@@ -97,6 +109,8 @@ class ImageHeader(NamedTuple):
     photometric: int | None = None
     compression: int = 1
     parts: tuple[tuple[int, int], ...] = ()
+    zeros: bool = True
+    tables: bytes | None = None
     coding: tuple[int, int] | None = None
 
 
@@ -114,7 +128,7 @@ def read_header(buffer: bytes, name: str) -> ImageHeader:
         raise ImageReadError(f"{name}: the file is empty (0 bytes). {FETCH_AGAIN}")
     if buffer.startswith(_JPEG):
         header = _jpeg(buffer, name)
-    elif buffer.startswith(_PNG):
+    elif buffer.startswith(PNG_MAGIC):
         header = _png(buffer, name)
     elif buffer.startswith(_TIFF):
         header = _tiff(buffer, name)
@@ -147,7 +161,7 @@ def check_size(width: int, height: int, max_pixels: int | None, name: str) -> No
 
 def is_image_start(start: bytes) -> bool:
     """Whether these first bytes (16 at least) are those of a format that is read."""
-    known = (_JPEG, _PNG, *_TIFF, *_GIF, b"BM")
+    known = (_JPEG, PNG_MAGIC, *_TIFF, *_GIF, b"BM")
     return start.startswith(known) or (start.startswith(b"RIFF") and start[8:12] == b"WEBP")
 
 
@@ -169,8 +183,8 @@ def _jpeg(buffer: bytes, name: str) -> ImageHeader:
     The end marker is searched after the start of the scan: the thumbnail of the EXIF header ends with one too.
     """
     position = 2
-    width = height = components = precision = -1
-    adobe = False
+    width = height = components = precision = frame = -1
+    adobe, zeros = False, True
     exif: bytes | None = None
     profile: list[bytes] = []
     while position + 4 <= len(buffer):
@@ -184,7 +198,8 @@ def _jpeg(buffer: bytes, name: str) -> ImageHeader:
             position += 2
             continue
         if marker == 0xDA:  # start of scan
-            if buffer.rfind(b"\xff\xd9", position) < 0:
+            end = buffer.find(b"\xff\xd9", position)
+            if end < 0:
                 break
             if components not in (1, 3, 4):
                 what = "no frame" if components < 0 else f"{components} components"
@@ -193,13 +208,26 @@ def _jpeg(buffer: bytes, name: str) -> ImageHeader:
                 raise ImageReadError(
                     f"{name}: a JPEG file of {precision} bits a sample; only 8 are supported. Save it as 16-bit PNG."
                 )
-            return ImageHeader("JPEG", width, height, _join(profile), exif, components=components, adobe=adobe)
+            return ImageHeader(
+                "JPEG",
+                width,
+                height,
+                _join(profile),
+                exif,
+                components=components,
+                adobe=adobe,
+                # Zeros before the end marker may be padding.
+                parts=((position, len(buffer[position:end].rstrip(b"\0"))),),
+                zeros=zeros or frame not in _SEQUENTIAL,
+            )
         start, length = position + 4, int.from_bytes(buffer[position + 2 : position + 4], "big")
         if marker in _FRAMES and position + 10 <= len(buffer):
-            precision = buffer[start]
+            frame, precision = marker, buffer[start]
             height = int.from_bytes(buffer[start + 1 : start + 3], "big")
             width = int.from_bytes(buffer[start + 3 : start + 5], "big")
             components = buffer[start + 5]
+        elif marker == 0xC4:
+            zeros &= flat(buffer[start : position + 2 + length])
         elif marker == 0xE1 and exif is None and buffer.startswith(_EXIF_MARK, start):
             exif = buffer[start + len(_EXIF_MARK) : position + 2 + length]
         elif marker == 0xE2 and buffer.startswith(_ICC_MARK, start):
@@ -208,6 +236,19 @@ def _jpeg(buffer: bytes, name: str) -> ImageHeader:
             adobe = True
         position += 2 + length
     raise ImageReadError(f"{name}: truncated JPEG file ({len(buffer)} bytes, end marker missing). {FETCH_AGAIN}")
+
+
+def flat(tables: bytes) -> bool:
+    """Whether in all of a JPEG segment's Huffman tables the code of zero bits means "no difference" or "no more".
+
+    Then a long run of zeros is a flat part of the picture, else it is none.
+    """
+    position = 0
+    while position + 18 <= len(tables):
+        if tables[position + 17] and sum(tables[position + 1 : position + 17]):
+            return False
+        position += 17 + sum(tables[position + 1 : position + 17])
+    return True
 
 
 def _join(segments: list[bytes]) -> bytes | None:
@@ -224,22 +265,35 @@ def _join(segments: list[bytes]) -> bytes | None:
 
 
 def _png(buffer: bytes, name: str) -> ImageHeader:
-    """Walk over the chunks to ``IEND`` (checksums are the decoder's business)."""
-    position = len(_PNG)
+    """Walk over the chunks to ``IEND``."""
+    position = len(PNG_MAGIC)
     if buffer[position + 4 : position + 8] != b"IHDR" and len(buffer) >= position + 8:
         raise ImageReadError(f"{name}: damaged PNG header (no IHDR chunk). {FETCH_AGAIN}")
     found: dict[bytes, bytes] = {}
+    parts: list[tuple[int, int]] = []
+    view = memoryview(buffer)
     while position + 12 <= len(buffer):
         kind, length = buffer[position + 4 : position + 8], int.from_bytes(buffer[position : position + 4], "big")
-        content = memoryview(buffer)[position + 8 : position + 8 + length]
-        # Decoders take memory for what a chunk claims to hold, this one too.
-        if kind == b"IEND" and length == 0:
-            return _png_header(found)
+        end = position + 12 + length
+        # Decoders take memory for what a chunk claims to hold, the last one too.
+        if end > len(buffer) or (kind == b"IEND" and length):
+            break
+        content = view[position + 8 : end - 4]
+        if kind in _PNG_PICTURE or kind[:1].isupper():  # what no decoder knows, but says that it must be known
+            parts.append((position, 12 + length))
+        if kind == b"IEND":
+            return _png_header(found)._replace(parts=tuple(parts))
+        if (kind in _PNG_CHUNKS or kind in _PNG_PICTURE) and zlib.crc32(content, zlib.crc32(kind)) != int.from_bytes(
+            view[end - 4 : end], "big"
+        ):
+            raise ImageReadError(
+                f"{name}: damaged PNG file (the checksum of its chunk {kind.decode()} is wrong). {FETCH_AGAIN}"
+            )
         if kind in _PNG_CHUNKS:
             found.setdefault(kind, bytes(content))
         elif kind in _PNG_TEXTS and (text := bytes(content[:80]).partition(b"\0")[0]) in _EXIF_TEXTS:
             found.setdefault(b"text", _exif_in_text(kind, bytes(content[len(text) + 1 :])))
-        position += 12 + length
+        position = end
     raise ImageReadError(f"{name}: truncated PNG file ({len(buffer)} bytes, IEND chunk missing). {FETCH_AGAIN}")
 
 
@@ -306,7 +360,8 @@ def _tiff(buffer: bytes, name: str) -> ImageHeader:
             interleaved=tags.get(_TIFF_PLANES, 1) != 2,
             photometric=tags.get(_TIFF_PHOTOMETRIC),
             compression=int(tags.get(_TIFF_COMPRESSION, 1)),
-            parts=tuple(zip(starts, sizes, strict=False)),
+            parts=tuple((int(start), int(size)) for start, size in zip(starts, sizes, strict=False)),
+            tables=tags.get(_TIFF_TABLES),
         )
     except KeyError as error:
         raise ImageReadError(f"{name}: damaged or incomplete TIFF file (no tag {error}). {FETCH_AGAIN}") from error
@@ -327,24 +382,34 @@ def _webp(buffer: bytes, name: str) -> ImageHeader:
     else:
         size = _little(data[6:8]) & 0x3FFF, _little(data[8:10]) & 0x3FFF
     found: dict[bytes, bytes] = {}
+    parts: list[tuple[int, int]] = []
     position = 12
-    while kind == b"VP8X" and position + 8 <= len(buffer):
+    while position + 8 <= len(buffer):
         chunk, length = buffer[position : position + 4], _little(buffer[position + 4 : position + 8])
-        if chunk in (b"ICCP", b"EXIF"):
+        if chunk in (b"ICCP", b"EXIF") and kind == b"VP8X":
             found.setdefault(chunk, buffer[position + 8 : position + 8 + length])
-        position += 8 + length + length % 2
+        elif chunk in (b"VP8 ", b"VP8L") and not parts:
+            parts.append((position + 8, length))
+        # Of an animation, a frame is a header of 16 bytes and chunks.
+        position += 24 if chunk == b"ANMF" else 8 + length + length % 2
     exif = found.get(b"EXIF", b"").removeprefix(_EXIF_MARK) or None
-    return ImageHeader("WEBP", *size, found.get(b"ICCP"), exif)
+    return ImageHeader("WEBP", *size, found.get(b"ICCP"), exif, parts=tuple(parts), zeros=False)
 
 
 def _bmp(buffer: bytes, name: str) -> ImageHeader:
     """Read the size, whose fields have 2 bytes in the oldest variant and a negative height for top-down rows."""
     if len(buffer) < 26:
         raise ImageReadError(f"{name}: incomplete BMP file ({len(buffer)} bytes). {FETCH_AGAIN}")
-    if _little(buffer[14:18]) == 12:
+    size, start, bits, coding = (_little(buffer[at:end]) for at, end in ((14, 18), (10, 14), (28, 30), (30, 34)))
+    if size == 12:
         return ImageHeader("BMP", _little(buffer[18:20]), _little(buffer[20:22]))
     width, height = (int.from_bytes(buffer[at : at + 4], "little", signed=True) for at in (18, 22))
-    return ImageHeader("BMP", width, abs(height))
+    alpha: Literal["channel", "unknown"] | None = None
+    if coding == 3 and size >= 56 and any(buffer[66:70]):  # its mask
+        alpha = "channel"
+    elif coding == 0 and bits == 32 and len(set(buffer[start + 3 : start + 4 * width * abs(height) : 4])) > 1:
+        alpha = "unknown"  # the fourth bytes of pixels, which have no meaning by the letter
+    return ImageHeader("BMP", width, abs(height), alpha=alpha)
 
 
 def _little(field: bytes) -> int:

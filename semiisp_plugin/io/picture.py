@@ -171,7 +171,7 @@ def shrink_short_side(image: np.ndarray, short_side: int | None, original: tuple
 def _reduction(header: ImageHeader, short_side: int | None) -> Literal[1, 2, 4, 8]:
     """At which fraction of its size to decode."""
     large = header.width * header.height > REDUCE_ABOVE
-    if short_side is None or not large or header.kind != "JPEG" or header.components == 4:
+    if short_side is None or not large or header.kind != "JPEG":
         return 1
     factors: tuple[Literal[8, 4, 2], ...] = (8, 4, 2)
     return next((f for f in factors if min(header.width, header.height) >= 2 * short_side * f), 1)

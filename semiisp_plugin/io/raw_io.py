@@ -8,12 +8,18 @@ photograph differently.
 
 from __future__ import annotations
 
+import math
 import os
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from semiisp_plugin.io.image_header import ImageReadError
+from semiisp_plugin.io.exif import directories
+from semiisp_plugin.io.image_header import ImageReadError, flat
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 RAW_EXTENSIONS: tuple[str, ...] = (
     ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef",
@@ -42,6 +48,16 @@ RAW_SUMMARY = (
     "balance, no colour matrix"
 )
 """`read_raw` in words."""
+
+# Tags of TIFF, DNG and (RAW_OFFSET) Panasonic.
+_REDUCED, _COMPRESSION, _PHOTOMETRIC, _FORMAT, _RAW_OFFSET = 254, 259, 262, 339, 280
+_PARTS = (273, 324), (279, 325)  # offsets of strips or tiles, and their sizes
+_DNG_VERSION, _WHITE, _ORIGIN, _SIZE, _ACTIVE = 50706, 50717, 50719, 50720, 50829
+_PLAIN, _JPEG, _CFA, _LINEAR, _NO_OFFSET = 1, 7, 32803, 34892, 2**32 - 1
+# So many zero bytes in a row are no sensor's values: these have noise. The unit of files that fail is 4096 bytes.
+_HOLE = bytes(4000)
+_MAX_DARK_ROWS = 1 / 16
+_COPY_AGAIN = "Copy it from the camera again, or remove it (from both folders, if it is one of a pair)."
 
 
 def require_rawpy() -> None:
@@ -72,7 +88,8 @@ def read_raw(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
         ImportError: rawpy is not installed.
         FileNotFoundError: There is no such file.
-        ImageReadError: LibRaw cannot read it, or its sensor has not three colours.
+        ImageReadError: LibRaw cannot read it, its sensor has not three colours, or its picture is not there or not
+            whole: LibRaw returns black, or what its memory held before.
     """
     require_rawpy()
     import rawpy
@@ -80,6 +97,8 @@ def read_raw(path: str | os.PathLike[str]) -> np.ndarray:
     name = os.fspath(path)
     if not os.path.isfile(name):
         raise FileNotFoundError(f"There is no RAW file '{name}'.")
+    with open(name, "rb") as file:
+        tags = _check_data(file, name)
     try:
         with rawpy.imread(name) as raw:
             if raw.num_colors != 3:
@@ -87,7 +106,8 @@ def read_raw(path: str | os.PathLike[str]) -> np.ndarray:
                     f"{name}: the sensor has {raw.num_colors} colours; three are needed here. Leave the file out."
                 )
             sizes = raw.sizes
-            image = raw.postprocess(**_arguments(rawpy))
+            _check_values(raw, name)
+            image = raw.postprocess(**{**_arguments(rawpy), **_levels(raw, tags)})
     except rawpy.LibRawError as error:
         text = error.args[0] if error.args else error
         text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
@@ -95,7 +115,9 @@ def read_raw(path: str | os.PathLike[str]) -> np.ndarray:
             f"{name}: LibRaw cannot read it ({text}). It is damaged, incomplete, or of a camera newer than this rawpy; "
             "copy the file again, upgrade rawpy, or convert it to DNG."
         ) from error
-    image = _default_crop(image, sizes)
+    if not image.any():
+        raise ImageReadError(f"{name}: the RAW file holds no picture (all is black). {_COPY_AGAIN}")
+    image = _default_crop(image, sizes, tags)
     return np.ascontiguousarray(_turn(image, sizes.flip))
 
 
@@ -122,12 +144,123 @@ def _arguments(rawpy: Any) -> dict[str, Any]:
     }
 
 
-def _default_crop(image: np.ndarray, sizes: Any) -> np.ndarray:
+def _check_data(file: BinaryIO, name: str) -> Mapping[int, Any]:
+    """Raise unless the picture's data lie within the file and are not zeros, as far as its format tells.
+
+    Returns:
+        The tags of the directory that describes a DNG file's picture; none of other files.
+    """
+    size = os.fstat(file.fileno()).st_size
+    head = file.read(108)
+    end = 0
+    dng: Mapping[int, Any] = {}
+    if head.startswith(b"FUJIFILM"):
+        end = int.from_bytes(head[100:104], "big") + int.from_bytes(head[104:108], "big")
+    elif head[4:12] == b"ftypcrx ":  # Canon's: boxes, each of which begins with its length
+        while end < size:
+            file.seek(end)
+            box = file.read(16)
+            length = int.from_bytes(box[8:16] if box[:4] == b"\0\0\0\1" else box[:4], "big")
+            end += max(length, 8) if length else size - end
+    elif head[:2] in (b"II", b"MM") and b"HEAP" not in head:
+        version = False
+        for tags in directories(file):
+            version |= _DNG_VERSION in tags
+            if not any(_numbers(tags, _REDUCED)):
+                end = max(end, _check_parts(file, tags, name, size))
+                if version and tags.get(_PHOTOMETRIC) in (_CFA, _LINEAR):
+                    dng = dng or tags
+    if end > size:
+        raise ImageReadError(
+            f"{name}: incomplete RAW file ({size} bytes, of which there should be {end} at least). {_COPY_AGAIN}"
+        )
+    return dng
+
+
+def _numbers(tags: Mapping[int, Any], tag: int) -> tuple[float, ...]:
+    """A tag's values; none where it is not there or, in a damaged file, of another type."""
+    value = tags.get(tag, ())
+    try:
+        numbers = tuple(float(number) for number in (value if isinstance(value, tuple) else (value,)))
+    except (TypeError, ValueError, ArithmeticError):
+        return ()
+    return numbers if all(math.isfinite(number) for number in numbers) else ()
+
+
+def _check_parts(file: BinaryIO, tags: Mapping[int, Any], name: str, size: int) -> int:
+    """Look at a directory's strips or tiles; returns where the last of them ends."""
+    starts, sizes = (_numbers(tags, strips) or _numbers(tags, tiles) for strips, tiles in _PARTS)
+    photometric, compression = tags.get(_PHOTOMETRIC, _CFA), tags.get(_COMPRESSION, _PLAIN)
+    whole = sum(sizes) <= size  # else parts overlap, and could be read for ever
+    end = 0
+    for start, length in ((int(a), int(b)) for a, b in zip(starts, sizes, strict=False)):
+        if start == _NO_OFFSET:
+            start = int(max(_numbers(tags, _RAW_OFFSET), default=0))
+        end = max(end, start + length)
+        if not whole or start + length > size or min(start, length) < 1:
+            continue
+        file.seek(start)
+        data = file.read(length)
+        solid = data.rstrip(b"\0")
+        jpeg = data.startswith(b"\xff\xd8")
+        tables = re.finditer(rb"\xff\xc4(..)", data[:2048] if jpeg else b"", re.DOTALL)
+        # Of a joined panorama, which is linear, the border may be zeros.
+        if (jpeg and all(flat(data[m.end() : m.start() + 2 + int.from_bytes(m[1], "big")]) for m in tables)) or (
+            photometric == _LINEAR and compression == _PLAIN
+        ):
+            continue
+        hole = _HOLE in solid or not solid or len(data) - len(solid) > max(len(_HOLE), len(data) // 8)
+        if photometric in (_CFA, _LINEAR) and (hole or (compression == _JPEG and not jpeg)):
+            raise ImageReadError(
+                f"{name}: damaged RAW file ("
+                f"{'zeros' if hole else 'no JPEG data'} where its picture should be, from byte {start}). {_COPY_AGAIN}"
+            )
+    return end
+
+
+def _check_values(raw: Any, name: str) -> None:
+    """Raise where rows of a sensor's mosaic have no value above black, which its noise has."""
+    if raw.raw_type.name == "Flat":
+        dark = (raw.raw_image_visible <= min(raw.black_level_per_channel)).all(axis=1)
+        if dark.mean() > _MAX_DARK_ROWS:
+            raise ImageReadError(
+                f"{name}: {dark.sum()} of the sensor's {dark.size} rows are black, so the RAW file does not hold a "
+                f"whole picture. {_COPY_AGAIN}"
+            )
+
+
+def _levels(raw: Any, tags: Mapping[int, Any]) -> dict[str, Any]:
+    """Arguments by which the white of every colour is 65535; LibRaw's would differ where the blacks do.
+
+    It subtracts a black level from each colour, and scales all by one white level, ``user_sat``, that counts from
+    black. The factors ``user_wb`` do the rest: the smallest is 1.
+    """
+    flat_sensor = raw.raw_type.name == "Flat"
+    black = [*raw.black_level_per_channel[:3], raw.black_level_per_channel[3 if flat_sensor else 1]]
+    white: list[float] = [raw.white_level] * 4
+    named = _numbers(tags, _WHITE)
+    if named and tags.get(_COMPRESSION) in (_PLAIN, _JPEG) and {*_numbers(tags, _FORMAT)} <= {1}:  # of integers
+        white = [named[min(i, len(named) - 1)] for i in (0, 1, 2, 1)]
+    elif not flat_sensor:
+        return {}
+    ranges = [w - b for w, b in zip(white, black, strict=True)]
+    if min(ranges) < 1:
+        return {}
+    return {"user_sat": round(max(ranges)), "user_wb": [max(ranges) / r for r in ranges]}
+
+
+def _default_crop(image: np.ndarray, sizes: Any, tags: Mapping[int, Any]) -> np.ndarray:
     """The recommended part of the sensor's image, where the file names one that lies inside."""
     height, width = image.shape[:2]
     # Both margins count from the corner of the whole sensor; the image begins at (top_margin, left_margin).
     top, left = sizes.crop_top_margin - sizes.top_margin, sizes.crop_left_margin - sizes.left_margin
     crop_height, crop_width = sizes.crop_height, sizes.crop_width
+    origin, size, active = (_numbers(tags, tag) for tag in (_ORIGIN, _SIZE, _ACTIVE))
+    if len(origin) == len(size) == 2:
+        # LibRaw moves odd places by a pixel, so that a frame begins with the same colour; here all pixels have all.
+        above, before = active[:2] if len(active) == 4 else (0, 0)
+        top, left = int(origin[1] + above - sizes.top_margin + 0.5), int(origin[0] + before - sizes.left_margin + 0.5)
+        crop_width, crop_height = (int(side + 0.5) for side in size)
     # Fuji's turned sensors and pixels that are not square change the geometry; there the margins mean something else.
     if (height, width) != (sizes.height, sizes.width) or not crop_height or not crop_width:
         return image

@@ -424,7 +424,7 @@ def test_own_raw_files(tmp_path, run, write_dng):
     told = record(out)
     assert told["skipped"]["train"].keys() == {"IMG_2", "IMG_3"}
     assert "Was it cropped" in told["skipped"]["train"]["IMG_2"]
-    assert "LibRaw cannot read it" in told["skipped"]["train"]["IMG_3"]
+    assert "incomplete RAW file" in told["skipped"]["train"]["IMG_3"]
     assert told["left_out"].keys() == {"IMG_4"}
     assert list(told["notes"]["train"].values()) == [1]
     assert run("own", "--source", tmp_path / "photos", "--out", out, "--test_pairs", 0)[0] == 0
