@@ -39,6 +39,7 @@ _PATCH, _MAX_PATCHES = 128, 6  # pixels; along a side
 # Of pairs of different photographs the highest correlation is at most 0.15, of aligned ones (also of LOLv1, dark and
 # noisy) at least 0.36. What is not as high as the second of these is another place.
 _LEAST, _LEAST_OF_PATCH, _NEAR = 0.25, 0.4, 0.85
+_FAR = 8.0
 
 
 class Aligned(NamedTuple):
@@ -54,7 +55,16 @@ class Aligned(NamedTuple):
     image: np.ndarray
     score: float
     turns: int
-    cut: tuple[int, int, int, int] = (0, 0, 0, 0)
+    cut: tuple[int, int, int, int]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was done to the input, in words."""
+        turned = ("input turned by quarter turns to fit the edited image",) if self.turns else ()
+        if not any(self.cut):
+            return turned
+        where = ", ".join(f"{n} {at}" for n, at in zip(self.cut, ("above", "below", "left", "right"), strict=True))
+        return (*turned, f"pixels of the input's border that the edited image has not, cut off: {where}")
 
 
 class _Window(NamedTuple):
@@ -85,8 +95,16 @@ class _Field(NamedTuple):
 
     @property
     def apart(self) -> float:
-        """Pixels by which half of the clear patches, or more, lie from where the whole does."""
-        return float(np.median(np.abs(self.shifts - self.shift).max(axis=1))) if len(self.shifts) > 2 else 0.0
+        """Pixels by which many of the clear patches lie from where the whole does.
+
+        Half of them, or a quarter but for those far away: what repeats itself, such as a fence, looks displaced.
+        """
+        if len(self.shifts) < 3:
+            return 0.0
+        middle = self.shift if self.clear else np.median(self.shifts, axis=0)
+        apart = np.abs(self.shifts - middle).max(axis=1)
+        near = apart[apart < _FAR]
+        return max(float(np.median(apart)), float(np.quantile(near, 0.75)) if len(near) else 0.0)
 
 
 def alignment(first: np.ndarray, second: np.ndarray) -> float:
@@ -189,9 +207,11 @@ def _place(image: np.ndarray, target: np.ndarray, starts: list[_Window]) -> tupl
     problem = ""
     for start in (*starts, None):
         window, field = _refined(first, second, start or _searched(first, second, starts[-1]))
-        if not field.clear:
+        if not field.clear and field.apart <= MAX_DISPLACEMENT:
             continue
         usable, off = _usable(window, size, (height, width))
+        if any(most - part > MAX_BORDER * most + 1 for most, part in zip(size, usable[2:], strict=True)):
+            continue  # a crop, which has been refused by its proportions if they are others
         if max(field.apart, off) <= MAX_DISPLACEMENT:
             return usable, ""
         what = "parts of the edited image are" if field.apart > MAX_DISPLACEMENT else "the edited image is"
@@ -349,7 +369,8 @@ def _cut(image: np.ndarray, window: _Window, size: tuple[int, int]) -> tuple[np.
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
-    return np.asarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY))
+    """Mean of the channels, of the image's type."""
+    return np.asarray(cv2.transform(np.ascontiguousarray(image), np.full((1, 3), 1 / 3, np.float32)))
 
 
 def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -380,8 +401,7 @@ def _structure_within(image: np.ndarray, top: int, left: int, side: int) -> np.n
 
 def _luminance(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Mean of the channels at a (height, width)."""
-    grey = image.astype(np.float32).mean(axis=2)
-    return np.asarray(cv2.resize(grey, size[::-1], interpolation=cv2.INTER_AREA))
+    return _resized(_grey(image).astype(np.float32), *size)
 
 
 def _ranks(luminance: np.ndarray) -> np.ndarray:
