@@ -129,8 +129,8 @@ def align(image: np.ndarray, target: np.ndarray, *, min_alignment: float = MIN_A
     Args:
         image: RGB (H, W, 3).
         target: RGB (h, w, 3), its edited version, no larger than the image.
-        min_alignment: See `MIN_ALIGNMENT`; -1 accepts everything that has the size, and cuts off what is surplus on both
-            sides alike where it cannot be told.
+        min_alignment: See `MIN_ALIGNMENT`; -1 accepts everything that has the size, and where it is not clear which
+            part the target shows, takes the middle.
 
     Returns:
         The aligned image and how well it fits.
@@ -216,8 +216,8 @@ def _place(image: np.ndarray, target: np.ndarray, starts: list[_Window]) -> tupl
             return usable, ""
         what = "parts of the edited image are" if field.apart > MAX_DISPLACEMENT else "the edited image is"
         problem = problem or (
-            f"{what} displaced against the input by {max(field.apart, off):.1f} pixels. Was it cropped, straightened or "
-            "corrected for the lens, or did the camera move? Export it with all of this reset, or leave the pair out."
+            f"{what} displaced against the input by {max(field.apart, off):.1f} pixels. Was it cropped, straightened "
+            "or corrected for the lens, or did the camera move? Export it with all of this reset, or leave the pair out."
         )
     surplus = max(max((size[0] - s.height) * height / s.height, (size[1] - s.width) * width / s.width) for s in starts)
     if not problem and surplus >= 1:
@@ -290,8 +290,7 @@ def _field(image: np.ndarray, target: np.ndarray, window: _Window, reach: int) -
     peaks = [_peak(surface) for surface in surfaces]
     # Patches of noise or of nothing say little.
     weights = [max(0.0, peak) for _, peak, _ in peaks]
-    mean = sum(weight * surface for weight, surface in zip(weights, surfaces, strict=True)) / max(1e-9, sum(weights))
-    shift, peak, clear = _peak(mean)
+    shift, peak, clear = _peak(np.tensordot(weights, surfaces, 1) / max(1e-9, sum(weights)))
     from_corner = (left, top) - corner - reach
     good = [own_clear and own_peak >= _LEAST_OF_PATCH for _, own_peak, own_clear in peaks]
     return _Field(
@@ -343,7 +342,7 @@ def _lines(field: _Field, size: tuple[int, int], least: float) -> list[tuple[flo
 
 
 def _usable(window: _Window, size: tuple[int, int], target: tuple[int, int]) -> tuple[_Window, float]:
-    """The nearest window inside an image of a size that need not be enlarged; and how far it is off, target's pixels."""
+    """The nearest window in an image of a size that need not be enlarged, and how far it is off (target's pixels)."""
     begins, lengths, off = [], [], 0.0
     for begin, length, most, least in zip(window[:2], window[2:], size, target, strict=True):
         new_begin, new_length = begin, min(length, most)
