@@ -357,8 +357,12 @@ def _show_listing(data_set: DataSet, listing: Listing, *, resumed: bool = False)
 
 def _show_sums(record: dict[str, Any]) -> None:
     for split, notes in record["notes"].items():
-        for note, number in notes.items():
+        for note, number in list(notes.items())[:_SHOWN]:
             print(f"Warning: {split}: {counted(number, 'time')}: {note}")
+        if len(notes) > _SHOWN:
+            print(
+                f"Warning: {split}: and {len(notes) - _SHOWN} more; {RECORD} counts them, {_MEASURED} has them by pair"
+            )
     for split, found in record["alignment"].items():
         key, alignment = next(iter(found["lowest"].items()))
         print(f"{split}: the least aligned pair is '{key}' with {alignment:.2f}")

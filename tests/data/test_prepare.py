@@ -426,7 +426,8 @@ def test_own_raw_files(tmp_path, run, write_dng):
     assert "Was it cropped" in told["skipped"]["train"]["IMG_2"]
     assert "incomplete RAW file" in told["skipped"]["train"]["IMG_3"]
     assert told["left_out"].keys() == {"IMG_4"}
-    assert list(told["notes"]["train"].values()) == [1]
+    assert list(told["notes"]["train"].values()) == [1, 1]
+    assert "cut off: 2 above, 0 below, 0 left, 1 right" in printed
     assert run("own", "--source", tmp_path / "photos", "--out", out, "--test_pairs", 0)[0] == 0
     assert record(out) == told
     assert keys(out / "train/lq.lmdb") == keys(out / "train/gt.lmdb") == ["IMG_1", "img_0"]

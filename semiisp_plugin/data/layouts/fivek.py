@@ -69,7 +69,7 @@ def read_dng(pair: Pair, *, min_alignment: float) -> PairImages:
     """Read a DNG, demosaiced and linear, at its target's orientation and size."""
     target = read_image(pair.target)
     aligned = align(read_raw(pair.input), target, min_alignment=min_alignment)
-    return PairImages(aligned.image, target, aligned.score)
+    return PairImages(aligned.image, target, aligned.score, aligned.notes)
 
 
 # --- listing --------------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def _reader(task: str, request: Request, listing: Listing) -> tuple[Reader, dict
     if task == "general_isp":
         settings = {
             "raw": {**RAW_PROCESSING, "crop": "the file's default crop", "orientation": "the target's"},
-            "resize": "area, in linear light, to the target's size (480p: short side 480)",
+            "resize": "the part that the target shows, area-resized in linear light to its size (480p: short side 480)",
             "min_alignment": request.min_alignment,
         }
         return partial(read_dng, min_alignment=request.min_alignment), settings

@@ -47,9 +47,7 @@ def read_own(pair: Pair, *, min_alignment: float, short_side: int | None) -> Pai
     target = shrink_short_side(decode_image(buffer, name=pair.target), short_side)
     raw = is_raw(pair.input)
     aligned = align(read_raw(pair.input) if raw else read_image(pair.input), target, min_alignment=min_alignment)
-    notes = []
-    if aligned.turns:
-        notes.append("input turned by quarter turns to fit the edited image")
+    notes = list(aligned.notes)
     profile = profile_name(read_header(buffer, pair.target).icc_profile)
     if profile and "srgb" not in profile.lower():
         notes.append(f"edited image with the colour profile '{profile}', read as if it were sRGB; export it as sRGB")
@@ -104,7 +102,7 @@ def _find(request: Request) -> Listing:
     listing.settings = {
         "min_alignment": request.min_alignment,
         "short_side": request.short_side,
-        "resize": "area, to the edited image's size",
+        "resize": "the part that the edited image shows, area-resized to its size",
         **({"raw": {**RAW_PROCESSING, "crop": "the file's default crop"}} if n_raw else {}),
     }
     return listing
