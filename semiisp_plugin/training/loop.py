@@ -357,7 +357,7 @@ class _Loop:
             self._save()
         if self.opt["dist"]:  # a process that ends early takes the others with it
             torch.distributed.barrier()
-        self.logger.warning(f"{interrupted}.{self.how_to_resume}")
+        self.logger.warning(f"{interrupted}.{self.how_to_resume if interrupted.iteration is not None else ''}")
         raise interrupted
 
 

@@ -69,6 +69,11 @@ class RunLog(logging.FileHandler):
         except OSError:
             self.handleError(record)
 
+    def close(self) -> None:
+        """End the file, whatever of it could be written."""
+        with suppress(OSError):
+            super().close()
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Say once why it cannot be written."""
         if not self._told and sys.stderr is not None:
@@ -79,7 +84,7 @@ class RunLog(logging.FileHandler):
 
 @contextmanager
 def run_log(rank: int, quiet: bool = False) -> Iterator[RunLog]:
-    """Log to the terminal, and for a file that is opened later; the file of a run before it in the process is closed.
+    """Log to the terminal, and for a file that is opened later.
 
     Args:
         rank: Of the process; others than the first log errors alone, and have no file.
@@ -97,15 +102,12 @@ def run_log(rank: int, quiet: bool = False) -> Iterator[RunLog]:
     try:
         logger.info(get_env_info())
         yield log
-    except BaseException:
-        logger.handlers = before[0]
-        logger.setLevel(before[1])
+    finally:
+        log.close()
+        logger.handlers, level = before
+        logger.setLevel(level)
         if not known:
             initialized_logger.pop("basicsr", None)
-        raise
-    for handler in before[0]:
-        if isinstance(handler, RunLog):
-            handler.close()
 
 
 def log_file(opt: dict[str, Any]) -> str:
