@@ -69,7 +69,7 @@ class LockTakenError(ValueError):
 
 @contextmanager
 def file_lock(path: str | os.PathLike[str], patience: float = 0.0) -> Iterator[None]:
-    """Hold the lock of a file, which is made, and says who holds it; it stays when the lock is released.
+    """Hold the lock of a file, which is made, says who holds it, and is deleted when the lock is released.
 
     Where the file system has no locks, a warning says so, and nothing is held.
 
@@ -81,23 +81,12 @@ def file_lock(path: str | os.PathLike[str], patience: float = 0.0) -> Iterator[N
         LockTakenError: It was not released in time.
         OSError: The file cannot be written.
     """
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    _held.add(file)
+    deadline = time.monotonic() + patience
+    while (file := _locked(path)) is None:
+        if time.monotonic() >= deadline:
+            raise LockTakenError(_holder(path))
+        time.sleep(0.05)
     try:
-        deadline = time.monotonic() + patience
-        try:
-            while not _try_lock(file):
-                if time.monotonic() >= deadline:
-                    raise LockTakenError(_holder(path))
-                time.sleep(0.05)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            warnings.warn(
-                f"{printable_path(path)}: the file system has no locks ({error.strerror}), so that nothing keeps a "
-                f"second process from writing there at the same time. Start none.",
-                stacklevel=4,
-            )
         with suppress(OSError):  # a full disk
             os.truncate(file, 0)
             os.lseek(file, 0, os.SEEK_SET)
@@ -105,8 +94,35 @@ def file_lock(path: str | os.PathLike[str], patience: float = 0.0) -> Iterator[N
         yield
     finally:
         if file in _held:  # not in a forked process
+            with suppress(OSError):  # Windows deletes nothing that is open
+                if os.path.samestat(os.fstat(file), os.stat(path)):
+                    os.unlink(path)
             _held.remove(file)
             os.close(file)
+
+
+def _locked(path: str | os.PathLike[str]) -> int | None:
+    """A descriptor of the file, which is locked; None if another has it."""
+    file, got = os.open(path, os.O_RDWR | os.O_CREAT, 0o666), False
+    try:
+        # Not a file that its last holder has deleted since it was opened here.
+        got = _try_lock(file) and os.path.samestat(os.fstat(file), os.stat(path))
+    except OSError as error:
+        got = error.errno in _NO_LOCKS
+        if got:
+            warnings.warn(
+                f"{printable_path(path)}: the file system has no locks ({error.strerror}), so that nothing keeps a "
+                f"second process from writing there at the same time. Start none.",
+                stacklevel=5,
+            )
+        elif error.errno not in (errno.ENOENT, errno.ESTALE):  # it was deleted
+            raise
+    finally:
+        if got:
+            _held.add(file)
+        else:
+            os.close(file)
+    return file if got else None
 
 
 @contextmanager

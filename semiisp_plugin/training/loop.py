@@ -183,9 +183,10 @@ class _Loop:
     def _end_leftovers(self) -> None:
         """End loader workers, and write what waits for TensorBoard; what hangs gets a few seconds, all together."""
         deadline = time.monotonic() + LAST_SECONDS
+        writing = self.tb_logger.close() if self.tb_logger else None
         self.data.loader.close()
-        if self.tb_logger:
-            self.tb_logger.close(max(0.0, deadline - time.monotonic()))
+        if writing:
+            writing.join(max(0.0, deadline - time.monotonic()))
 
     def _open(self) -> None:
         """Make the run's folder, if that is not done: what has failed by then has left an older run where it was."""

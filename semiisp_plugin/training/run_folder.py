@@ -239,7 +239,8 @@ def set_aside(folder: str | os.PathLike[str]) -> str | None:
             break
         name = f"{base}_{n}"
     os.rename(folder, name)
-    print(f"{folder} exists; renamed it to {name}.", flush=True)
+    with suppress(OSError):  # whoever reads it may be gone
+        print(f"{folder} exists; renamed it to {name}.", flush=True)
     return name
 
 
@@ -254,7 +255,6 @@ def replaced(folder: str) -> Iterator[None]:
         if before:
             shutil.rmtree(folder, ignore_errors=True)
             os.rename(before, folder)
-            print(f"Nothing was done; {before} is {folder} as before.", flush=True)
         raise
 
 
@@ -305,10 +305,9 @@ class TensorBoard:
         else:
             self._try(self._writer.flush)
 
-    def close(self, seconds: float) -> None:
-        """Write what waits, as far as that is done in so many seconds: the drive may hang."""
+    def close(self) -> threading.Thread:
+        """Write what waits, in a thread: the drive may hang, and who waits for it has better things to do."""
         writer, self._writer = self._writer, None
-        if writer is not None:
-            thread = threading.Thread(target=lambda: self._try(writer.close), daemon=True)
-            thread.start()
-            thread.join(seconds)
+        thread = threading.Thread(target=self._try, args=(writer.close if writer else lambda: None,), daemon=True)
+        thread.start()
+        return thread

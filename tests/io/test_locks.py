@@ -31,7 +31,8 @@ def test_a_second_owner_is_told_who_is_the_first(tmp_path, monkeypatch, beside):
             for _ in range(2):
                 with pytest.raises(ValueError, match=message), owned(folder, "--out", beside=beside):
                     pass
-    assert [path.name for path in folder.parent.iterdir()] == [".out.lock" if beside else "out"]
+    left = [path.name for path in (tmp_path / "made").rglob("*")]
+    assert left == ([] if beside else ["out"])
 
 
 def test_a_folder_that_is_renamed_keeps_its_owner(tmp_path):
@@ -58,6 +59,26 @@ def test_a_patient_owner_waits(tmp_path):
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
+
+
+def test_many_at_once_are_one_after_the_other(tmp_path):
+    """Also while the file is deleted and made again."""
+    inside, most = [], []
+
+    def work() -> None:
+        for _ in range(20):
+            with file_lock(tmp_path / "lock", patience=60):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.0005)
+                inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(most), max(most)) == (80, 1)
 
 
 def _sleep() -> None:

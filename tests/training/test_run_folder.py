@@ -26,7 +26,7 @@ def test_weights_and_biases_follows_tensorboard(opt, monkeypatch):
     wandb.util = types.SimpleNamespace(generate_id=lambda: "abc")
     wandb.init = lambda **arguments: calls.append((arguments, list(Path("tb_logger/run").glob("events*"))))
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    open_run_folder(opt, RunLog(), None, None).close(5)
+    open_run_folder(opt, RunLog(), None, None).close().join()
     [(arguments, written_before)] = calls
     assert written_before == []
     assert (arguments["project"], arguments["name"], arguments["sync_tensorboard"]) == ("isp", "run", True)
