@@ -6,6 +6,8 @@ What a help text says about defaults and names that live elsewhere is compared w
 from __future__ import annotations
 
 import argparse
+import io
+import sys
 from collections.abc import Callable
 
 from semiisp_plugin._version import __version__
@@ -34,6 +36,13 @@ PHASES = ("denoise", "f_isp", "pseudo", "semi", "finetune", "supervised", "test"
 
 TASKS = tuple(name for name in DATA_SETS if name.startswith(("fivek_", "lolv")))
 """The paper's tasks, as ``basicsr recipe`` knows them."""
+
+
+def print_anything() -> None:
+    """Whatever is printed, no name ends a command: what a terminal or a pipe cannot show, is written as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def build_parser() -> argparse.ArgumentParser:

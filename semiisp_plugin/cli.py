@@ -8,20 +8,21 @@ import gc
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from semiisp_plugin.arguments import build_parser
+from semiisp_plugin.arguments import build_parser, print_anything
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
     0; 1 for an error; 2 for wrong usage (by argparse); 128 plus the signal's number if interrupted: 130 for SIGINT, 143
-    for SIGTERM.
+    for SIGTERM, 129 for SIGHUP.
 
     Args:
         argv: Arguments without the program's name; default: those of the process.
     """
+    print_anything()
     args = build_parser().parse_args(argv)
     try:
         what = getattr(args, "what", None)
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             plugins.register(getattr(args, "imports", ()))
         _run(args)
     except KeyboardInterrupt as interrupt:
-        print(f"basicsr: interrupted{f': {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
+        with suppress(OSError):  # the terminal may be gone
+            print(f"basicsr: interrupted{f': {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
         return 128 + getattr(interrupt, "signal", 2)
     except Exception as error:
         if os.environ.get("SEMIISP_TRACEBACK"):

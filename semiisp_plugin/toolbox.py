@@ -26,10 +26,11 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar, cast
 
 from semiisp_plugin import plugins, registry
+from semiisp_plugin.io.locks import owned
 from semiisp_plugin.registry import FILTER_REGISTRY, register
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -74,7 +75,6 @@ with warnings.catch_warnings():
         get_env_info,
         get_root_logger,
         get_time_str,
-        imwrite,
         init_wandb_logger,
         tensor2img,
     )
@@ -116,7 +116,6 @@ __all__ = [
     "get_env_info",
     "get_root_logger",
     "get_time_str",
-    "imwrite",
     "init_wandb_logger",
     "initialized_logger",
     "master_only",
@@ -211,19 +210,25 @@ def run_basicsr(
     if values.get("manual_seed") is None:
         values["manual_seed"] = 0  # BasicSR would draw one
 
+    owner = ExitStack()
+
     def parse_options(root_path: str, is_train: bool = True) -> Any:
         with (
             _replaced(_options, yaml=reader, ordered_yaml=lambda: (None, None)),
             _replaced(sys, argv=[sys.argv[0], *arguments]),
         ):
-            return _options.parse_options(root_path, is_train)
+            opt, args = _options.parse_options(root_path, is_train)
+        if get_dist_info()[0] == 0:
+            folder = opt["path"]["experiments_root" if is_train else "results_root"]
+            owner.enter_context(owned(folder, "name", beside=True))
+        return opt, args
 
     plugins.register()
     if command == "train":
-        with _replaced(basicsr.train, parse_options=parse_options, load_resume_state=_load_resume_state):
+        with owner, _replaced(basicsr.train, parse_options=parse_options, load_resume_state=_load_resume_state):
             basicsr.train.train_pipeline(root_path)
     else:
-        with _replaced(basicsr.test, parse_options=parse_options):
+        with owner, _replaced(basicsr.test, parse_options=parse_options):
             basicsr.test.test_pipeline(root_path)
 
 

@@ -111,8 +111,12 @@ def run(options: BenchmarkOptions, *, command: str = "", workers: int | None = N
     Raises:
         ValueError: There are fewer pairs or photographs than asked for.
     """
+    with own_folder(options.folder, "benchmark", "out"):
+        return _run(options, command, workers)
+
+
+def _run(options: BenchmarkOptions, command: str, workers: int | None) -> dict[str, Path]:
     out = options.folder
-    own_folder(out, "benchmark", "out")
     runner = Runner(default_workers() if workers is None else workers)
     counts = [count_pairs(options.task) if n == "all" else int(n) for n in options.pairs]
     for n in counts:

@@ -83,34 +83,34 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
         data, raw = SimulatedData("data", seed, of_data, out, quiet=False), task == "raw"
         kind = "RAW to sRGB" if raw else "dark sRGB to good sRGB"
         what = f"SIMULATED pairs ({kind}) made from photographs that ship with scikit-image, scikit-learn, matplotlib"
-    own_folder(out, "demo", "--out", empty=True)
-    perform(data, progress=True)
-    parts = data.data()
-    counts = [len(list_images(folder)) for folder in (parts.labelled.input, parts.photos, parts.test.input)]
-    print(f"Data: {what}: {counts[0]} labelled pairs, {counts[1]} photographs, {counts[2]} test pairs.")
-    steps = {
-        name: chain(kind, msgspec.structs.replace(settings, **changes), data, seed, image_enhancement=not raw)
-        for name, (kind, changes) in SYSTEMS.items()
-    }
-    done: dict[str, dict[str, Any]] = {}
-    for last in steps.values():
-        for step in last.with_before():
-            if step.key not in done:
-                done[step.key] = perform(step, progress=True)["result"]
-    results = {name: dict(done[step.key]["test"]) for name, step in steps.items()}
-    before = {step.kind: step for step in steps["semi-supervised"].with_before()}
-    made, kept = done[before["pseudo"].key], done[before["semi"].key]["kept_ratio"]
-    print(f"{made['written']} pseudo pairs; {made['clipped']:.1%} of the pseudo inputs' values were clipped.")
-    print(f"The filter kept {np.mean([share for _, share in kept]):.0%} of the pseudo samples.")
-    report(results, counts, seed, what, out)
-    f_isp = run_folder(before["f_isp"]) / "f_isp_latest.pth"
-    pseudo_grid(f_isp, parts.photos, seed, out)
-    # Six: the simulated ones are of each test photograph in turn.
-    compare_outputs("Test pictures", {name: steps[name] for name in SHOWN}, 6).save(out / "comparison.png")
-    print(f"Pictures: {out / 'comparison.png'} and {out / 'pseudo_pairs.png'}")
-    print(f"Everything is in {out}/; `tensorboard --logdir {out}` shows the training.")
-    print(f"Time: {(time.time() - started) / 60:.1f} minutes.")
-    return results
+    with own_folder(out, "demo", "--out", empty=True):
+        perform(data, progress=True)
+        parts = data.data()
+        counts = [len(list_images(folder)) for folder in (parts.labelled.input, parts.photos, parts.test.input)]
+        print(f"Data: {what}: {counts[0]} labelled pairs, {counts[1]} photographs, {counts[2]} test pairs.")
+        steps = {
+            name: chain(kind, msgspec.structs.replace(settings, **changes), data, seed, image_enhancement=not raw)
+            for name, (kind, changes) in SYSTEMS.items()
+        }
+        done: dict[str, dict[str, Any]] = {}
+        for last in steps.values():
+            for step in last.with_before():
+                if step.key not in done:
+                    done[step.key] = perform(step, progress=True)["result"]
+        results = {name: dict(done[step.key]["test"]) for name, step in steps.items()}
+        before = {step.kind: step for step in steps["semi-supervised"].with_before()}
+        made, kept = done[before["pseudo"].key], done[before["semi"].key]["kept_ratio"]
+        print(f"{made['written']} pseudo pairs; {made['clipped']:.1%} of the pseudo inputs' values were clipped.")
+        print(f"The filter kept {np.mean([share for _, share in kept]):.0%} of the pseudo samples.")
+        report(results, counts, seed, what, out)
+        f_isp = run_folder(before["f_isp"]) / "f_isp_latest.pth"
+        pseudo_grid(f_isp, parts.photos, seed, out)
+        # Six: the simulated ones are of each test photograph in turn.
+        compare_outputs("Test pictures", {name: steps[name] for name in SHOWN}, 6).save(out / "comparison.png")
+        print(f"Pictures: {out / 'comparison.png'} and {out / 'pseudo_pairs.png'}")
+        print(f"Everything is in {out}/; `tensorboard --logdir {out}` shows the training.")
+        print(f"Time: {(time.time() - started) / 60:.1f} minutes.")
+        return results
 
 
 def demo_settings(iterations: int | None = None) -> Settings:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import threading
@@ -16,18 +17,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from semiisp_plugin import plugins
 from semiisp_plugin.io.files import write_atomically
+from semiisp_plugin.io.locks import LockTakenError, file_lock, owned
 from semiisp_plugin.pseudo.workers import leave_with_parent
 
 J = TypeVar("J", bound="Job")
@@ -80,16 +81,14 @@ class Record:
     def held(self) -> Iterator[None]:
         """Keep other processes from the job."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(str(self.file.with_suffix(".lock")))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"Waiting for another process that is at {self.file.stem} ...", flush=True)
-            lock.acquire()
-        try:
+        lock = self.file.with_suffix(".lock")
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(file_lock(lock))
+            except LockTakenError as error:
+                print(f"Waiting for another process that is at {self.file.stem}: {error.holder} ...", flush=True)
+                stack.enter_context(file_lock(lock, math.inf))
             yield
-        finally:
-            lock.release()
 
 
 class Job:
@@ -244,8 +243,9 @@ def fingerprint(path: str | os.PathLike[str]) -> str | None:
     return digest.hexdigest()
 
 
-def own_folder(out: Path, command: str, option: str, *, empty: bool = False) -> None:
-    """Make the folder that a command writes to, or take up one that it wrote earlier.
+@contextmanager
+def own_folder(out: Path, command: str, option: str, *, empty: bool = False) -> Iterator[None]:
+    """Own the folder that a command writes to: a new one, or one that it wrote earlier.
 
     Args:
         out: The folder.
@@ -255,17 +255,25 @@ def own_folder(out: Path, command: str, option: str, *, empty: bool = False) -> 
 
     Raises:
         FileExistsError: It holds something else.
+        ValueError, OSError: See `semiisp_plugin.io.locks.owned`.
     """
     marker = out / f"written_by_basicsr_{command}.txt"
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        if not marker.is_file():
+
+    def there() -> list[Path]:
+        found = [path for path in out.iterdir() if path.name != ".lock"] if out.is_dir() else []
+        if found and not marker.is_file():
             raise FileExistsError(
                 f"{out} exists and was not written by `basicsr {command}`; choose another folder with {option}."
             )
-        if empty:
-            shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
-    marker.write_text(f"What is in this folder is replaced when `basicsr {command}` runs again.\n", encoding="utf-8")
+        return found
+
+    there()  # before anything is written into a folder of something else
+    with owned(out, option):
+        for path in there() if empty else ():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        text = f"What is in this folder is replaced when `basicsr {command}` runs again.\n"
+        marker.write_text(text, encoding="utf-8")
+        yield
 
 
 # --- many of them, in parallel ---------------------------------------------------------------------------------------

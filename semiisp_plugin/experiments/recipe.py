@@ -29,6 +29,7 @@ from semiisp_plugin.experiments.recipe_checks import check_fit, check_inputs, co
 from semiisp_plugin.experiments.recipe_options import ORDER, TRAININGS, Recipe, load_recipe, named
 from semiisp_plugin.experiments.recipe_phases import Denoise, Phase, Pseudo, Test, Training
 from semiisp_plugin.io.files import write_atomically
+from semiisp_plugin.io.locks import owned
 from semiisp_plugin.options import OptionError, nearest
 from semiisp_plugin.report import recipe_report as report
 from semiisp_plugin.report.tables import Table
@@ -159,13 +160,15 @@ def run_recipe(
             f"{lines}. Go back to the former options, or make what is stale again with --redo (older runs are renamed, "
             f"not deleted), or give the runs other names."
         )
-    for phase in left:
-        print(f"\n== {phase.key}: {phase.run_name} ==", flush=True)
-        perform(phase, redo=phase.key in again, progress=progress)
-    if until and until != "test":
-        print(f"Done until {until}.")
-        return None
-    return _report(loaded, phases, root)
+    out = root / "results" / f"recipe_{loaded.options.name}"
+    with owned(out, "the recipe's name", beside=True):
+        for phase in left:
+            print(f"\n== {phase.key}: {phase.run_name} ==", flush=True)
+            perform(phase, redo=phase.key in again, progress=progress)
+        if until and until != "test":
+            print(f"Done until {until}.")
+            return None
+        return _report(loaded, phases, out)
 
 
 def _place(phase: Phase) -> str:
@@ -271,7 +274,7 @@ def plan_text(
 # --- the report ------------------------------------------------------------------------------------------------------
 
 
-def _report(recipe: Recipe, phases: Sequence[Phase], root: Path) -> dict[str, Any]:
+def _report(recipe: Recipe, phases: Sequence[Phase], out: Path) -> dict[str, Any]:
     tests = {p.key.partition(":")[2]: p for p in phases if isinstance(p, Test)}
     any_test = next(iter(tests.values()))
     paper, denoise = recipe.options.paper, next((p for p in phases if isinstance(p, Denoise)), None)
@@ -311,7 +314,6 @@ def _report(recipe: Recipe, phases: Sequence[Phase], root: Path) -> dict[str, An
         ],
         "paper_rows": report.paper_rows(paper.task, paper.network, paper.pairs) if paper else [],
     }
-    out = root / "results" / f"recipe_{recipe.options.name}"
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "report.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     files = report.write_report(out, content, pictures=recipe.options.pictures)

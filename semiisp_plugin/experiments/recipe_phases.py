@@ -21,6 +21,7 @@ from semiisp_plugin.experiments.jobs import Job, JobError, Record, Status, as_js
 from semiisp_plugin.io.checkpoint import saved_iterations
 from semiisp_plugin.io.folder_job import SKIPPED
 from semiisp_plugin.io.image_io import scan_images
+from semiisp_plugin.io.locks import owned
 from semiisp_plugin.options import PseudoOptions, Source
 
 
@@ -80,11 +81,10 @@ class Phase(Job):
 
     def clear(self) -> None:
         """Rename what is there, as BasicSR does it."""
-        from semiisp_plugin.training.run_folder import archive
+        from semiisp_plugin.training.run_folder import set_aside
 
-        if self.place.exists():
-            archive(str(self.place))
-            self.place.rmdir()
+        with owned(self.place, "name", beside=True):
+            set_aside(self.place)
 
 
 def _path(file: str) -> Path:
@@ -251,8 +251,9 @@ class Test(Phase):
 
     def clear(self) -> None:
         """Delete an earlier one of a recipe: it is made again at any time, and its images fill the disk."""
-        if self.record.read():
-            shutil.rmtree(self.place, ignore_errors=True)
+        with owned(self.place, "name", beside=True):
+            if self.record.read():
+                shutil.rmtree(self.place, ignore_errors=True)
 
     def run(self, *, resume: bool, progress: bool) -> dict[str, Any]:
         """Test; a folder that no recipe made is renamed."""

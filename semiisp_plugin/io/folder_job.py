@@ -5,7 +5,7 @@
     <record>.json    settings that the files depend on, and what the command adds; written first, and again at the end
     skipped.txt      a line a file that could not be used: its name, a tab, the reason
     *.jsonl          journals of what is done; see `Journal`
-    .lock            held by the process that writes the folder; `.lock.holder` says which one
+    .lock            held by the process that writes the folder, and says which one that is
 
 Whatever stops a job, the same command resumes it: every file appears whole or not at all, and what is done is read off
 the files and the journals alone.
@@ -14,22 +14,22 @@ the files and the journals alone.
 from __future__ import annotations
 
 import json
+import math
 import os
-import platform
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import cv2
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.io.image_io import printable_path
+from semiisp_plugin.io.locks import owned
 
 SKIPPED = "skipped.txt"
 """Name of the list of skipped files."""
@@ -70,32 +70,8 @@ class FolderJob:
             ValueError: Another process owns it; the message says which one.
             OSError: The folder cannot be written.
         """
-        if os.path.lexists(self.folder) and not self.folder.is_dir():
-            raise NotADirectoryError(f"{self.option}: '{self.folder}' is a file, or a link to nowhere; give a folder.")
-        holder = self.folder / ".lock.holder"  # the lock itself is emptied by every process that tries it
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / ".lock")
-            lock.acquire(timeout=-1 if wait else 0)
-        except Timeout:
-            who = "another process"
-            with suppress(OSError):
-                who = holder.read_text(encoding="utf-8")
-            raise ValueError(f"'{self.folder}' is being written by {who}. Wait for it to end.") from None
-        except OSError as error:
-            why = error.strerror or error
-            raise OSError(
-                error.errno, f"'{self.folder}' cannot be written ({why}); choose another folder ({self.option})."
-            ) from error
-        try:
-            with suppress(OSError):
-                text = f"`{self.command}`, process {os.getpid()} on {platform.node()}"
-                holder.write_text(text, encoding="utf-8")
+        with owned(self.folder, self.option, patience=math.inf if wait else None):
             yield
-        finally:
-            with suppress(OSError):
-                holder.unlink()
-            lock.release()
 
     def read(self) -> dict[str, Any] | None:
         """The record of an earlier run; None: nothing was begun.

@@ -11,8 +11,8 @@ import itertools
 import math
 import os
 import sys
-from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from semiisp_plugin.io.files import write_atomically
+from semiisp_plugin.io.image_io import write_image
 from semiisp_plugin.metrics import Images, images_for
-from semiisp_plugin.toolbox import calculate_metric, imwrite, tensor2img
+from semiisp_plugin.toolbox import calculate_metric, tensor2img
 
 _INTERVAL = 0.2  # least seconds between two drawings
 
@@ -46,6 +47,24 @@ class ProgressBar(tqdm):  # type: ignore[type-arg]  # generic in its stubs alone
 
 class ValidationStopped(Exception):  # noqa: N818 - no error: somebody asked for it
     """A validation was broken off because the run is to stop."""
+
+
+class ValidationError(RuntimeError):
+    """A network or a metric has failed on an image; the message names it."""
+
+
+@contextmanager
+def naming_image(dataset: str, item: Mapping[str, Any]) -> Iterator[None]:
+    """Around what is done with an image of a data set.
+
+    Raises:
+        ValidationError: In place of what is raised.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValidationError(f"{item['lq_path'][0]} (data set '{dataset}'): {reason}") from error
 
 
 def groups_of_one_size(loader: Any, batch_size: int) -> Generator[list[dict[str, Any]], None, None]:
@@ -111,9 +130,10 @@ def validate(
                     f"The data set '{name}' has no targets, which val:metrics needs: give it dataroot_gt, or leave "
                     f"val:metrics out."
                 )
-            batch = together(group)
-            model.feed_data(batch)
-            model.test()
+            with naming_image(name, group[0]):
+                batch = together(group)
+                model.feed_data(batch)
+                model.test()
             if tb_logger and position == 0:
                 shown = [batch["lq"], model.output, *([batch["gt"]] if "gt" in batch else [])]
                 grid = torch.cat([t[0].detach().float().clamp(0, 1).cpu() for t in shown], dim=2)
@@ -122,9 +142,11 @@ def validate(
             for i, item in enumerate(group):
                 image_name = result_name(item)
                 if save_img:
-                    imwrite(_image("8 bit", outputs[i]), _image_path(opt, name, image_name, current_iter))
+                    path = _image_path(opt, name, image_name, current_iter)
+                    write_image(path, _image("8 bit", outputs[i])[:, :, ::-1])
                 if metrics:
-                    rows.append((numbers[position], image_name, measure(outputs[i], item["gt"][0], metrics)))
+                    with naming_image(name, item):
+                        rows.append((numbers[position], image_name, measure(outputs[i], item["gt"][0], metrics)))
                 position += 1
                 bar.update()
             if stop_asked is not None and stop_asked():

@@ -11,12 +11,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.io.folder_job import Journal, mapped
 from semiisp_plugin.io.image_io import ImageReadError, encode_png, to_uint8, to_uint16
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter
+from semiisp_plugin.io.locks import LockTakenError, file_lock
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.manifest import SETS, BuildFolder, Photograph, ShardRecord, pair_keys, photograph_seed
 
@@ -156,12 +156,11 @@ class ShardBuilder:
         if self.build.is_done(shard):
             return True
         try:
-            held = FileLock(str(self.build.file(shard, "lock"))).acquire(timeout=0)
-        except Timeout:
+            with file_lock(self.build.file(shard, "lock")):
+                if not self.build.is_done(shard):  # another process may have been faster
+                    self._build(shard)
+        except LockTakenError:
             return False
-        with held:
-            if not self.build.is_done(shard):  # another process may have been faster
-                self._build(shard)
         return True
 
     def build_all(self, order: Sequence[int]) -> None:

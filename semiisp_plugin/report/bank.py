@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from semiisp_plugin.io.files import write_atomically
+from semiisp_plugin.io.locks import owned
 from semiisp_plugin.isp import InvertibleISP, ISPSpec, ParameterBank
 from semiisp_plugin.isp.parameters import IDENTITY
 from semiisp_plugin.report.page import counted
@@ -86,12 +87,11 @@ def report_banks(
     }
     written = [Path(out) / f"bank_{name}.png" for name in labels] + [Path(out) / "bank.json"]
     try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        for name, path in zip(labels, written[:-1], strict=True):
-            plot_bank(banks[name], path, title=titles[name])
-        write_atomically(
-            written[-1], json.dumps({"n_pairs": n_pairs, "banks": of_banks}, indent=1, allow_nan=False) + "\n"
-        )
+        with owned(out, "--out"):
+            for name, path in zip(labels, written[:-1], strict=True):
+                plot_bank(banks[name], path, title=titles[name])
+            content = {"n_pairs": n_pairs, "banks": of_banks}
+            write_atomically(written[-1], json.dumps(content, indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise OSError(f"{out} cannot be written ({error}); choose another folder with --out.") from error
     print("Written: " + ", ".join(map(str, written)))

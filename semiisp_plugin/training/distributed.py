@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,6 +40,20 @@ def check_launcher(launcher: str) -> None:
             f"torchrun has started {count} processes (WORLD_SIZE), and each would train by itself: add --launcher "
             f"pytorch, or start it without torchrun."
         )
+
+
+def in_first_process(opt: dict[str, Any], work: Callable[[], Any]) -> None:
+    """Do what the first process does for all, while the others wait; a ValueError or OSError of it is raised in all."""
+    error: list[Exception | None] = [None]
+    if opt["rank"] == 0:
+        try:
+            work()
+        except (ValueError, OSError) as its:
+            error[0] = its
+    if opt["dist"]:
+        torch.distributed.broadcast_object_list(error, 0)
+    if error[0] is not None:
+        raise error[0]
 
 
 def _read_slurm(port: int) -> None:

@@ -5,11 +5,10 @@ The weights change in memory alone. What a run would be is told in plain text.
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any, TextIO
 
 import torch
@@ -43,23 +42,22 @@ def dry_run(run: Run, out: TextIO | None = None, clock: Callable[[], float] = ti
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     model.opt["logger"]["keep_best"] = None  # it would save
-    with _warnings_shown(run):
-        batch, times = _train(run, clock)
-        sections = [
-            f"Dry run of '{opt['name']}' ({opt['model_type']} on {model.device}): nothing is written.",
-            run.data.about(),
-            _section("First batch, and what the network made of it", _table(batch))
-            if batch
-            else "All iterations are done: there is nothing to train.",
-            _section("Networks", network_lines(model)),
-            _section("Logged values", [f"{key} {value:.5g}" for key, value in model.get_current_log().items()]),
-            *([_section("GPU memory", _memory())] if model.device.type == "cuda" else []),
-        ]
-        seconds = 0.0
-        for loader in run.val_loaders if opt.get("val") else ():
-            text, one = _validate(run, loader.dataset, clock)
-            sections.append(text)
-            seconds += one * len(loader.dataset)  # type: ignore[arg-type]  # data sets here have a length
+    batch, times = _train(run, clock)
+    sections = [
+        f"Dry run of '{opt['name']}' ({opt['model_type']} on {model.device}): nothing is written.",
+        run.data.about(),
+        _section("First batch, and what the network made of it", _table(batch))
+        if batch
+        else "All iterations are done: there is nothing to train.",
+        _section("Networks", network_lines(model)),
+        _section("Logged values", [f"{key} {value:.5g}" for key, value in model.get_current_log().items()]),
+        *([_section("GPU memory", _memory())] if model.device.type == "cuda" else []),
+    ]
+    seconds = 0.0
+    for loader in run.val_loaders if opt.get("val") else ():
+        text, one = _validate(run, loader.dataset, clock)
+        sections.append(text)
+        seconds += one * len(loader.dataset)  # type: ignore[arg-type]  # data sets here have a length
     sections.append(_section("Time", _time_lines(run, times, seconds)))
     if opt["rank"] == 0:
         print("\n\n".join(sections), file=out or sys.stdout, flush=True)
@@ -154,23 +152,6 @@ def _memory() -> list[str]:
         torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory,
     )
     return [f"{used / 2**30:.2f} of {total / 2**30:.2f} GiB at the most"]
-
-
-@contextmanager
-def _warnings_shown(run: Run) -> Iterator[None]:
-    """Warnings, those of building included, go to the terminal; nothing else is logged."""
-    logger = logging.getLogger("basicsr")
-    handler = logging.StreamHandler()
-    handler.setLevel(logging.WARNING if run.opt["rank"] == 0 else logging.CRITICAL)
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    for record in run.held.buffer:
-        if record.levelno >= handler.level:
-            handler.handle(record)
-    before, logger.handlers = logger.handlers, [handler]
-    try:
-        yield
-    finally:
-        logger.handlers = before
 
 
 def _table(values: Mapping[str, Any]) -> list[str]:

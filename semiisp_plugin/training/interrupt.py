@@ -1,7 +1,8 @@
-"""Ctrl+C and SIGTERM: the iteration under way is finished and saved first."""
+"""Signals by which a run is told to stop: the iteration under way is finished and saved first."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -12,7 +13,12 @@ from typing import Any
 
 import torch
 
-SIGNALS = ("SIGINT", "SIGTERM")
+SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")
+    if hasattr(signal, name)
+)
+"""Of the terminal, of people, and of schedulers: Slurm, SGE and LSF send SIGUSR1, SIGUSR2 or SIGXCPU before the end."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -20,15 +26,18 @@ class Interrupted(KeyboardInterrupt):
 
     Attributes:
         signal: Number of the signal.
-        iteration: The iteration that was saved.
+        iteration: The iteration that was saved; None before the first one, when there is nothing to save.
     """
 
-    def __init__(self, signal_number: int, iteration: int) -> None:
-        super().__init__(f"{signal.Signals(signal_number).name} after iteration {iteration:,d}, which is saved")
+    def __init__(self, signal_number: int, iteration: int | None) -> None:
+        when = (
+            "before an iteration was done" if iteration is None else f"after iteration {iteration:,d}, which is saved"
+        )
+        super().__init__(f"{signal.Signals(signal_number).name} {when}")
         self.signal = signal_number
         self.iteration = iteration
 
-    def __reduce__(self) -> tuple[type[Interrupted], tuple[int, int]]:
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[int, int | None]]:
         return Interrupted, (self.signal, self.iteration)  # exceptions are put together again from their message
 
 
@@ -37,7 +46,7 @@ class StopWaiting(BaseException):
 
 
 class Interrupt:
-    """Notices SIGINT and SIGTERM, for the training loop to ask between two iterations.
+    """Notices `SIGNALS`, for the training loop to ask between two iterations.
 
     A second Ctrl+C, a second later, stops at once. Not a second SIGTERM: torchrun repeats to its processes what they
     have got themselves, and schedulers end what lasts with SIGKILL. Signals can be handled in the main thread only;
@@ -55,11 +64,19 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            for name in SIGNALS:
-                number = getattr(signal, name)
-                if signal.getsignal(number) is not signal.SIG_IGN:  # as of nohup
+            for number in SIGNALS:
+                if self._is_ours(number):
                     self._before[number] = signal.signal(number, self._note)
         return self
+
+    @staticmethod
+    def _is_ours(number: signal.Signals) -> bool:
+        """Not what is ignored, as by nohup; nor what somebody else listens to, but for Ctrl+C and SIGTERM."""
+        handler = signal.getsignal(number)
+        if handler is signal.SIG_IGN:
+            # torchrun takes no notice of nohup: it ends its processes at a SIGHUP, and passes it on to them first.
+            return number == getattr(signal, "SIGHUP", None) and "TORCHELASTIC_RUN_ID" in os.environ
+        return handler is signal.SIG_DFL or number in (signal.SIGINT, signal.SIGTERM)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

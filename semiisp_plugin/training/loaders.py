@@ -6,8 +6,10 @@ import atexit
 import logging
 import random
 import signal
+import threading
+import time
 import weakref
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -24,15 +26,17 @@ from semiisp_plugin.io.image_io import to_float
 from semiisp_plugin.options import OptionError
 from semiisp_plugin.pseudo.noise_estimation import estimate_noise_bounds
 from semiisp_plugin.toolbox import build_dataset
+from semiisp_plugin.training.interrupt import SIGNALS
 from semiisp_plugin.training.stall import WatchedDataset
 
-_LAST_READ = 5  # seconds that a worker gets at the end
+LAST_SECONDS = 5.0
+"""What loader workers and the like get at the end of a run, all together."""
 
 
 def seed_worker(worker_id: int, imports: Sequence[str] = ()) -> None:
     """Prepare a loader worker: seeds of numpy and random from torch's, one thread, signals, the user's own modules."""
     # Ctrl+C and job schedulers signal the workers, too. The training process decides: it may still want a batch.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if cv2.getNumThreads() != 1:  # not forked, see `Loader`; the workers are the parallelism
         cv2.setNumThreads(1)
@@ -56,11 +60,11 @@ class Loader(DataLoader[Any]):
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)
         try:
-            iterator = super().__iter__()
+            iterator: Any = super().__iter__()
         finally:
             cv2.setNumThreads(threads)
-        _workers.update(getattr(iterator, "_workers", ()))
-        return iterator
+        _workers.update(iterator._workers)
+        return iterator if self.persistent_workers else _to_the_end(iterator)
 
     def check_worker_number_rationality(self) -> None:
         """Nothing: option files are written for training machines, and on a smaller one more workers do no harm.
@@ -71,12 +75,41 @@ class Loader(DataLoader[Any]):
     def close(self) -> None:
         """End workers that live as long as the loader, now.
 
-        Left to the garbage collector, their queues may be gone before them: they would not hear that they are to end,
-        and torch would wait five seconds for each.
+        Left to the garbage collector, their queues may be gone before them: they would not hear that they are to end.
         """
         iterator, self._iterator = self._iterator, None
-        if iterator is not None and hasattr(iterator, "_shutdown_workers"):
+        if iterator is not None:
+            _end_workers(iterator)
+
+
+def _to_the_end(iterator: Any) -> Generator[Any, None, None]:
+    """What an iterator gives; when it is done, or let go, its workers are."""
+    try:
+        yield from iterator
+    finally:
+        _end_workers(iterator)
+
+
+def _end_workers(iterator: Any) -> None:
+    """Have torch end an iterator's workers, and end those that hang in a read.
+
+    torch waits five seconds for each of them, one after the other, and sends them a signal that they ignore
+    (`seed_worker`).
+    """
+    killing = threading.Timer(LAST_SECONDS, _kill, [list(iterator._workers)])
+    killing.daemon = True
+    killing.start()
+    try:
+        with suppress(RuntimeError):  # torch notices that they were killed
             iterator._shutdown_workers()
+    finally:
+        killing.cancel()
+
+
+def _kill(workers: Sequence[Any]) -> None:
+    for worker in workers:
+        with suppress(AttributeError, ValueError):  # it is over
+            worker.kill()
 
 
 _workers: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -85,12 +118,13 @@ _workers: weakref.WeakSet[Any] = weakref.WeakSet()
 @atexit.register
 def _kill_stuck_workers() -> None:
     """End workers that hang in a read: Python would wait for them, and they do not hear SIGTERM (`seed_worker`)."""
-    for worker in list(_workers):
+    deadline = time.monotonic() + LAST_SECONDS
+    workers = list(_workers)
+    for worker in workers:
         # RuntimeError: of torch, which notices that a worker was killed. The others: it is not this process's, or over.
         with suppress(RuntimeError, AssertionError, ValueError):
-            worker.join(_LAST_READ)
-            if worker.is_alive():
-                worker.kill()
+            worker.join(max(0.0, deadline - time.monotonic()))
+    _kill(workers)
 
 
 class MixedData:
@@ -152,8 +186,14 @@ class MixedData:
         return f"Training data: {self._about} and process{accumulated}; passes over the sources in all: {passes}."
 
     def batches(self) -> Generator[tuple[int, Any], None, None]:
-        """``(epoch, batch)`` to the end of the run; the epoch is that of the real pairs."""
-        for number, batch in enumerate(self.loader, self.sampler.start_batch):
+        """``(epoch, batch)`` to the end of the run; the epoch is that of the real pairs.
+
+        Workers are started here and now, where no signal breaks it off: nobody would end those that are there already.
+        """
+        return self._numbered(iter(self.loader))
+
+    def _numbered(self, batches: Iterator[Any]) -> Generator[tuple[int, Any], None, None]:
+        for number, batch in enumerate(batches, self.sampler.start_batch):
             yield int(self.sampler.passes(number)["real"]), batch
 
     def passes(self, iteration: int) -> dict[str, float]:

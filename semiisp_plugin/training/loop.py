@@ -1,8 +1,9 @@
 """Training pipeline: a drop-in for ``basicsr.train.train_pipeline`` that can be stopped at any moment and trusted.
 
 Of the plugin's models: the batch of an iteration depends on the seed and the iteration alone; a run that was killed
-resumes from its latest whole checkpoint as if it had not been; SIGINT and SIGTERM save first; a loader that stalls says
-what it waits for. BasicSR's own models run in BasicSR's own pipeline (`semiisp_plugin.toolbox.run_basicsr`).
+resumes from its latest whole checkpoint as if it had not been; one that is told to stop saves first; a loader that
+stalls says what it waits for. BasicSR's own models run in BasicSR's own pipeline
+(`semiisp_plugin.toolbox.run_basicsr`).
 """
 
 from __future__ import annotations
@@ -12,18 +13,27 @@ import datetime
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
 
 from semiisp_plugin.models.validation import ValidationStopped
-from semiisp_plugin.toolbox import MessageLogger
+from semiisp_plugin.toolbox import MessageLogger, dict2str, get_root_logger
 from semiisp_plugin.training.distributed import init_distributed
 from semiisp_plugin.training.interrupt import Interrupt, Interrupted, StopWaiting
+from semiisp_plugin.training.loaders import LAST_SECONDS
 from semiisp_plugin.training.progress import short_values, training_bar
 from semiisp_plugin.training.run import Run, algorithms, options_or_basicsr, parsed
-from semiisp_plugin.training.run_folder import start_logging
+from semiisp_plugin.training.run_folder import (
+    RunLog,
+    make_again,
+    open_run_folder,
+    owned_run,
+    run_log,
+    wandb_is_asked_for,
+)
 from semiisp_plugin.training.stall import naming_files
 
 OnLog = Callable[[int, Mapping[str, float]], None]
@@ -52,7 +62,8 @@ def run_from_arguments(args: argparse.Namespace, root_path: str) -> Any:
     if args.dry_run:
         from semiisp_plugin.training.dry_run import dry_run
 
-        dry_run(Run(opt, args.auto_resume))
+        with run_log(opt["rank"], quiet=True):
+            dry_run(Run(opt, args.auto_resume))
         return None
     shown = sys.stderr.isatty()
     return train(opt, option_file=args.opt, option_text=resolved, auto_resume=args.auto_resume, progress=shown)
@@ -85,20 +96,25 @@ def train(
         The model; ``model.latest_metrics`` holds the last validation's values by data set.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM came; the iteration under way was finished and saved.
+        Interrupted: A signal asked to stop (`SIGNALS`); the iteration under way was finished and saved.
+        ValueError: Another process is writing the run's folder.
     """
     if "dist" not in opt:
         init_distributed(opt, "none")
-    run = Run(opt, auto_resume)
-    resumed_at = run.start_iter if run.state else None
-    logger, tb_logger = start_logging(opt, resumed_at, option_file, option_text, quiet, run.held)
-    for line in run.found:
-        logger.info(line)
-    if run.state:
-        logger.info(f"Resuming from iteration {run.start_iter}.")
-    loop = _Loop(run, logger, tb_logger, progress and opt["rank"] == 0, on_log, on_validation)
-    loop.how_to_resume = " Resume with --auto_resume." if option_file else ""
-    with algorithms(bool(opt["deterministic"])):
+    with owned_run(opt), run_log(opt["rank"], quiet) as log, algorithms(bool(opt["deterministic"])):
+        if opt["logger"]["use_tb_logger"]:
+            wandb_is_asked_for(opt)
+        run = Run(opt, auto_resume)
+        logger = get_root_logger()
+        logger.info(dict2str(opt))
+        for line in run.found:
+            logger.info(line)
+        if run.state:
+            logger.info(f"Resuming from iteration {run.start_iter}.")
+        resumed_at = run.start_iter if run.resumes_in_its_folder else None
+        open_folder = partial(open_run_folder, opt, log, resumed_at, option_file, option_text)
+        loop = _Loop(run, log, open_folder, progress and opt["rank"] == 0, on_log, on_validation)
+        loop.how_to_resume = " Resume with --auto_resume." if option_file else ""
         loop.run_to_the_end()
     return run.model
 
@@ -109,22 +125,24 @@ class _Loop:
     def __init__(
         self,
         run: Run,
-        logger: Any,
-        tb_logger: Any,
+        log: RunLog,
+        open_folder: Callable[[], Any],
         progress: bool,
         on_log: OnLog | None,
         on_validation: OnValidation | None,
     ) -> None:
         self.opt, self.model, self.data = run.opt, run.model, run.data
         self.val_loaders, self.start_iter = run.val_loaders, run.start_iter
-        self.logger, self.tb_logger = logger, tb_logger
+        self.logger, self.log, self.open_folder = get_root_logger(), log, open_folder
+        self.opened = False
+        self.tb_logger: Any = None
         self.on_log, self.on_validation = on_log, on_validation
         self.total = int(self.opt["train"]["total_iter"])
         self.accumulate = int(self.opt["train"]["accumulate"])
         self.validates = bool(self.opt.get("val")) and bool(self.val_loaders)
         settings = self.opt["logger"]
         self.image_freq = settings.get("image_freq") or (self.opt.get("val") or {}).get("val_freq") or self.total
-        self.message_logger = MessageLogger(self.opt, self.start_iter, tb_logger)
+        self.message_logger = MessageLogger(self.opt, self.start_iter)
         self.message_logger.max_iters = self.total + 1  # it subtracts 1 more than is left
         self.model.show_progress = progress
         self.interrupt = Interrupt()
@@ -138,22 +156,22 @@ class _Loop:
         """Train, validate, save."""
         start = time.monotonic()
         with ExitStack() as stack:
-            if self.tb_logger:
-                stack.callback(self.tb_logger.close)
             shown = self.model.show_progress
             bar = training_bar(self.total, self.start_iter, self.opt["name"], shown, self.logger)
             self.bar = stack.enter_context(bar)
             stack.enter_context(self.interrupt)
-            stack.callback(self.data.loader.close)
+            stack.callback(self._end_leftovers)
             stack.enter_context(naming_files(self.data.watched))  # looks before workers have ended
             if not self.opt["dist"]:  # otherwise all processes have to stop at the same place
                 self.model.stop_asked = lambda: self.interrupt.received is not None
             if self._validation_is_owed():
                 self.logger.info(f"The validation of iteration {self.iteration:,d} had not been done yet.")
+                self._open()
                 self._validate()
             if self.start_iter < self.total:
                 with closing(self.data.batches()) as batches:
                     self._iterate_over(batches)
+            self._open()
             spent = datetime.timedelta(seconds=int(time.monotonic() - start))
             self.logger.info(f"End of training. Time consumed: {spent}. Saving the latest model.")
             self.model.write_records()
@@ -162,11 +180,66 @@ class _Loop:
             if self.validates:
                 self._validate()
 
+    def _end_leftovers(self) -> None:
+        """End loader workers, and write what waits for TensorBoard; what hangs gets a few seconds, all together."""
+        deadline = time.monotonic() + LAST_SECONDS
+        writing = self.tb_logger.close() if self.tb_logger else None
+        self.data.loader.close()
+        if writing:
+            writing.join(max(0.0, deadline - time.monotonic()))
+
+    def _open(self) -> None:
+        """Make the run's folder, if that is not done: what has failed by then has left an older run where it was."""
+        if not self.opened:
+            self.tb_logger = self.message_logger.tb_logger = self.open_folder()
+            self.opened = True
+
+    def _folder_is_needed(self) -> bool:
+        """Whether this iteration is the second, or one that leaves something.
+
+        Not before the second: in it DistributedDataParallel reports parameters that got no gradient.
+        """
+        settings, iteration = self.opt["logger"], self.iteration
+        every = (settings["print_freq"], self.image_freq, settings["save_checkpoint_freq"])
+        return (
+            iteration > self.start_iter + 1
+            or any(iteration % n == 0 for n in every)
+            or self._validation_is_due()
+            or iteration == self.total
+        )
+
+    @contextmanager
+    def _saved_first(self) -> Iterator[None]:
+        """Around what is no part of a step: an error there costs no iteration."""
+        try:
+            yield
+        except Exception as error:
+            if self.opened:
+                self._save_what_is_done(error)
+            raise
+
+    def _save_what_is_done(self, error: Exception) -> None:
+        dist = self.opt["dist"]
+        try:
+            if self.saved_at != self.iteration:
+                self.opt["dist"] = False  # others may be elsewhere, or gone: nothing is gathered from them
+                self._save()
+        except Exception as another:
+            self.logger.error(f"Iteration {self.iteration:,d} could not be saved: {another}")
+        else:
+            what = f"{type(error).__name__}: {error}"
+            self.logger.error(f"Stopped after iteration {self.iteration:,d}, which is saved, by {what}")
+        finally:
+            self.opt["dist"] = dist
+
     def _iterate_over(self, batches: Iterator[tuple[int, Any]]) -> None:
         try:
             for iteration in range(self.start_iter + 1, self.total + 1):
                 self._train_on(batches, iteration)
-                self._after_iteration()
+                stop = self.interrupt.in_any_process(self.opt, self.model.device)
+                if stop or self._folder_is_needed():
+                    self._open()
+                self._after_iteration(stop)
         except StopWaiting:
             self._save_and_stop(self.interrupt.received)
         except torch.OutOfMemoryError as error:
@@ -181,7 +254,10 @@ class _Loop:
         for part in range(self.accumulate):
             before = time.perf_counter()
             # Between two iterations nothing is half done. Several processes have to stop at the same place.
-            with self.interrupt.waiting() if part == 0 and not self.opt["dist"] else nullcontext():
+            with ExitStack() as stack:
+                if part == 0 and not self.opt["dist"]:
+                    stack.enter_context(self._saved_first())
+                    stack.enter_context(self.interrupt.waiting())
                 epoch, batch = next(batches)
             self.waited += time.perf_counter() - before
             if part == 0:
@@ -193,25 +269,25 @@ class _Loop:
         self.iteration = iteration
         self.spent += time.perf_counter() - begin
 
-    def _after_iteration(self) -> None:
+    def _after_iteration(self, stop: int | None) -> None:
         settings, iteration = self.opt["logger"], self.iteration
         if iteration == self.start_iter + 1:
             self.message_logger.reset_start_time()
-        if iteration % settings["print_freq"] == 0:
-            self.bar.set_postfix_str(short_values(self._log()), refresh=False)
-        self.bar.update()
-        if iteration % self.image_freq == 0:
-            if self.tb_logger:
-                self.model.log_images(self.tb_logger, iteration)
-            self.model.log_histograms(self.tb_logger, iteration)
+        with self._saved_first():
+            if iteration % settings["print_freq"] == 0:
+                self.bar.set_postfix_str(short_values(self._log()), refresh=False)
+            self.bar.update()
+            if iteration % self.image_freq == 0:
+                if self.tb_logger:
+                    self.model.log_images(self.tb_logger, iteration)
+                self.model.log_histograms(self.tb_logger, iteration)
+        if stop:
+            self._save_and_stop(stop)
         if iteration % settings["save_checkpoint_freq"] == 0:
             self.logger.info("Saving models and training states.")
             self._save()
         if self._validation_is_due() and iteration < self.total:
             self._validate()
-        stop = self.interrupt.in_any_process(self.opt, self.model.device)
-        if stop:
-            self._save_and_stop(stop)
 
     def _log(self) -> Mapping[str, float]:
         done = self.iteration - self.logged_at
@@ -246,14 +322,16 @@ class _Loop:
         return self.start_iter < self.total and self._validation_is_due() and not done
 
     def _validate(self) -> None:
-        try:
-            for loader in self.val_loaders:
-                self.model.validation(loader, self.iteration, self.tb_logger, bool(self.opt["val"]["save_img"]))
-        except ValidationStopped:
-            self._save_and_stop(self.interrupt.received)
-        self.bar.unpause()  # its time does not count in the speed of training
-        if self.on_validation:
-            self.on_validation(self.iteration, self.model.latest_metrics)
+        make_again(self.opt, self.log)
+        with self._saved_first():
+            try:
+                for loader in self.val_loaders:
+                    self.model.validation(loader, self.iteration, self.tb_logger, bool(self.opt["val"]["save_img"]))
+            except ValidationStopped:
+                self._save_and_stop(self.interrupt.received)
+            self.bar.unpause()  # its time does not count in the speed of training
+            if self.on_validation:
+                self.on_validation(self.iteration, self.model.latest_metrics)
         if self.saved_at == self.iteration:  # the best metrics and the random state are others now
             self.model.loop_state["validated"] = True
             self.model.save_training_state(self.epoch, self.iteration)
@@ -263,7 +341,9 @@ class _Loop:
             "data": self.data.state_dict(self.iteration),
             "validated": not self._validation_is_due(),
         }
-        self.model.write_records()  # before the state, of which the records of all processes are a part
+        make_again(self.opt, self.log)
+        if self.opt["dist"] or self.opt["world_size"] == 1:  # all processes are here
+            self.model.write_records()  # before the state, of which the records of all processes are a part
         if self.tb_logger:  # what a killed run has not written by now, the resumed one does not write again
             self.tb_logger.flush()
         self.model.save(self.epoch, self.iteration)
@@ -271,12 +351,14 @@ class _Loop:
 
     def _save_and_stop(self, signal_number: int | None) -> NoReturn:
         assert signal_number is not None  # nothing else stops a run here
-        interrupted = Interrupted(signal_number, self.iteration)
-        if self.saved_at != self.iteration:
+        if self.iteration > self.start_iter:
+            self._open()
+        interrupted = Interrupted(signal_number, self.iteration if self.opened or self.saved_at else None)
+        if self.opened and self.saved_at != self.iteration:
             self._save()
         if self.opt["dist"]:  # a process that ends early takes the others with it
             torch.distributed.barrier()
-        self.logger.warning(f"{interrupted}.{self.how_to_resume}")
+        self.logger.warning(f"{interrupted}.{self.how_to_resume if interrupted.iteration is not None else ''}")
         raise interrupted
 
 

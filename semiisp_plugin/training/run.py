@@ -14,18 +14,18 @@ import numpy as np
 import torch
 
 from semiisp_plugin import options, plugins
-from semiisp_plugin.arguments import build_parser
+from semiisp_plugin.arguments import build_parser, print_anything
 from semiisp_plugin.data.auto_settings import resolve_auto
 from semiisp_plugin.io.checkpoint import load_checkpoint, newest_whole_state
 from semiisp_plugin.options.structures import held_out_settings
 from semiisp_plugin.toolbox import build_dataset, build_model, get_root_logger, run_basicsr
 from semiisp_plugin.training.distributed import check_launcher
 from semiisp_plugin.training.loaders import MixedData, build_val_loaders, estimated_noise
-from semiisp_plugin.training.run_folder import held_log
 
 
 def parsed(command: str, argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments of a command, default those of the process; what they name is imported."""
+    print_anything()
     args = build_parser().parse_args([command, *(sys.argv[1:] if argv is None else argv)])
     plugins.register(args.imports)
     return args
@@ -80,7 +80,6 @@ class Run:
         data: What batches come from.
         val_loaders: One a validation set.
         model: On its device, resumed.
-        held: Log records that were written meanwhile, for the log file that is opened later.
     """
 
     def __init__(self, opt: dict[str, Any], auto_resume: bool = False) -> None:
@@ -94,22 +93,21 @@ class Run:
         self.start_iter = int(self.state["iter"]) if self.state else 0
         state_file, states = Path(opt["path"].get("resume_state") or ""), Path(opt["path"]["training_states"])
         self.resumes_in_its_folder = self.state is not None and state_file.resolve().parent == states.resolve()
-        with held_log() as self.held:
-            dataset = self._build_dataset()
-            self.data = MixedData(opt, dataset, self.start_iter)
-            get_root_logger().info(self.data.about())
-            self.val_loaders = build_val_loaders(opt)
-            self.model = build_model(opt)
-            if hasattr(self.model, "n_pairs"):
-                self.model.n_pairs = self.data.n_pairs
-            if "held_out" in opt["datasets"]["train"]:
-                self.model.use_held_out(dataset.held_out_batches())
-            if self.state:
-                self.model.resume_training(self.state)
-                before = self.model.loop_state.get("data")
-                changes = self.data.changes_since(before) if before else None
-                if changes:
-                    get_root_logger().warning(f"The resumed run is not what an unbroken one would be. {changes}")
+        dataset = self._build_dataset()
+        self.data = MixedData(opt, dataset, self.start_iter)
+        get_root_logger().info(self.data.about())
+        self.val_loaders = build_val_loaders(opt)
+        self.model = build_model(opt)
+        if hasattr(self.model, "n_pairs"):
+            self.model.n_pairs = self.data.n_pairs
+        if "held_out" in opt["datasets"]["train"]:
+            self.model.use_held_out(dataset.held_out_batches())
+        if self.state:
+            self.model.resume_training(self.state)
+            before = self.model.loop_state.get("data")
+            changes = self.data.changes_since(before) if before else None
+            if changes:
+                get_root_logger().warning(f"The resumed run is not what an unbroken one would be. {changes}")
 
     def _build_dataset(self) -> Any:
         opt, logger = self.opt, get_root_logger()

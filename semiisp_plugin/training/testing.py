@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
-from semiisp_plugin.toolbox import build_model
-from semiisp_plugin.training.distributed import init_distributed
+from semiisp_plugin.models.validation import naming_image
+from semiisp_plugin.toolbox import build_model, dict2str, get_root_logger
+from semiisp_plugin.training.distributed import in_first_process, init_distributed
 from semiisp_plugin.training.loaders import build_val_loaders
 from semiisp_plugin.training.run import options_or_basicsr, parsed, set_seed
-from semiisp_plugin.training.run_folder import archive, held_log, open_log
+from semiisp_plugin.training.run_folder import log_file, owned_run, replaced, run_log
 
 __test__ = False  # pytest: this module holds no tests
 
@@ -53,24 +56,39 @@ def test(opt: dict[str, Any], *, progress: bool = False, quiet: bool = False) ->
         init_distributed(opt, "none")
     set_seed(opt["manual_seed"] + opt["rank"])
     torch.backends.cudnn.benchmark = True
-    with held_log() as held:
+    with owned_run(opt), run_log(opt["rank"], quiet) as log:
+        logger = get_root_logger()
         loaders = build_val_loaders(opt)
         model = build_model(opt)
-    if opt["rank"] == 0:
-        archive(opt["path"]["results_root"])
-        os.makedirs(opt["path"]["visualization"], exist_ok=True)
-    if opt["dist"]:  # the others write into the new folder
-        torch.distributed.barrier()
-    logger = open_log(opt, held, quiet)
-    results = {}
-    model.show_progress = progress and opt["rank"] == 0
-    for loader in loaders:
-        name = loader.dataset.opt["name"]  # type: ignore[attr-defined]  # BasicSR's data sets keep their options
-        logger.info(f"Testing {name}: {len(loader.dataset)} images.")  # type: ignore[arg-type]  # as above
-        model.validation(loader, current_iter=opt["name"], tb_logger=None, save_img=opt["val"]["save_img"])
-        results[name] = dict(getattr(model, "metric_results", {}))
-    logger.info(f"Results are in {opt['path']['results_root']}.")
+        logger.info(dict2str(opt))
+        for loader in loaders:
+            _try_one(model, loader)
+        make = partial(_make_folder, opt["path"])
+        in_first_process(opt, make)  # the others write into the new folder
+        if opt["rank"] == 0:
+            log.open(log_file(opt))
+        results = {}
+        model.show_progress = progress and opt["rank"] == 0
+        for loader in loaders:
+            name = loader.dataset.opt["name"]  # type: ignore[attr-defined]  # BasicSR's data sets keep their options
+            logger.info(f"Testing {name}: {len(loader.dataset)} images.")  # type: ignore[arg-type]  # as above
+            model.validation(loader, current_iter=opt["name"], tb_logger=None, save_img=opt["val"]["save_img"])
+            results[name] = dict(getattr(model, "metric_results", {}))
+        logger.info(f"Results are in {opt['path']['results_root']}.")
     return results
+
+
+def _make_folder(paths: Mapping[str, str]) -> None:
+    with replaced(paths["results_root"]):
+        os.makedirs(paths["visualization"], exist_ok=True)
+
+
+def _try_one(model: Any, loader: Any) -> None:
+    """Run the network on the first image of a data set: one that does not fit must not rename older results."""
+    (item,) = DataLoader(loader.dataset, batch_size=1, sampler=[0], generator=torch.Generator())
+    with naming_image(loader.dataset.opt["name"], item):
+        model.feed_data(item)
+        model.test()
 
 
 test_pipeline.__test__ = False  # type: ignore[attr-defined]  # pytest collects functions by their name

@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from filelock import FileLock
 
 from semiisp_plugin import cli
 from semiisp_plugin.data import prepare
@@ -23,6 +22,7 @@ from semiisp_plugin.data.subsets import fivek_split, subset
 from semiisp_plugin.io import lmdb_io
 from semiisp_plugin.io.image_io import decode_image, encode_png, read_image, write_image
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter, read_meta, read_value
+from semiisp_plugin.io.locks import file_lock
 
 TEST_NAME = fivek_split()[1][0]
 RAWPY = "needs rawpy (pip install -e '.[raw]')"
@@ -197,8 +197,8 @@ def test_foreign_folders_are_not_written_into(lol, tmp_path, run):
 def test_two_commands_at_once(lol, tmp_path, run):
     out = tmp_path / "out"
     out.mkdir()
-    with FileLock(out / ".lock"):
-        (out / ".lock.holder").write_text("`basicsr prepare`, process 7 on a machine")
+    with file_lock(out / ".lock"):
+        (out / ".lock").write_text("`basicsr prepare`, process 7 on a machine")
         status, _, errors = run("lolv1", "--source", lol, "--out", out)
     assert status == 1
     assert "is being written by `basicsr prepare`, process 7 on a machine. Wait" in errors

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -261,15 +262,34 @@ def test_early_stopped_f_isp_is_the_one_that_is_used(finished):
 
 def test_folders_of_others_are_left_alone(tmp_path):
     (tmp_path / "holiday.txt").write_text("sun")
-    with pytest.raises(FileExistsError, match="was not written by `basicsr benchmark`"):
-        own_folder(tmp_path, "benchmark", "out")
+    with (
+        pytest.raises(FileExistsError, match="was not written by `basicsr benchmark`"),
+        own_folder(tmp_path, "benchmark", "out"),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.txt"]
     again = tmp_path / "new"
-    own_folder(again, "benchmark", "out")
-    (again / "report.md").write_text("")
-    own_folder(again, "benchmark", "out")
-    assert (again / "report.md").is_file()
-    own_folder(again, "benchmark", "out", empty=True)
-    assert not (again / "report.md").is_file()
+    with own_folder(again, "benchmark", "out"):
+        (again / "sub").mkdir()
+        (again / "report.md").write_text("")
+    with own_folder(again, "benchmark", "out"):
+        assert (again / "report.md").is_file()
+    with own_folder(again, "benchmark", "out", empty=True):
+        assert not (again / "report.md").exists()
+        assert not (again / "sub").exists()
+
+
+def test_one_owner(tmp_path, monkeypatch):
+    """What another process is writing is neither written nor deleted."""
+    monkeypatch.setattr("semiisp_plugin.io.locks.PATIENCE", 0.0)
+    with own_folder(tmp_path, "benchmark", "out"):
+        (tmp_path / "report.md").write_text("")
+        with (
+            pytest.raises(ValueError, match=rf"is being written by .* process {os.getpid()} .*another \(out\)"),
+            own_folder(tmp_path, "benchmark", "out", empty=True),
+        ):
+            pass
+        assert (tmp_path / "report.md").exists()
 
 
 def test_too_few_photographs_are_said_before_anything_is_done(tmp_path, tiny_data):

@@ -1,9 +1,7 @@
 """One job on one folder: who owns it, what it was made with, what is done, what was skipped."""
 
 import json
-import multiprocessing
 import os
-import threading
 import time
 
 import cv2
@@ -17,70 +15,6 @@ SETTINGS = {"source": "a", "size": (3, 4)}
 @pytest.fixture
 def job(tmp_path) -> FolderJob:
     return FolderJob(tmp_path / "out", "basicsr test", "made.json", option="--out")
-
-
-# --- the owner -------------------------------------------------------------------------------------------------------
-
-
-def test_a_second_owner_is_told_who_is_the_first(job):
-    with job.locked():
-        with (
-            pytest.raises(ValueError, match=rf"written by `basicsr test`, process {os.getpid()} on .*Wait"),
-            job.locked(),
-        ):
-            pass
-        assert (job.folder / ".lock.holder").exists(), "the holder is still the first"
-    assert not (job.folder / ".lock.holder").exists()
-    with job.locked():
-        pass
-
-
-def test_a_patient_owner_waits(job):
-    order = []
-
-    def second() -> None:
-        with job.locked(wait=True):
-            order.append("second")
-
-    with job.locked():
-        thread = threading.Thread(target=second)
-        thread.start()
-        time.sleep(0.1)
-        order.append("first")
-    thread.join()
-    assert order == ["first", "second"]
-
-
-def _die_as_owner(job: FolderJob, begun) -> None:
-    with job.locked():
-        begun.set()
-        time.sleep(60)
-
-
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
-def test_the_lock_of_a_killed_owner_is_gone(job):
-    context = multiprocessing.get_context("fork")
-    begun = context.Event()
-    process = context.Process(target=_die_as_owner, args=(job, begun))
-    process.start()
-    begun.wait(30)
-    with pytest.raises(ValueError, match=f"process {process.pid} on"), job.locked():
-        pass
-    process.kill()
-    process.join()
-    with job.locked():
-        pass
-
-
-def test_what_is_no_folder(tmp_path):
-    (tmp_path / "file").write_text("x")
-    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    for name in ("file", "link"):
-        with (
-            pytest.raises(NotADirectoryError, match=r"--out: .* is a file"),
-            FolderJob(tmp_path / name, "basicsr test", option="--out").locked(),
-        ):
-            pass
 
 
 # --- the settings ----------------------------------------------------------------------------------------------------

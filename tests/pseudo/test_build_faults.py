@@ -18,6 +18,7 @@ import pytest
 from semiisp_plugin.data.pairs import match_pairs
 from semiisp_plugin.io.image_io import decode_image, printable_path, write_image
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter, close_all, parts, read_meta, read_value
+from semiisp_plugin.io.locks import file_lock
 from semiisp_plugin.io.picture import read_photograph
 from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo import manifest as manifest_module
@@ -265,12 +266,10 @@ def test_a_rank_completes_what_others_left(photographs, generator, undisturbed, 
 
 
 def test_shards_of_a_living_process_are_left_to_it(photographs, generator, monkeypatch, tmp_path):
-    from filelock import FileLock
-
     out = tmp_path / "out"
     build(photographs, out, generator, max_photographs=3)
     monkeypatch.setattr(shards_module, "_PATIENCE", 0.2)
-    with FileLock(str(out / "shards" / "00001.lock")):
+    with file_lock(out / "shards" / "00001.lock"):
         report = build(photographs, out, generator)
     assert report.unfinished == 1
     assert not (out / "gt.lmdb" / "00001.lmdb").exists()

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,10 @@ KILLS = 10
 TOTAL = 100
 
 # Forks a run for every line it reads, "<signal> <batches> <seconds> <arguments>", and says how that ended. The signal
-# comes so many seconds after so many batches; batches are slowed down, so that training is where the time goes.
+# comes so many seconds after so many batches; batches are slowed down, so that training is where the time goes. With
+# "-<workers> <1 or 0>" it comes when so many loader workers were started: to all processes, or to the first alone.
 SERVER = """
-import os, sys, threading, time
+import multiprocessing.process, os, sys, threading, time
 import torch
 import torch.utils.tensorboard
 import semiisp_plugin.training
@@ -43,6 +45,18 @@ def slow_feed_data(self, data):
     feed_data(self, data)
 RestorationModel.feed_data = slow_feed_data
 
+start_process = multiprocessing.process.BaseProcess.start
+started = 0
+def start_and_signal(self):
+    global started
+    start_process(self)
+    started += 1
+    if started == signal_after:
+        to_all = os.killpg if seconds == "1" else os.kill
+        to_all(os.getpid(), int(number))
+multiprocessing.process.BaseProcess.start = start_and_signal
+signal_after = 0
+
 print("ready", flush=True)
 for line in sys.stdin:
     number, batches, seconds, *arguments = line.split()
@@ -52,12 +66,18 @@ for line in sys.stdin:
         os.dup2(log, 1), os.dup2(log, 2)
         if number != "0":
             os.setsid()  # a group of its own; the signal goes to all of it, loader workers included
+            signal_after = -int(batches)
             timer = threading.Timer(float(seconds), os.killpg, (os.getpid(), int(number)))
             timer.daemon = True
             waiting.append((int(batches), timer))
         os._exit(cli.main(arguments))
     _, status = os.waitpid(child, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
+    try:
+        os.killpg(child, 0)
+        left = True
+    except ProcessLookupError:
+        left = False
+    print(os.waitstatus_to_exitcode(status), int(left), flush=True)
 """
 
 
@@ -74,7 +94,9 @@ class Runs:
         """Run a command; returns its exit status, negative if a signal ended it."""
         self.process.stdin.write(f"{int(signal_number)} {batches} {seconds} {command}\n")
         self.process.stdin.flush()
-        return int(self.process.stdout.readline())
+        status, left = map(int, self.process.stdout.readline().split())
+        self.left = bool(left)
+        return status
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +194,23 @@ def test_ten_kills_at_random_moments(write, runs, unbroken, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_workers_are_started(write, runs, folder):
+    """The run ends, in a time that does not grow with the number of workers, and leaves none; nothing is renamed."""
+    path, run = write("starting", num_worker_per_gpu=8), folder / "experiments" / "starting"
+    run.mkdir(parents=True)
+    (run / "precious").touch()
+    for workers, to_all in ((1, 1), (4, 0), (8, 1)):
+        begun = time.monotonic()
+        assert runs.run(f"train -opt {path}", signal.SIGTERM, -workers, to_all) == 128 + signal.SIGTERM
+        assert time.monotonic() - begun < 40, "8 workers, 5 s each"
+        assert not runs.left
+    assert list((folder / "experiments").glob("starting*")) == [run]
+    assert (run / "precious").exists()
+    assert "SIGTERM before an iteration was done.\n" in (folder / "log.txt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_signals_save_first(write, runs, unbroken, folder, by):
     path = write(by.name, num_worker_per_gpu=2)
     assert runs.run(f"train -opt {path}", by, batches=12) == 128 + by

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from semiisp_plugin.cli import main
 from semiisp_plugin.options import OptionError, Source, complete, load_yaml, read_options
-from semiisp_plugin.training.run_folder import start_logging
+from semiisp_plugin.training.run_folder import RunLog, open_run_folder
 
 
 @pytest.fixture
@@ -26,21 +26,20 @@ def test_weights_and_biases_follows_tensorboard(opt, monkeypatch):
     wandb.util = types.SimpleNamespace(generate_id=lambda: "abc")
     wandb.init = lambda **arguments: calls.append((arguments, list(Path("tb_logger/run").glob("events*"))))
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    _, writer = start_logging(opt, None, None)
-    writer.close()
+    open_run_folder(opt, RunLog(), None, None).close().join()
     [(arguments, written_before)] = calls
     assert written_before == []
     assert (arguments["project"], arguments["name"], arguments["sync_tensorboard"]) == ("isp", "run", True)
     assert arguments["id"] == "abc"
     opt["name"] = "debug_run"
-    start_logging(opt, None, None)
+    open_run_folder(opt, RunLog(), None, None)
     assert len(calls) == 1
 
 
 def test_weights_and_biases_is_missing(opt, monkeypatch, workspace):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(OptionError, match=r"logger:wandb: .*pip install wandb"):
-        start_logging(opt, None, None)
+        open_run_folder(opt, RunLog(), None, None)
     assert not Path("experiments").exists()
 
 
