@@ -46,6 +46,7 @@ _ODD_SAMPLING = "Could not determine subsampling"
 _PILLOW_READERS = {
     "BMP": ("BmpImagePlugin", "BmpImageFile"),
     "GIF": ("GifImagePlugin", "GifImageFile"),
+    "JPEG": ("JpegImagePlugin", "JpegImageFile"),
     "TIFF": ("TiffImagePlugin", "TiffImageFile"),
     "WEBP": ("WebPImagePlugin", "WebPImageFile"),
 }
@@ -162,9 +163,9 @@ def _jpeg(buffer: bytes, header: ImageHeader, name: str, reduce: int) -> np.ndar
     sides = {"min_width": -(-header.width // reduce), "min_height": -(-header.height // reduce)}
     pixels = _libjpeg(buffer, header, name, None, space="CMYK" if cmyk else "RGB", **sides)
     if pixels is None:
-        if cmyk:
-            raise ImageReadError(f"{name}: CMYK JPEG of an odd subsampling is not supported; save it as PNG.")
-        return _opencv(buffer, header, name, alpha=False)[0]
+        if not cmyk:
+            return _opencv(buffer, header, name, alpha=False)[0]
+        pixels = 255 - _pillow(buffer, header, name, None, alpha=False)[0]  # which takes all for Adobe's
     # Adobe's files store CMYK inverted, and have its marker.
     return 255 - pixels if cmyk and header.adobe else pixels
 
@@ -214,13 +215,18 @@ def _mended(buffer: bytes, header: ImageHeader, warning: str) -> bytes:
         return re.sub(
             rb"(\xff\xda\x00\x08\x01..|\xff\xda\x00\x0c\x03.{6}).{3}", b"\\1\0\x3f\0", buffer, flags=re.DOTALL
         )
-    if extraneous := re.search(r"(\d+) extraneous bytes before marker 0xd9", warning):
+    extraneous = re.search(r"(\d+) extraneous bytes before marker 0x(..)", warning)
+    if extraneous and extraneous[2] == "d9":
         # Padding before the end marker, if the bytes are all alike and the decoder took none of them for data. Up to
         # 8 it has fetched in advance.
         end = buffer.find(b"\xff\xd9", header.parts[0][0] if header.kind == "JPEG" else 0)
         data = buffer[:end].rstrip(buffer[end - 1 : end])
         if end - len(data) <= int(extraneous[1]) + 16:
             return data + buffer[end:]
+    elif extraneous and header.kind == "JPEG" and int(extraneous[1]) > 1:  # in the header, a marker that is none
+        stray = rb"\xff\x00.{%d}(?=\xff%s)" % (int(extraneous[1]) - 2, re.escape(bytes.fromhex(extraneous[2])))
+        start = header.parts[0][0]
+        return re.sub(stray, b"", buffer[:start], flags=re.DOTALL) + buffer[start:]
     return buffer
 
 

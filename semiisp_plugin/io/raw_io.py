@@ -244,7 +244,7 @@ def _levels(raw: Any, tags: Mapping[int, Any]) -> dict[str, Any]:
     elif not flat_sensor:
         return {}
     ranges = [w - b for w, b in zip(white, black, strict=True)]
-    if min(ranges) < 1:
+    if not 1 <= min(ranges) <= max(ranges) <= 65535:  # a damaged tag
         return {}
     return {"user_sat": round(max(ranges)), "user_wb": [max(ranges) / r for r in ranges]}
 

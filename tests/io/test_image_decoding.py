@@ -92,6 +92,7 @@ def test_holes_in_lmdb_values_are_named(tmp_path):
     [
         lambda data: data[:-2] + bytes(700) + data[-2:],
         lambda data: data[:-2] + b"\x7f" * 20 + data[-2:],
+        lambda data: data[:20] + b"\xff\0\0\2" + data[20:],  # a segment of no kind
         lambda data: data[:-2] + b"\xff" * 20 + data[-2:],
         lambda data: data + b"\0trailer" * 99,
         lambda data: data.replace(b"JFIF\0\1", b"JFIF\0\x09"),
@@ -117,15 +118,21 @@ def test_zeros_that_were_decoded_are_no_padding():
         decode_image(whole[:-2002] + bytes(2000) + whole[-2:], name="x")
 
 
-def test_a_subsampling_that_turbojpeg_lacks():
-    """A picture of nothing but zero bits: 3 x 1 blocks of the first component to one of the others."""
+@pytest.mark.parametrize(
+    ("sampling", "blocks", "grey"), [((0x31, 0x11, 0x11), 5, 128), ((0x22, 0x11, 0x11, 0x11), 7, 63)]
+)
+def test_a_subsampling_that_turbojpeg_lacks(sampling, blocks, grey):
+    """A picture of nothing but zero bits, in three colours or CMYK, with a number of blocks in each unit."""
     whole = JPEGS["baseline"](grainy(48, 48))
-    tables = [whole[start:end] for marker, start, end in jpeg_segments(whole) if marker == 0xDB]
+    tables = b"".join(whole[start:end] for marker, start, end in jpeg_segments(whole) if marker == 0xDB)
     codes = b"".join(b"\xff\xc4\0\x14" + bytes([kind, 1]) + bytes(16) for kind in (0x00, 0x10, 0x01, 0x11))
-    frame = b"\xff\xc0\0\x11\x08\0\x30\0\x30\3" + bytes([1, 0x31, 0, 2, 0x11, 1, 3, 0x11, 1])
-    scan = b"\xff\xda\0\x0c\3\1\0\2\x11\3\x11\0\x3f\0" + bytes(2 * 6 * 5 * 2 // 8 + 1)
-    data = b"\xff\xd8" + b"".join(tables) + codes + frame + scan + b"\xff\xd9"
-    assert np.unique(decode_image(data, name="x")).tolist() == [128]
+    count = len(sampling)
+    components = b"".join(bytes([i, sampling[i], min(i, 1)]) for i in range(count))
+    frame = b"\xff\xc0" + bytes([0, 8 + 3 * count, 8, 0, 48, 0, 48, count]) + components
+    scan = b"\xff\xda" + bytes([0, 6 + 2 * count, count]) + b"".join(bytes([i, 0]) for i in range(count)) + b"\0\x3f\0"
+    units = 2 * 6 if sampling[0] == 0x31 else 3 * 3
+    data = b"\xff\xd8" + tables + codes + frame + scan + bytes(-(-units * blocks * 2 // 8)) + b"\xff\xd9"
+    assert np.unique(decode_image(data, name="x")).tolist() == [grey]
 
 
 @pytest.mark.parametrize("lossless", [False, True])
