@@ -1,7 +1,7 @@
 """Pictures of the invertible ISP: what each parameter does, and a photograph under twelve parameter sets.
 
     basicsr demo --task raw --split drawn --seed 1 --out demo_raw_1
-    python scripts/draw_isp.py --f_isp demo_raw_1/experiments/1_fisp/models/f_isp_latest.pth --out docs/images
+    python scripts/draw_isp.py --f_isp demo_raw_1/f_isp-*/experiments/run/models/f_isp_latest.pth --out docs/images
 
 Writes isp_functions.png and isp_twelve_sets.jpg, and prints how well the photograph survives the way back and forward
 again: the pictures and the table of docs/functions.md.

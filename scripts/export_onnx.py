@@ -139,13 +139,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--size",
         type=int,
         nargs=2,
-        default=[256, 256],
         metavar=("HEIGHT", "WIDTH"),
-        help="of the image it is traced with, and with --fixed of all images (default: 256 256)",
+        help="with --fixed of all images (default: 256 256), else of the image it is traced with (default: 240 272)",
     )
     parser.add_argument("--fixed", action="store_true", help="for one image of that size")
     parser.add_argument("--force_yml", nargs="+", default=[], metavar="KEY=VALUE", help="changes of the option file")
     args = parser.parse_args(argv)
+    # Where sizes are free, one that is no network's own, such as that of its thumbnails: it would be taken as fixed.
+    args.size = args.size or ([256, 256] if args.fixed else [240, 272])
     if min(args.size) < 1:
         parser.error("--size: give two numbers of 1 or more")
     if not Path(args.out).parent.is_dir():

@@ -78,7 +78,9 @@ def _test(parser: argparse.ArgumentParser) -> None:
     _options(parser)
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="job launcher")
     parser.add_argument("--auto_resume", action="store_true", help="resume from the run's latest checkpoint, if any")
-    parser.add_argument("--debug", action="store_true", help="log every iteration, validate every 8")
+    parser.add_argument(
+        "--debug", action="store_true", help="debug_ before the name: log every iteration, validate every 8"
+    )
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 

@@ -12,8 +12,10 @@ torchvision >= 0.17 has no      a module of that name with ``rgb_to_grayscale`` 
 lmdb >= 3 refuses to open the   BasicSR's ``LmdbBackend`` gets its environments from one cache per process (see
 same environment twice          ``semiisp_plugin.io.lmdb_io``), also after a fork
 resuming assumes CUDA, and looks  `run_basicsr` puts functions of its own in the place of those that read options and
-for states below the working    states
-directory; YAML can run code
+for states below the working    states, and of the one that resumes
+directory; YAML can run code;
+of a changed schedule it crashes
+or keeps the old one
 ==============================  ======================================================================================
 """
 
@@ -25,7 +27,7 @@ import re
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar, cast
 
@@ -118,6 +120,7 @@ __all__ = [
     "get_time_str",
     "init_wandb_logger",
     "initialized_logger",
+    "load_optimizer_state",
     "master_only",
     "register",
     "run_basicsr",
@@ -191,7 +194,8 @@ def run_basicsr(
     """Train or test with ``basicsr.train.train_pipeline`` or ``basicsr.test.test_pipeline``, as BasicSR does it.
 
     Different are: the options, which were read by the safe reader of `semiisp_plugin.options`; a state to resume is
-    read on a CPU, without running code in it, and looked for where the run writes.
+    read on a CPU, without running code in it, and looked for where the run writes; the learning rate of a resumed run
+    is that of the option file's schedule.
 
     Args:
         command: ``train`` or ``test``.
@@ -225,7 +229,11 @@ def run_basicsr(
 
     plugins.register()
     if command == "train":
-        with owner, _replaced(basicsr.train, parse_options=parse_options, load_resume_state=_load_resume_state):
+        with (
+            owner,
+            _replaced(basicsr.train, parse_options=parse_options, load_resume_state=_load_resume_state),
+            _replaced(BaseModel, resume_training=_resume_training),
+        ):
             basicsr.train.train_pipeline(root_path)
     else:
         with owner, _replaced(basicsr.test, parse_options=parse_options):
@@ -236,10 +244,12 @@ def run_basicsr(
 def _replaced(module: Any, **values: Any) -> Iterator[None]:
     before = {name: getattr(module, name) for name in values}
     try:
-        vars(module).update(values)
+        for name, value in values.items():
+            setattr(module, name, value)
         yield
     finally:
-        vars(module).update(before)
+        for name, value in before.items():
+            setattr(module, name, value)
 
 
 def _load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
@@ -255,3 +265,26 @@ def _load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     state = load_checkpoint(opt["path"]["resume_state"])
     check_resume(opt, state["iter"])
     return state
+
+
+def load_optimizer_state(optimizer: Any, saved: Mapping[str, Any]) -> None:
+    """Load an optimiser's state, but for the values that it was made with, such as ``lr``: the option file's count."""
+    chosen = [{key: value for key, value in g.items() if key != "params"} for g in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, values in zip(optimizer.param_groups, chosen, strict=True):
+        group.update(values)
+
+
+def _resume_training(model: Any, state: Mapping[str, Any]) -> None:
+    """``BaseModel.resume_training`` with the option file's schedule, gone through from its beginning."""
+    for optimizer, saved in zip(model.optimizers, state["optimizers"], strict=True):
+        load_optimizer_state(optimizer, saved)
+    for scheduler, was in zip(model.schedulers, state["schedulers"], strict=True):
+        now = scheduler.state_dict()
+        for key in [k for k in {**was, **now} if not k.startswith("_") and k != "last_epoch"]:
+            if was.get(key) != now.get(key):
+                get_root_logger().warning(f"Resuming with a schedule's {key} {now.get(key)}; it was {was.get(key)}.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch misses the optimiser's steps
+        for iteration in range(1, state["iter"] + 1):
+            model.update_learning_rate(iteration, warmup_iter=model.opt["train"].get("warmup_iter", -1))

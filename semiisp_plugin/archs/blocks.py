@@ -42,6 +42,14 @@ def likeness(first: Tensor, second: Tensor, scale: Tensor) -> Tensor:
     return (scale * (first @ second.transpose(-2, -1))).softmax(dim=-1)
 
 
+def as_thumbnail(image: Tensor, side: int, *, antialias: bool = False) -> Tensor:
+    """The whole of an image as a square, (N, C, H, W) -> (N, C, side, side), bilinear."""
+    # Of an image of that size it would be the image. A graph that is made with one is for others as well.
+    if not torch.compiler.is_compiling() and tuple(image.shape[2:]) == (side, side):
+        return image
+    return F.interpolate(image, size=(side, side), mode="bilinear", align_corners=False, antialias=antialias)
+
+
 def check_image(network: str, image: Tensor, channels: int = N_COLOURS) -> None:
     """Raise ValueError unless ``image`` is a batch (N, channels, H, W) with pixels."""
     if image.ndim != 4 or image.shape[1] != channels:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import check_image
+from semiisp_plugin.archs.blocks import as_thumbnail, check_image
 from semiisp_plugin.isp.invertible_isp import InvertibleISP
 from semiisp_plugin.isp.parameter_maps import positions, rows_of
 from semiisp_plugin.isp.parameters import BASE_MATRICES, ISPSpec
@@ -55,11 +55,9 @@ class ParameterEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """``(N, 3, H, W)`` in [0, 1] to free numbers ``(N, K, h, w)``."""
-        size = (self.thumbnail, self.thumbnail)
         # The resampling knows no bfloat16, whose eight bits are too few for the dark end as well.
         image = image.to(torch.promote_types(image.dtype, torch.float32))
-        if tuple(image.shape[2:]) != size:
-            image = F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True)
+        image = as_thumbnail(image, self.thumbnail, antialias=True)
         log = ((image.clamp_min(0) + _LOG_FLOOR).log() - _LOG_MEAN) / _LOG_SCALE
         features = F.adaptive_avg_pool2d(self.features(log.to(self.head.weight.dtype)), self.grid)
         flat = log.flatten(2)

@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, check_image
+from semiisp_plugin.archs.blocks import N_COLOURS, as_thumbnail, check_at_least, check_image
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
 __all__ = ["SepLUT", "SepLUTTables", "identity_lut_3d"]
@@ -115,7 +115,7 @@ class _LightBackbone(nn.Sequential):
                 nn.init.zeros_(module.bias)
 
     def forward(self, image: Tensor) -> Tensor:
-        return super().forward(_thumbnail(image, self.thumbnail)).flatten(1)
+        return super().forward(as_thumbnail(image, self.thumbnail)).flatten(1)
 
 
 class _Res18Backbone(nn.Module):
@@ -131,7 +131,7 @@ class _Res18Backbone(nn.Module):
         self.out_features = 512
 
     def forward(self, image: Tensor) -> Tensor:
-        features: Tensor = self.net(_thumbnail(image, self.thumbnail))
+        features: Tensor = self.net(as_thumbnail(image, self.thumbnail))
         return features
 
 
@@ -179,12 +179,6 @@ class _LUT3DGenerator(nn.Module):
         luts: Tensor = self.basis_luts_bank(weights)
         v = self.n_vertices
         return weights, luts.reshape(-1, N_COLOURS, v, v, v)
-
-
-def _thumbnail(image: Tensor, side: int) -> Tensor:
-    if tuple(image.shape[2:]) == (side, side):
-        return image  # what the interpolation would give
-    return F.interpolate(image, size=(side, side), mode="bilinear", align_corners=False)
 
 
 @register(ARCH_REGISTRY)

@@ -79,6 +79,33 @@ def jobs_of(
     return chain(system.kind, settings, data, repetition.training_seed, options.task.image_enhancement)
 
 
+def check_effects(options: BenchmarkOptions, n_pairs: int) -> None:
+    """Whether each setting changes a job: those of a system one of its own, those of all systems one of any.
+
+    Raises:
+        ValueError: One does not; the message names it.
+    """
+    first = repetitions(options)[0]
+
+    def jobs(system: System, all_settings: Mapping[str, Any]) -> str:
+        of = msgspec.structs.replace(options, settings=all_settings)
+        return jobs_of(of, system, n_pairs, first, {}).key
+
+    known = msgspec.to_builtins(Settings())
+    for name, system in options.systems.items():
+        for key, value in system.settings.items():
+            others = {k: v for k, v in system.settings.items() if k != key}
+            without = msgspec.structs.replace(system, settings=others)
+            same = jobs(system, options.settings) == jobs(without, options.settings)
+            if same and value != {**known, **options.settings}[key]:
+                raise ValueError(f"systems:{name}:settings:{key}: nothing that this system does depends on it.")
+    for key, value in options.settings.items():
+        left = {k: v for k, v in options.settings.items() if k != key}
+        same = all(jobs(system, options.settings) == jobs(system, left) for system in options.systems.values())
+        if same and value != known[key]:
+            raise ValueError(f"settings:{key}: nothing that these systems do depends on it.")
+
+
 def run_from_arguments(args: Any) -> dict[str, Path]:
     """``basicsr benchmark``.
 
@@ -122,6 +149,7 @@ def _run(options: BenchmarkOptions, command: str, workers: int | None) -> dict[s
     for n in counts:
         held_out(n, options.validation_pairs)  # says so if too few are left
     check_amounts(options.task, max(counts))
+    check_effects(options, max(counts))
     chosen: dict[tuple[int, str], dict[str, Any]] = {}
     search: list[Candidate] = []
     everything = repetitions(options)

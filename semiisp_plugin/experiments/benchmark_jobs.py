@@ -206,7 +206,6 @@ def _options(
             "print_freq": max(1, total // 20),
             "save_checkpoint_freq": total + 1,
             "use_tb_logger": False,
-            "image_freq": max(1, total // 4),
         },
     }
 

@@ -277,6 +277,9 @@ def _check_task(task: Task, source: Source) -> None:
             if getattr(task, key) is not None:
                 source.fail(("task", key), "a task of the type 'simulation' makes its own pairs; leave it out.")
         return
+    for key, default in ((f.encode_name, f.default) for f in msgspec.structs.fields(Task)):
+        if key in ("simulate", "exposure", "look", "noise", "tests") and getattr(task, key) != default:
+            source.fail(("task", key), "a task of the type 'pairs' simulates nothing; leave it out.")
     for key in ("dataroot_lq", "dataroot_gt", "photographs"):
         if getattr(task, key) is None:
             source.fail(("task",), f"a task of the type 'pairs' needs the key '{key}'.")

@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """
     if bool(args.pairs) != bool(args.photos):
         raise ValueError("Give --pairs and --photos together, or neither for the simulated pairs.")
-    if args.pairs and args.task:
-        raise ValueError("--task chooses the simulated pairs; it does not go with --pairs.")
+    if args.pairs and (args.task or args.split != "default"):
+        raise ValueError("--task and --split choose the simulated pairs; they do not go with --pairs.")
     if args.iterations is not None and args.iterations < 4:
         raise ValueError(f"--iterations {args.iterations}: give at least 4.")
     started = time.time()

@@ -205,7 +205,7 @@ def _seconds_a_step(phase: Training) -> float:
     data = values["datasets"]["train"]
     values["datasets"] = {"train": data}
     values.pop("val", None)
-    values["path"] = {}
+    values["path"] = values["logger"] = {}
     if not os.path.exists(data["dataroot_lq"]):
         data["dataroot_lq"] = data["dataroot_gt"]
     pseudo = data.get("pseudo") or {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from semiisp_plugin.io.checkpoint import (
     save_safetensors,
 )
 from semiisp_plugin.models.random_state import capture_rng, restore_rng
-from semiisp_plugin.toolbox import BaseModel, get_root_logger, master_only
+from semiisp_plugin.toolbox import BaseModel, get_root_logger, load_optimizer_state, master_only
 
 BEST = "best"
 """Label of the networks of the best validation, as ``latest`` is that of the end."""
@@ -102,7 +102,7 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
         """Inverse of `extra_state`."""
 
     def save_training_state(self, epoch: int, current_iter: int) -> None:
-        """``<iter>.state``: optimisers, random states of all processes, best metrics, and `extra_state`."""
+        """``<iter>.state``: optimisers, random states of all processes, best metrics, options, and `extra_state`."""
         rng: Any = [capture_rng()]
         if self.opt.get("dist"):
             rng = [None] * self.opt["world_size"]
@@ -113,6 +113,7 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
             "epoch": epoch,
             "iter": current_iter,
             "optimizers": [o.state_dict() for o in self.optimizers],
+            "options": self.decisive_options(),
             "rng": rng,
             "model_type": self.opt["model_type"],
             "best_metric_results": getattr(self, "best_metric_results", {}),
@@ -121,6 +122,11 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
             "extra": self.extra_state(),
         }
         save_atomically(state, os.path.join(self.opt["path"]["training_states"], f"{current_iter}.state"))
+
+    def decisive_options(self) -> dict[str, Any]:
+        """The sections that the weights depend on, for a resumed run to say what was changed."""
+        networks = {key: section for key, section in self.opt.items() if key.startswith("network_")}
+        return {**networks, "train": self.opt["train"], "datasets": {"train": self.opt["datasets"].get("train")}}
 
     def files_of(self, current_iter: int) -> list[str]:
         """Names of the network files that a state goes with."""
@@ -165,11 +171,19 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
                 f"{self.opt['path'].get('resume_state')} is a state of {saved_by}, not of {self.opt['model_type']}. To "
                 f"start from another phase's network, give path:pretrain_network_g instead of resume_state."
             )
+        before, now = resume_state["options"], self.decisive_options()
+        optimisers = [options["train"]["optim_g"]["type"] for options in (before, now)]
+        if optimisers[0] != optimisers[1]:
+            raise CheckpointError(
+                f"{self.opt['path'].get('resume_state')} is of the optimiser {optimisers[0]}, not of "
+                f"{optimisers[1]} (train:optim_g:type). Restore the former one; or, to start from the weights alone, "
+                f"give path:pretrain_network_g instead of resume_state."
+            )
         self.resume_networks(iteration)
-        chosen = [[{k: v for k, v in g.items() if k != "params"} for g in o.param_groups] for o in self.optimizers]
         for optimizer, saved in zip(self.optimizers, resume_state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self._keep_to_options(chosen)
+            load_optimizer_state(optimizer, saved)
+        for change in _changes(before, now):
+            get_root_logger().warning(f"Resuming with {change}.")
         rng, rank = resume_state["rng"], self.opt.get("rank", 0)
         if len(rng) == self.opt.get("world_size", 1):
             restore_rng(rng[rank])
@@ -183,24 +197,19 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
         self.loop_state = dict(resume_state["loop"])
         self.load_extra_state(resume_state["extra"])
 
-    def _keep_to_options(self, chosen: list[list[dict[str, Any]]]) -> None:
-        """Let the option file's values count where they were changed since; a state brings those it was saved with."""
-        for optimizer, groups in zip(self.optimizers, chosen, strict=True):
-            for group, wanted in zip(optimizer.param_groups, groups, strict=True):
-                if wanted.keys() - group.keys():
-                    raise CheckpointError(
-                        f"{self.opt['path'].get('resume_state')} is of another optimiser than "
-                        f"{type(optimizer).__name__} (train:optim_*:type). Restore the former one; or, to start from "
-                        f"the weights alone, give path:pretrain_network_g instead of resume_state."
-                    )
-                for key in [k for k, v in wanted.items() if k != "lr" and group[k] != v]:
-                    name = "lr" if key == "initial_lr" else key
-                    get_root_logger().warning(f"Resuming with {name} {wanted[key]}; it was {group[key]}.")
-                    group[key] = wanted[key]
-
     def resume_networks(self, iteration: int) -> None:
         """Load the weights of an iteration of this run."""
         path = self.resumed_path("net_g", iteration)
         self.load_network(self.net_g, path)
         if hasattr(self, "net_g_ema"):
             self.load_network(self.net_g_ema, path, param_key="params_ema")
+
+
+def _changes(before: Any, now: Any, *keys: str) -> Iterator[str]:
+    """How options differ from what they were, key by key; a section of another ``type`` as a whole."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping) and before.get("type") == now.get("type"):
+        for key in {**before, **now}:
+            yield from _changes(before.get(key), now.get(key), *keys, key)
+    elif before != now:
+        was, is_ = ("none" if value is None else value for value in (before, now))
+        yield f"{':'.join(keys)} {is_}; it was {was}"

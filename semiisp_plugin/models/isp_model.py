@@ -129,7 +129,10 @@ class ISPModel(RestorationModel):
         super().resume_networks(iteration)
         self.load_network(self.net_global, self.resumed_path("net_global", iteration))
         banks = load_checkpoint(self.resumed_path("f_isp", iteration))["banks"]
-        self.banks = {label: ParameterBank.from_state_dict(state) for label, state in banks.items()}
+        for label, state in banks.items():
+            saved, bank = ParameterBank.from_state_dict(state), self.banks[label]
+            bank.append(saved.sets)  # as many as `train:bank_size` says now
+            bank.non_finite = saved.non_finite
 
     def extra_state(self) -> dict[str, Any]:
         """Also the number of pairs."""

@@ -121,7 +121,9 @@ def validate(
     rows: list[tuple[int, str, dict[str, float]]] = []
     position = 0
     with (
-        ProgressBar(model.show_progress, total=len(numbers), desc=name, unit="img", leave=False) as bar,
+        ProgressBar(
+            model.show_progress and opt["val"]["pbar"], total=len(numbers), desc=name, unit="img", leave=False
+        ) as bar,
         closing(groups_of_one_size(loader, batch_size)) as groups,  # ends loader workers, whatever happens
     ):
         for group in groups:
@@ -182,9 +184,15 @@ def measure(output: Tensor, target: Tensor, metrics: Mapping[str, dict[str, Any]
 
     Returns:
         The values by name; all NaN where the output has a NaN, which an image of 8 bits would show as black.
+
+    Raises:
+        ValueError: A metric gives NaN of numbers: too little of the image is left (see `check_borders`), or its window
+            is larger.
     """
     if torch.isnan(output).any():
         return dict.fromkeys(metrics, math.nan)
+    height, width = output.shape[-2:]
+    check_borders(metrics, height, width)
     made: dict[str, dict[str, Any]] = {}
     values = {}
     for name, settings in metrics.items():
@@ -192,7 +200,20 @@ def measure(output: Tensor, target: Tensor, metrics: Mapping[str, dict[str, Any]
         if kind not in made:
             made[kind] = {"img": _image(kind, output), "img2": _image(kind, target)}
         values[name] = float(calculate_metric(made[kind], settings))
+        if math.isnan(values[name]) and torch.isfinite(output).all():
+            raise ValueError(f"val:metrics:{name} gives NaN for an image of {height}x{width} pixels: is it too small?")
     return values
+
+
+def check_borders(metrics: Mapping[str, dict[str, Any]], height: int, width: int) -> None:
+    """Raise a ValueError for a metric whose ``crop_border`` leaves nothing of an image, of which BasicSR makes NaN."""
+    for name, settings in metrics.items():
+        border, most = settings.get("crop_border") or 0, (min(height, width) - 1) // 2
+        if border > most:
+            raise ValueError(
+                f"val:metrics:{name}: crop_border: {border} leaves nothing of an image of {height}x{width} pixels; "
+                f"give at most {most}."
+            )
 
 
 def _image(kind: Images, image: Tensor) -> npt.NDArray[Any]:

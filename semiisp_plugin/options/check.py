@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -110,12 +111,14 @@ def check_options(options: dict[str, Any], source: Source, *, is_train: bool) ->
     if not is_train:
         _check_keys({k: v for k, v in options.items() if k != "train"}, structure, model, source, ())
         _check_testing(options, source)
+        _warn_unused(_unused_in_testing(options), source)
         return
     if "train" not in data:
         missing(options["datasets"], "train", source, ("datasets",), "the section 'train' is missing.")
     _check_training_data(options["datasets"]["train"], model, data["train"], source)
     _check_keys(options, structure, model, source, ())
     _check_training(options, model, source)
+    _warn_unused(_unused_in_training(options), source)
 
 
 def _check_keys(
@@ -154,7 +157,20 @@ def _check_dataset(section: Any, name: str, source: Source) -> Any:
             value = section.get(field.encode_name)
             if marks_of(field.type).get("only_training") and value not in (None, False, field.default):
                 source.fail((*here, field.encode_name), "only training uses this; leave it out here.")
+    if is_plugin_dataset(section["type"]):
+        _check_backend(section, source, here)
+        _check_backend(section.get("pseudo") or {}, source, (*here, "pseudo"))
     return cls
+
+
+def _check_backend(section: dict[str, Any], source: Source, keys: Keys) -> None:
+    """Folders and LMDBs are told apart by their names."""
+    kind = (section.get("io_backend") or {}).get("type")
+    for key in ("dataroot_gt", "dataroot_lq") if kind else ():
+        is_lmdb = str(section.get(key)).rstrip("/" + os.sep).endswith(".lmdb")
+        if key in section and is_lmdb != (kind == "lmdb"):
+            what = "an LMDB, as its name ends in .lmdb" if is_lmdb else "a folder, as its name does not end in .lmdb"
+            source.warn((*keys, "io_backend"), f"is {kind}, but {key} is read as {what}.")
 
 
 def _check_names(datasets: dict[str, Any], source: Source) -> None:
@@ -174,6 +190,10 @@ def _check_testing(options: dict[str, Any], source: Source) -> None:
         source.fail(("path",), "testing needs 'pretrain_network_g', the checkpoint to test.")
     if options.get("network_global") and not path.get("pretrain_network_global"):
         source.fail(("path",), "'pretrain_network_global' is missing (or leave network_global out).")
+    if path.get("pretrain_network_global") and not options.get("network_global"):
+        source.fail(
+            ("path", "pretrain_network_global"), "the section 'network_global' is missing, whose weights they are."
+        )
     if not [p for p in options["datasets"] if p != "train"]:
         source.fail(("datasets",), "there is no data set to test: add a section such as 'test_1'.")
 
@@ -183,6 +203,9 @@ def _check_training(options: dict[str, Any], model: Any, source: Source) -> None
     losses = [f.encode_name for f in msgspec.structs.fields(Train) if marks_of(f.type).get("names") == "loss"]
     if not any(train.get(key) for key in losses):
         source.fail(("train",), f"there is no loss: give {', '.join(losses[:-1])} or {losses[-1]}.")
+    given = [key for key in losses if train.get(key)]
+    if all(train[key].get("loss_weight") == 0 for key in given):
+        source.fail(("train", given[0], "loss_weight"), "is 0, so that nothing is learned; give one above 0.")
     if train.get("mixup") is not None and options["datasets"]["train"].get("batch_size_per_gpu") == 1:
         source.fail(
             ("train", "mixup"), "a batch of 1 (datasets:train:batch_size_per_gpu) has nothing to be mixed with."
@@ -195,13 +218,75 @@ def _check_training(options: dict[str, Any], model: Any, source: Source) -> None
         source.fail(("train",), f"{name} needs the section 'filter' with 'beta' (Table 6: 1.0 or 1.2).")
     if train.get("scheduler") is not None:
         _check_schedule(train["scheduler"], train, source, ("train", "scheduler"))
-    if val and val.get("val_freq") is None:
+    if options.get("val") is not None and val.get("val_freq") is None:
         source.fail(("val",), "training needs 'val_freq', in iterations (or leave out the section 'val').")
     best, metrics = (options.get("logger") or {}).get("keep_best"), val.get("metrics") or {}
     if best is not None and best not in metrics:
         known = f"those are: {', '.join(metrics)}" if metrics else "there are none"
         end = nearest(best, metrics).replace("; did", ". Did").rstrip(".")
         source.fail(("logger", "keep_best"), f"'{short(best)}' is no metric of val:metrics; {known}{end or '.'}")
+    if best is not None and len(options["datasets"]) == 1:
+        message = "there is no validation set to be best on: add a section such as datasets:val, or leave this out."
+        source.fail(("logger", "keep_best"), message)
+
+
+Unused = Iterator[tuple[Keys, str]]
+"""Keys that are given, and why they have no effect."""
+
+
+def _warn_unused(unused: Unused, source: Source) -> None:
+    for keys, reason in unused:
+        source.warn(keys, reason)
+
+
+def _unused_in_testing(options: dict[str, Any]) -> Unused:
+    """What a file for training and testing says of training is left aside, and listed."""
+    val, path = options.get("val") or {}, options.get("path") or {}
+    left = [key for key in ("train", "logger") if options.get(key)]
+    left += ["datasets:train"] * ("train" in options["datasets"])
+    left += ["val:val_freq"] * (val.get("val_freq") is not None)
+    left += ["path:resume_state"] * (path.get("resume_state") is not None)
+    if left:
+        yield (), f"testing does not use {', '.join(left)}."
+    if val.get("suffix") is not None and not val.get("save_img"):
+        yield ("val", "suffix"), "it is for the names of images, and val:save_img is false."
+    if not val.get("metrics") and not val.get("save_img"):
+        yield ("val",), "with neither metrics nor save_img, testing gives nothing."
+
+
+def _unused_in_training(options: dict[str, Any]) -> Unused:
+    """What is given in vain."""
+    train, total = options["train"], options["train"]["total_iter"]
+    val, logger, path = (options.get(key) or {} for key in ("val", "logger", "path"))
+    sets = [key for key in options["datasets"] if key != "train"]
+    if sets and options.get("val") is None:
+        yield ("datasets", sets[0]), "nothing is validated without a section 'val' with 'val_freq' and 'metrics'."
+    if options.get("val") is not None and not sets:
+        yield ("val",), "nothing is validated without a data set such as datasets:val."
+    if options.get("val") is not None and not val.get("metrics") and not val.get("save_img"):
+        yield ("val",), "validation without 'metrics' measures nothing."
+    if val.get("suffix") is not None:
+        yield ("val", "suffix"), "only testing uses this; images of validation are named by the iteration."
+    wandb = logger.get("wandb") or {}
+    if logger.get("use_tb_logger") is False:
+        for key in [
+            k for k, value in (("wandb", wandb.get("project")), ("image_freq", logger.get("image_freq"))) if value
+        ]:
+            yield ("logger", key), "nothing is written without TensorBoard: set use_tb_logger: true."
+    elif wandb.get("resume_id") and not wandb.get("project"):
+        yield ("logger", "wandb", "resume_id"), "nothing is sent without 'project'."
+    if not path.get("pretrain_network_g") and not path.get("pretrain_network_global"):
+        for key, default in (("param_key_g", None), ("strict_load_g", True)):
+            if path.get(key, default) != default:
+                yield ("path", key), "no weights are given that it could be of (pretrain_network_g)."
+    if train.get("warmup_iter", -1) >= total:
+        yield ("train", "warmup_iter"), f"the learning rate rises to the end of the training ({total})."
+    if (train.get("filter") or {}).get("warmup_iter", 0) >= total:
+        yield ("train", "filter", "warmup_iter"), f"nothing is dropped before the end of the training ({total})."
+    loader = options["datasets"]["train"]
+    for key in ("prefetch_factor", "timeout"):
+        if key in loader and not loader.get("num_worker_per_gpu"):
+            yield ("datasets", "train", key), "it is of reading processes, and num_worker_per_gpu is 0."
 
 
 def _check_training_data(dataset: dict[str, Any], model: Any, cls: Any, source: Source) -> None:
@@ -272,6 +357,11 @@ def _check_schedule(section: dict[str, Any], train: dict[str, Any], source: Sour
             source.fail((*keys, "eta_min"), message)
         if start >= total:
             source.fail((*keys, "start_iter"), f"expected an iteration before the end ({total}); got {start}.")
+        if total > total_iter:
+            source.warn((*keys, "total_iter"), f"training ends after {total_iter} iterations: the schedule is cut off.")
+    late = [m for m in section.get("milestones", ()) if m > total_iter]
+    if late:
+        source.warn((*keys, "milestones"), f"training ends after {total_iter} iterations, before {late}.")
     if "periods" not in section:
         return
     periods = section["periods"]

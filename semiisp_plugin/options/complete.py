@@ -54,7 +54,7 @@ def complete(
     options["is_train"] = is_train
     options["root_path"] = str(root_path)
     options["num_gpu"] = resolve_gpus(options["num_gpu"], source)
-    if debug and not options["name"].startswith("debug"):
+    if debug and not _is_debug(options["name"]):
         options["name"] = "debug_" + options["name"]
     for name, dataset in options["datasets"].items():
         dataset.setdefault("name", name)
@@ -78,14 +78,22 @@ def complete(
             log=run,
             visualization=os.path.join(run, "visualization"),
         )
-        if "debug" in options["name"]:
+        if _is_debug(options["name"]):
+            changes = {"print_freq": 1, "save_checkpoint_freq": 8, "use_tb_logger": False}
+            options["logger"].update(changes)
             if options.get("val"):
-                options["val"]["val_freq"] = 8
-            options["logger"].update(print_freq=1, save_checkpoint_freq=8)
+                options["val"]["val_freq"] = changes["val_freq"] = 8
+            said = ", ".join(f"{key} {value}" for key, value in changes.items())
+            source.warn(("name",), f"'{options['name']}' is BasicSR's debug mode: {said}.")
     else:
         run = os.path.join(root_path, "results", options["name"])
         paths.update(results_root=run, log=run, visualization=os.path.join(run, "visualization"))
     return options
+
+
+def _is_debug(name: str) -> bool:
+    """Whether a name asks for debug mode, as ``--debug`` writes it; BasicSR's holds ``debug`` anywhere."""
+    return name == "debug" or name.startswith("debug_")
 
 
 def resolve_gpus(num_gpu: int | str | None, source: Source) -> int:

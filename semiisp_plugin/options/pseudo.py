@@ -38,6 +38,8 @@ def complete_pseudo_options(values: dict[str, Any], source: Source) -> PseudoOpt
         source.fail(("draw_per",), f"source: {options.source} draws no functions' sets; leave it at auto.")
     if options.source == "deterministic" and options.draws > 1:
         source.fail(("draws",), "source: deterministic makes the same pair at each draw; leave it at 1.")
+    if options.mode == "keys" and options.png_compression != "fast":
+        source.fail(("png_compression",), "mode: keys stores no images; leave it out.")
     for key in ("photographs", "f_isp", "out"):
         setattr(options, key, os.path.expanduser(getattr(options, key)))
     options.num_gpu = resolve_gpus(options.num_gpu, source)

@@ -94,9 +94,9 @@ def _checked(value: Any, kind: Any, source: Source, keys: Keys) -> Any:
             if "type" not in value:
                 missing(value, "type", source, keys, f"the key 'type' is missing. Known: {', '.join(tags)}.")
             given = value["type"]
-            source.fail(
-                (*keys, "type"), f"there is no '{short(given)}'{nearest(str(given), tags)} Known: {', '.join(tags)}."
-            )
+            known, hint = f"Known: {', '.join(tags)}.", marks_of(kind).get("hint")
+            message = f"there is no '{short(given)}'{nearest(str(given), tags)} {known}{f' {hint}' if hint else ''}"
+            source.fail((*keys, "type"), message)
         check_section(value, part, source, keys, str(value["type"]) if tag_of(part) else None)
         return value
     for number in value if isinstance(value, list) else [value]:

@@ -33,6 +33,7 @@ def doc(
     models: tuple[str, ...] = (),
     only_training: bool = False,
     finite: bool = False,
+    hint: str = "",
     decides: Literal["draws", "entries"] | None = None,
 ) -> msgspec.Meta:
     """A key's description, and what the checks have to know besides its type.
@@ -44,10 +45,12 @@ def doc(
         models: The models, and those derived from them, that read the key; by default all.
         only_training: Of a data set: the key means nothing in validation and testing.
         finite: Neither infinity nor NaN will do.
+        hint: What is said of a ``type`` that is none of the known ones.
         decides: Of `basicsr pseudo`: a build with another value of the key is another build. ``draws``: it says how
             pairs are drawn, and is an argument of `make_generator`. ``entries``: it decides otherwise what is stored.
     """
-    marks = {"names": names, "models": models, "only_training": only_training, "finite": finite, "decides": decides}
+    marks = {"names": names, "models": models, "only_training": only_training, "finite": finite, "hint": hint}
+    marks["decides"] = decides
     return msgspec.Meta(description=text, extra={key: mark for key, mark in marks.items() if mark})
 
 
@@ -298,13 +301,18 @@ class Train(Strict):
     ]
     scheduler: Annotated[
         CosineAnnealing | CosineAnnealingRestartCyclicLR | Constant | MultiStepLR | None,
-        doc("Schedule of the learning rate. None: constant."),
+        doc(
+            "Schedule of the learning rate. None: constant.",
+            hint="Of other programs: CosineAnnealingRestartLR is CosineAnnealingRestartCyclicLR with eta_mins, "
+            "MultiStepRestartLR is MultiStepLR, CosineAnnealingLR is CosineAnnealing with eta_min. Each is a function "
+            "of the iteration alone; what looks at losses, such as ReduceLROnPlateau, could not be resumed exactly.",
+        ),
     ] = None
     warmup_iter: Annotated[int, doc("Iterations in which the learning rate rises linearly; -1: none.")] = -1
     ema_decay: Annotated[Share, doc("Decay of the average of the weights, which is validated and saved; 0: none.")] = (
         0.0
     )
-    grad_clip: Annotated[NotNegative | None, doc("Largest norm of the gradient; ~: unlimited.")] = None
+    grad_clip: Annotated[NotNegative | None, doc("Largest norm of the gradient; ~ or 0: unlimited.")] = None
     precision: Annotated[
         Literal["fp32", "bf16", "fp16"], doc("Of the network's arithmetic; losses are taken in fp32.")
     ] = "fp32"
@@ -366,7 +374,7 @@ class Val(Strict):
     save_img: Annotated[bool, doc("Write the results as images.")] = False
     val_freq: Annotated[Positive | None, doc("Validate every so many iterations; training needs it.")] = None
     suffix: Annotated[Name | None, doc("End of the names of test results, in place of the run's name.")] = None
-    pbar: Annotated[bool, doc("Show a progress bar.")] = False
+    pbar: Annotated[bool, doc("Show a progress bar, on a terminal.")] = True
     metrics: Annotated[
         dict[str, Any] | None,
         doc("Metrics by a name of yours: `type`, its arguments, and `better` (`higher` or `lower`).", names="metric"),
@@ -397,7 +405,9 @@ class Paths(Strict):
     """Weights to start from."""
 
     pretrain_network_g: Annotated[str | None, doc("Weights of `network_g`; testing needs them.")] = None
-    pretrain_network_global: Annotated[str | None, doc("Weights of `network_global`.")] = None
+    pretrain_network_global: Annotated[
+        str | None, doc("Weights of `network_global`; `ISPModel` alone.", models=("ISPModel",))
+    ] = None
     param_key_g: Annotated[
         str | None,
         doc(

@@ -23,6 +23,7 @@ from semiisp_plugin import plugins
 from semiisp_plugin.data.pairs import read_pair
 from semiisp_plugin.data.sampler import MixedBatchSampler
 from semiisp_plugin.io.image_io import to_float
+from semiisp_plugin.models.validation import check_borders
 from semiisp_plugin.options import OptionError
 from semiisp_plugin.pseudo.noise_estimation import estimate_noise_bounds
 from semiisp_plugin.toolbox import build_dataset
@@ -237,6 +238,9 @@ def build_val_loaders(opt: dict[str, Any]) -> list[Loader]:
         dataset = build_dataset(settings)
         if len(dataset) == 0:
             raise OptionError(f"datasets:{phase}: there are no images.")
+        metrics = (opt.get("val") or {}).get("metrics") or {}
+        if any(of.get("crop_border") for of in metrics.values()):  # better found out now than at the first validation
+            check_borders(metrics, *dataset[0]["lq"].shape[-2:])
         loaders.append(
             Loader(
                 dataset,

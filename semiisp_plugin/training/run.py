@@ -59,6 +59,11 @@ def options_or_basicsr(
             f"plugin's models; SupervisedModel trains any architecture."
         )
     check_launcher(args.launcher)
+    if is_train and "debug" in values["name"]:
+        message = (
+            "holds 'debug', BasicSR's debug mode: val_freq 8, print_freq 1, save_checkpoint_freq 8, no TensorBoard."
+        )
+        source.warn(("name",), message)
     how = {"launcher": args.launcher, "auto_resume": args.auto_resume, "debug": args.debug}
     run_basicsr(command, root_path, values, args.opt, **how)
     return None, None

@@ -154,7 +154,7 @@ def open_run_folder(
         OSError: The folders cannot be made; an older run is where it was.
     """
     paths, logger = opt["path"], get_root_logger()
-    use_tb = opt["logger"]["use_tb_logger"] and "debug" not in opt["name"]
+    use_tb = opt["logger"]["use_tb_logger"]
     if use_tb and wandb_is_asked_for(opt):  # before TensorBoard's writer, which it follows, and before all that stays
         init_wandb_logger(opt)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from semiisp_plugin.experiments.benchmark import candidates
+from semiisp_plugin.experiments.benchmark import candidates, check_effects
 from semiisp_plugin.experiments.benchmark_options import PRESETS, System, load_benchmark_options
 from semiisp_plugin.options import OptionError
 
@@ -76,6 +76,7 @@ def test_the_papers_setting_is_the_papers():
         ({"systems": {"supervised": {"search": {"lr": []}}}}, "systems:supervised:search.*length"),
         ({"systems": {"supervised": None, "again": {"kind": "semi", "label": "supervised"}}}, "has the label"),
         ({"task": {"type": "simulation", "folds": 3}}, "task:folds: .* makes its own pairs"),
+        ({"task": {"type": "pairs", "noise": True}}, "task:noise: .*simulates nothing"),
     ],
 )
 def test_mistakes_are_named(load, changes, message):
@@ -119,3 +120,21 @@ def test_every_option_file_is_valid(path, tmp_path, monkeypatch):
     assert loaded.paper_setting in loaded.systems  # the paper's own setting is always a row
     assert loaded.title
     assert loaded.task.description
+    check_effects(loaded, 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"settings": {"noise": "paper"}}, "settings:noise: nothing that these systems do"),
+        ({"systems": {"supervised": {"settings": {"beta": 2.0}}}}, "systems:supervised:settings:beta: nothing that"),
+        ({"systems": {"supervised": {"settings": {"lr": 2e-3}}}}, None),
+    ],
+)
+def test_settings_without_effect_are_named(load, changes, message):
+    loaded = load(**{"systems": {"supervised": None}, **changes})
+    if message is None:
+        check_effects(loaded, 16)
+        return
+    with pytest.raises(ValueError, match=message):
+        check_effects(loaded, 16)

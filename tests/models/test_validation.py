@@ -231,6 +231,24 @@ def test_what_a_metric_lacks_is_found_before_training(make, monkeypatch):
         type(model)(model.opt)
 
 
+@pytest.mark.parametrize(("metric", "border", "most"), [("calculate_psnr", 20, 19), ("calculate_ssim", 15, None)])
+def test_a_border_that_leaves_too_little_is_an_error(make, metric, border, most):
+    """BasicSR makes NaN of it for ever. What leaves nothing is found before training begins."""
+    model, loader = make()
+    model.opt["val"]["metrics"] = {"m": {"type": metric, "crop_border": border}}
+    what = f"of an image of 40x48 pixels; give at most {most}" if most else "gives NaN for an image of 40x48"
+    with pytest.raises(ValueError, match=f"val:metrics:m.*{what}"):
+        model.validation(loader, 1, None)
+    if most:
+        with pytest.raises(ValueError, match=what):
+            build_val_loaders(model.opt)
+        model.opt["val"]["metrics"]["m"]["crop_border"] = most
+    else:
+        model.opt["val"]["metrics"]["m"]["crop_border"] = 14
+    build_val_loaders(model.opt)
+    model.validation(loader, 1, None)
+
+
 def test_an_output_that_is_nan_has_no_metrics(make):
     """As an image it is black, which is worth some decibels."""
     model, loader = make()

@@ -574,6 +574,99 @@ def test_filters_that_run(check, settings):
     check(lambda o: (o["train"].update(filter=settings), o["datasets"]["train"].update(scale=1)))
 
 
+# --- without effect --------------------------------------------------------------------------------------------------
+
+
+def _without_validation(options: dict) -> None:
+    del options["datasets"]["val"]
+    options["logger"]["keep_best"] = "psnr"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_without_validation, "logger:keep_best: there is no validation set to be best on"),
+        (lambda o: o["path"].update(pretrain_network_global="x.pth"), "path:pretrain_network_global: only ISPModel"),
+        (
+            lambda o: [o["train"][key].update(loss_weight=0) for key in ("pixel_opt", "ssim_opt")],
+            "train:pixel_opt:loss_weight: is 0, so that nothing is learned",
+        ),
+        (lambda o: o.update(val={}), "val: training needs 'val_freq'"),
+        (
+            lambda o: o["train"].update(scheduler={"type": "ReduceLROnPlateau"}),
+            "'ReduceLROnPlateau'. Known: .* could not be resumed exactly",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(check, change, message):
+    with pytest.raises(OptionError, match=message):
+        check(change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda o: o.pop("val"), "datasets:val: nothing is validated without a section 'val' with 'val_freq'"),
+        (lambda o: o["datasets"].pop("val"), "val: nothing is validated without a data set"),
+        (lambda o: o["val"].pop("metrics"), "val: validation without 'metrics' measures nothing"),
+        (lambda o: o["val"].update(suffix="x"), "val:suffix: only testing uses this"),
+        (
+            lambda o: o["logger"].update(use_tb_logger=False, image_freq=None, wandb={"project": "x"}),
+            "logger:wandb: nothing is written without TensorBoard",
+        ),
+        (lambda o: o["logger"].update(use_tb_logger=False), "logger:image_freq: nothing is written without Tensor"),
+        (lambda o: o["logger"].update(wandb={"resume_id": "x"}), "wandb:resume_id: nothing is sent without 'project'"),
+        (lambda o: o["path"].update(param_key_g="params"), "path:param_key_g: no weights are given"),
+        (lambda o: o["path"].update(strict_load_g=False), "path:strict_load_g: no weights are given"),
+        (lambda o: o["train"].update(warmup_iter=2), "train:warmup_iter: the learning rate rises to the end"),
+        (lambda o: o["train"]["filter"].update(warmup_iter=2), "train:filter:warmup_iter: nothing is dropped"),
+        (lambda o: o["datasets"]["train"].update(timeout=9), "train:timeout: it is of reading processes"),
+        (lambda o: o["datasets"]["train"].update(prefetch_factor=9), "train:prefetch_factor: it is of reading"),
+        (
+            lambda o: o["datasets"]["val"]["io_backend"].update(type="lmdb"),
+            "datasets:val:io_backend: is lmdb, but dataroot_gt is read as a folder",
+        ),
+        (
+            lambda o: o["datasets"]["train"]["pseudo"]["io_backend"].update(type="disk"),
+            "train:pseudo:io_backend: is disk, but dataroot_gt is read as an LMDB",
+        ),
+    ],
+)
+def test_what_has_no_effect_is_said(check, change, message, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)  # off once BasicSR has set it up
+    check(lambda o: None)
+    assert not caplog.records
+    check(change)
+    assert message in caplog.text
+
+
+def test_what_testing_does_not_use_is_said(option_files, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)
+    load_options(option_files.test(), root_path=".", is_train=False)
+    assert not caplog.records
+    weights = "path:pretrain_network_g=x.pth"
+    load_options(option_files.isp(), root_path=".", is_train=False, overrides=[weights, "network_global=~"])
+    assert "isp.yml: testing does not use train, logger, datasets:train, val:val_freq." in caplog.text
+    load_options(option_files.test(), root_path=".", is_train=False, overrides=["val=~"])
+    assert "val: with neither metrics nor save_img, testing gives nothing" in caplog.text
+    overrides = [weights, "network_global=~", "path:pretrain_network_global=x"]
+    with pytest.raises(OptionError, match="pretrain_network_global: the section 'network_global' is missing"):
+        load_options(option_files.isp(), root_path=".", is_train=False, overrides=overrides)
+
+
+@pytest.mark.parametrize("name", ["debug", "debug_x", "lol_debugged", "debugger", "x_debug"])
+def test_debug_mode_is_for_names_that_say_so(option_files, name, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)
+    overrides = [f"name={name}", "val:val_freq=3", "logger:print_freq=5"]
+    options = load_options(option_files.isp(), root_path=".", is_train=True, overrides=overrides)
+    logger, on = options["logger"], name in ("debug", "debug_x")
+    assert (options["val"]["val_freq"], logger["print_freq"]) == ((8, 1) if on else (3, 5))
+    assert (logger["save_checkpoint_freq"], logger["use_tb_logger"]) == ((8, False) if on else (1, True))
+    assert ("is BasicSR's debug mode: print_freq 1, save_checkpoint_freq 8, use" in caplog.text) == on
+    options = load_options(option_files.isp(), root_path=".", is_train=True, overrides=overrides, debug=True)
+    assert options["name"] == (name if on else f"debug_{name}")
+
+
 # --- schedules -------------------------------------------------------------------------------------------------------
 
 
@@ -674,6 +767,10 @@ def test_what_is_cut_off_is_said(check_schedule, caplog, monkeypatch):
     assert (
         "they end after 160 iterations, training after 100 (train:total_iter): the schedule is cut off" in caplog.text
     )
+    check_schedule(type=COSINE, total_iter=200)
+    assert "scheduler:total_iter: training ends after 100 iterations: the schedule is cut off" in caplog.text
+    check_schedule(type=STEPS, milestones=[90, 100, 120])
+    assert "scheduler:milestones: training ends after 100 iterations, before [120]" in caplog.text
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ def test_sources_of_the_pseudo_data(option_files):
         (["source=deterministic", "sets=local"], "sets: source: deterministic knows no local sets"),
         (["source=upi", "inverse=paper_lut"], "inverse: source: upi does not invert f_ISP"),
         (["candidates=4", "mode=online"], "candidates: they are compared on whole pictures"),
+        (["mode=keys", "png_compression=3"], "png_compression: mode: keys stores no images"),
         (["source=deterministic", "draws=2"], "draws: source: deterministic makes the same pair"),
     ):
         with pytest.raises(OptionError, match=message):

@@ -186,6 +186,44 @@ def test_resuming_on_a_cpu_finds_the_folder_that_the_run_writes_to(option_file, 
     assert [i for i, _ in losses] == [1]
 
 
+RESTART = "{type: CosineAnnealingRestartLR, periods: [%d], eta_min: 1e-7}"
+STEPS = "{type: MultiStepLR, milestones: [%s], gamma: %s}"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "change"),
+    [
+        (RESTART % 2, RESTART % 9, "periods [9]; it was [2]"),
+        (STEPS % ("1, 2", 0.5), STEPS % ("2, 4", 0.1), "gamma 0.1; it was 0.5"),
+        (STEPS % (1, 0.5), RESTART % 9, "eta_min 1e-07; it was None"),
+        (RESTART % 5, STEPS % (3, 0.5), "periods None; it was [5]"),
+    ],
+)
+def test_a_resumed_run_has_the_rates_of_the_schedule_as_it_is_now(option_file, monkeypatch, capfd, before, now, change):
+    """Not a crash, the old milestones, or a rate that stays: the rates of an unbroken run."""
+    rates: dict[str, list[float]] = {}
+    step = SRModel.optimize_parameters
+
+    def recording(self, current_iter):
+        step(self, current_iter)
+        rates.setdefault(self.opt["name"], []).append(self.get_current_learning_rate()[0])
+
+    monkeypatch.setattr(SRModel, "optimize_parameters", recording)
+    file, common = option_file(), ["train:warmup_iter=2", "val=~", "train:optim_g:lr=1e-2"]
+
+    def run(name: str, schedule: str, total: int, *more: str) -> None:
+        changes = [f"name={name}", f"train:total_iter={total}", f"train:scheduler={schedule}", *common]
+        train_pipeline(".", ["-opt", file, *more, "--force_yml", *changes])
+
+    run("unbroken", now, 7)
+    run("resumed", before, 2)
+    capfd.readouterr()
+    run("resumed", now, 7, "--auto_resume")
+    assert len(rates["resumed"]) == 7
+    assert rates["resumed"][2:] == rates["unbroken"][2:]
+    assert f"Resuming with a schedule's {change}." in capfd.readouterr().err
+
+
 def test_nothing_in_a_file_or_an_override_runs(option_file, capsys):
     file = Path(option_file())
     code = "!!python/object/apply:os.system ['touch ran']"

@@ -31,7 +31,7 @@ def test_weights_and_biases_follows_tensorboard(opt, monkeypatch):
     assert written_before == []
     assert (arguments["project"], arguments["name"], arguments["sync_tensorboard"]) == ("isp", "run", True)
     assert arguments["id"] == "abc"
-    opt["name"] = "debug_run"
+    opt["logger"]["use_tb_logger"] = False
     open_run_folder(opt, RunLog(), None, None)
     assert len(calls) == 1
 

@@ -29,6 +29,10 @@ def run_from_arguments(args: argparse.Namespace) -> None:
     """
     if args.workers < 1:
         raise ValueError(f"--workers: {args.workers} cannot be; give 1 or more.")
+    if args.quality != 95 and args.format in ("png", "tiff"):
+        raise ValueError(f"--quality is of JPEG and WebP, not of --format {args.format}; leave it out.")
+    if args.tile == 0 and (args.overlap is not None or args.match == "on"):
+        raise ValueError("--tile 0 makes no tiles: leave --overlap and --match out.")
     if not os.path.lexists(args.out) and os.path.splitext(args.out)[1].lower() in EXTENSIONS:
         raise ValueError(f"--out: '{args.out}' looks like a file; give a folder, and the format with --format.")
     sources = [image.path for image in find_images(args.images, args.out)[0]]
