@@ -217,7 +217,7 @@ def _place(image: np.ndarray, target: np.ndarray, starts: list[_Window]) -> tupl
         what = "parts of the edited image are" if field.apart > MAX_DISPLACEMENT else "the edited image is"
         problem = problem or (
             f"{what} displaced against the input by {max(field.apart, off):.1f} pixels. Was it cropped, straightened "
-            "or corrected for the lens, or did the camera move? Export it with all of this reset, or leave the pair out."
+            "or corrected for the lens, or did the camera move? Export it with all that reset, or leave the pair out."
         )
     surplus = max(max((size[0] - s.height) * height / s.height, (size[1] - s.width) * width / s.width) for s in starts)
     if not problem and surplus >= 1:

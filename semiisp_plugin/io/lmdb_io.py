@@ -279,7 +279,7 @@ def _environment(folder: str) -> Any:
             _open.pop(next(iter(_open))).environment.close()
         try:
             # No lock: data sets lie on read-only media, too. No read-ahead: access is random.
-            environment = lmdb.open(path, readonly=True, lock=False, readahead=False)
+            environment = _opened(path, readonly=True, lock=False)
         except lmdb.Error as error:
             raise RuntimeError(
                 f"'{folder}' cannot be opened as LMDB: {error}. If it is damaged write it again; if other code of this "
@@ -289,6 +289,19 @@ def _environment(folder: str) -> Any:
         entry = _Open(environment, os.getpid(), file)
     _open[path] = entry  # the last used is the last
     return entry.environment
+
+
+def _opened(folder: str, **how: Any) -> Any:
+    """An environment whose file has all its pages: reading one that is missing would end the process (SIGBUS)."""
+    environment = lmdb.open(folder, readahead=False, **how)
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    held = os.path.getsize(os.path.join(folder, "data.mdb"))
+    if held < needed:
+        environment.close()
+        raise lmdb.Error(
+            f"its data.mdb was cut short, as by an interrupted copy ({held} bytes of at least {needed}); copy it again"
+        )
+    return environment
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -490,7 +503,7 @@ class LmdbImageWriter:
             if known is not None:
                 known.environment.close()
         try:
-            return lmdb.open(str(self.folder), map_size=map_size, readahead=False)
+            return _opened(str(self.folder), map_size=map_size)
         except lmdb.Error as error:
             if "No space left" in str(error) or "Input/output" in str(error):
                 raise OSError(f"'{self.folder}' cannot be made: {error}. Is the disk full?") from error

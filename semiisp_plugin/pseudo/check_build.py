@@ -71,17 +71,21 @@ def _check_shard(
                 continue
             try:
                 value = read_value(folder, key)
-            except (OSError, KeyError, RuntimeError) as error:
+            except KeyError as error:
                 yield f"{where}: '{key}' cannot be read: {error}. {rebuild}"
                 continue
+            except (OSError, RuntimeError) as error:  # none of them can
+                yield f"{error} {rebuild}"
+                break
             size += len(value)
             problem = _damage(value, entries[key])
             if problem is None and shapes.setdefault(key, entries[key].shape) != entries[key].shape:
                 problem = f"is {entries[key].shape[:2]}, the ground truth {shapes[key][:2]} (height, width)"
             if problem is not None:
                 yield f"{where}: '{key}' {problem}. {rebuild}"
-        if not missing and size != record.bytes.get(name):
-            yield f"{where} holds {size} bytes of images, its record says {record.bytes.get(name)}. {rebuild}"
+        else:
+            if not missing and size != record.bytes.get(name):
+                yield f"{where} holds {size} bytes of images, its record says {record.bytes.get(name)}. {rebuild}"
 
 
 def _damage(value: bytes, entry: MetaEntry) -> str | None:

@@ -177,6 +177,24 @@ def test_what_is_no_lmdb_is_named(tmp_path):
         read_value(tmp_path / "b.lmdb", "a")
 
 
+@pytest.mark.parametrize("kept", [0, 1000, 4096, 8192, 3 * 4096, -4096, -1])
+def test_a_database_that_was_cut_short_is_refused(tmp_path, kept):
+    """As by an interrupted copy: reading what is missing would end the process (SIGBUS)."""
+    folder = tmp_path / "a.lmdb"
+    write(folder, 30)
+    size = (folder / "data.mdb").stat().st_size
+    os.truncate(folder / "data.mdb", kept if kept >= 0 else size + kept)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"a\.lmdb' cannot be opened as LMDB.*write it again") as caught:
+            read_value(folder, "train/0001")
+    if kept < 0:
+        assert f"its data.mdb was cut short, as by an interrupted copy ({size + kept} bytes of at least {size})" in str(
+            caught.value
+        )
+    with pytest.raises(ValueError, match=r"a\.lmdb' (cannot be opened for writing|is damaged).*[dD]elete"):
+        LmdbImageWriter(folder, resume=True)
+
+
 def test_read_meta_errors_name_file_and_line(tmp_path):
     folder = tmp_path / "a.lmdb"
     folder.mkdir()

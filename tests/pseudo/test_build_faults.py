@@ -496,6 +496,12 @@ def lose_a_shard(out: Path) -> None:
     shutil.rmtree(out / "lq.lmdb" / "00001.lmdb")
 
 
+def cut_short(out: Path) -> None:
+    path = out / "lq.lmdb" / "00000.lmdb" / "data.mdb"
+    close_all()
+    os.truncate(path, path.stat().st_size // 2)
+
+
 def lose_a_record(out: Path) -> None:
     (out / "shards" / "00001.done.json").unlink()
 
@@ -508,6 +514,7 @@ def lose_a_record(out: Path) -> None:
         (forget_an_entry, r"gt\.lmdb/00000\.lmdb lacks 1 of 6 entries, '000' among them"),
         (wrong_size, r"'008' is 120x90 \(height x width\), its list says 120x91"),
         (lose_a_shard, r"lq\.lmdb/00001\.lmdb cannot be read"),
+        (cut_short, r"00000\.lmdb' cannot be opened as LMDB: its data\.mdb was cut short"),
         (lose_a_record, r"Shard 00001 is not complete"),
     ],
 )
