@@ -21,7 +21,6 @@ testing) or ``param_key: model`` (denoising). The weights for real noise, ``sens
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +29,7 @@ from torch.utils.checkpoint import checkpoint
 
 from semiisp_plugin.archs.blocks import ChannelNorm, Gate
 from semiisp_plugin.archs.residual_u_net import ResidualUNet
+from semiisp_plugin.options.ranges import Blocks, BlocksOfLevels, Channels, Scale
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
 __all__ = ["KBNet_s"]
@@ -153,13 +153,13 @@ class KBNet_s(ResidualUNet):  # noqa: N801 - the public name, by which option fi
 
     def __init__(
         self,
-        img_channel: int = 3,
-        width: int = 64,
-        middle_blk_num: int = 12,
-        enc_blk_nums: Sequence[int] = (2, 2, 4, 8),
-        dec_blk_nums: Sequence[int] = (2, 2, 2, 2),
+        img_channel: Channels = 3,
+        width: Channels = 64,
+        middle_blk_num: Blocks = 12,
+        enc_blk_nums: BlocksOfLevels = (2, 2, 4, 8),
+        dec_blk_nums: BlocksOfLevels = (2, 2, 2, 2),
         lightweight: bool = False,
-        ffn_scale: float = 2,
+        ffn_scale: Scale = 2,
     ) -> None:
         if width < _GROUP or width % _GROUP:
             raise ValueError(

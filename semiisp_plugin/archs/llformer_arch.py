@@ -37,12 +37,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
 from torch import Tensor, nn
 
 from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, check_image, check_numbers, likeness
+from semiisp_plugin.options.ranges import Blocks, BlocksOfLevels, Channels, Scale
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
 __all__ = ["LLFormer"]
@@ -209,11 +212,11 @@ class LLFormer(nn.Module):
 
     def __init__(
         self,
-        dim: int = 16,
-        num_blocks: Sequence[int] = (2, 4, 8, 16),
-        num_refinement_blocks: int = 2,
-        heads: Sequence[int] = (1, 2, 4, 8),
-        ffn_expansion_factor: float = 2.66,
+        dim: Channels = 16,
+        num_blocks: BlocksOfLevels = (2, 4, 8, 16),
+        num_refinement_blocks: Blocks = 2,
+        heads: Annotated[Sequence[Channels], Meta(min_length=1, max_length=12)] = (1, 2, 4, 8),
+        ffn_expansion_factor: Scale = 2.66,
     ) -> None:
         super().__init__()
         if dim < 2 or dim % 2:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from semiisp_plugin.archs.blocks import ChannelNorm, Gate
 from semiisp_plugin.archs.residual_u_net import ResidualUNet
+from semiisp_plugin.options.ranges import Blocks, BlocksOfLevels, Channels, Sides
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
 __all__ = ["NAFNet"]
@@ -152,12 +153,12 @@ class NAFNet(ResidualUNet):
 
     def __init__(
         self,
-        img_channel: int = 3,
-        width: int = 16,
-        middle_blk_num: int = 12,
-        enc_blk_nums: Sequence[int] = (2, 2, 4, 8),
-        dec_blk_nums: Sequence[int] = (2, 2, 2, 2),
-        tlc_train_size: int | Sequence[int] | None = None,
+        img_channel: Channels = 3,
+        width: Channels = 16,
+        middle_blk_num: Blocks = 12,
+        enc_blk_nums: BlocksOfLevels = (2, 2, 4, 8),
+        dec_blk_nums: BlocksOfLevels = (2, 2, 2, 2),
+        tlc_train_size: Sides | None = None,
     ) -> None:
         super().__init__(_blocks, img_channel, width, middle_blk_num, enc_blk_nums, dec_blk_nums)
         self.tlc_train_size = None if tlc_train_size is None else _sides(tlc_train_size)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
 from torch import Tensor, nn
 
 from semiisp_plugin.archs.blocks import as_thumbnail, check_image
 from semiisp_plugin.isp.invertible_isp import InvertibleISP
 from semiisp_plugin.isp.parameter_maps import positions, rows_of
 from semiisp_plugin.isp.parameters import BASE_MATRICES, ISPSpec
+from semiisp_plugin.options.ranges import Decay, Factor, Grid, Thumbnail
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
 # A thumbnail in log units spreads the dark end, where most of a RAW image's pixels are; 1/1024 is ten stops below
@@ -88,13 +91,13 @@ class PQDynamicISP(nn.Module):
     def __init__(
         self,
         inverse_tone_mapping: bool = False,
-        grid: Sequence[int] = (1, 1),
-        thumbnail: int = 256,
-        gamma_start: float | None = None,
-        base_matrix: str | Sequence[Sequence[float]] = "identity",
+        grid: Grid = (1, 1),
+        thumbnail: Thumbnail = 256,
+        gamma_start: Annotated[float, Meta(gt=0.25, lt=4)] | None = None,
+        base_matrix: str | Sequence[Sequence[Factor]] = "identity",
         tie_xy: bool = True,
-        it_sign: int = 1,
-        dropout: float = 0.0,
+        it_sign: Literal[1, -1] = 1,
+        dropout: Decay = 0.0,
     ) -> None:
         super().__init__()
         if len(grid) != 2 or min(grid) < 1:

@@ -16,12 +16,14 @@ MIT), so that its weights load; the code is new. Its files are ``{"params": ...}
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Annotated, cast
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
 from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, check_image, likeness
+from semiisp_plugin.options.ranges import BlocksOfLevels, Channels
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
 __all__ = ["Retinexformer"]
@@ -221,7 +223,12 @@ class Retinexformer(nn.Module):
         ValueError: An option is outside what is said above.
     """
 
-    def __init__(self, n_feat: int = 40, stage: int = 1, num_blocks: Sequence[int] = (1, 2, 2)) -> None:
+    def __init__(
+        self,
+        n_feat: Channels = 40,
+        stage: Annotated[int, Meta(ge=1, le=100)] = 1,
+        num_blocks: BlocksOfLevels = (1, 2, 2),
+    ) -> None:
         super().__init__()
         if n_feat < 1 or n_feat % _ESTIMATOR_INPUTS:
             raise ValueError(f"Retinexformer: n_feat is {n_feat}; use a positive multiple of {_ESTIMATOR_INPUTS}.")

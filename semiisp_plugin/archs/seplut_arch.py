@@ -25,13 +25,15 @@ What the public repository adds around the network and this file leaves to the t
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
 from torch import Tensor, nn
 
 from semiisp_plugin.archs.blocks import N_COLOURS, as_thumbnail, check_at_least, check_image
+from semiisp_plugin.options.ranges import Channels, Decay, Thumbnail
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
 __all__ = ["SepLUT", "SepLUTTables", "identity_lut_3d"]
@@ -215,14 +217,14 @@ class SepLUT(nn.Module):
 
     def __init__(
         self,
-        n_ranks: int = 3,
-        n_vertices_3d: int = 17,
-        n_vertices_1d: int = 17,
+        n_ranks: Annotated[int, Meta(ge=1, le=1000)] = 3,
+        n_vertices_3d: Annotated[int, Meta(ge=0, le=256)] = 17,
+        n_vertices_1d: Annotated[int, Meta(ge=0, le=65_536)] = 17,
         lut1d_color_share: bool = False,
         backbone: Literal["light", "res18"] = "light",
-        n_base_feats: int = 8,
-        thumbnail: int | None = None,
-        dropout: float = 0.5,
+        n_base_feats: Channels = 8,
+        thumbnail: Thumbnail | None = None,
+        dropout: Decay = 0.5,
         identity_start: bool = False,
     ) -> None:
         super().__init__()

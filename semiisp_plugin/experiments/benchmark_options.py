@@ -11,9 +11,23 @@ import msgspec
 
 from semiisp_plugin import options as options_module
 from semiisp_plugin.options import Source, check_section, load_yaml, nearest, read_options
-from semiisp_plugin.options.structures import Count, Name, Positive, Strict
+from semiisp_plugin.options.ranges import (
+    AboveZero,
+    Count,
+    Decay,
+    NotNegative,
+    Positive,
+    Processes,
+    Share,
+    Size,
+    Threshold,
+    Thumbnail,
+)
+from semiisp_plugin.options.structures import Name, Strict
 from semiisp_plugin.simulation.look import LOOKS
 
+_Regions = Annotated[int, msgspec.Meta(ge=1, le=1024)]
+_Stops = Annotated[float, msgspec.Meta(ge=-20, le=20)]
 Kind = Literal["f_isp", "supervised", "pseudo_only", "mean_teacher", "semi"]
 Group = Literal["f_isp", "baseline", "method", "ablation", "source", "ratio", "beta", "help"]
 
@@ -48,12 +62,12 @@ class Task(Strict):
     dataroot_gt: str | None = None
     test_lq: str | None = None
     test_gt: str | None = None
-    folds: Annotated[int, msgspec.Meta(ge=2)] | None = None
+    folds: Annotated[int, msgspec.Meta(ge=2, le=1000)] | None = None
     image_enhancement: bool = False
-    short_side: Annotated[int, msgspec.Meta(ge=32)] | None = None
+    short_side: Annotated[int, msgspec.Meta(ge=32, le=65_536)] | None = None
     max_photographs: Positive | None = None
     simulate: Literal["raw", "lowlight"] = "raw"
-    exposure: tuple[float, float] = (-1.5, 0.5)
+    exposure: tuple[_Stops, _Stops] = (-1.5, 0.5)
     look: str = "default"
     noise: bool = False
     tests: Positive = 20
@@ -128,16 +142,16 @@ class Settings(Strict):
         loader_workers: Processes that read images in a training; 0 reads them in the training process.
     """
 
-    size: tuple[Positive, Positive] = (64, 96)
+    size: tuple[Size, Size] = (64, 96)
     isp_iterations: Positive = 400
-    isp_lr: float = 3e-3
-    isp_batch: Positive = 4
+    isp_lr: NotNegative = 3e-3
+    isp_batch: Size = 4
     isp_loss: Literal["mse", "pooled_l1"] = "mse"
-    isp_grid: tuple[Positive, Positive] = (2, 2)
-    isp_thumbnail: Positive = 64
-    isp_dropout: float = 0.0
-    isp_weight_decay: float = 0.01
-    isp_jitter: float | None = None
+    isp_grid: tuple[_Regions, _Regions] = (2, 2)
+    isp_thumbnail: Thumbnail = 64
+    isp_dropout: Decay = 0.0
+    isp_weight_decay: NotNegative = 0.01
+    isp_jitter: Share | None = None
     isp_early_stop: bool = False
     source: Literal["bank", "mixture", "upi", "deterministic"] = "bank"
     sets: Literal["auto", "global", "local"] = "auto"
@@ -147,18 +161,18 @@ class Settings(Strict):
     semi_iterations: Positive = 480
     fine_iterations: Count = 120
     fine_tune: bool = True
-    length: Annotated[float, msgspec.Meta(gt=0)] = 1.0
-    real_per_batch: Positive = 2
-    pseudo_per_batch: Positive = 8
+    length: AboveZero = 1.0
+    real_per_batch: Size = 2
+    pseudo_per_batch: Size = 8
     real_share: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
-    beta: Annotated[float, msgspec.Meta(extra={"of_signature": True})] = 1.0  # the filter's: it may be infinite
+    beta: Threshold = 1.0
     reference: Literal["batch", "running"] = "batch"
     warmup: Count = 0
     noise: Literal["none", "paper", "estimated"] = "none"
-    lr: float = 1e-3
-    fine_lr: float = 2e-4
-    ema_decay: float = 0.0
-    augment: float = 0.0
+    lr: NotNegative = 1e-3
+    fine_lr: NotNegative = 2e-4
+    ema_decay: Decay = 0.0
+    augment: Share = 0.0
     loss: Literal["mse", "mse_ssim"] = "mse"
     network: dict[str, Any] = msgspec.field(
         default_factory=lambda: {
@@ -171,7 +185,7 @@ class Settings(Strict):
     )
     evaluations: Positive = 8
     cache_images: bool = True
-    loader_workers: Count = 0
+    loader_workers: Processes = 0
 
 
 class BenchmarkOptions(Strict):

@@ -19,7 +19,8 @@ from semiisp_plugin.options import (
     nearest,
     read_options,
 )
-from semiisp_plugin.options.structures import Count, Imports, Name, Positive, PseudoOptions, Strict, doc
+from semiisp_plugin.options.ranges import Count, Positive
+from semiisp_plugin.options.structures import Imports, Name, PseudoOptions, Strict, doc
 from semiisp_plugin.report.paper_figures import PAPER_TASKS
 
 ORDER = PHASES

@@ -119,7 +119,7 @@ class ISPSpec:
             raise ValueError(f"it_sign must be 1 or -1, not {self.it_sign}.")
         if not 0.25 < self.gamma_start < 4:
             raise ValueError(f"gamma_start must lie in (0.25, 4), not {self.gamma_start}.")
-        matrix = torch.tensor(self.base_matrix, dtype=torch.float64)
+        matrix = torch.tensor(self.base_matrix, dtype=torch.float64, device="cpu")
         if matrix.shape != (3, 3) or not abs(float(torch.linalg.det(matrix))) >= 1e-6:  # NaN is not invertible either
             raise ValueError(f"base_matrix must be an invertible 3x3 matrix, not {self.base_matrix}.")
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from semiisp_plugin.losses.per_sample import full_precision
+from semiisp_plugin.options.ranges import NotNegative, Share, Threshold
 from semiisp_plugin.registry import FILTER_REGISTRY, register
 
 KEPT_FROM = 0.5
@@ -118,7 +119,7 @@ def _with_real_samples(pseudo_weights: Tensor, is_pseudo: Tensor) -> Tensor:
 @register(FILTER_REGISTRY)
 @torch.no_grad()
 def threshold(
-    per_sample_loss: Tensor, is_pseudo: Tensor, *, beta: float, reference: float | Tensor | None = None
+    per_sample_loss: Tensor, is_pseudo: Tensor, *, beta: Threshold, reference: float | Tensor | None = None
 ) -> Tensor:
     """The paper's filter, equations 10-12: keep where ``loss <= beta * reference``; `filter_pseudo` is another name.
 
@@ -150,7 +151,7 @@ def threshold(
 
 @register(FILTER_REGISTRY)
 @torch.no_grad()
-def quantile(per_sample_loss: Tensor, is_pseudo: Tensor, *, reference: float | Tensor = 0.0, keep: float) -> Tensor:
+def quantile(per_sample_loss: Tensor, is_pseudo: Tensor, *, reference: float | Tensor = 0.0, keep: Share) -> Tensor:
     """Keep the share ``keep`` of the batch's pseudo samples, those of lowest loss (ours).
 
     It looks neither at the real samples nor at how large the losses are: pairs that are memorised do not tighten it,
@@ -190,7 +191,7 @@ def quantile(per_sample_loss: Tensor, is_pseudo: Tensor, *, reference: float | T
 @register(FILTER_REGISTRY)
 @torch.no_grad()
 def soft(
-    per_sample_loss: Tensor, is_pseudo: Tensor, *, reference: float | Tensor, beta: float, temperature: float
+    per_sample_loss: Tensor, is_pseudo: Tensor, *, reference: float | Tensor, beta: Threshold, temperature: NotNegative
 ) -> Tensor:
     """Weight 1 up to ``beta * reference``, and from there half a Gaussian (ours).
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semiisp_plugin.losses.per_sample import SampleLoss, full_precision
+from semiisp_plugin.options.ranges import Size
 from semiisp_plugin.registry import LOSS_REGISTRY, register
 
 
@@ -51,7 +52,7 @@ class PooledL1Loss(SampleLoss):
     """
 
     def __init__(
-        self, loss_weight: float = 1.0, kernel_sizes: Sequence[int] = (16, 32, 64), reduction: str = "mean"
+        self, loss_weight: float = 1.0, kernel_sizes: Sequence[Size] = (16, 32, 64), reduction: str = "mean"
     ) -> None:
         super().__init__(loss_weight, reduction)
         self.kernel_sizes = tuple(int(size) for size in kernel_sizes)

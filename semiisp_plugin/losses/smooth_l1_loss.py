@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semiisp_plugin.losses.per_sample import SampleLoss, full_precision
+from semiisp_plugin.options.ranges import NotNegative
 from semiisp_plugin.registry import LOSS_REGISTRY, register
 
 
@@ -26,7 +27,7 @@ class SmoothL1Loss(SampleLoss):
         ValueError: Unknown reduction, or a ``beta`` that is negative or not finite.
     """
 
-    def __init__(self, loss_weight: float = 1.0, beta: float = 1.0, reduction: str = "mean") -> None:
+    def __init__(self, loss_weight: float = 1.0, beta: NotNegative = 1.0, reduction: str = "mean") -> None:
         super().__init__(loss_weight, reduction)
         if not 0 <= beta < math.inf:
             raise ValueError(f"SmoothL1Loss: `beta` must be a finite number of 0 or more; got {beta}.")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semiisp_plugin.losses.per_sample import SampleLoss, full_precision
+from semiisp_plugin.options.ranges import AboveZero, Size
 from semiisp_plugin.registry import LOSS_REGISTRY, register
 
 # K1 = 0.01 and K2 = 0.03 of Wang et al., squared, for images in [0, 1].
@@ -87,7 +88,7 @@ class SSIMLoss(SampleLoss):
     """
 
     def __init__(
-        self, loss_weight: float = 1.0, window_size: int = 11, sigma: float = 1.5, reduction: str = "mean"
+        self, loss_weight: float = 1.0, window_size: Size = 11, sigma: AboveZero = 1.5, reduction: str = "mean"
     ) -> None:
         super().__init__(loss_weight, reduction)
         if window_size < 1 or window_size % 2 == 0:

@@ -9,14 +9,15 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar, Union
 
 import msgspec
 
 from semiisp_plugin import plugins
-from semiisp_plugin.options.messages import choices, kind_of, nearest, short
+from semiisp_plugin.options.messages import as_yaml, choices, kind_of, nearest, short
+from semiisp_plugin.options.ranges import bounds
 from semiisp_plugin.options.source import Keys, Source
 from semiisp_plugin.options.structures import alternatives, marks_of, structure_of, structures_in, tag_of
 
@@ -99,15 +100,26 @@ def _checked(value: Any, kind: Any, source: Source, keys: Keys) -> Any:
             source.fail((*keys, "type"), message)
         check_section(value, part, source, keys, str(value["type"]) if tag_of(part) else None)
         return value
-    for number in value if isinstance(value, list) else [value]:
-        if isinstance(number, float) and not math.isfinite(number) and marks_of(kind).get("finite"):
-            source.fail(keys, f"expected a finite number, got {number}.")
+    for number in _numbers(value):
+        if math.isnan(number) or (math.isinf(number) and not marks_of(kind).get("infinite")):
+            source.fail(keys, f"expected a finite number{bounds(kind, float)}, got {number}.")
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         message, within, _ = str(error).partition(" - at `$")
-        source.fail(keys, _plain_words(message, kind, None if within else value))
+        source.fail(keys, _plain_words(message, kind, value, bool(within)))
+    if any(isinstance(number, int) and abs(number) >= 2**63 for number in _numbers(value)):
+        source.fail(keys, f"no option has whole numbers of more than 64 bits; got {short(as_yaml(value))}.")
     return value
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+    """All numbers of a plain value, in lists and sections too."""
+    if isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(item)
+    elif isinstance(value, (int, float)):
+        yield value
 
 
 def missing(
@@ -169,14 +181,16 @@ _WORDS = {
 }
 
 
-def _plain_words(message: str, hint: Any = None, value: Any = None) -> str:
-    """msgspec's message with YAML's words for its types.
+def _plain_words(message: str, kind: Any, value: Any, within: bool) -> str:
+    """msgspec's message with YAML's words for its types, and with the range of numbers.
 
     Args:
         message: The message.
-        hint: The type that was wanted, if known.
-        value: What was found, if known.
+        kind: The type that was wanted.
+        value: What was found.
+        within: Wrong is a part of it.
     """
+    words = {**_WORDS, "int": f"a whole number{bounds(kind, int)}", "float": f"a number{bounds(kind, float)}"}
     if "matching regex" in message:
         return (
             "expected a name of a folder, without slashes, control characters or blanks at its ends, and not empty or "
@@ -184,17 +198,21 @@ def _plain_words(message: str, hint: Any = None, value: Any = None) -> str:
         )
     written = f"the text '{short(value)}'" if isinstance(value, str) else kind_of(value)
     if message.startswith("Invalid enum value"):
-        listed = [c for part in alternatives(hint) if typing.get_origin(part) is Literal for c in typing.get_args(part)]
+        listed = [c for part in alternatives(kind) if typing.get_origin(part) is Literal for c in typing.get_args(part)]
         given = short(message.removeprefix("Invalid enum value").strip().strip("'"))
-        others = [{bool: "true or false", int: "a whole number"}[c] for c in alternatives(hint) if c in (bool, int)]
+        others = [words[c.__name__] for c in alternatives(kind) if c in (bool, int)]
         end = nearest(given, [str(c) for c in listed])
         return f"'{given}' is none of the choices{end} Choose {', '.join([*others, choices(listed)])}."
     got_number = message.endswith(("got `int`", "got `float`"))
-    if value is not None and re.search(r", got `\w+`$", message):
+    if re.search(r"` [<>]=? ", message):
+        message = f"{re.sub(r'` [<>].*', '`', message)}, got {short(as_yaml(value))}"
+    elif not within and re.search(r", got `\w+`$", message):
         message = f"{message.rpartition(', got ')[0]}, got {written}"
     text_wanted = got_number and "str" in re.sub(r", got.*", "", message)
-    message = re.sub(r"`([^`]*)`", lambda m: " ".join(_WORDS.get(w, w) for w in m[1].split()), message)
-    return f"{message[0].lower()}{message[1:]}{'; put it in quotes' if text_wanted else ''}."
+    expected, comma, got = message.partition(", got ")
+    expected = re.sub(r"`([^`]*)`", lambda m: " ".join(words.get(w, w) for w in m[1].split()), expected)
+    got = re.sub(r"`([^`]*)`", lambda m: _WORDS.get(m[1], m[1]), got)
+    return f"{expected[0].lower()}{expected[1:]}{comma}{got}{'; put it in quotes' if text_wanted else ''}."
 
 
 # --- calls -----------------------------------------------------------------------------------------------------------
@@ -232,7 +250,7 @@ def check_call(
     except (TypeError, ValueError):
         return
     try:
-        hints = typing.get_type_hints(getattr(target, "__init__") if isinstance(target, type) else target)  # noqa: B009 - mypy's view of __init__
+        hints = typing.get_type_hints(_initialiser(target), include_extras=True)
     except Exception:  # names that exist for type checkers only, and whatever else stands in foreign annotations
         hints = {}
     known = {f.encode_name: f for f in msgspec.structs.fields(common)} if common else {}
@@ -250,6 +268,11 @@ def check_call(
     check_section(section, structure, source, keys, target.__name__)
 
 
+def _initialiser(target: Callable[..., Any]) -> Any:
+    """What has the annotations."""
+    return getattr(target, "__init__") if isinstance(target, type) else target  # noqa: B009 - mypy's view of __init__
+
+
 def _immutable(default: Any) -> Any:
     """A default as a structure may have it."""
     default = tuple(default) if isinstance(default, list) else default
@@ -261,7 +284,7 @@ def _checkable(hint: Any, default: Any) -> Any:
     if not _is_plain(hint):
         return Any
     required = default is inspect.Parameter.empty
-    for kind in (hint,) if required else (Union[hint, None], Union[hint, None, type(default)]):  # noqa: UP007
+    for kind in (hint,) if required else (hint, Union[hint, type(default)]):  # noqa: UP007
         with suppress(TypeError):
             try:
                 msgspec.convert(default, kind)
@@ -274,6 +297,8 @@ def _checkable(hint: Any, default: Any) -> Any:
 
 def _is_plain(hint: Any) -> bool:
     origin = typing.get_origin(hint)
+    if origin is Annotated:
+        return _is_plain(typing.get_args(hint)[0])
     if origin is Literal:
         return True
     containers = (list, tuple, dict, collections.abc.Sequence, collections.abc.Mapping)

@@ -13,15 +13,27 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+from semiisp_plugin.options.ranges import (
+    LARGEST,
+    AboveZero,
+    Border,
+    Count,
+    Decay,
+    Factor,
+    NotNegative,
+    Positive,
+    Processes,
+    Seed,
+    Share,
+    Sides,
+    Size,
+)
+
 # Becomes a folder below experiments/, results/ and tb_logger/.
 _IN_NAMES = r"[^/\\\x00-\x1f\x7f]"
-Name = Annotated[str, msgspec.Meta(pattern=rf"^(?!\s)(?!.*\s$){_IN_NAMES}*[^/\\.\s\x00-\x1f\x7f]{_IN_NAMES}*$")]
-Seed = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-Sides = Positive | Annotated[list[Positive], msgspec.Meta(min_length=2, max_length=2)]
+Name = Annotated[
+    str, msgspec.Meta(pattern=rf"^(?!\s)(?!.*\s$){_IN_NAMES}*[^/\\.\s\x00-\x1f\x7f]{_IN_NAMES}*$", max_length=100)
+]
 Auto = Literal["auto"]
 Named = Literal["network", "loss", "metric", "optimiser", "filter", "data set"]
 
@@ -32,7 +44,6 @@ def doc(
     names: Named | None = None,
     models: tuple[str, ...] = (),
     only_training: bool = False,
-    finite: bool = False,
     hint: str = "",
     decides: Literal["draws", "entries"] | None = None,
 ) -> msgspec.Meta:
@@ -44,12 +55,11 @@ def doc(
             section's other keys. ``metric`` and ``data set``: each section in it has.
         models: The models, and those derived from them, that read the key; by default all.
         only_training: Of a data set: the key means nothing in validation and testing.
-        finite: Neither infinity nor NaN will do.
         hint: What is said of a ``type`` that is none of the known ones.
         decides: Of `basicsr pseudo`: a build with another value of the key is another build. ``draws``: it says how
             pairs are drawn, and is an argument of `make_generator`. ``entries``: it decides otherwise what is stored.
     """
-    marks = {"names": names, "models": models, "only_training": only_training, "finite": finite, "hint": hint}
+    marks = {"names": names, "models": models, "only_training": only_training, "hint": hint}
     marks["decides"] = decides
     return msgspec.Meta(description=text, extra={key: mark for key, mark in marks.items() if mark})
 
@@ -109,9 +119,9 @@ class PseudoData(Strict):
 class Loader(msgspec.Struct, kw_only=True):
     """How data is loaded, of every data set; what one that is not the plugin's reads besides is not checked."""
 
-    num_worker_per_gpu: Annotated[Count, doc("Processes that read images, for each GPU; 0: none but this one.")] = 0
+    num_worker_per_gpu: Annotated[Processes, doc("Processes that read images, for each GPU; 0: none but this one.")] = 0
     batch_size_per_gpu: Annotated[
-        Positive | None,
+        Size | None,
         doc(
             "Samples a batch, for each GPU. In validation and testing images of one size share a batch (default 1). "
             "With `real_per_batch: auto`: real and pseudo together (default 20, the paper's)."
@@ -119,10 +129,11 @@ class Loader(msgspec.Struct, kw_only=True):
     ] = None
     pin_memory: Annotated[bool, doc("Load into page-locked memory, from which copies to a GPU are faster.")] = False
     prefetch_factor: Annotated[
-        Positive, doc("Batches that each reading process prepares ahead.", only_training=True)
+        Annotated[int, msgspec.Meta(ge=1, le=1000)],
+        doc("Batches that each reading process prepares ahead.", only_training=True),
     ] = 2
     timeout: Annotated[
-        NotNegative,
+        Annotated[float, msgspec.Meta(ge=0, le=1_000_000)],  # the system counts milliseconds in 31 bits
         doc(
             "Seconds that a batch is waited for; then the run stops and names the files being read. 0: for ever.",
             only_training=True,
@@ -147,7 +158,7 @@ class Dataset(Loader, forbid_unknown_fields=True, kw_only=True):
         doc("Side of the training crop, or [height, width], pixels; training needs it.", only_training=True),
     ] = None
     crop_ratio: Annotated[
-        Annotated[list[float], msgspec.Meta(min_length=2, max_length=2)] | None,
+        Annotated[list[Share], msgspec.Meta(min_length=2, max_length=2)] | None,
         doc(
             "In place of `gt_size`: least and largest share of the image's height and width, drawn for each sample; "
             "for batches of 1.",
@@ -159,7 +170,7 @@ class Dataset(Loader, forbid_unknown_fields=True, kw_only=True):
     cache_images: Annotated[bool, doc("Keep decoded images in memory, each reading process its own.")] = False
     pseudo: Annotated[PseudoData | None, doc("The pseudo pairs.", only_training=True)] = None
     real_per_batch: Annotated[
-        Positive | Auto | None,
+        Size | Auto | None,
         doc(
             "Real samples a batch, for each GPU. `auto`, for this and `pseudo_per_batch`: as Tables 5 and 6 by the "
             "number of pairs, of `batch_size_per_gpu` samples in all.",
@@ -167,7 +178,7 @@ class Dataset(Loader, forbid_unknown_fields=True, kw_only=True):
         ),
     ] = None
     pseudo_per_batch: Annotated[
-        Positive | Auto | None, doc("Pseudo samples a batch, for each GPU; or `auto`.", only_training=True)
+        Size | Auto | None, doc("Pseudo samples a batch, for each GPU; or `auto`.", only_training=True)
     ] = None
     scale: Annotated[Literal[1], doc("As at the top of the file, from where the program takes it.")] = 1
 
@@ -219,9 +230,7 @@ class Filter(msgspec.Struct, kw_only=True):
             "it, or that of held-out pairs (both ours)."
         ),
     ] = "batch"
-    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1, description="Of the running mean: the share of its past.")] = (
-        0.95
-    )
+    momentum: Annotated[Decay, doc("Of the running mean: the share of its past.")] = 0.95
     warmup_iter: Annotated[Count, doc("Iterations at the start in which nothing is dropped (ours).")] = 0
     held_out: Annotated[HeldOut | None, doc("For `reference: held_out`.")] = None
 
@@ -245,7 +254,7 @@ class Mixup(Strict):
     """Mixing of the samples of a batch (Zhang et al., ICLR 2018), as Retinexformer is trained."""
 
     beta: Annotated[
-        Annotated[float, msgspec.Meta(gt=0)],
+        AboveZero,
         doc("Both parameters of the Beta distribution of the share; Retinexformer's: 1.2."),
     ] = 1.2
     use_identity: Annotated[bool, doc("Leave every other batch, by chance, as it is.")] = True
@@ -262,10 +271,8 @@ class CosineAnnealing(Strict, tag_field="type", tag=True):
     """Half a cosine from the learning rate down to a floor (Tables 5 and 6)."""
 
     total_iter: Annotated[Positive | None, doc("Where it ends; ~: with the training.")] = None
-    eta_min_ratio: Annotated[
-        Share | None, doc("The floor, as a share of the learning rate; ~: 0.001.", finite=True)
-    ] = None
-    eta_min: Annotated[NotNegative | None, doc("In its place the floor as a learning rate.", finite=True)] = None
+    eta_min_ratio: Annotated[Share | None, doc("The floor, as a share of the learning rate; ~: 0.001.")] = None
+    eta_min: Annotated[NotNegative | None, doc("In its place the floor as a learning rate.")] = None
     start_iter: Annotated[Count, doc("Where it begins, such as after the warm-up.")] = 0
 
 
@@ -274,11 +281,9 @@ class CosineAnnealingRestartCyclicLR(Strict, tag_field="type", tag=True):
 
     periods: Annotated[Annotated[list[Positive], msgspec.Meta(min_length=1)], doc("Iterations of each.")]
     restart_weights: Annotated[
-        list[NotNegative] | None, doc("What each begins with, as a share of the learning rate; ~: 1.", finite=True)
+        list[NotNegative] | None, doc("What each begins with, as a share of the learning rate; ~: 1.")
     ] = None
-    eta_mins: Annotated[list[NotNegative] | None, doc("The learning rate that each ends with; ~: 0.", finite=True)] = (
-        None
-    )
+    eta_mins: Annotated[list[NotNegative] | None, doc("The learning rate that each ends with; ~: 0.")] = None
 
 
 class Constant(Strict, tag_field="type", tag=True):
@@ -288,8 +293,10 @@ class Constant(Strict, tag_field="type", tag=True):
 class MultiStepLR(Strict, tag_field="type", tag=True):
     """Steps down."""
 
-    milestones: Annotated[list[Count], doc("Iterations at which the learning rate falls.")]
-    gamma: Annotated[NotNegative, doc("What it is multiplied with there.", finite=True)] = 0.1
+    milestones: Annotated[
+        Annotated[list[Count], msgspec.Meta(min_length=1)], doc("Iterations at which the learning rate falls.")
+    ]
+    gamma: Annotated[NotNegative, doc("What it is multiplied with there.")] = 0.1
 
 
 class Train(Strict):
@@ -308,8 +315,11 @@ class Train(Strict):
             "of the iteration alone; what looks at losses, such as ReduceLROnPlateau, could not be resumed exactly.",
         ),
     ] = None
-    warmup_iter: Annotated[int, doc("Iterations in which the learning rate rises linearly; -1: none.")] = -1
-    ema_decay: Annotated[Share, doc("Decay of the average of the weights, which is validated and saved; 0: none.")] = (
+    warmup_iter: Annotated[
+        Annotated[int, msgspec.Meta(ge=-1, le=LARGEST)],
+        doc("Iterations in which the learning rate rises linearly; -1: none."),
+    ] = -1
+    ema_decay: Annotated[Decay, doc("Decay of the average of the weights, which is validated and saved; 0: none.")] = (
         0.0
     )
     grad_clip: Annotated[NotNegative | None, doc("Largest norm of the gradient; ~ or 0: unlimited.")] = None
@@ -422,7 +432,7 @@ class DistParams(msgspec.Struct, kw_only=True):
     """How several processes find each other; further keys go to `torch.distributed`."""
 
     backend: Annotated[str, doc("`nccl`, or `gloo` on CPUs.")] = "nccl"
-    port: Annotated[int | None, doc("Of the first process.")] = None
+    port: Annotated[Annotated[int, msgspec.Meta(ge=1, le=65_535)] | None, doc("Of the first process.")] = None
 
 
 Imports = Annotated[
@@ -450,7 +460,7 @@ class Options(AnyOptions, forbid_unknown_fields=True, kw_only=True):
     ] = None
     imports: Imports = msgspec.field(default_factory=list)
     scale: Annotated[Literal[1], doc("The plugin's models do not change the size of images.")] = 1
-    num_gpu: Annotated[int | Auto, doc("GPUs; 0 for the CPU, `auto` for all there are.")] = "auto"
+    num_gpu: Annotated[Processes | Auto, doc("GPUs; 0 for the CPU, `auto` for all there are.")] = "auto"
     manual_seed: Annotated[Seed, doc("Seed of everything random.")] = 0
     deterministic: Annotated[bool, doc("Same numbers in every run, at some cost in speed.")] = False
     network_global: Annotated[
@@ -471,25 +481,26 @@ class Options(AnyOptions, forbid_unknown_fields=True, kw_only=True):
 class OptimiserKeys(msgspec.Struct, kw_only=True):
     """Parameters of many optimisers."""
 
-    lr: Annotated[NotNegative, doc("Learning rate.", finite=True)] = 1e-3
-    weight_decay: Annotated[NotNegative, doc("Weight decay.", finite=True)] = 0
-    betas: Annotated[
-        tuple[NotNegative, NotNegative], doc("Decays of the running means of the gradient and its square.")
-    ] = (0.9, 0.999)
+    lr: Annotated[NotNegative, doc("Learning rate.")] = 1e-3
+    weight_decay: Annotated[NotNegative, doc("Weight decay.")] = 0
+    betas: Annotated[tuple[Decay, Decay], doc("Decays of the running means of the gradient and its square.")] = (
+        0.9,
+        0.999,
+    )
     momentum: Annotated[NotNegative, doc("Of SGD and the like.")] = 0
 
 
 class LossKeys(msgspec.Struct, kw_only=True):
     """Parameters of many losses."""
 
-    loss_weight: Annotated[float, doc("Factor of the loss.")] = 1.0
+    loss_weight: Annotated[Factor, doc("Factor of the loss.")] = 1.0
 
 
 class MetricKeys(msgspec.Struct, kw_only=True):
     """Parameters of many metrics."""
 
     better: Annotated[Literal["higher", "lower"], doc("Which values are better.")] = "higher"
-    crop_border: Annotated[Count, doc("Pixels cut off at each side.")] = 0
+    crop_border: Annotated[Border, doc("Pixels cut off at each side.")] = 0
     test_y_channel: Annotated[bool, doc("On the luma channel alone.")] = False
 
 
@@ -518,7 +529,7 @@ class PseudoOptions(Strict):
         Positive | None, doc("Use only the first so many, in the order of their names; ~ for all.")
     ] = None
     short_side: Annotated[
-        Annotated[int, msgspec.Meta(ge=32)] | None,
+        Annotated[int, msgspec.Meta(ge=32, le=65_536)] | None,
         doc(
             "Resize photographs whose short side is longer than this to it, in pixels; ~ keeps them.", decides="entries"
         ),
@@ -582,16 +593,16 @@ class PseudoOptions(Strict):
         Annotated[int, msgspec.Meta(ge=0, le=9)] | Literal["fast"],
         doc("Of the stored PNGs: `fast`, or a zlib level of 0 to 9."),
     ] = "fast"
-    num_gpu: Annotated[int | Auto, doc("0 for the CPU, `auto` or 1 for a GPU.")] = "auto"
+    num_gpu: Annotated[Processes | Auto, doc("0 for the CPU, `auto` or 1 for a GPU.")] = "auto"
     workers: Annotated[
-        Count | Auto,
+        Processes | Auto,
         doc("Processes; `auto`: one a GPU or core (none besides the command's own for up to 100 photographs)."),
     ] = "auto"
     shard_size: Annotated[Positive | Auto, doc("Photographs of a shard; `auto`: a 64th of all, but 64 to 4096.")] = (
         "auto"
     )
     batch: Annotated[
-        Positive | Auto,
+        Size | Auto,
         doc("Photographs of one size that go through f_ISP together; `auto`: 1 on a CPU, 16 on a GPU."),
     ] = "auto"
     own_shards_only: Annotated[

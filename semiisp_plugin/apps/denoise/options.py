@@ -10,9 +10,8 @@ import msgspec
 
 from semiisp_plugin.options import Source, checked_as, read_options, resolve_gpus
 from semiisp_plugin.options.check import check_network
-from semiisp_plugin.options.structures import Auto, Count, Imports, Strict, doc
-
-_PositiveNumber = Annotated[float, msgspec.Meta(gt=0)]
+from semiisp_plugin.options.ranges import Border, Processes
+from semiisp_plugin.options.structures import Auto, Imports, Strict, doc
 
 
 class DenoiseOptions(Strict):
@@ -37,16 +36,19 @@ class DenoiseOptions(Strict):
             "of the paper's normalisation to 0..1)."
         ),
     ] = "max"
-    gamma: Annotated[_PositiveNumber, doc("The network sees `image^(1/gamma)` (Sec. A.3); 1 leaves it out.")] = 2.2
+    gamma: Annotated[
+        Annotated[float, msgspec.Meta(ge=0.1, le=10)],
+        doc("The network sees `image^(1/gamma)` (Sec. A.3); 1 leaves it out."),
+    ] = 2.2
     tile: Annotated[
-        Annotated[int, msgspec.Meta(ge=16)] | None,
+        Annotated[int, msgspec.Meta(ge=16, le=65_536)] | None,
         doc("The network gets larger images in tiles of this side, pixels; `~`: always whole."),
     ] = 1024
     tile_overlap: Annotated[
-        Count, doc("Pixels that neighbouring tiles share, at most half a tile; they fade into one another.")
+        Border, doc("Pixels that neighbouring tiles share, at most half a tile; they fade into one another.")
     ] = 64
     precision: Annotated[Literal["fp32", "bf16"], doc("`bf16`: the network in mixed precision.")] = "fp32"
-    num_gpu: Annotated[int | Auto, doc("0 for the CPU, `auto` or 1 for a GPU.")] = "auto"
+    num_gpu: Annotated[Processes | Auto, doc("0 for the CPU, `auto` or 1 for a GPU.")] = "auto"
 
     @property
     def uses_network(self) -> bool:
