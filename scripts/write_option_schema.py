@@ -19,7 +19,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +28,7 @@ import msgspec
 from semiisp_plugin.experiments.recipe_options import RecipeOptions
 from semiisp_plugin.options import structures
 from semiisp_plugin.options.messages import as_yaml
+from semiisp_plugin.options.ranges import LARGEST, in_words
 from semiisp_plugin.options.sections import names_in
 from semiisp_plugin.options.structures import marks_of
 
@@ -228,22 +229,28 @@ def _kind(kind: Any) -> str:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         metas = [m for m in arguments[1:] if isinstance(m, msgspec.Meta)]
-        bounds = [f"≥ {m.ge:g}" for m in metas if m.ge is not None]
-        bounds += ["< 2^63" if m.le == 2**63 - 1 else f"≤ {m.le:g}" for m in metas if m.le is not None]
         if any(m.min_length == m.max_length == 2 for m in metas):
             return _kind(arguments[0]).replace("list of", "list of two")
-        bounds += [f"< {m.lt:g}" for m in metas if m.lt is not None]
-        return " ".join([_kind(arguments[0]), *bounds])
+        return _kind(arguments[0]) + "".join(map(_range, metas))
     if origin in (typing.Union, types.UnionType):
         return ", ".join(dict.fromkeys(_kind(a) for a in arguments if a is not type(None)))
     if origin is Literal:
         return ", ".join(f"`{as_yaml(a)}`" for a in arguments)
-    if origin is list:
-        noun, blank, bound = _kind(arguments[0]).partition(" ≥")
-        return f"list of {noun}s{blank}{bound}"
+    if origin in (list, Sequence):
+        noun, range_ = re.fullmatch(r"(.*?)((?: [≥>].*| from .*)?)", _kind(arguments[0])).groups()
+        return f"list of {noun}s{range_}"
     if origin is dict or (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
         return "section"
     return {int: "whole number", float: "number", bool: "`true`, `false`", str: "text"}.get(kind, str(kind))
+
+
+def _range(meta: msgspec.Meta) -> str:
+    """The bounds of a number; the largest of all is not worth a word."""
+    if meta.le not in (LARGEST, 2**63 - 1):
+        return in_words(meta)
+    if meta.ge == -LARGEST:
+        return ""
+    return f" > {meta.gt:g}" if meta.gt is not None else f" ≥ {meta.ge:g}"
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

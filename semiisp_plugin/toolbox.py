@@ -24,12 +24,13 @@ from __future__ import annotations
 import functools
 import os
 import re
+import socket
 import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 from semiisp_plugin import plugins, registry
 from semiisp_plugin.io.locks import owned
@@ -125,6 +126,7 @@ __all__ = [
     "register",
     "run_basicsr",
     "tensor2img",
+    "without_network",
 ]
 
 
@@ -176,6 +178,17 @@ class _SharedLmdbBackend(LmdbBackend):  # type: ignore[misc]  # BasicSR is untyp
 
 
 FileClient._backends["lmdb"] = _SharedLmdbBackend
+
+
+@contextmanager
+def without_network() -> Iterator[None]:
+    """Let whatever asks for another machine fail: some networks fetch weights when they are built."""
+
+    def refuse(host: Any, *_: Any, **__: Any) -> NoReturn:
+        raise OSError(f"nothing is fetched from {host} here")
+
+    with _replaced(socket, getaddrinfo=refuse):
+        yield
 
 
 # --- BasicSR's own models, in BasicSR's own pipeline ------------------------------------------------------------------

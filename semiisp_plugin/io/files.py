@@ -1,12 +1,61 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, small ones that are read, and their names in messages."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+def read_text(path: str | os.PathLike[str], limit: int) -> str:
+    """Read a text in UTF-8; neither pipes nor devices, which may have no end.
+
+    Args:
+        path: The file.
+        limit: The most bytes that it may have.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no file, too large, or not UTF-8; the message says what it is and has no name.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"it is {'a folder' if stat.S_ISDIR(mode) else 'a pipe or device'}, not a file")
+    with open(path, "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"it has {os.path.getsize(path):,} bytes; at most {limit:,} are read")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start + 1} is not of a text in UTF-8; save it as UTF-8") from None
+
+
+def printable_path(path: str | os.PathLike[str]) -> str:
+    r"""A path as messages and text files can hold it: on one line, and without bytes that are no text.
+
+    Line breaks and other unprintable characters are written as in Python (``\n``), undecodable bytes as ``\xff``;
+    all else, so nearly every path, stays as it is.
+    """
+    return printable(os.fsdecode(path))
+
+
+def printable(text: str, keep: str = "") -> str:
+    """A text whose characters that are not printed (see `printable_path`) are written out, but those to ``keep``."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else _written_out(c) for c in text)
+
+
+def _written_out(character: str) -> str:
+    """An unprintable character in ASCII."""
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python holds an undecodable byte
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:

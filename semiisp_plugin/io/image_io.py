@@ -26,6 +26,7 @@ from semiisp_plugin.io.bit_depth import to_tensor as to_tensor
 from semiisp_plugin.io.bit_depth import to_uint8 as to_uint8
 from semiisp_plugin.io.bit_depth import to_uint16 as to_uint16
 from semiisp_plugin.io.colour_profile import cmyk_to_rgb
+from semiisp_plugin.io.files import printable_path as printable_path
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.io.image_decoding import decode
 from semiisp_plugin.io.image_header import ImageReadError as ImageReadError
@@ -130,18 +131,6 @@ def read_file(path: str | os.PathLike[str], *, max_pixels: int | None = MAX_PIXE
     except OSError as error:
         # The same errno makes the same subclass (FileNotFoundError, ...).
         raise OSError(error.errno, f"{error.strerror or error}; {_way_out(error, path)}", os.fspath(path)) from error
-
-
-def printable_path(path: str | os.PathLike[str]) -> str:
-    r"""A path as messages and text files can hold it: on one line, and without bytes that are no text.
-
-    Line breaks and other unprintable characters are written as in Python (``\n``), undecodable bytes as ``\xff``;
-    all else, so nearly every path, stays as it is.
-    """
-    text = os.fsdecode(path)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
 def encode_png(image_rgb: np.ndarray, compression: int | Literal["fast"] = "fast") -> bytes:
@@ -299,14 +288,6 @@ def _way_out(error: OSError, path: str | os.PathLike[str]) -> str:
     if isinstance(error, PermissionError):
         return "make it readable (chmod u+r), or remove it"
     return "repair or remove it"
-
-
-def _escaped(character: str) -> str:
-    """An unprintable character in ASCII."""
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # how Python holds an undecodable byte
-        return f"\\x{code - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode("ascii")
 
 
 def _encode(extension: str, image: np.ndarray, parameters: list[int]) -> bytes:

@@ -6,7 +6,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -31,6 +31,12 @@ from semiisp_plugin.options.structures import (
     marks_of,
     structure_of,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_MOST_TENSORS = 20_000
+_MOST_WEIGHTS = 10**10
 
 # --- the plugin's models and data sets -------------------------------------------------------------------------------
 
@@ -380,11 +386,47 @@ def _check_schedule(section: dict[str, Any], train: dict[str, Any], source: Sour
 # --- sections that name a class or function --------------------------------------------------------------------------
 
 
-def check_network(network: Any, source: Source, keys: Keys) -> None:
-    """A section such as ``network_g``."""
+def check_network(network: Any, source: Source, keys: Keys) -> nn.Module | None:
+    """A section such as ``network_g``.
+
+    Returns:
+        The network without memory for its weights (on the device ``meta``); None for one that cannot be built so.
+    """
     from semiisp_plugin.toolbox import ARCH_REGISTRY
 
-    check_call(network, registered(network, ARCH_REGISTRY, "network", source, keys), source, keys)
+    cls = registered(network, ARCH_REGISTRY, "network", source, keys)
+    check_call(network, cls, source, keys)
+    try:
+        return _without_weights(cls, {key: value for key, value in network.items() if key != "type"})
+    except Exception as error:  # whatever a constructor raises
+        if isinstance(error, (OSError, NotImplementedError)) or "meta" in str(error):  # it needs files, or values
+            return None
+        own, problem = isinstance(error, ValueError), str(error) or type(error).__name__
+        begin = "" if own else f"{cls.__name__} cannot be built with these options: "
+        source.fail(keys, f"{begin}{problem}{'' if problem.endswith('.') else '.'}")
+
+
+def _without_weights(cls: Callable[..., nn.Module], arguments: dict[str, Any]) -> nn.Module:
+    """A network on the device ``meta``, nothing being fetched for it from elsewhere."""
+    import torch
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    from semiisp_plugin.toolbox import without_network
+
+    counts = {"tensors": 0, "numbers": 0}
+
+    def count(module: nn.Module, name: str, weight: nn.Parameter) -> None:
+        counts["tensors"] += 1
+        counts["numbers"] += weight.numel() if weight is not None else 0
+        if counts["tensors"] > _MOST_TENSORS or counts["numbers"] > _MOST_WEIGHTS:
+            raise ValueError(f"a network of more than {_MOST_TENSORS:,} tensors or {_MOST_WEIGHTS:,} weights.")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"), without_network():
+            return cls(**arguments)
+    finally:
+        hook.remove()
 
 
 def check_loss(section: Any, source: Source, keys: Keys) -> None:
@@ -471,7 +513,7 @@ def _try_filter(function: Any, own: dict[str, Any], source: Source, keys: Keys) 
         source.fail((*keys, *named[:1]), f"{begin}{problem}{'' if problem.endswith('.') else '.'}")
 
 
-_CHECKS: dict[str, Callable[[Any, Source, Keys], None]] = {
+_CHECKS: dict[str, Callable[[Any, Source, Keys], object]] = {
     "network": check_network,
     "loss": check_loss,
     "optimiser": check_optimiser,

@@ -6,11 +6,19 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+from semiisp_plugin.io.files import printable
+
 _LONGEST = 60
 
 
 class OptionError(ValueError):
-    """Something in an option file is wrong; the message says what, where, and how to fix it."""
+    """Something in an option file is wrong; the message says what, where, and how to fix it.
+
+    Characters that are not printed, which a file may put into it, are written out.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

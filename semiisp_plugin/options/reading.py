@@ -14,15 +14,20 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from semiisp_plugin import plugins
-from semiisp_plugin.options.messages import OptionError, as_yaml, kind_of, nearest
+from semiisp_plugin.io.files import read_text
+from semiisp_plugin.options.messages import OptionError, as_yaml, kind_of, nearest, short
 from semiisp_plugin.options.source import Keys, Source
 from semiisp_plugin.options.yaml_text import dump, parse
 
+_MAX_BYTES = 500_000  # of a file and all that it extends
+_MAX_DEPTH = 20
 Places = dict[Keys, str]
+_Read = tuple[dict[str, Any], Places]
 # What a section is that has no `type`.
 _UNSAID: dict[Keys, str] = {("train", "filter"): "threshold"}
 
@@ -58,58 +63,74 @@ def load_yaml(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Source]:
     Raises:
         OptionError: A file is missing, is not YAML, repeats a key, or extends itself.
     """
-    options, places = _load(str(path), (), None)
+    options, places = _Files().load(str(path))
     return options, Source(str(path), places)
 
 
-def _load(path: str, chain: tuple[str, ...], asked_at: str | None) -> tuple[dict[str, Any], Places]:
-    """A file, and what it extends.
+class _Files:
+    """An option file and what it extends, each read once."""
 
-    Args:
-        path: The file.
-        chain: The files that extend each other down to this one.
-        asked_at: Where the last of them says so.
-    """
-    begin = f"{asked_at}: extends: " if asked_at else ""
-    if os.path.realpath(path) in [os.path.realpath(p) for p in chain]:
-        raise OptionError(f"{begin}files extend each other in a circle: {' -> '.join((*chain, path))}.")
-    values, lines = parse(_text(path, begin, chain), path)
-    if not isinstance(values, dict):
-        raise OptionError(f"{path}: an option file is a mapping of keys to values; this one is {kind_of(values)}.")
-    places = {keys: f"{path}:{line}" for keys, line in lines.items()}
-    if "extends" not in values:
-        return values, places
-    parents = values.pop("extends")
-    where = places.pop(("extends",))
-    parents = [parents] if isinstance(parents, str) else parents
-    if not isinstance(parents, list) or not parents or not all(isinstance(p, str) and p for p in parents):
-        raise OptionError(f"{where}: extends: give a file, or a list of files, not {as_yaml(parents)}.")
-    options: dict[str, Any] = {}
-    known: Places = {}
-    for parent in parents:
-        file = os.path.normpath(os.path.join(os.path.dirname(path), os.path.expanduser(parent)))
-        more, more_places = _load(file, (*chain, path), where)
-        _merge(options, known, more, more_places, ())
-    _merge(options, known, values, places, ())
-    return options, known
+    def __init__(self) -> None:
+        self._read: dict[str, _Read] = {}
+        self._left = _MAX_BYTES
+
+    def load(self, path: str, chain: tuple[str, ...] = (), asked_at: str | None = None) -> _Read:
+        """A file with what it extends.
+
+        Args:
+            path: The file.
+            chain: The files that extend each other down to this one.
+            asked_at: Where the last of them says so.
+        """
+        begin, real = f"{asked_at}: extends: " if asked_at else "", os.path.realpath(path)
+        if real in map(os.path.realpath, chain):
+            raise OptionError(f"{begin}files extend each other in a circle: {' -> '.join((*chain, path))}.")
+        if len(chain) > _MAX_DEPTH:
+            named = " -> ".join([*chain[:3], "...", path])
+            raise OptionError(f"{begin}files extend each other more than {_MAX_DEPTH} deep: {named}.")
+        if real not in self._read:
+            self._read[real] = self._with_parents(path, chain, begin)
+        return self._read[real]
+
+    def _with_parents(self, path: str, chain: tuple[str, ...], begin: str) -> _Read:
+        text = _text(path, begin, chain, self._left)
+        self._left -= len(text.encode())
+        values, lines = parse(text, path)
+        if not isinstance(values, dict):
+            raise OptionError(f"{path}: an option file is a mapping of keys to values; this one is {kind_of(values)}.")
+        places = {keys: f"{path}:{line}" for keys, line in lines.items()}
+        if "extends" not in values:
+            return values, places
+        parents = values.pop("extends")
+        where = places.pop(("extends",))
+        parents = [parents] if isinstance(parents, str) else parents
+        if not isinstance(parents, list) or not parents or not all(isinstance(p, str) and p for p in parents):
+            raise OptionError(f"{where}: extends: give a file, or a list of files, not {short(as_yaml(parents))}.")
+        options: dict[str, Any] = {}
+        known: Places = {}
+        for parent in parents:
+            file = os.path.normpath(os.path.join(os.path.dirname(path), os.path.expanduser(parent)))
+            more, more_places = self.load(file, (*chain, path), where)
+            _merge(options, known, more, more_places, ())
+        _merge(options, known, values, places, ())
+        return options, known
 
 
-def _text(path: str, begin: str, chain: tuple[str, ...]) -> str:
+def _text(path: str, begin: str, chain: tuple[str, ...], limit: int) -> str:
+    what = f"{begin}{'the' if begin else 'The'} option file {path}"
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return read_text(path, limit)
     except FileNotFoundError:
+        if os.path.islink(path):
+            raise OptionError(f"{what} is a symbolic link to {os.readlink(path)}, which is not there.") from None
         folder = Path(path).parent
         others = [p for p in folder.glob("*.y*ml") if str(p) not in chain]
         near = difflib.get_close_matches(Path(path).name, [p.name for p in others], 1)
         hint = f"; did you mean {folder / near[0]}?" if near else "."
         raise OptionError(f"{begin}{'there' if begin else 'There'} is no option file {path}{hint}") from None
-    except UnicodeDecodeError as error:
-        raise OptionError(
-            f"{begin}{'the' if begin else 'The'} option file {path} cannot be read: byte {error.start + 1} is not of a "
-            f"text in UTF-8; save it as UTF-8."
-        ) from None
-    except OSError as error:
-        raise OptionError(f"{begin}{'the' if begin else 'The'} option file {path} cannot be read: {error}.") from None
+    except (OSError, ValueError) as error:
+        together = ", with the files that extend each other" if limit < _MAX_BYTES else ""
+        raise OptionError(f"{what} cannot be read: {error}{together}.") from None
 
 
 def _merge(into: dict[str, Any], into_places: Places, new: dict[str, Any], new_places: Places, keys: Keys) -> None:
@@ -121,13 +142,20 @@ def _merge(into: dict[str, Any], into_places: Places, new: dict[str, Any], new_p
             into_places[here] = new_places[here]
             _merge(old, into_places, value, new_places, here)
             continue
-        for place in [k for k in into_places if k[: len(here)] == here]:
+        for place in _below(into_places, here, old):
             del into_places[place]
         if value is None and isinstance(old, dict):
             del into[key]
             continue
-        into[key] = value
-        into_places.update({k: place for k, place in new_places.items() if k[: len(here)] == here})
+        into[key] = deepcopy(value)
+        into_places.update({k: new_places[k] for k in _below(new_places, here, value)})
+
+
+def _below(places: Places, keys: Keys, value: Any) -> list[Keys]:
+    """The places of a key and of what is in its value."""
+    if isinstance(value, (dict, list)):
+        return [k for k in places if k[: len(keys)] == keys]
+    return [keys] if keys in places else []
 
 
 def _other_type(old: dict[str, Any], new: dict[str, Any], keys: Keys) -> bool:

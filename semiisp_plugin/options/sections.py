@@ -114,9 +114,9 @@ def _checked(value: Any, kind: Any, source: Source, keys: Keys) -> Any:
 
 
 def _numbers(value: Any) -> Iterator[int | float]:
-    """All numbers of a plain value, in lists and sections too."""
-    if isinstance(value, (list, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
+    """All numbers of a value, in lists too; sections are checked by what they are for."""
+    if isinstance(value, list):
+        for item in value:
             yield from _numbers(item)
     elif isinstance(value, (int, float)):
         yield value
@@ -206,7 +206,7 @@ def _plain_words(message: str, kind: Any, value: Any, within: bool) -> str:
     got_number = message.endswith(("got `int`", "got `float`"))
     if re.search(r"` [<>]=? ", message):
         message = f"{re.sub(r'` [<>].*', '`', message)}, got {short(as_yaml(value))}"
-    elif not within and re.search(r", got `\w+`$", message):
+    elif value is not None and not within and re.search(r", got `\w+`$", message):
         message = f"{message.rpartition(', got ')[0]}, got {written}"
     text_wanted = got_number and "str" in re.sub(r", got.*", "", message)
     expected, comma, got = message.partition(", got ")

@@ -158,7 +158,7 @@ class Dataset(Loader, forbid_unknown_fields=True, kw_only=True):
         doc("Side of the training crop, or [height, width], pixels; training needs it.", only_training=True),
     ] = None
     crop_ratio: Annotated[
-        Annotated[list[Share], msgspec.Meta(min_length=2, max_length=2)] | None,
+        Annotated[list[float], msgspec.Meta(min_length=2, max_length=2)] | None,
         doc(
             "In place of `gt_size`: least and largest share of the image's height and width, drawn for each sample; "
             "for batches of 1.",

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from semiisp_plugin.io.files import printable
 from semiisp_plugin.options.messages import OptionError, kind_of, short
 from semiisp_plugin.options.source import Keys
 
@@ -23,7 +24,11 @@ _TAGS: dict[type[yaml.Node], set[str]] = {
     yaml.MappingNode: {_CORE + "map"},
 }
 _MERGE = _CORE + "merge"
-_MAX_VALUES = 100_000  # aliases of aliases can make a short file arbitrarily large
+_MAX_DEPTH = 50
+_MAX_TEXT = 4096  # no path is longer
+_MAX_VALUES = 10_000  # aliases of aliases can make a short file arbitrarily large
+_TOO_DEEP = "sections are nested too deeply, or an alias (*name) stands for a section that it is part of"
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _FLOAT = (
     _CORE + "float",
     re.compile(r"^[-+]?(?:\d[\d_]*(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)$"),
@@ -79,12 +84,14 @@ def parse(text: str, name: str) -> tuple[Any, dict[Keys, int]]:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name
         problem = str(getattr(error, "problem", None) or error).splitlines()[0]
+        if isinstance(error, yaml.reader.ReaderError):
+            where = f"{name}:{text[: error.position].count(chr(10)) + 1}"
+            problem = f"the character {printable(text[error.position])} is not allowed"
         if "'\\t'" in problem:
             problem = "there is a tab; indent with spaces"
         raise OptionError(f"{where}: not valid YAML: {problem}.") from None
     except RecursionError:
-        problem = "sections are nested too deeply, or an alias (*name) stands for a section that it is part of"
-        raise OptionError(f"{name}: not valid YAML: {problem}.") from None
+        raise OptionError(f"{name}: not valid YAML: {_TOO_DEEP}.") from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -103,8 +110,10 @@ class _Builder:
         where = f"{self._name}:{node.start_mark.line + 1}"
         raise OptionError(f"{where}: {':'.join(keys) + ': ' if keys else ''}{message}")
 
-    def value(self, node: yaml.Node, keys: Keys) -> Any:
+    def value(self, node: yaml.Node, keys: Keys, depth: int = 0) -> Any:
         self._count += 1
+        if depth > _MAX_DEPTH:
+            self.fail(node, (), f"not valid YAML: {_TOO_DEEP}.")
         if self._count > _MAX_VALUES:
             self.fail(node, keys, "the file is too large, or its aliases multiply.")
         if node.tag not in _TAGS[type(node)]:
@@ -113,18 +122,23 @@ class _Builder:
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, keys)
         if isinstance(node, yaml.SequenceNode):
-            return [self.value(item, keys) for item in node.value]
+            return [self.value(item, keys, depth + 1) for item in node.value]
         assert isinstance(node, yaml.MappingNode)
-        return self._mapping(node, keys)
+        return self._mapping(node, keys, depth + 1)
 
     def _scalar(self, node: yaml.ScalarNode, keys: Keys) -> Any:
         try:
-            return self._loader.construct_object(node)
+            value = self._loader.construct_object(node)
         except (ValueError, KeyError, IndexError):
             tag = node.tag.replace(_CORE, "!!")
             self.fail(node, keys, f"{short(node.value)!r} is no value of the tag {tag}.")
+        if isinstance(value, str) and len(value) > _MAX_TEXT:
+            self.fail(node, keys, f"a text of {len(value):,} characters; at most {_MAX_TEXT:,} make sense.")
+        if isinstance(value, str) and (found := _CONTROL.search(value)):
+            self.fail(node, keys, f"the character {printable(found[0])} is not allowed in a text.")
+        return value
 
-    def _mapping(self, node: yaml.MappingNode, keys: Keys) -> dict[Any, Any]:
+    def _mapping(self, node: yaml.MappingNode, keys: Keys, depth: int) -> dict[Any, Any]:
         own = {pair for pair in node.value if pair[0].tag != _MERGE}
         self._loader.flatten_mapping(node)  # what is merged comes first, and what wins last
         pairs: dict[str, tuple[yaml.Node, yaml.Node]] = {}
@@ -138,7 +152,7 @@ class _Builder:
         result = {}
         for key, (key_node, value_node) in pairs.items():
             self.lines[(*keys, key)] = key_node.start_mark.line + 1
-            result[key] = self.value(value_node, (*keys, key))
+            result[key] = self.value(value_node, (*keys, key), depth)
         return result
 
     def _key(self, node: yaml.Node, keys: Keys) -> str:

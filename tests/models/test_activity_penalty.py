@@ -217,7 +217,7 @@ def test_module_that_gives_nothing_to_penalise(make, module, message):
 
 
 def test_options(make):
-    with pytest.raises(OptionError, match="activity_penalty:weight: expected a number >= 0"):
+    with pytest.raises(OptionError, match="activity_penalty:weight: expected a number from 0 to 1,000,000,000, got"):
         make(weight=-1.0)
     with pytest.raises(OptionError, match="activity_penalty: the key 'module' is missing"):
         make(module=None, activity_penalty={"weight": 1e-4})

@@ -15,7 +15,7 @@ def test_pseudo_options(option_files, monkeypatch):
     assert (options.source, options.draws) == ("bank", 1)
     for override, message in (
         ("sets=globl", "sets: 'globl' is none of the choices; did you mean 'global'. Choose auto, global or local"),
-        ("png_compression=12", "png_compression: expected a whole number <= 9"),
+        ("png_compression=12", "png_compression: expected a whole number from 0 to 9, got 12"),
         ("short_sid=3", r"short_sid: unknown key; did you mean 'short_side'\?"),
         ("update_quality=maybe", "update_quality: expected true or false, got the text 'maybe'"),
     ):
@@ -32,7 +32,7 @@ def test_sources_of_the_pseudo_data(option_files):
     assert load_pseudo_options(path, ["source=mixture", "sets=local"]).sets == "local"
     for overrides, message in (
         (["source=cyclegan"], "source: 'cyclegan' is none of the choices. Choose bank, mixture, upi or"),
-        (["draws=0"], "draws: expected a whole number >= 1"),
+        (["draws=0"], "draws: expected a whole number from 1 to 1,000,000,000, got"),
         (["source=upi", "sets=local"], "sets: source: upi knows no local sets"),
         (["source=deterministic", "sets=local"], "sets: source: deterministic knows no local sets"),
         (["source=upi", "inverse=paper_lut"], "inverse: source: upi does not invert f_ISP"),

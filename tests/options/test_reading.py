@@ -129,7 +129,7 @@ def test_files_that_cannot_be_read(write, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: &x {b: *x}", "o.yml: not valid YAML: .* an alias .* stands for a section that it is part of"),
+        ("a: &x {b: *x}", "o.yml:1: not valid YAML: .* an alias .* stands for a section that it is part of"),
         ("a: &x [1, *x]", "an alias .* stands for a section that it is part of"),
         ("a: 1\non: 2", "o.yml:2: 'on' is no name of a key: it is read as a truth value; put it in quotes"),
         ("a:\n  ~: 2", "o.yml:2: a: '~' is no name of a key"),
@@ -235,7 +235,7 @@ def test_errors_of_overridden_keys_name_the_override(option_files):
     path = option_files.semi()
     for entry, message in (
         ("train:totl_iter=3", "^--force_yml train:totl_iter: unknown key; did you mean 'total_iter'?"),
-        ("train:total_iter=many", "^--force_yml train:total_iter: expected a whole number, got the text 'many'"),
+        ("train:total_iter=many", "^--force_yml train:total_iter: expected a whole number from 1 to 1,000,000,000, got the text 'many'"),
         ("train:filter={bta: 1}", "^--force_yml train:filter: train:filter:bta: threshold has no such option"),
         ("logger={}", None),
         ("datasets:train:gt_size=~", r"semi\.yml:\d+: datasets:train: training needs 'gt_size'"),
@@ -407,7 +407,7 @@ def test_checked_as_one_file_with_errors_where_the_keys_stand(option_files):
     ):
         with pytest.raises(OptionError, match=message):
             load(text)
-    with pytest.raises(OptionError, match=r"^--force_yml train:accumulate: expected a whole number >= 1"):
+    with pytest.raises(OptionError, match=r"^--force_yml train:accumulate: expected a whole number from 1 to 1,000,000,000, got"):
         load("extends: semi.yml\ntrain: {accumulate: 2}\n", ["train:accumulate=0"])
     assert parent.endswith("semi.yml")
 

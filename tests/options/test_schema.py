@@ -156,9 +156,9 @@ def test_tables():
     with pytest.raises(AttributeError, match="nonsense"):
         SCRIPT.with_tables("<!-- keys: nonsense --><!-- end -->")
     rows = SCRIPT.key_table(structures.Dataset)
-    assert "| `gt_size` | whole number ≥ 1, list of two whole numbers ≥ 1 | `~` |" in rows
+    assert "| `gt_size` | whole number from 1 to 65,536, list of two whole numbers from 1 to 65,536 | `~` |" in rows
     assert "| `name` | text |  |" in rows
-    assert "| `real_per_batch` | whole number ≥ 1, `auto` | `~` |" in rows
+    assert "| `real_per_batch` | whole number from 1 to 65,536, `auto` | `~` |" in rows
 
 
 def test_schemas_do_not_depend_on_what_a_user_registers():
