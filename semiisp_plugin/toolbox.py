@@ -267,7 +267,7 @@ def _replaced(module: Any, **values: Any) -> Iterator[None]:
 
 def _load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     """``basicsr.train.load_resume_state`` without a GPU."""
-    from semiisp_plugin.io.checkpoint import load_checkpoint, saved_iterations
+    from semiisp_plugin.io.checkpoint import load_state, saved_iterations
 
     folder = opt["path"]["training_states"]
     saved = saved_iterations(folder) if opt["auto_resume"] else []
@@ -275,7 +275,7 @@ def _load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         opt["path"]["resume_state"] = os.path.join(folder, f"{saved[-1]}.state")
     if not opt["path"].get("resume_state"):
         return None
-    state = load_checkpoint(opt["path"]["resume_state"])
+    state = load_state(opt["path"]["resume_state"])
     check_resume(opt, state["iter"])
     return state
 

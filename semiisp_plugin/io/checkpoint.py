@@ -13,11 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from semiisp_plugin.io.files import replacing, sync_folder
+from semiisp_plugin.io.files import printable, replacing, sync_folder
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, unreadable, or belongs to another network."""
+    """A checkpoint is missing, unreadable, or belongs to another network.
+
+    Characters that are not printed, which names in a file may have, are written out in the message.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -42,6 +48,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             return dict(load_file(path))
         check_whole(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is no readable checkpoint ({reason}); it may be truncated.") from None
@@ -50,13 +58,32 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     return loaded
 
 
+def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a training state, as `load_checkpoint` does.
+
+    Raises:
+        CheckpointError: See there; or it is a file of weights, or otherwise no training state.
+    """
+    state = load_checkpoint(path)
+    iteration = state.get("iter")
+    if not isinstance(iteration, int) or iteration < 0:
+        known = ", ".join(list(map(str, state))[:6])
+        raise CheckpointError(
+            f"{path} is no training state (.state), which has 'iter', the iteration; it has: {known}. To start from "
+            f"weights, give path:pretrain_network_g."
+        )
+    return state
+
+
 def check_whole(path: str | os.PathLike[str]) -> None:
     """Compare the contents of a ``.pth`` or ``.state`` file with the checksums in it.
 
     torch does not, and loads weights with flipped bits as if nothing were wrong. Files of the format before torch 1.6
-    have no checksums.
+    have no checksums. Nor does it look whether parts are packed, of which a small file could have more than fits into
+    memory; those of checkpoints are not.
 
     Raises:
+        CheckpointError: Its parts are packed, or claim to be larger than the file.
         ValueError: A part of the file differs from its checksum.
         OSError: The file cannot be read.
         zipfile.BadZipFile: It is cut off.
@@ -66,6 +93,11 @@ def check_whole(path: str | os.PathLike[str]) -> None:
             return
         file.seek(0)
         with zipfile.ZipFile(file) as archive:
+            parts = archive.infolist()
+            if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+                raise CheckpointError("its parts are packed, which those of a checkpoint are not; save it with torch.")
+            if sum(part.file_size for part in parts) > os.fstat(file.fileno()).st_size:
+                raise CheckpointError("its parts claim to be larger than the file; no checkpoint is like that.")
             bad = archive.testzip()
     if bad:
         raise ValueError(f"its part {bad} differs from its checksum")
@@ -113,7 +145,7 @@ def weights_in(
 
 
 def _tensors(values: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    return {name: value for name, value in values.items() if isinstance(name, str) and isinstance(value, Tensor)}
 
 
 def load_network_weights(
@@ -145,7 +177,24 @@ _WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.co
 def load_weights(
     net: nn.Module, weights: Mapping[str, Tensor], path: str | os.PathLike[str], strict: bool
 ) -> tuple[int, int, int]:
-    """Load a state dict into a network.
+    """Load a state dict into a network; see `fit_weights` for arguments and errors.
+
+    Returns:
+        How many tensors were loaded, how many of the network's are missing, and how many are of no use to it.
+    """
+    bare = fit_weights(net, weights, path, strict)
+    net.load_state_dict(bare, strict=strict)
+    own = net.state_dict().keys()
+    return len(own & bare.keys()), len(own - bare.keys()), len(bare.keys() - own)
+
+
+def fit_weights(
+    net: nn.Module, weights: Mapping[str, Tensor], path: str | os.PathLike[str], strict: bool
+) -> dict[str, Tensor]:
+    """Compare a state dict with a network, which may be one without memory (on the device ``meta``).
+
+    torch would cast complex and whole numbers without a word, and takes NaN and infinity. Buffers may be infinite, as
+    masks are.
 
     Args:
         net: Network.
@@ -154,13 +203,13 @@ def load_weights(
         strict: Every weight of the network must be there, and no other.
 
     Returns:
-        How many tensors were loaded, how many of the network's are missing, and how many are of no use to it.
+        The state dict by the network's names.
 
     Raises:
-        CheckpointError: Names or shapes differ, or (without ``strict``) no name is the same; the message says how many
-            and which first.
+        CheckpointError: Names, shapes or kinds of numbers differ, a weight is not finite, or (without ``strict``) no
+            name is the same; the message says how many and which first.
     """
-    own = net.state_dict()
+    own, parameters = net.state_dict(), dict(net.named_parameters())
     bare = {}
     for name, value in weights.items():
         while name not in own and name.startswith(_WRAPPERS):
@@ -168,19 +217,42 @@ def load_weights(
         bare[name] = value
     missing = sorted(own.keys() - bare.keys())
     extra = sorted(bare.keys() - own.keys())
-    shapes = [k for k in own.keys() & bare.keys() if own[k].shape != bare[k].shape]
-    if shapes or (strict and (missing or extra)) or (own and len(missing) == len(own)):
+    both = sorted(own.keys() & bare.keys())
+    shapes = [k for k in both if own[k].shape != bare[k].shape]
+    kinds = [k for k in both if _kind(own[k]) != _kind(bare[k])]
+    if shapes or kinds or (strict and (missing or extra)) or (own and len(missing) == len(own)):
+        of_kind = f"of {str(bare[kinds[0]].dtype).removeprefix('torch.')} numbers" if kinds else ""
         parts = [
-            f"{len(names)} {what} (first: {sorted(names)[0]})"
-            for names, what in ((missing, "missing"), (extra, "unknown to the network"), (shapes, "of another shape"))
+            f"{len(names)} {what} (first: {names[0]})"
+            for names, what in (
+                (missing, "missing"),
+                (extra, "unknown to the network"),
+                (shapes, "of another shape"),
+                (kinds, of_kind),
+            )
             if names
         ]
         raise CheckpointError(
             f"{path} does not fit {type(net).__name__}: of its weights {', '.join(parts)}. It was saved from another "
             f"network; make network_g the one it was trained with, or take another file."
         )
-    net.load_state_dict(bare, strict=strict)
-    return len(own) - len(missing), len(missing), len(extra)
+    bad = [k for k in both if own[k].is_floating_point() and not _finite(bare[k].to(own[k].dtype), k in parameters)]
+    if bad:
+        raise CheckpointError(
+            f"{path}: {len(bad)} of its {len(bare)} tensors hold NaN or infinity (first: {bad[0]}): the training that "
+            f"they are of had diverged. Take an earlier checkpoint."
+        )
+    return bare
+
+
+def _finite(tensor: Tensor, infinity_too: bool) -> bool:
+    return bool(tensor.isfinite().all()) if infinity_too else not bool(tensor.isnan().any())
+
+
+def _kind(tensor: Tensor) -> tuple[Any, ...]:
+    """What a tensor's numbers are, whatever their precision."""
+    plain = tensor.layout is torch.strided and not tensor.is_quantized
+    return plain, tensor.is_floating_point(), tensor.is_complex(), tensor.dtype is torch.bool
 
 
 def save_atomically(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
@@ -278,7 +350,7 @@ def newest_whole_state(
     for iteration in reversed(saved_iterations(states)):
         path = Path(states) / f"{iteration}.state"
         try:
-            state = load_checkpoint(path)
+            state = load_state(path)
             for name in state.get("files") or [f"{n}_{iteration}.pth" for n in networks]:
                 network = Path(models) / name
                 if not network.is_file():

@@ -66,13 +66,15 @@ class ImageNetWeights(NamedTuple):
                 raise ImageNetWeightsError(str(error)) from error
             for key, value in wanted.items():
                 found = state.get(public(key))
-                if found is None:
-                    raise ImageNetWeightsError(f"{path} has no entry '{public(key)}'; it is not {self._whose()}.")
+                if not isinstance(found, Tensor) or not found.is_floating_point():
+                    raise ImageNetWeightsError(f"{path} has no weights '{public(key)}'; it is not {self._whose()}.")
                 if found.shape != value.shape:
                     raise ImageNetWeightsError(
                         f"'{public(key)}' in {path} is {tuple(found.shape)} instead of {tuple(value.shape)}; it is not "
                         f"{self._whose()}."
                     )
+                if not bool(found.isfinite().all()):
+                    raise ImageNetWeightsError(f"'{public(key)}' in {path} holds NaN or infinity.")
         except ImageNetWeightsError as error:
             raise ImageNetWeightsError(
                 f"{owner}: {error}\n"

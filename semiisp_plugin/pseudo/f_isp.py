@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
-from semiisp_plugin.io.checkpoint import CheckpointError, load_checkpoint, load_weights, save_atomically
+from semiisp_plugin.io.checkpoint import CheckpointError, load_checkpoint, load_weights, save_atomically, weights_in
 from semiisp_plugin.isp import InvertibleISP, PaperLUTSettings, ParameterBank
+from semiisp_plugin.options import Source, check_network
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.sources import UPI, BankInverse, DeterministicInverse, MixtureInverse, SRGBToRAW
 
@@ -62,19 +63,23 @@ def load_f_isp(path: str | os.PathLike[str]) -> tuple[PQDynamicISP, dict[str, Pa
             f"{path} is not an f_ISP of phase 1 (it lacks {', '.join(sorted(missing))}); give the run's "
             f"models/f_isp_latest.pth."
         )
-    options = dict(state["network"])
-    kind = options.pop("type")
+    options = state["network"]
+    kind = options.get("type") if isinstance(options, dict) else type(options).__name__
     if kind != PQDynamicISP.__name__:
         raise CheckpointError(f"{path} holds a {kind}; an f_ISP of phase 1 is a {PQDynamicISP.__name__}.")
-    network = PQDynamicISP(**options)
-    load_weights(network, state["params"], path, strict=True)
-    banks = {label: ParameterBank.from_state_dict(bank) for label, bank in state["banks"].items()}
-    for label, bank in banks.items():
+    check_network(options, Source(f"{path}: the network's options in it"), ())
+    network = PQDynamicISP(**{key: value for key, value in options.items() if key != "type"})
+    load_weights(network, weights_in(state, path, "params")[1], path, strict=True)
+    banks, n_pairs = {}, state.get("n_pairs", 0)
+    if not isinstance(state["banks"], dict) or not isinstance(n_pairs, int):
+        raise CheckpointError(f"{path} is damaged: its banks and its number of pairs are none.")
+    for label, saved in state["banks"].items():
         try:
-            bank.spec.check_domains(bank.sets)
-        except ValueError as error:
+            banks[label] = ParameterBank.from_state_dict(saved)
+            banks[label].spec.check_domains(banks[label].sets)
+        except (ValueError, TypeError, OverflowError, RuntimeError) as error:
             raise CheckpointError(f"{path}: its bank '{label}' holds no parameters of an ISP: {error}") from None
-    return network, banks, int(state.get("n_pairs", 0))
+    return network, banks, n_pairs
 
 
 def make_generator(

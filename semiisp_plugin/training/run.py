@@ -16,7 +16,7 @@ import torch
 from semiisp_plugin import options, plugins
 from semiisp_plugin.arguments import build_parser, print_anything
 from semiisp_plugin.data.auto_settings import resolve_auto
-from semiisp_plugin.io.checkpoint import load_checkpoint, newest_whole_state
+from semiisp_plugin.io.checkpoint import CheckpointError, load_state, newest_whole_state
 from semiisp_plugin.options.structures import held_out_settings
 from semiisp_plugin.toolbox import build_dataset, build_model, get_root_logger, run_basicsr
 from semiisp_plugin.training.distributed import check_launcher
@@ -108,11 +108,20 @@ class Run:
         if "held_out" in opt["datasets"]["train"]:
             self.model.use_held_out(dataset.held_out_batches())
         if self.state:
-            self.model.resume_training(self.state)
+            self._resume(self.state)
             before = self.model.loop_state.get("data")
             changes = self.data.changes_since(before) if before else None
             if changes:
                 get_root_logger().warning(f"The resumed run is not what an unbroken one would be. {changes}")
+
+    def _resume(self, state: dict[str, Any]) -> None:
+        try:
+            self.model.resume_training(state)
+        except (LookupError, TypeError, AttributeError, RuntimeError) as error:  # of what is not as it was saved
+            raise CheckpointError(
+                f"{self.opt['path'].get('resume_state')} cannot be resumed: it is damaged, or of another program "
+                f"({type(error).__name__}: {error}). Take an earlier state, or give path:pretrain_network_g instead."
+            ) from error
 
     def _build_dataset(self) -> Any:
         opt, logger = self.opt, get_root_logger()
@@ -146,14 +155,14 @@ def find_resume_state(opt: dict[str, Any], auto_resume: bool) -> tuple[dict[str,
     paths = opt["path"]
     named = paths.get("resume_state")
     if not auto_resume:
-        return (load_checkpoint(named), [f"resume_state: resuming from {named}"]) if named else (None, [])
+        return (load_state(named), [f"resume_state: resuming from {named}"]) if named else (None, [])
     folder = Path(paths["training_states"])
     networks = [f"net_{k.removeprefix('network_')}" for k in opt if k.startswith("network_")]
     found, state, skipped = newest_whole_state(folder, paths["models"], networks)
     said = [f"auto_resume: skipped: {reason}" for reason in skipped]
     if found is None:
         start = f"resuming from resume_state, {named}" if named else "starting at iteration 0"
-        return load_checkpoint(named) if named else None, [
+        return load_state(named) if named else None, [
             *said,
             f"auto_resume: nothing to resume in {folder}: {start}",
         ]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from semiisp_plugin.io.checkpoint import CheckpointError, load_checkpoint, load_weights, weights_in
+from semiisp_plugin.io.checkpoint import CheckpointError, fit_weights, load_checkpoint, load_weights, weights_in
 from semiisp_plugin.options import OptionError, Source, read_options
 from semiisp_plugin.options.check import check_network
 from semiisp_plugin.options.yaml_text import parse
@@ -120,7 +120,14 @@ def _of_checkpoint(path: Path, param_key: str | None) -> LoadedNetwork:
     checkpoint = load_checkpoint(path)
     stored = _stored_options(path, checkpoint)
     if stored is not None:
-        check_network(stored, Source(f"{path}: the network's options in it"), ())
+        files = [v for k, v in stored.items() if k != "type" and isinstance(v, str) and ("/" in v or os.sep in v)]
+        bare = None if files else check_network(stored, Source(f"{path}: the network's options in it"), ())
+        if bare is None:
+            raise CheckpointError(
+                f"{path} describes a {stored['type']} that reads or fetches files when it is built, which is not done "
+                f"on a checkpoint's word. If you trust it, give the options yourself: --network '{json.dumps(stored)}'."
+            )
+        fit_weights(bare, weights_in(checkpoint, path, param_key)[1], path, strict=True)  # before memory is asked for
         return _load(stored, checkpoint, path, param_key, "the checkpoint itself")
     raise CheckpointError(
         f"{path} does not say which network it is of. Give the option file it was trained with (-opt FILE --weights "
