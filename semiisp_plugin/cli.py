@@ -8,7 +8,7 @@ import gc
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 
 from semiisp_plugin.arguments import build_parser, print_anything
 
@@ -31,7 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from semiisp_plugin import plugins
 
             plugins.register(getattr(args, "imports", ()))
-        _run(args)
+        from semiisp_plugin.io.files import PrintableStream
+
+        with redirect_stdout(PrintableStream(sys.stdout)):
+            _run(args)
     except KeyboardInterrupt as interrupt:
         with suppress(OSError):  # the terminal may be gone
             print(f"basicsr: interrupted{f': {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
@@ -39,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("SEMIISP_TRACEBACK"):
             raise
-        print(f"basicsr: error: {_one_line(error)}", file=sys.stderr)
+        from semiisp_plugin.io.files import printable
+
+        print(f"basicsr: error: {printable(_one_line(error))}", file=sys.stderr)
         if not isinstance(error, (ValueError, OSError, ArithmeticError)):
             print("basicsr: set SEMIISP_TRACEBACK=1 to see where it happened", file=sys.stderr)
         return 1

@@ -22,6 +22,7 @@ or keeps the old one
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
 import socket
@@ -33,6 +34,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NoReturn, TypeVar, cast
 
 from semiisp_plugin import plugins, registry
+from semiisp_plugin.io.files import printable
 from semiisp_plugin.io.locks import owned
 from semiisp_plugin.registry import FILTER_REGISTRY, register
 
@@ -177,6 +179,13 @@ class _SharedLmdbBackend(LmdbBackend):  # type: ignore[misc]  # BasicSR is untyp
         return read_value(self._paths[client_key], str(filepath))
 
 
+def _with_printable_text(record: logging.LogRecord) -> bool:
+    """Let no name of a file in a message move the cursor or hide what follows."""
+    record.msg, record.args = printable(record.getMessage(), "\n\t"), ()
+    return True
+
+
+logging.getLogger("basicsr").addFilter(_with_printable_text)
 FileClient._backends["lmdb"] = _SharedLmdbBackend
 
 

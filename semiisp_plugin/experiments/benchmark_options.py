@@ -11,6 +11,7 @@ import msgspec
 
 from semiisp_plugin import options as options_module
 from semiisp_plugin.options import Source, check_section, load_yaml, nearest, read_options
+from semiisp_plugin.options.messages import kind_of
 from semiisp_plugin.options.ranges import (
     AboveZero,
     Count,
@@ -312,6 +313,8 @@ def _system(name: str, given: Any, source: Source) -> System:
     base = msgspec.to_builtins(preset) if preset else {}
     if not isinstance(given, dict):
         source.fail(("systems", name), "give a section, or nothing for the preset of that name.")
+    if not isinstance(given.get("settings") or {}, dict):
+        source.fail(("systems", name, "settings"), f"expected a section, not {kind_of(given['settings'])}.")
     if given.get("search") is not None:
         base.pop("search", None)
     merged = {**base, **given, "settings": {**base.get("settings", {}), **(given.get("settings") or {})}}

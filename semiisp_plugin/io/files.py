@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TextIO
 
 
 def read_text(path: str | os.PathLike[str], limit: int) -> str:
@@ -48,6 +49,26 @@ def printable(text: str, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in keep else _written_out(c) for c in text)
+
+
+class PrintableStream:
+    """A stream for text in which nothing moves the cursor, changes colours or hides what stands there.
+
+    Names of files and what they hold are printed, and may be anybody's.
+
+    Args:
+        stream: Where to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text, see `printable`."""
+        return self._stream.write(printable(text, "\n\t"))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _written_out(character: str) -> str:

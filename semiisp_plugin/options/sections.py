@@ -101,7 +101,7 @@ def _checked(value: Any, kind: Any, source: Source, keys: Keys) -> Any:
         check_section(value, part, source, keys, str(value["type"]) if tag_of(part) else None)
         return value
     for number in _numbers(value):
-        if math.isnan(number) or (math.isinf(number) and not marks_of(kind).get("infinite")):
+        if number != number or (number in (math.inf, -math.inf) and not marks_of(kind).get("infinite")):
             source.fail(keys, f"expected a finite number{bounds(kind, float)}, got {number}.")
     try:
         msgspec.convert(value, kind)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
+from semiisp_plugin.io.files import printable
 from semiisp_plugin.options.messages import OptionError
 
 Keys = tuple[str, ...]
@@ -50,7 +51,7 @@ class Source:
 
     def warn(self, keys: Sequence[str], message: str) -> None:
         """Log a warning for the key at ``keys``; shown on the terminal while no log is open."""
-        logging.getLogger("basicsr.options").warning(self._sentence(keys, message))
+        logging.getLogger("basicsr.options").warning(printable(self._sentence(keys, message)))
 
     def _sentence(self, keys: Sequence[str], message: str) -> str:
         where, key = self.where(keys), ":".join(keys)
