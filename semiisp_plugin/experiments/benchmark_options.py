@@ -272,6 +272,9 @@ def complete_benchmark_options(values: dict[str, Any], source: Source) -> Benchm
     if "paper_setting" in values and options.paper_setting not in systems:
         hint = nearest(options.paper_setting, systems)
         source.fail(("paper_setting",), f"'{options.paper_setting}' is none of the systems{hint}")
+    for key in ("pairs", "seeds"):
+        if len(set(getattr(options, key))) < len(getattr(options, key)):
+            source.fail((key,), "a number stands there twice; each is taken once.")
     labels = [system.label for system in systems.values()]
     for name, system in systems.items():
         if labels.count(system.label) > 1:

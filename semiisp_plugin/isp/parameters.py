@@ -120,7 +120,7 @@ class ISPSpec:
         if not 0.25 < self.gamma_start < 4:
             raise ValueError(f"gamma_start must lie in (0.25, 4), not {self.gamma_start}.")
         matrix = torch.tensor(self.base_matrix, dtype=torch.float64, device="cpu")
-        if matrix.shape != (3, 3) or not abs(float(torch.linalg.det(matrix))) >= 1e-6:  # NaN is not invertible either
+        if matrix.shape != (3, 3) or not 1e-6 <= abs(float(torch.linalg.det(matrix))) < math.inf:  # nor is NaN
             raise ValueError(f"base_matrix must be an invertible 3x3 matrix, not {self.base_matrix}.")
 
     @cached_property

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from semiisp_plugin.options.messages import nearest, short
+from semiisp_plugin.options.messages import as_yaml, nearest, short
 from semiisp_plugin.options.sections import (
     check_call,
     check_section,
@@ -363,6 +363,9 @@ def _check_schedule(section: dict[str, Any], train: dict[str, Any], source: Sour
             source.fail((*keys, "eta_min"), message)
         if start >= total:
             source.fail((*keys, "start_iter"), f"expected an iteration before the end ({total}); got {start}.")
+    milestones = section.get("milestones", [])
+    if milestones != sorted(set(milestones)):
+        source.fail((*keys, "milestones"), f"expected iterations that ascend; got {short(as_yaml(milestones))}.")
         if total > total_iter:
             source.warn((*keys, "total_iter"), f"training ends after {total_iter} iterations: the schedule is cut off.")
     late = [m for m in section.get("milestones", ()) if m > total_iter]

@@ -129,8 +129,8 @@ def _text(path: str, begin: str, chain: tuple[str, ...], limit: int) -> str:
         hint = f"; did you mean {folder / near[0]}?" if near else "."
         raise OptionError(f"{begin}{'there' if begin else 'There'} is no option file {path}{hint}") from None
     except (OSError, ValueError) as error:
-        together = ", with the files that extend each other" if limit < _MAX_BYTES else ""
-        raise OptionError(f"{what} cannot be read: {error}{together}.") from None
+        rest = f", of {_MAX_BYTES:,} of a file and all that it extends" if "at most" in str(error) else ""
+        raise OptionError(f"{what} cannot be read: {error}{rest}.") from None
 
 
 def _merge(into: dict[str, Any], into_places: Places, new: dict[str, Any], new_places: Places, keys: Keys) -> None:

@@ -198,6 +198,7 @@ def _plain_words(message: str, kind: Any, value: Any, within: bool) -> str:
         )
     written = f"the text '{short(value)}'" if isinstance(value, str) else kind_of(value)
     if message.startswith("Invalid enum value"):
+        kind = next(_items(kind)) if within else kind
         listed = [c for part in alternatives(kind) if typing.get_origin(part) is Literal for c in typing.get_args(part)]
         given = short(message.removeprefix("Invalid enum value").strip().strip("'"))
         others = [words[c.__name__] for c in alternatives(kind) if c in (bool, int)]
@@ -213,6 +214,12 @@ def _plain_words(message: str, kind: Any, value: Any, within: bool) -> str:
     expected = re.sub(r"`([^`]*)`", lambda m: " ".join(words.get(w, w) for w in m[1].split()), expected)
     got = re.sub(r"`([^`]*)`", lambda m: _WORDS.get(m[1], m[1]), got)
     return f"{expected[0].lower()}{expected[1:]}{comma}{got}{'; put it in quotes' if text_wanted else ''}."
+
+
+def _items(kind: Any) -> Iterator[Any]:
+    """What the lists of a type hold."""
+    for part in alternatives(kind):
+        yield from (item for item in typing.get_args(part)[:1] if typing.get_origin(part) is not Literal)
 
 
 # --- calls -----------------------------------------------------------------------------------------------------------

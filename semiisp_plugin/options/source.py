@@ -54,7 +54,7 @@ class Source:
         logging.getLogger("basicsr.options").warning(printable(self._sentence(keys, message)))
 
     def _sentence(self, keys: Sequence[str], message: str) -> str:
-        where, key = self.where(keys), ":".join(keys)
+        where, key = self.where(keys), ":".join(map(str, keys))
         if not key or where == f"--force_yml {key}":
             return f"{where}: {message}"
         return f"{where}: {key}: {message}"

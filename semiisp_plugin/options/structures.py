@@ -19,7 +19,6 @@ from semiisp_plugin.options.ranges import (
     Border,
     Count,
     Decay,
-    Factor,
     NotNegative,
     Positive,
     Processes,
@@ -493,7 +492,7 @@ class OptimiserKeys(msgspec.Struct, kw_only=True):
 class LossKeys(msgspec.Struct, kw_only=True):
     """Parameters of many losses."""
 
-    loss_weight: Annotated[Factor, doc("Factor of the loss.")] = 1.0
+    loss_weight: Annotated[NotNegative, doc("Factor of the loss.")] = 1.0
 
 
 class MetricKeys(msgspec.Struct, kw_only=True):

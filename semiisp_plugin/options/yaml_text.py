@@ -28,6 +28,7 @@ _MAX_DEPTH = 50
 _MAX_TEXT = 4096  # no path is longer
 _MAX_VALUES = 10_000  # aliases of aliases can make a short file arbitrarily large
 _TOO_DEEP = "sections are nested too deeply, or an alias (*name) stands for a section that it is part of"
+_TOO_MANY = f"there are more than {_MAX_VALUES:,} values, or aliases multiply"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _FLOAT = (
     _CORE + "float",
@@ -37,7 +38,22 @@ _FLOAT = (
 
 
 class Loader(yaml.SafeLoader):
-    """Safe YAML in which ``1e-4`` is a number and a date is text."""
+    """Safe YAML in which ``1e-4`` is a number and a date is text; neither deep nor long enough to take minutes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = self._count = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """PyYAML's, which reads ahead no further than it is asked to."""
+        self._depth += 1
+        self._count += 1
+        if self._depth > _MAX_DEPTH or self._count > _MAX_VALUES:
+            problem = _TOO_DEEP if self._depth > _MAX_DEPTH else _TOO_MANY
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.peek_event().start_mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 class Dumper(yaml.SafeDumper):
@@ -90,8 +106,6 @@ def parse(text: str, name: str) -> tuple[Any, dict[Keys, int]]:
         if "'\\t'" in problem:
             problem = "there is a tab; indent with spaces"
         raise OptionError(f"{where}: not valid YAML: {problem}.") from None
-    except RecursionError:
-        raise OptionError(f"{name}: not valid YAML: {_TOO_DEEP}.") from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -115,7 +129,7 @@ class _Builder:
         if depth > _MAX_DEPTH:
             self.fail(node, (), f"not valid YAML: {_TOO_DEEP}.")
         if self._count > _MAX_VALUES:
-            self.fail(node, keys, "the file is too large, or its aliases multiply.")
+            self.fail(node, keys, f"{_TOO_MANY}.")
         if node.tag not in _TAGS[type(node)]:
             tag = node.tag.replace(_CORE, "!!")
             self.fail(node, keys, f"the tag {tag} is not allowed here; option files hold plain values.")
@@ -132,6 +146,8 @@ class _Builder:
         except (ValueError, KeyError, IndexError):
             tag = node.tag.replace(_CORE, "!!")
             self.fail(node, keys, f"{short(node.value)!r} is no value of the tag {tag}.")
+        if isinstance(value, int) and value.bit_length() > 10_000:  # Python does not even write it
+            self.fail(node, keys, f"a number of {len(node.value):,} characters; none has that many.")
         if isinstance(value, str) and len(value) > _MAX_TEXT:
             self.fail(node, keys, f"a text of {len(value):,} characters; at most {_MAX_TEXT:,} make sense.")
         if isinstance(value, str) and (found := _CONTROL.search(value)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -76,6 +77,8 @@ def load_f_isp(path: str | os.PathLike[str]) -> tuple[PQDynamicISP, dict[str, Pa
     for label, saved in state["banks"].items():
         try:
             banks[label] = ParameterBank.from_state_dict(saved)
+            if dataclasses.replace(banks[label].spec, gamma_start=network.spec.gamma_start) != network.spec:
+                raise ValueError("they are of another ISP than the network's.")
             banks[label].spec.check_domains(banks[label].sets)
         except (ValueError, TypeError, OverflowError, RuntimeError) as error:
             raise CheckpointError(f"{path}: its bank '{label}' holds no parameters of an ISP: {error}") from None
