@@ -237,7 +237,10 @@ def test_network_that_changes_the_size(make_model):
         ({"ema_decay": 0.0}, "train:ema_decay: the teacher is the average"),
         ({"mean_teacher": {"wieght": 1}}, r"train:mean_teacher:wieght: unknown key; did you mean 'weight'\?"),
         ({"mean_teacher": {"jitter": 2}}, "train:mean_teacher:jitter: expected a number from 0 to 1, got"),
-        ({"mean_teacher": {"rampup_iter": -1}}, "train:mean_teacher:rampup_iter: expected a whole number from 0 to 1,000,000,000, got"),
+        (
+            {"mean_teacher": {"rampup_iter": -1}},
+            "train:mean_teacher:rampup_iter: expected a whole number from 0 to 1,000,000,000, got",
+        ),
         ({"filter": {"beta": 1.0}}, "train:filter: only SemiSupervisedModel has this; MeanTeacherModel would ignore"),
     ],
 )

@@ -104,7 +104,10 @@ def test_options(option_files):
     check(lambda o: o["train"].update(mixup={}))
     for change, message in (
         (lambda o: o["train"]["mixup"].update(use_identiy=True), "unknown key; did you mean 'use_identity'"),
-        (lambda o: o["train"]["mixup"].update(beta=0), "train:mixup:beta: expected a number above 0 and up to 1,000,000,000, got 0"),
+        (
+            lambda o: o["train"]["mixup"].update(beta=0),
+            "train:mixup:beta: expected a number above 0 and up to 1,000,000,000, got 0",
+        ),
         (
             lambda o: o["datasets"]["train"].update(batch_size_per_gpu=1),
             "train:mixup: a batch of 1 .* nothing to be mixed",

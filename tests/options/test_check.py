@@ -152,7 +152,10 @@ def test_nearest():
             "train:scheduler: expected a section or nothing, got an empty list",
         ),
         (lambda o: o.update(scale=2), "scale: "),
-        (lambda o: o.update(manual_seed="zero"), "manual_seed: expected a whole number from 0 to [0-9,]+, got the text 'zero'"),
+        (
+            lambda o: o.update(manual_seed="zero"),
+            "manual_seed: expected a whole number from 0 to [0-9,]+, got the text 'zero'",
+        ),
         (lambda o: o["datasets"].update(val=3), "datasets:val: a data set is a section with the key 'type', not the"),
         (lambda o: o["datasets"].pop("train"), "datasets: the section 'train' is missing"),
         (lambda o: o["datasets"]["train"].pop("gt_size"), "datasets:train: training needs 'gt_size'"),
@@ -287,14 +290,26 @@ def test_keys_of_the_pipeline(option_files, change, value):
             r"yml:\d+: train:precision: 'fp8' is none of the choices; did you mean 'fp32'. Choose fp32, bf16 or fp16",
         ),
         (lambda o: o["train"].update(compile="fast"), "train:compile: "),
-        (lambda o: o["train"].update(accumulate=0), "train:accumulate: expected a whole number from 1 to 1,000,000,000, got"),
-        (lambda o: o["train"].update(accumulate=1.5), "train:accumulate: expected a whole number from 1 to 1,000,000,000, got the number"),
-        (lambda o: o["train"].update(total_iter=2.5), "train:total_iter: expected a whole number from 1 to 1,000,000,000, got the number"),
+        (
+            lambda o: o["train"].update(accumulate=0),
+            "train:accumulate: expected a whole number from 1 to 1,000,000,000, got",
+        ),
+        (
+            lambda o: o["train"].update(accumulate=1.5),
+            "train:accumulate: expected a whole number from 1 to 1,000,000,000, got the number",
+        ),
+        (
+            lambda o: o["train"].update(total_iter=2.5),
+            "train:total_iter: expected a whole number from 1 to 1,000,000,000, got the number",
+        ),
         (
             lambda o: o["logger"].update(keep_best="lpips"),
             "keep_best: 'lpips' is no metric of val:metrics; those are: psnr",
         ),
-        (lambda o: o["logger"].update(keep_last=0), "logger:keep_last: expected a whole number from 1 to 1,000,000,000, got"),
+        (
+            lambda o: o["logger"].update(keep_last=0),
+            "logger:keep_last: expected a whole number from 1 to 1,000,000,000, got",
+        ),
         (lambda o: o["datasets"]["train"].update(real_per_batch="auto"), "pseudo_per_batch: real_per_batch is auto"),
         (lambda o: o["datasets"]["train"].update(pseudo_per_batch="auto"), "real_per_batch: pseudo_per_batch is auto"),
         (lambda o: o["datasets"]["train"].update(batch_size_per_gpu=4), "real_per_batch and pseudo_per_batch together"),
@@ -317,7 +332,10 @@ def test_keys_of_the_pipeline(option_files, change, value):
         (lambda o: o["train"]["filter"].update(temperature=1), "filter:temperature: threshold has no such option"),
         (lambda o: o["train"].update(filter={"type": "soft", "beta": 1}), "filter: soft needs the key 'temperature'"),
         (lambda o: o["train"]["filter"].update(beta=-1), "filter:beta: expected a number of 0 or more, got -1"),
-        (lambda o: o["train"]["filter"].update(beta="automatic"), "filter:beta: expected a number of 0 or more, got the text"),
+        (
+            lambda o: o["train"]["filter"].update(beta="automatic"),
+            "filter:beta: expected a number of 0 or more, got the text",
+        ),
         (lambda o: o["train"]["filter"].update(momentum=0.9), "filter:momentum: it is of reference: running"),
         (lambda o: o["train"]["filter"].update(held_out={}), "filter:held_out: it is of reference: held_out"),
         (
@@ -443,7 +461,11 @@ def test_keys_of_derived_classes(check):
         (mine, lambda o: o.update(my_color=1), "my_color: unknown key; did you mean 'my_colour'"),
         (mine, lambda o: o["train"]["my_schedule"].update(frist=1), "my_schedule:frist: unknown key; did you mean"),
         (mine, lambda o: o["train"]["my_opt"].update(los_weight=1), "my_opt:los_weight: L1Loss has no such option"),
-        (mine, lambda o: o["train"].update(accumulate=0), "train:accumulate: expected a whole number from 1 to 1,000,000,000, got"),
+        (
+            mine,
+            lambda o: o["train"].update(accumulate=0),
+            "train:accumulate: expected a whole number from 1 to 1,000,000,000, got",
+        ),
         (mine, lambda o: o["train"].update(photometric_jitter=0.1), "jitter: only .* have this; MySemi would ignore"),
         (mine, lambda o: o["train"].pop("filter"), "MySemi needs the section 'filter'"),
         (
@@ -473,7 +495,9 @@ def test_of_other_data_sets_what_the_loader_reads_is_checked(check):
         options["datasets"]["val"] = {"type": "SomebodysData", "own": {"x": 1}, "batch_size_per_gpu": 2, **more}
 
     assert check(change, "isp")["datasets"]["val"]["own"] == {"x": 1}
-    with pytest.raises(OptionError, match="datasets:val:num_worker_per_gpu: expected a whole number from 0 to 1,024, got -1"):
+    with pytest.raises(
+        OptionError, match="datasets:val:num_worker_per_gpu: expected a whole number from 0 to 1,024, got -1"
+    ):
         check(lambda o: change(o, num_worker_per_gpu=-1), "isp")
     with pytest.raises(OptionError, match="datasets:train:type: MyJittered is trained on the plugin's data sets"):
         check(lambda o: (change(o), o["datasets"]["train"].update(type="SomebodysData")), "isp")
@@ -527,11 +551,23 @@ def test_what_is_taken_as_it_is_meant(check):
         (lambda o: o["datasets"]["train"].update(phase="val"), "datasets:train:phase: unknown key"),
         (lambda o: o["datasets"]["train"].update(scale=2), "datasets:train:scale: '2' is none of the choices"),
         (lambda o: o["datasets"].update(vla={}), "datasets:vla: no section of this name is used; did you mean 'val'"),
-        (lambda o: o.update(manual_seed=-1), "manual_seed: expected a whole number from 0 to 9,223,372,036,854,775,807, got -1"),
-        (lambda o: o.update(manual_seed=2**63), "manual_seed: expected a whole number from 0 to 9,223,372,036,854,775,807"),
-        (lambda o: o["datasets"]["train"].update(gt_size=0), "gt_size: expected a whole number from 1 to 65,536, got 0"),
+        (
+            lambda o: o.update(manual_seed=-1),
+            "manual_seed: expected a whole number from 0 to 9,223,372,036,854,775,807, got -1",
+        ),
+        (
+            lambda o: o.update(manual_seed=2**63),
+            "manual_seed: expected a whole number from 0 to 9,223,372,036,854,775,807",
+        ),
+        (
+            lambda o: o["datasets"]["train"].update(gt_size=0),
+            "gt_size: expected a whole number from 1 to 65,536, got 0",
+        ),
         (lambda o: o["datasets"]["train"].update(gt_size=[8, 8, 8]), "gt_size: expected a list of length <= 2"),
-        (lambda o: o["train"]["optim_g"].update(lr=float("inf")), "optim_g:lr: expected a finite number from 0 to 1,000,000,000, got inf"),
+        (
+            lambda o: o["train"]["optim_g"].update(lr=float("inf")),
+            "optim_g:lr: expected a finite number from 0 to 1,000,000,000, got inf",
+        ),
         (lambda o: o["train"]["optim_g"].update(eps=[1, 2]), "optim_g:eps: expected a number, got a list"),
         (lambda o: o["train"].update(optim_g={"type": "LBFGS", "lr": 1}), "optim_g:type: LBFGS .*needs a closure"),
         (lambda o: o["train"]["optim_g"].update(type="Adamw"), "has no 'Adamw'; did you mean 'AdamW'"),
@@ -729,7 +765,10 @@ def test_whole_numbers_with_exponents(check_schedule):
             "scheduler:restart_weights: periods has 2 entries and restart_weights 1; give one for each",
         ),
         ({"type": CYCLIC, "periods": []}, "scheduler:periods: expected a list of length >= 1"),
-        ({"type": CYCLIC, "periods": [100, 0]}, "scheduler:periods: expected a whole number from 1 to 1,000,000,000, got"),
+        (
+            {"type": CYCLIC, "periods": [100, 0]},
+            "scheduler:periods: expected a whole number from 1 to 1,000,000,000, got",
+        ),
         ({"type": CYCLIC}, "needs the key 'periods'"),
         ({"type": CYCLIC, "periods": [100], "eta_min": 0}, "no such option; did you mean 'eta_mins'"),
         ({"type": "CosineAnnealingRestartCyclic", "periods": [100]}, "did you mean 'CosineAnnealingRestartCyclicLR'"),
@@ -737,8 +776,14 @@ def test_whole_numbers_with_exponents(check_schedule):
         ({"type": STEPS, "milestones": None}, "scheduler:milestones"),
         ({"type": CYCLIC, "periods": None}, "scheduler:periods"),
         ({"type": STEPS, "milestone": [100]}, "did you mean 'milestones'"),
-        ({"type": STEPS, "milestones": [-1]}, "scheduler:milestones: expected a whole number from 0 to 1,000,000,000, got"),
-        ({"type": STEPS, "milestones": [10], "gamma": -1.0}, "scheduler:gamma: expected a number from 0 to 1,000,000,000, got"),
+        (
+            {"type": STEPS, "milestones": [-1]},
+            "scheduler:milestones: expected a whole number from 0 to 1,000,000,000, got",
+        ),
+        (
+            {"type": STEPS, "milestones": [10], "gamma": -1.0},
+            "scheduler:gamma: expected a number from 0 to 1,000,000,000, got",
+        ),
         ({"type": COSINE, "eta_min": 1e-6, "eta_min_ratio": 0.1}, "scheduler:eta_min: eta_min_ratio is given, too"),
         ({"type": COSINE, "eta_min": 1e-3}, "above the learning rate, 0.0001, .* eta_min_ratio"),
         ({"type": COSINE, "eta_min_ratio": float("nan")}, "scheduler:eta_min_ratio: expected a finite number"),
@@ -750,10 +795,16 @@ def test_whole_numbers_with_exponents(check_schedule):
             {"type": CYCLIC, "periods": [40, 60], "eta_mins": [float("nan"), 0]},
             "eta_mins: expected a finite .* got nan",
         ),
-        ({"type": CYCLIC, "periods": [40, 60], "restart_weights": [1, -1]}, "restart_weights: expected a number from 0 to 1,000,000,000, got"),
+        (
+            {"type": CYCLIC, "periods": [40, 60], "restart_weights": [1, -1]},
+            "restart_weights: expected a number from 0 to 1,000,000,000, got",
+        ),
         ({"type": COSINE, "start_iter": 100}, r"scheduler:start_iter: .* before the end \(100\); got 100"),
         ({"type": COSINE, "start_iter": -1}, "scheduler:start_iter"),
-        ({"type": COSINE, "total_iter": 0}, "scheduler:total_iter: expected a whole number from 1 to 1,000,000,000, got"),
+        (
+            {"type": COSINE, "total_iter": 0},
+            "scheduler:total_iter: expected a whole number from 1 to 1,000,000,000, got",
+        ),
     ],
 )
 def test_wrong_schedules(check_schedule, settings, message):

@@ -1,11 +1,13 @@
 """Reading option files: YAML, ``extends``, overrides, the places that messages point to, and the resolved copy."""
 
 import math
+import os
 from pathlib import Path
 
 import pytest
 import yaml
 
+from semiisp_plugin.io import files
 from semiisp_plugin.options import (
     OptionError,
     apply_overrides,
@@ -14,6 +16,7 @@ from semiisp_plugin.options import (
     load_options,
     load_yaml,
     read_options,
+    reading,
 )
 from semiisp_plugin.options.yaml_text import parse
 
@@ -142,11 +145,19 @@ def test_files_that_cannot_be_read(write, tmp_path):
         ("a: {1.5: 2}", "o.yml:1: a: '1.5' is no name of a key: it is read as the number 1.5"),
         ("a:\n\tb: 1", "o.yml:2: not valid YAML: there is a tab; indent with spaces"),
         ("lr: !!float fast", "o.yml:1: lr: 'fast' is no value of the tag !!float"),
+        ("a: 1\nb: \0", r"o\.yml:2: not valid YAML: the character \\x00 is not allowed"),
+        ('a: "\\x1b[31m"', r"o\.yml:1: a: the character \\x1b is not allowed in a text"),
+        ('"a\\ud800": 1', r"the character \\ud800 is not allowed"),
+        ("a: " + "x" * 5000, "o.yml:1: a: a text of 5,000 characters; at most 4,096 make sense"),
+        ("a: " + "9" * 5000, "o.yml:1: a: '9999.* is no value of the tag !!int"),
+        ("a: 0x" + "9" * 5000, "o.yml:1: a: a number of 5,002 characters"),
+        ("a: [" + "1," * 20_000 + "1]", "o.yml:1: not valid YAML: there are more than 10,000 values"),
+        ("".join(" " * n + "a:\n" for n in range(900)), "o.yml:50: not valid YAML: sections are nested too deeply"),
         ("lr: !!int 1.5", "lr: '1.5' is no value of the tag !!int"),
         ("lr: !!bool perhaps", "lr: 'perhaps' is no value of the tag !!bool"),
         ("lr: !!float {a: 1}", "lr: the tag !!float is not allowed here"),
         ("lr: !!binary aGk=", "lr: the tag !!binary is not allowed here"),
-        ("x: " + "[" * 5000 + "]" * 5000, "o.yml: not valid YAML: sections are nested too deeply"),
+        ("x: " + "[" * 5000 + "]" * 5000, "o.yml:1: not valid YAML: sections are nested too deeply"),
     ],
     ids=lambda t: t[:20],
 )
@@ -177,6 +188,57 @@ def test_aliases_are_copies_and_merge_keys_work(write):
     for keys, line in ((("b", "lr"), 4), (("b", "type"), 1), (("a",), 2)):
         with pytest.raises(OptionError, match=rf"o\.yml:{line}: "):
             source.fail(keys, "wrong.")
+
+
+def test_each_file_is_read_once(tmp_path, monkeypatch):
+    """A diamond on a diamond: 2 ** 15 ways lead to the last file."""
+    read = []
+    monkeypatch.setattr(reading, "read_text", lambda path, limit: (read.append(path), files.read_text(path, limit))[1])
+    for n in range(15):
+        (tmp_path / f"{n}.yml").write_text(f"extends: [{n + 1}.yml, ./{n + 1}.yml]\nb: {{k{n}: 1}}\n")
+    (tmp_path / "15.yml").write_text("a: {b: [1]}\nb: {c: 2}\n")
+    options, _ = load_yaml(tmp_path / "0.yml")
+    assert len(read) == 16
+    assert options == {"a": {"b": [1]}, "b": {"c": 2, **{f"k{n}": 1 for n in range(15)}}}
+
+
+def test_what_several_files_extend_is_changed_by_none_of_them(tmp_path):
+    (tmp_path / "base.yml").write_text("a: {b: {c: 1}}\n")
+    (tmp_path / "left.yml").write_text("extends: base.yml\na: {b: {c: 2}}\n")
+    (tmp_path / "right.yml").write_text("extends: base.yml\nd: 3\n")
+    (tmp_path / "both.yml").write_text("extends: [left.yml, right.yml]\n")
+    assert load_yaml(tmp_path / "both.yml")[0] == {"a": {"b": {"c": 1}}, "d": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pipe", "o.yml:1: extends: the option file .*pipe cannot be read: it is a pipe or device, not a file"),
+        ("/dev/zero", "the option file /dev/zero cannot be read: it is a pipe or device"),
+        ("folder", "the option file .*folder cannot be read: it is a folder, not a file"),
+        ("link", "the option file .*link is a symbolic link to nowhere, which is not there"),
+        (
+            "large",
+            r"the option file .*large cannot be read: it has 500,000 bytes; at most 499,9\d\d are read, of 500,000",
+        ),
+        ("0.yml", r"19\.yml:1: extends: files extend each other more than 20 deep: .*o\.yml -> .*0\.yml -> "),
+    ],
+)
+def test_what_is_not_extended(write, tmp_path, name, message):
+    path = write(f"extends: {name}\n")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "large").write_text("a: b\n" * 100_000)
+    for n in range(30):
+        (tmp_path / f"{n}.yml").write_text(f"extends: {n + 1}.yml\n")
+    with pytest.raises(OptionError, match=message):
+        load_yaml(path)
+
+
+def test_a_mark_of_the_order_of_bytes_is_no_text(tmp_path):
+    (tmp_path / "o.yml").write_text("name: x\n", encoding="utf-8-sig")
+    assert load_yaml(tmp_path / "o.yml")[0] == {"name": "x"}
 
 
 # --- overrides -------------------------------------------------------------------------------------------------------
@@ -235,7 +297,10 @@ def test_errors_of_overridden_keys_name_the_override(option_files):
     path = option_files.semi()
     for entry, message in (
         ("train:totl_iter=3", "^--force_yml train:totl_iter: unknown key; did you mean 'total_iter'?"),
-        ("train:total_iter=many", "^--force_yml train:total_iter: expected a whole number from 1 to 1,000,000,000, got the text 'many'"),
+        (
+            "train:total_iter=many",
+            "^--force_yml train:total_iter: expected a whole number from 1 to 1,000,000,000, got the text 'many'",
+        ),
         ("train:filter={bta: 1}", "^--force_yml train:filter: train:filter:bta: threshold has no such option"),
         ("logger={}", None),
         ("datasets:train:gt_size=~", r"semi\.yml:\d+: datasets:train: training needs 'gt_size'"),
@@ -407,7 +472,9 @@ def test_checked_as_one_file_with_errors_where_the_keys_stand(option_files):
     ):
         with pytest.raises(OptionError, match=message):
             load(text)
-    with pytest.raises(OptionError, match=r"^--force_yml train:accumulate: expected a whole number from 1 to 1,000,000,000, got"):
+    with pytest.raises(
+        OptionError, match=r"^--force_yml train:accumulate: expected a whole number from 1 to 1,000,000,000, got"
+    ):
         load("extends: semi.yml\ntrain: {accumulate: 2}\n", ["train:accumulate=0"])
     assert parent.endswith("semi.yml")
 
