@@ -12,7 +12,7 @@ from torch import Tensor
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.io.checkpoint import CheckpointError, load_checkpoint, load_weights, save_atomically, weights_in
 from semiisp_plugin.isp import InvertibleISP, PaperLUTSettings, ParameterBank
-from semiisp_plugin.options import Source, check_network
+from semiisp_plugin.options import OptionError, Source, check_network
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.sources import UPI, BankInverse, DeterministicInverse, MixtureInverse, SRGBToRAW
 
@@ -68,7 +68,10 @@ def load_f_isp(path: str | os.PathLike[str]) -> tuple[PQDynamicISP, dict[str, Pa
     kind = options.get("type") if isinstance(options, dict) else type(options).__name__
     if kind != PQDynamicISP.__name__:
         raise CheckpointError(f"{path} holds a {kind}; an f_ISP of phase 1 is a {PQDynamicISP.__name__}.")
-    check_network(options, Source(f"{path}: the network's options in it"), ())
+    try:
+        check_network(options, Source(f"{path}: the network's options in it"), ())
+    except OptionError as error:
+        raise CheckpointError(str(error)) from None
     network = PQDynamicISP(**{key: value for key, value in options.items() if key != "type"})
     load_weights(network, weights_in(state, path, "params")[1], path, strict=True)
     banks, n_pairs = {}, state.get("n_pairs", 0)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import zipfile
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from torch import nn
 from semiisp_plugin.io import checkpoint
 from semiisp_plugin.io.checkpoint import (
     CheckpointError,
+    fit_weights,
     load_checkpoint,
     load_network_weights,
+    load_state,
     load_weights,
     newest_whole_state,
     prune,
@@ -266,3 +269,80 @@ def test_newest_whole_state(tmp_path, files):
     assert "net_d_11.pth" in passed_over[1]
     assert "net_g_10.pth is damaged" in passed_over[2]
     assert newest_whole_state(tmp_path / "none", models, ["net_g"]) == (None, {}, [])
+
+
+# --- files that are not what they seem -------------------------------------------------------------------------------
+
+
+def rewritten(path, packing: int, size: int | None = None):
+    """A checkpoint whose archive is written again, packed, or with parts that claim another size."""
+    with zipfile.ZipFile(path) as archive:
+        parts = [(part.filename, archive.read(part)) for part in archive.infolist()]
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        for name, data in parts:
+            archive.writestr(name, data)
+        if size:
+            archive.infolist()[-1].file_size = size
+            archive.infolist()[-1].compress_size = size
+    return path
+
+
+def test_packed_and_oversized_parts_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    path = tmp_path / "net.pth"
+    save_atomically({"params": {"w": torch.zeros(1_000_000)}}, path)
+    load_checkpoint(rewritten(path, zipfile.ZIP_STORED))
+    monkeypatch.setattr(checkpoint.torch, "load", lambda *_, **__: pytest.fail("it is read"))
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda _: pytest.fail("it is unpacked"))
+    with pytest.raises(CheckpointError, match=r"net\.pth: its parts are packed"):
+        load_checkpoint(rewritten(path, zipfile.ZIP_DEFLATED))
+    with pytest.raises(CheckpointError, match=r"net\.pth: its parts claim to be larger than the file"):
+        load_checkpoint(rewritten(path, zipfile.ZIP_STORED, 2**31))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.ones(2, dtype=torch.complex64), r"1 of complex64 numbers \(first: bias\)"),
+        (torch.ones(2, dtype=torch.int64), r"1 of int64 numbers \(first: bias\)"),
+        (torch.ones(2, dtype=torch.bool), r"1 of bool numbers \(first: bias\)"),
+        (torch.ones(2).to_sparse(), r"1 of float32 numbers \(first: bias\)"),
+        (torch.tensor([1.0, torch.nan]), r"1 of its 2 tensors hold NaN or infinity \(first: bias\)"),
+        (torch.tensor([1e300, 1.0], dtype=torch.float64), "NaN or infinity"),
+        (torch.ones(3), r"1 of another shape \(first: bias\)"),
+    ],
+    ids=["complex", "whole", "bool", "sparse", "nan", "too large", "shape"],
+)
+def test_weights_that_torch_would_cast_or_take(tmp_path, value, message):
+    net = nn.Linear(3, 2)
+    before = net.bias.clone()
+    save_atomically({"params": {**net.state_dict(), "bias": value}}, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match=message):
+        load_network_weights(net, tmp_path / "net.pth")
+    assert torch.equal(net.bias, before)
+
+
+def test_other_precisions_and_infinite_masks_are_taken():
+    net = nn.BatchNorm1d(2)
+    net.register_buffer("mask", torch.zeros(2))
+    weights = {name: value.half() if value.is_floating_point() else value for name, value in net.state_dict().items()}
+    weights["mask"] = torch.tensor([0, -torch.inf])
+    weights["num_batches_tracked"] = torch.tensor(3, dtype=torch.int32)
+    assert load_weights(net, weights, "x.pth", strict=True) == (6, 0, 0)
+    with torch.device("meta"):
+        bare = nn.BatchNorm1d(2)
+    assert fit_weights(bare, nn.BatchNorm1d(2).state_dict(), "x.pth", strict=True).keys() == bare.state_dict().keys()
+
+
+def test_names_that_are_none_and_many(tmp_path):
+    net = nn.Linear(3, 2)
+    weights = {**net.state_dict(), 7: torch.ones(1), **{f"\x1b[2J{n}": torch.zeros(()) for n in range(20_000)}}
+    with pytest.raises(CheckpointError, match=r"20000 unknown to the network \(first: \\x1b\[2J0\)") as caught:
+        load_weights(net, checkpoint._tensors(weights), "net.pth", strict=True)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("state", [{}, {"iter": "5"}, {"iter": -1}, {"params": {}}, {"iter": torch.tensor(3)}])
+def test_what_is_no_training_state(tmp_path, state):
+    save_atomically(state, tmp_path / "5.state")
+    with pytest.raises(CheckpointError, match=r"5\.state is no training state"):
+        load_state(tmp_path / "5.state")

@@ -231,3 +231,32 @@ def test_what_step_3_draws_can_be_chosen(save, sets, per, grid, per_function):
     assert tuple(generator.second.bank.grid) == grid
     assert not generator.first.per_function
     assert tuple(generator.first.bank.grid) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.update(network=[1]), "holds a list"),
+        (lambda s: s["network"].update(grid=[0, 1]), "the network's options in it: grid: expected a whole number from"),
+        (
+            lambda s: s["network"].update(grid=[4, 4], width=3),
+            "the network's options in it: width: PQDynamicISP has no",
+        ),
+        (lambda s: s.update(params=3), "has no weights under 'params'"),
+        (lambda s: s["params"].update({"encoder.head.bias": torch.ones(45, dtype=torch.int64)}), "of int64 numbers"),
+        (lambda s: s["params"].update({"encoder.head.bias": torch.full((45,), torch.nan)}), "hold NaN or infinity"),
+        (lambda s: s.update(banks=[]), "its banks"),
+        (lambda s: s.update(n_pairs="many"), "its number of pairs"),
+        (lambda s: s["banks"].update(local=3), "its bank 'local' holds no parameters of an ISP: .* of type int"),
+        (lambda s: s["banks"]["local"].update(capacity=2**70), "bank 'local'"),
+        (lambda s: s["banks"]["local"]["spec"].update(base_matrix=[[1e30] * 3] * 3), "bank 'local'"),
+        (lambda s: s["banks"]["local"]["spec"].update(it_sign=-1), "are of another ISP than the network's"),
+    ],
+)
+def test_damaged_files_are_named(save, change, message):
+    path = save()
+    state = torch.load(path, weights_only=True)
+    change(state)
+    save_atomically(state, path)
+    with pytest.raises(CheckpointError, match=rf"f_isp_latest\.pth.*{message}"):
+        load_f_isp(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 
 import numpy as np
@@ -194,3 +195,23 @@ def test_networks_for_other_images_say_so(run, capsys):
     (run / "a.png").write_bytes(encoded(picture(), "PNG"))
     command("a.png", "--weights", "xyz.pth", "--out", "out", "--device", "cpu")
     assert "CIE XYZ" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (
+            {**NETWORK, "thumbnail": 2**64},
+            "net.pth: the network's options in it: thumbnail: expected a whole number from",
+        ),
+        ({**NETWORK, "n_base_feats": 64}, "net.pth does not fit SepLUT: .* of another shape"),
+        ({"type": "VGGFeatureExtractor", "layer_name_list": ["relu1_1"]}, "describes a VGGFeatureExtractor that reads"),
+        ({"type": "SpyNet", "load_path": "/dev/zero"}, "describes a SpyNet that reads or fetches files"),
+        ({"type": "SpyNet", "load_path": "nowhere.pth"}, "describes a SpyNet that reads or fetches files"),
+    ],
+)
+def test_a_stored_section_is_checked_and_fetches_nothing(tmp_path, monkeypatch, section, message):
+    monkeypatch.setattr(socket.socket, "connect", lambda *_, **__: pytest.fail("it asks for another machine"))
+    torch.save({"params": weights(1), "network": section}, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=message):
+        load_network(weights=tmp_path / "net.pth")
