@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import msgspec
 
-from semiisp_plugin import plugins
 from semiisp_plugin.arguments import PHASES
 from semiisp_plugin.options import (
     OptionError,
@@ -20,6 +19,7 @@ from semiisp_plugin.options import (
     read_options,
 )
 from semiisp_plugin.options.ranges import Count, Positive
+from semiisp_plugin.options.reading import import_named
 from semiisp_plugin.options.structures import Imports, Name, PseudoOptions, Strict, doc
 from semiisp_plugin.report.paper_figures import PAPER_TASKS
 
@@ -112,7 +112,7 @@ def load_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any], overrides: S
     if isinstance(recipe, Mapping):
         values, source, folder = dict(recipe), Source(f"recipe {recipe.get('name', '')}".strip()), Path()
         apply_overrides(values, of_recipe, source)
-        plugins.register(values.get("imports") or ())
+        import_named(values, source)
     else:
         values, source = read_options(recipe, of_recipe)
         folder = Path(recipe).parent
@@ -135,8 +135,8 @@ def load_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any], overrides: S
                 source.fail(("phases", name), f"there is no file {file}.")
             phases[name] = PhaseOptions(*read_options(file))
         elif given is not None and name not in options.skip:
-            plugins.register(given.get("imports") or ())
             phases[name] = PhaseOptions(given, source.below("phases", name))
+            import_named(given, phases[name].source)
     for entry in [*options.set, *(entry for entry in overrides if entry not in of_recipe)]:
         _apply(phases, entry)
     return Recipe(options, phases)

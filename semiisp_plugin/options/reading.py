@@ -43,13 +43,22 @@ def read_options(path: str | os.PathLike[str], overrides: Sequence[str] = ()) ->
     """
     options, source = load_yaml(path)
     apply_overrides(options, overrides, source)
+    import_named(options, source)
+    return options, source
+
+
+def import_named(options: Mapping[str, Any], source: Source) -> None:
+    """Import the modules that options name with ``imports``; what is no list of names is left to the checks.
+
+    Raises:
+        OptionError: A module cannot be imported.
+    """
     imports = options.get("imports")
     if isinstance(imports, list) and all(isinstance(name, str) for name in imports):
         try:
             plugins.register(imports)
         except ValueError as error:
             source.fail(("imports",), f"{error}")
-    return options, source
 
 
 def dump_options(options: Mapping[str, Any]) -> str:
