@@ -363,12 +363,12 @@ def _check_schedule(section: dict[str, Any], train: dict[str, Any], source: Sour
             source.fail((*keys, "eta_min"), message)
         if start >= total:
             source.fail((*keys, "start_iter"), f"expected an iteration before the end ({total}); got {start}.")
+        if total > total_iter:
+            source.warn((*keys, "total_iter"), f"training ends after {total_iter} iterations: the schedule is cut off.")
     milestones = section.get("milestones", [])
     if milestones != sorted(set(milestones)):
         source.fail((*keys, "milestones"), f"expected iterations that ascend; got {short(as_yaml(milestones))}.")
-        if total > total_iter:
-            source.warn((*keys, "total_iter"), f"training ends after {total_iter} iterations: the schedule is cut off.")
-    late = [m for m in section.get("milestones", ()) if m > total_iter]
+    late = [m for m in milestones if m > total_iter]
     if late:
         source.warn((*keys, "milestones"), f"training ends after {total_iter} iterations, before {late}.")
     if "periods" not in section:
