@@ -29,7 +29,7 @@ import torch
 from tqdm import tqdm
 
 from semiisp_plugin.io.files import write_atomically
-from semiisp_plugin.io.folder_job import SKIPPED, progress_bar, write_json
+from semiisp_plugin.io.folder_job import SKIPPED, UNUSABLE, progress_bar, reason_of, write_json
 from semiisp_plugin.io.image_io import list_images, printable_path, scan_images
 from semiisp_plugin.io.lmdb_io import META_NAME
 from semiisp_plugin.options import PseudoOptions
@@ -87,8 +87,8 @@ def run(options: PseudoOptions, *, retry: bool = False, progress: bool = True) -
     if not report.unfinished and (report.written or not Path(options.out, SHEET_NAME).exists()):
         try:
             sheet = save_contact_sheet(BuildFolder(options.out), generator)
-        except (OSError, ValueError) as error:  # photographs may have gone since
-            print(f"No contact sheet could be drawn: {error}")
+        except UNUSABLE as error:  # photographs may have gone since
+            print(f"No contact sheet could be drawn: {reason_of(error)}")
     _print_summary(report, options, time.monotonic() - begun, sheet)
     return report
 
@@ -324,7 +324,8 @@ def _finish(out: str, photographs: str) -> BuildReport:
             (build.folder / "manifest.json").unlink(missing_ok=True)
             first = next(iter(report.skipped.values()))
             raise ValueError(
-                f"None of the {report.photographs} photographs in {photographs} can be used; the first: {first}"
+                f"None of the {report.photographs} photographs in {photographs} can be used "
+                f"({job_of(out).write_skipped(report.skipped)} says why); the first: {first}"
             )
         _write_report(build, report)
     return report
