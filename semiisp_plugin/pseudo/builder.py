@@ -55,7 +55,7 @@ class BuildReport:
         skipped: Photographs that could not be used, with the reason.
         clipped: Mean share of pseudo input values that were clamped to [0, 1], over all pairs; 0 where no inputs are
             stored.
-        unsupported: Pictures that are not read for their format, by extension.
+        left_out: What else the folder holds (`semiisp_plugin.io.image_io.ImageListing.remark`).
         photographs: Photographs of the build.
         bytes: Size of the encoded images, by set (``gt``, ``lq``).
         shards: Number of shards.
@@ -65,7 +65,7 @@ class BuildReport:
     written: int = 0
     kept: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
-    unsupported: dict[str, int] = field(default_factory=dict)
+    left_out: str = ""
     clipped: float = 0.0
     photographs: int = 0
     bytes: dict[str, int] = field(default_factory=dict)
@@ -109,9 +109,8 @@ def _print_summary(report: BuildReport, options: PseudoOptions, seconds: float, 
             f"{report.unfinished} of {report.shards} shards are being built by other processes; the last of them "
             f"writes the report."
         )
-    if report.unsupported:
-        others = ", ".join(f"{count} {extension}" for extension, count in report.unsupported.items())
-        print(f"Not read, for their format: {others}. Convert them to JPEG or PNG if they are to be used.")
+    if report.left_out:
+        print(f"Not read, for their format: {report.left_out}. Convert them to JPEG or PNG if they are to be used.")
     if report.skipped:
         first = printable_path(next(iter(report.skipped.values())))
         where = "" if report.unfinished else f"; {Path(options.out, SKIPPED)} says why, for example\n  {first}"
@@ -156,8 +155,8 @@ def build_pseudo_lmdb(
         KeyboardInterrupt: Ctrl+C or SIGTERM; what was made until then is stored.
     """
     out, photographs = options.out, options.photographs
-    paths, unsupported = scan_images(photographs)
-    paths = _without(paths, photographs, out)
+    listing = scan_images(photographs)
+    paths = _without(listing.images, photographs, out)
     if not paths:
         list_images(photographs)  # raises, and says what there is
     device = torch.device("cuda" if options.num_gpu else "cpu")
@@ -208,7 +207,7 @@ def build_pseudo_lmdb(
     report = _finish(out, photographs)
     report.written = written
     report.kept -= written
-    report.unsupported = unsupported
+    report.left_out = listing.remark
     return report
 
 
