@@ -42,6 +42,8 @@ DEMO = ["scikit-learn>=1.3"]
 FAST = ["numba>=0.60"]
 # Reads camera RAW files (`basicsr prepare`).
 RAW = ["rawpy>=0.25"]
+# Reads HEIC photographs, as telephones make them.
+HEIF = ["pillow-heif>=0.22"]
 # LPIPS, the learned perceptual metric (`calculate_lpips`).
 LPIPS = ["lpips>=0.1.4"]
 # `scripts/export_onnx.py`.
@@ -50,6 +52,7 @@ TEST = [
     *DEMO,
     *FAST,
     *RAW,
+    *HEIF,
     *LPIPS,
     *ONNX,
     "pytest>=8",
@@ -80,6 +83,7 @@ setup(
         "test": TEST,
         "cupy": ["cupy-cuda12x"],
         "raw": RAW,
+        "heif": HEIF,
         "lpips": LPIPS,
         "onnx": ONNX,
     },

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,7 +25,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-import cv2
 from tqdm import tqdm
 
 from semiisp_plugin.io.files import write_atomically
@@ -34,8 +34,12 @@ from semiisp_plugin.io.locks import owned
 SKIPPED = "skipped.txt"
 """Name of the list of skipped files."""
 
-UNUSABLE = (ValueError, KeyError, OSError, RuntimeError, MemoryError, cv2.error)
-"""What reading, working on or encoding one file may raise without ending the job."""
+UNUSABLE = (Exception,)
+"""What reading, working on or encoding one file may raise without ending the job: whatever it is, others may do better.
+"""
+_NO_MEMORY = re.compile(
+    "out of memory|n[o']t (enough|allocate) memory|insufficient memory|unable to allocate|bad_alloc|alloc_failed", re.I
+)
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -89,7 +93,9 @@ class FolderJob:
         except NotADirectoryError:
             raise NotADirectoryError(f"{self.option}: '{self.folder}' is a file; give a folder.") from None
         except FileNotFoundError:
-            if self.folder.is_dir() and any(not path.name.startswith(".") for path in self.folder.iterdir()):
+            if self.folder.is_dir() and any(
+                not path.name.startswith(".") and path.name != SKIPPED for path in self.folder.iterdir()
+            ):
                 raise FileExistsError(
                     f"{self.option}: '{self.folder}' holds files, but none of `{self.command}` (no {self.record}). "
                     f"Choose another folder, or delete it."
@@ -232,8 +238,15 @@ def mapped(work: Callable[[_T], _R], items: Iterable[_T], threads: int = 0, ahea
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether memory was lacking, which Python, NumPy, Numba, OpenCV and torch all say in their own ways."""
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
+
+
 def reason_of(error: BaseException, name: str = "") -> str:
     """Why a file is skipped, in one line, without the file's name in front."""
+    if lacks_memory(error):
+        return "there is not enough memory for it; shrink it, or take a machine with more"
     text = error.args[0] if isinstance(error, KeyError) and error.args else getattr(error, "strerror", None) or error
     line = " ".join(str(text).split()) or type(error).__name__
     return line.removeprefix(f"{printable_path(name)}: ") if name else line

@@ -20,20 +20,26 @@ None of them turns an image: each reads the orientation from other places. What 
 
 from __future__ import annotations
 
-import importlib
 import io
 import re
 import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from semiisp_plugin.io.image_header import FETCH_AGAIN, PNG_MAGIC, ImageHeader, ImageReadError, check_size
+from semiisp_plugin.io.image_header import (
+    FETCH_AGAIN,
+    PNG_MAGIC,
+    ImageHeader,
+    ImageReadError,
+    check_size,
+    pillow_reader,
+)
 
 __all__ = ["Decoded", "decode"]
 
@@ -43,13 +49,6 @@ _TIFF_JPEG, _DEFLATE = 7, (8, 32946)
 # No bitstream that is whole has so many zero bytes in a row; a sector that could not be read has 512 or more.
 _HOLE = bytes(64)
 _ODD_SAMPLING = "Could not determine subsampling"
-_PILLOW_READERS = {
-    "BMP": ("BmpImagePlugin", "BmpImageFile"),
-    "GIF": ("GifImagePlugin", "GifImageFile"),
-    "JPEG": ("JpegImagePlugin", "JpegImageFile"),
-    "TIFF": ("TiffImagePlugin", "TiffImageFile"),
-    "WEBP": ("WebPImagePlugin", "WebPImageFile"),
-}
 _PILLOW_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _CV_NO_MEMORY = -4  # StsNoMem
 _LIMIT_LOCK = threading.Lock()
@@ -288,7 +287,7 @@ def _pillow(
     """RGB or CMYK of 8 bits, the alpha channel where it is wanted, and the ICC profile."""
     opacity = None
     try:
-        with _pillow_limit_lifted(header), _pillow_reader(header.kind)(io.BytesIO(buffer)) as image:
+        with _pillow_limit_lifted(header), pillow_reader(header.kind)(io.BytesIO(buffer)) as image:
             # A GIF's first frame may be larger than its header says.
             check_size(image.width, image.height, max_pixels, name)
             if header.kind == "TIFF":  # which it would turn, by this tag or by XMP
@@ -309,15 +308,6 @@ def _pillow(
     except Exception as error:  # Pillow's readers signal damage by nearly any exception
         raise ImageReadError(f"{name}: damaged or incomplete image ({error}). {FETCH_AGAIN}") from error
     return pixels, opacity, profile if isinstance(profile, bytes) else None
-
-
-def _pillow_reader(kind: str) -> Any:
-    """Pillow's class for files of a kind, imported when one comes: training on PNG needs none, and is to start soon.
-
-    Not Image.open, which has a limit of pixels of its own and warns from half of it.
-    """
-    module, name = _PILLOW_READERS[kind]
-    return getattr(importlib.import_module(f"PIL.{module}"), name)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ hand, because Pillow finds neither missing ends nor cICP, and refuses PNG files 
 
 from __future__ import annotations
 
+import importlib
 import io
 import zlib
 from contextlib import suppress
@@ -24,6 +25,11 @@ PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _GIF = (b"GIF87a", b"GIF89a")
+_JPEG_2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+_AVIF_BRANDS = (b"avif", b"avis")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_ANY_CODEC = (b"mif1", b"msf1")
+_UNSPECIFIED = 2  # of primaries
 # The standalone JPEG markers: TEM and the restarts have no length field.
 _WITHOUT_LENGTH = frozenset([0x01, *range(0xD0, 0xD8)])
 # Start-of-frame markers; C4, C8 and CC are a table, a reserved code and another table.
@@ -46,21 +52,27 @@ _TIFF_ALPHA: dict[int, Literal["unknown", "associated", "channel"]] = {
 _TIFF_PARTS = (273, 324), (279, 325)  # offsets of strips or tiles, and their sizes
 # What people have in folders of photographs, or under the name of one, and what it is called in messages.
 _OTHER_CONTENT: tuple[tuple[int, bytes, str], ...] = (
-    (4, b"ftypheic", "a HEIC image"),
-    (4, b"ftypheix", "a HEIC image"),
-    (4, b"ftypmif1", "a HEIF image"),
-    (4, b"ftypavif", "an AVIF image"),
-    (4, b"ftypavis", "an AVIF image"),
     (4, b"ftyp", "a video"),
     (0, b"\xff\x0a", "a JPEG XL image"),
     (0, b"\0\0\0\x0cJXL ", "a JPEG XL image"),
-    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 image"),
     (0, b"%PDF", "a PDF document"),
     (0, b"PK\x03\x04", "a ZIP archive"),
     (0, b"8BPS", "a Photoshop document"),
     (0, b"<", "a web page or another text"),
     (0, b"{", "a JSON text"),
 )
+
+
+_PILLOW_READERS = {
+    "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
+    "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
+    "GIF": ("PIL.GifImagePlugin", "GifImageFile"),
+    "HEIF": ("pillow_heif.as_plugin", "HeifImageFile"),
+    "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),
+    "JPEG 2000": ("PIL.Jpeg2KImagePlugin", "Jpeg2KImageFile"),
+    "TIFF": ("PIL.TiffImagePlugin", "TiffImageFile"),
+    "WEBP": ("PIL.WebPImagePlugin", "WebPImageFile"),
+}
 
 
 class ImageReadError(ValueError):
@@ -71,11 +83,12 @@ class ImageHeader(NamedTuple):
     """What a file says about itself.
 
     Attributes:
-        kind: ``"JPEG"``, ``"PNG"``, ``"TIFF"``, ``"WEBP"``, ``"BMP"`` or ``"GIF"``: its content, whatever its name.
+        kind: ``"JPEG"``, ``"PNG"``, ``"TIFF"``, ``"WEBP"``, ``"BMP"``, ``"GIF"``, ``"JPEG 2000"``, ``"AVIF"`` or
+            ``"HEIF"``: its content, whatever its name.
         width: As stored, before any EXIF rotation.
         height: As stored.
         icc_profile: The embedded ICC profile, if there is one and it is complete. Of GIF, Pillow finds it.
-        exif: The EXIF block of JPEG, PNG and WebP, if there is one.
+        exif: The EXIF block, if there is one, but of TIFF.
         orientation: As EXIF (of TIFF: a tag) numbers it; 1, upright, where the file says nothing or nothing readable.
         alpha: ``"channel"``; ``"associated"``, with colours that are multiplied by it (TIFF); ``"key"``: one colour or
             some entries of a palette are transparent (PNG); or ``"unknown"``: samples which may be alpha (TIFF, BMP).
@@ -91,7 +104,9 @@ class ImageHeader(NamedTuple):
             that decide pixels; of JPEG, from the first scan to the end marker; of WebP, the bitstream.
         zeros: Whether long runs of zero bytes can be data: not of JPEG and WebP but for flat JPEG pictures.
         tables: Of TIFF: the tag JPEGTables.
-        coding: Of PNG: colour primaries and transfer function (the chunk cICP, codes of ITU-T H.273).
+        coding: Of PNG, AVIF and HEIF: colour primaries and transfer function (the chunk cICP or the box colr, codes of
+            ITU-T H.273).
+        animated: Of GIF and AVIF: has more images than the first.
     """
 
     kind: str
@@ -112,6 +127,7 @@ class ImageHeader(NamedTuple):
     zeros: bool = True
     tables: bytes | None = None
     coding: tuple[int, int] | None = None
+    animated: bool = False
 
 
 def read_header(buffer: bytes, name: str) -> ImageHeader:
@@ -136,8 +152,8 @@ def read_header(buffer: bytes, name: str) -> ImageHeader:
         header = _webp(buffer, name)
     elif buffer.startswith(b"BM"):
         header = _bmp(buffer, name)
-    elif buffer.startswith(_GIF):
-        header = ImageHeader("GIF", _little(buffer[6:8]), _little(buffer[8:10]))
+    elif (kind := _read_by_pillow(buffer)) is not None:
+        header = _by_pillow(buffer, kind, name)
     else:
         raise not_an_image(buffer, name)
     if min(header.width, header.height) < 1:
@@ -161,8 +177,43 @@ def check_size(width: int, height: int, max_pixels: int | None, name: str) -> No
 
 def is_image_start(start: bytes) -> bool:
     """Whether these first bytes (16 at least) are those of a format that is read."""
-    known = (_JPEG, PNG_MAGIC, *_TIFF, *_GIF, b"BM")
-    return start.startswith(known) or (start.startswith(b"RIFF") and start[8:12] == b"WEBP")
+    known = (_JPEG, PNG_MAGIC, *_TIFF, b"BM")
+    webp = start.startswith(b"RIFF") and start[8:12] == b"WEBP"
+    return start.startswith(known) or webp or _read_by_pillow(start) is not None
+
+
+def _read_by_pillow(start: bytes) -> str | None:
+    """The kind of a file of which Pillow reads the header, too."""
+    if start.startswith(_GIF):
+        return "GIF"
+    if start.startswith(_JPEG_2000):
+        return "JPEG 2000"
+    if start[4:8] != b"ftyp" or (brand := start[8:12]) not in (*_AVIF_BRANDS, *_HEIF_BRANDS):
+        return None
+    others = start[16 : int.from_bytes(start[:4], "big")]  # with which the file is compatible
+    return "AVIF" if brand in _AVIF_BRANDS or (brand in _ANY_CODEC and b"avif" in others) else "HEIF"
+
+
+def _by_pillow(buffer: bytes, kind: str, name: str) -> ImageHeader:
+    try:
+        with pillow_reader(kind)(io.BytesIO(buffer)) as image:
+            profile, exif = image.info.get("icc_profile"), image.info.get("exif")
+            if profile and len(profile) > _MAX_PROFILE_BYTES:
+                profile = None
+            header = ImageHeader(kind, image.width, image.height, profile)
+            animated = kind != "JPEG 2000" and getattr(image, "is_animated", False)
+    except ImportError as error:
+        way = "install pillow-heif (in a clone: pip install -e '.[heif]')" if kind == "HEIF" else "upgrade Pillow"
+        raise ImageReadError(f"{name}: a {kind} image; to read it {way}, or convert it to PNG or JPEG.") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's readers signal damage by nearly any exception
+        raise ImageReadError(f"{name}: damaged or incomplete {kind} image ({error}). {FETCH_AGAIN}") from error
+    coding = None
+    if kind in ("AVIF", "HEIF") and (at := buffer.find(b"colrnclx")) >= 0:
+        primaries, transfer = (int.from_bytes(buffer[at + n : at + n + 2], "big") for n in (8, 10))
+        coding = None if _UNSPECIFIED in (primaries, transfer) else (primaries, transfer)
+    return header._replace(exif=(exif or b"").removeprefix(_EXIF_MARK) or None, coding=coding, animated=animated)
 
 
 def not_an_image(start: bytes, name: str) -> ImageReadError:
@@ -175,6 +226,15 @@ def not_an_image(start: bytes, name: str) -> ImageReadError:
                 f"{FETCH_AGAIN}"
             )
     return ImageReadError(f"{name}: not an image, or a damaged one (first bytes: {start[:8]!r}). {FETCH_AGAIN}")
+
+
+def pillow_reader(kind: str) -> Any:
+    """Pillow's class for files of a kind, imported when one comes: training on PNG needs none, and is to start soon.
+
+    Not Image.open, which has a limit of pixels of its own and warns from half of it.
+    """
+    module, name = _PILLOW_READERS[kind]
+    return getattr(importlib.import_module(module), name)
 
 
 def _jpeg(buffer: bytes, name: str) -> ImageHeader:

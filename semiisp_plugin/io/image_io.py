@@ -31,17 +31,18 @@ from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.io.image_decoding import decode
 from semiisp_plugin.io.image_header import ImageReadError as ImageReadError
 from semiisp_plugin.io.image_header import is_image_start, not_an_image, read_header
-from semiisp_plugin.io.raw_io import RAW_EXTENSIONS
 
-IMAGE_EXTENSIONS: tuple[str, ...] = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IMAGE_EXTENSIONS: tuple[str, ...] = (
+    ".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpf", ".jpg",
+    ".jpx", ".mpo", ".png", ".tif", ".tiff", ".webp",
+)  # fmt: skip
 """What `list_images` takes for an image, in lower case; upper case is accepted too."""
 
-UNSUPPORTED_EXTENSIONS: frozenset[str] = frozenset((
-    *RAW_EXTENSIONS,
-    ".avci", ".avif", ".dcr", ".exr", ".gif", ".hdr", ".heic", ".heif", ".hif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpe",
-    ".jpf", ".jpm", ".jpx", ".jxl", ".jxr", ".mpo", ".pbm", ".pgm", ".pnm", ".ppm", ".psb", ".psd", ".tga", ".wdp",
+# What systems and programs leave in folders of photographs, in lower case: no image that anybody misses.
+_JUNK = frozenset((
+    "$recycle.bin", "@eadir", "__macosx", "desktop.ini", "ehthumbs.db", "icon\r", "lost+found", "thumbs.db",
 ))  # fmt: skip
-"""Extensions of pictures that `list_images` leaves out, in lower case; see `scan_images`."""
+_SHOWN = 8
 
 MAX_PIXELS = 200_000_000
 """Largest image that is decoded unless told otherwise: 200 megapixels, which the largest cameras of telephones have."""
@@ -57,12 +58,25 @@ class ImageListing(NamedTuple):
 
     Attributes:
         images: Paths of the images relative to the folder, with ``/`` on every system, sorted.
-        unsupported: Number of files of each extension of `UNSUPPORTED_EXTENSIONS` (lower case), the most frequent
-            first.
+        unsupported: How many files of each other extension (lower case) there are, the most frequent first; hidden ones
+            and what systems leave behind, such as ``Thumbs.db``, are no files here.
+        examples: One of each of these extensions.
     """
 
     images: list[str]
     unsupported: dict[str, int]
+    examples: dict[str, str]
+
+    @property
+    def remark(self) -> str:
+        """What is not read, in a line: ``2 .psd ('a/b.psd', ...), 1 .txt ('c.txt')``; empty if everything is."""
+        kinds = [
+            f"{count} {extension or 'without extension'} ('{printable_path(self.examples[extension])}'"
+            + (", ...)" if count > 1 else ")")
+            for extension, count in self.unsupported.items()
+        ]
+        more = len(kinds) - _SHOWN
+        return ", ".join(kinds[:_SHOWN]) + (f" and {more} more kinds of files" if more > 0 else "")
 
 
 def read_image(path: str | os.PathLike[str], *, bit_depth: BitDepth = "keep") -> np.ndarray:
@@ -192,13 +206,13 @@ def list_images(root: str | os.PathLike[str]) -> list[str]:
         NotADirectoryError: It is a file.
         ValueError: It holds no image.
     """
-    images, unsupported = scan_images(root)
+    listing = scan_images(root)
+    images = listing.images
     if not images:
-        others = ", ".join(f"{count} {extension}" for extension, count in unsupported.items())
+        others = f", but files of other formats: {listing.remark}" if listing.unsupported else ""
         raise ValueError(
-            f"'{root}' holds no image ({', '.join(IMAGE_EXTENSIONS)}), neither itself nor below"
-            + (f", but pictures of other formats ({others}). " if others else ". ")
-            + "Check the path; other formats must be converted first."
+            f"'{root}' holds no image ({', '.join(IMAGE_EXTENSIONS)}), neither itself nor below{others}. "
+            "Check the path; other formats must be converted first."
         )
     return images
 
@@ -212,14 +226,16 @@ def scan_images(root: str | os.PathLike[str], extensions: Collection[str] = IMAG
     """
     images: list[str] = []
     others: Counter[str] = Counter()
+    examples: dict[str, str] = {}
     for relative in _walk(root):
         extension = os.path.splitext(relative)[1].lower()
         if extension in extensions:
             images.append(relative)
-        elif extension in UNSUPPORTED_EXTENSIONS:
+        else:
             others[extension] += 1
+            examples[extension] = min(relative, examples.get(extension, relative))
     by_count = sorted(others.items(), key=lambda item: (-item[1], item[0]))
-    return ImageListing(sorted(images), dict(by_count))
+    return ImageListing(sorted(images), dict(by_count), examples)
 
 
 def strip_extension(relative_path: str) -> tuple[str, str]:
@@ -234,7 +250,7 @@ def strip_extension(relative_path: str) -> tuple[str, str]:
 
 
 def _walk(root: str | os.PathLike[str]) -> Iterator[str]:
-    """Relative paths, with ``/`` on every system, of all files below a folder, hidden ones left out.
+    """Relative paths, with ``/`` on every system, of all files below a folder, hidden ones and junk left out.
 
     Each folder waits with its identity and those of the folders above it, to break circles of links. Not recursive:
     folders may be nested deeper than Python's stack.
@@ -252,7 +268,7 @@ def _walk(root: str | os.PathLike[str]) -> Iterator[str]:
         folder, prefix, ancestors = waiting.pop()
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if entry.name.startswith(".") or entry.name.casefold() in _JUNK:
                     continue
                 try:
                     is_folder = entry.is_dir()

@@ -82,6 +82,8 @@ def read_picture(path: str | os.PathLike[str], *, max_pixels: int | None = MAX_P
     else:
         pixels, note = to_srgb16(pixels, profile, name=name)
         notes += [note] if note else []
+    if header.animated:
+        notes.append("of its several images the first was taken")
     if header.alpha and alpha is None:
         notes.append("its alpha channel could not be read and was left out")
     exif = header.exif

@@ -29,7 +29,7 @@ import torch
 from tqdm import tqdm
 
 from semiisp_plugin.io.files import write_atomically
-from semiisp_plugin.io.folder_job import SKIPPED, progress_bar, write_json
+from semiisp_plugin.io.folder_job import SKIPPED, UNUSABLE, progress_bar, reason_of, write_json
 from semiisp_plugin.io.image_io import list_images, printable_path, scan_images
 from semiisp_plugin.io.lmdb_io import META_NAME
 from semiisp_plugin.options import PseudoOptions
@@ -55,7 +55,7 @@ class BuildReport:
         skipped: Photographs that could not be used, with the reason.
         clipped: Mean share of pseudo input values that were clamped to [0, 1], over all pairs; 0 where no inputs are
             stored.
-        unsupported: Pictures that are not read for their format, by extension.
+        left_out: What else the folder holds (`semiisp_plugin.io.image_io.ImageListing.remark`).
         photographs: Photographs of the build.
         bytes: Size of the encoded images, by set (``gt``, ``lq``).
         shards: Number of shards.
@@ -65,7 +65,7 @@ class BuildReport:
     written: int = 0
     kept: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
-    unsupported: dict[str, int] = field(default_factory=dict)
+    left_out: str = ""
     clipped: float = 0.0
     photographs: int = 0
     bytes: dict[str, int] = field(default_factory=dict)
@@ -87,8 +87,8 @@ def run(options: PseudoOptions, *, retry: bool = False, progress: bool = True) -
     if not report.unfinished and (report.written or not Path(options.out, SHEET_NAME).exists()):
         try:
             sheet = save_contact_sheet(BuildFolder(options.out), generator)
-        except (OSError, ValueError) as error:  # photographs may have gone since
-            print(f"No contact sheet could be drawn: {error}")
+        except UNUSABLE as error:  # photographs may have gone since
+            print(f"No contact sheet could be drawn: {reason_of(error)}")
     _print_summary(report, options, time.monotonic() - begun, sheet)
     return report
 
@@ -109,9 +109,8 @@ def _print_summary(report: BuildReport, options: PseudoOptions, seconds: float, 
             f"{report.unfinished} of {report.shards} shards are being built by other processes; the last of them "
             f"writes the report."
         )
-    if report.unsupported:
-        others = ", ".join(f"{count} {extension}" for extension, count in report.unsupported.items())
-        print(f"Not read, for their format: {others}. Convert them to JPEG or PNG if they are to be used.")
+    if report.left_out:
+        print(f"Not read, for their format: {report.left_out}. Convert them to JPEG or PNG if they are to be used.")
     if report.skipped:
         first = printable_path(next(iter(report.skipped.values())))
         where = "" if report.unfinished else f"; {Path(options.out, SKIPPED)} says why, for example\n  {first}"
@@ -156,8 +155,8 @@ def build_pseudo_lmdb(
         KeyboardInterrupt: Ctrl+C or SIGTERM; what was made until then is stored.
     """
     out, photographs = options.out, options.photographs
-    paths, unsupported = scan_images(photographs)
-    paths = _without(paths, photographs, out)
+    listing = scan_images(photographs)
+    paths = _without(listing.images, photographs, out)
     if not paths:
         list_images(photographs)  # raises, and says what there is
     device = torch.device("cuda" if options.num_gpu else "cpu")
@@ -208,7 +207,7 @@ def build_pseudo_lmdb(
     report = _finish(out, photographs)
     report.written = written
     report.kept -= written
-    report.unsupported = unsupported
+    report.left_out = listing.remark
     return report
 
 
@@ -324,7 +323,8 @@ def _finish(out: str, photographs: str) -> BuildReport:
             (build.folder / "manifest.json").unlink(missing_ok=True)
             first = next(iter(report.skipped.values()))
             raise ValueError(
-                f"None of the {report.photographs} photographs in {photographs} can be used; the first: {first}"
+                f"None of the {report.photographs} photographs in {photographs} can be used "
+                f"({job_of(out).write_skipped(report.skipped)} says why); the first: {first}"
             )
         _write_report(build, report)
     return report

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from semiisp_plugin.io.files import write_atomically
-from semiisp_plugin.io.folder_job import Journal, mapped
+from semiisp_plugin.io.folder_job import UNUSABLE, Journal, lacks_memory, mapped, reason_of
 from semiisp_plugin.io.image_io import ImageReadError, encode_png, to_uint8, to_uint16
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter
 from semiisp_plugin.io.locks import LockTakenError, file_lock
@@ -85,12 +85,17 @@ _Read = tuple[_Task, np.ndarray]
 
 
 class _Pair(NamedTuple):
-    """A pair on its way to the disk: images by set, the share of clipped values, and the encoded images with shapes."""
+    """A pair on its way to the disk: images by set, the share of clipped values, and the encoded images with shapes.
 
+    And the photograph it is of, with what is wrong with that, if anything is.
+    """
+
+    path: str
     key: str
     images: Mapping[str, np.ndarray]
     clipped: float
     encoded: Mapping[str, tuple[bytes, tuple[int, ...]]] = {}
+    problem: str | None = None
 
 
 def root_id(root: str) -> tuple[int, int] | None:
@@ -197,7 +202,7 @@ class ShardBuilder:
             for writer in writers.values():
                 writer.discard(writer.keys() - complete)
             pairs = self._pairs(shard, self._tasks(photographs, complete), skipped)
-            self._commit(mapped(self._encoded, pairs, self.threads), journal, writers)
+            self._commit(mapped(self._encoded, pairs, self.threads), journal, writers, skipped)
             keys = [key for p in photographs if p.path not in skipped for key in pair_keys(p.key, self.draws)]
             for writer in writers.values():  # draws of a photograph that could be read at first
                 writer.discard(writer.keys() - set(keys))
@@ -235,7 +240,7 @@ class ShardBuilder:
             self.watch.at(shard, task.place)
             try:
                 return task, self.build.read(path)
-            except (ImageReadError, OSError) as error:  # OSError: no permission, a link to nowhere
+            except UNUSABLE as error:
                 return task, error
 
         ready: list[_Read] = []
@@ -245,7 +250,7 @@ class ShardBuilder:
             if isinstance(image, Exception):
                 self._raise_if_not_the_files_fault(image)
                 if task.wanted:  # else its pairs are there, and only its batch would have needed it
-                    skipped[task.photograph.path] = str(image)
+                    skipped[task.photograph.path] = _problem(task.photograph.path, image)
             if isinstance(image, np.ndarray):
                 ready.append((task, image))
             else:
@@ -258,7 +263,7 @@ class ShardBuilder:
                         self.watch.at(-1, -1)
                         if self.watch.stopped():
                             raise Interrupted
-                    yield from self._pairs_of(group)
+                    yield from self._usable_pairs_of(group, skipped)
                 ready.clear()
 
     def _raise_if_not_the_files_fault(self, error: Exception) -> None:
@@ -275,6 +280,25 @@ class ShardBuilder:
                 f"The folder of photographs '{root}' is gone, or another one is there; mount it again, then give the "
                 f"same command."
             ) from error
+
+    def _usable_pairs_of(self, group: Sequence[_Read], skipped: dict[str, str]) -> Iterator[_Pair]:
+        """`_pairs_of`; what fails is made one by one, and the photograph that fails alone, skipped."""
+        problem = None
+        try:
+            yield from self._pairs_of(group)
+        except UNUSABLE as error:
+            # After other errors of a GPU nothing works any more.
+            if isinstance(error, OSError) or (self.device.type != "cpu" and not lacks_memory(error)):
+                raise
+            problem = _problem(group[0][0].photograph.path, error)
+        if problem is not None and len(group) > 1:
+            for photograph in group:
+                yield from self._usable_pairs_of([photograph], skipped)
+            return
+        if problem is not None:
+            skipped[group[0][0].photograph.path] = problem
+        for _ in group:
+            self.watch.done()
 
     def _pairs_of(self, group: Sequence[_Read]) -> Iterator[_Pair]:
         """The missing pairs of photographs of one size."""
@@ -298,22 +322,32 @@ class ShardBuilder:
                 arrays = {name: tensor.permute(0, 2, 3, 1).cpu().numpy() for name, tensor in tensors.items()}
             for i in range(len(group)):
                 if wanted[i]:
-                    yield _Pair(keys[i], {name: array[i] for name, array in arrays.items()}, float(clipped[i]))
-        for _ in group:
-            self.watch.done()
+                    task = group[i][0]
+                    task.wanted.remove(keys[i])
+                    images = {name: array[i] for name, array in arrays.items()}
+                    yield _Pair(task.photograph.path, keys[i], images, float(clipped[i]))
 
     # --- from pairs to the disk --------------------------------------------------------------------------------------
 
     def _encoded(self, pair: _Pair) -> _Pair:
         encoded = {}
-        for name, array in pair.images.items():
-            if array.dtype != np.uint8:
-                array = to_uint16(array) if self.input_bits == 16 else to_uint8(array)
-            array = np.ascontiguousarray(array)
-            encoded[name] = (encode_png(array, self.png_compression), array.shape)
-        return _Pair(pair.key, {}, pair.clipped, encoded)
+        try:
+            for name, array in pair.images.items():
+                if array.dtype != np.uint8:
+                    array = to_uint16(array) if self.input_bits == 16 else to_uint8(array)
+                array = np.ascontiguousarray(array)
+                encoded[name] = (encode_png(array, self.png_compression), array.shape)
+        except UNUSABLE as error:
+            return pair._replace(images={}, problem=_problem(pair.path, error))
+        return pair._replace(images={}, encoded=encoded)
 
-    def _commit(self, pairs: Iterable[_Pair], journal: Journal, writers: Mapping[str, LmdbImageWriter]) -> None:
+    def _commit(
+        self,
+        pairs: Iterable[_Pair],
+        journal: Journal,
+        writers: Mapping[str, LmdbImageWriter],
+        skipped: dict[str, str],
+    ) -> None:
         """Store pairs. What was made before an error or an interruption is stored, too."""
         waiting: list[_Pair] = []
 
@@ -332,6 +366,9 @@ class ShardBuilder:
         size = 0
         try:
             for pair in pairs:
+                if pair.problem is not None:
+                    skipped[pair.path] = pair.problem
+                    continue
                 waiting.append(pair)
                 size += sum(len(data) for data, _ in pair.encoded.values())
                 if len(waiting) >= _CHUNK or size >= _MAX_PENDING_BYTES:
@@ -339,6 +376,11 @@ class ShardBuilder:
                     size = 0
         finally:
             store()
+
+
+def _problem(path: str, error: Exception) -> str:
+    """Why a photograph is skipped, with its name."""
+    return str(error) if isinstance(error, (ImageReadError, OSError)) else f"{path}: {reason_of(error, path)}"
 
 
 def batches(photographs: Sequence[_Read], size: int) -> Iterator[list[_Read]]:

@@ -2,7 +2,7 @@
 
 Not by `concurrent.futures`: its pool is broken for good, and every task of it lost, as soon as one process dies, and
 nobody can tell which one and over what. Here a process that crashes on a photograph is replaced and the photograph
-skipped, and one that was ended from outside is told apart from it.
+skipped; so is one that was ended from outside, as for lack of memory, and the photograph if that happens twice.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from typing import Any, NamedTuple
 import cv2
 import torch
 
+from semiisp_plugin.io.image_io import printable_path
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.manifest import BuildFolder
 from semiisp_plugin.pseudo.shards import DONE, PLACE, SHARD, WRITTEN, Interrupted, ShardBuilder, Watch
 
-_MAX_CRASHES = 3
+_MAX_CRASHES, _MAX_KILLS = 3, 6  # in a row, without anything being stored
 _CRASHES = {getattr(signal, name) for name in ("SIGSEGV", "SIGABRT", "SIGFPE") if hasattr(signal, name)}
 
 
@@ -45,7 +46,7 @@ class _Running(NamedTuple):
 
 
 class Workers:
-    """Builds shards in processes: one that crashes on a photograph is replaced, and the photograph skipped.
+    """Builds shards in processes: one that ends over a photograph is replaced, and the photograph skipped.
 
     Args:
         build: The folder.
@@ -77,6 +78,7 @@ class Workers:
         self._running: dict[Any, _Running] = {}
         self._counters: list[Any] = []
         self._doomed: dict[str, str] = {}
+        self._suspects: set[str] = set()
         self._careful: set[int] = set()
         self._failures: list[str] = []
         self._killed = self._crashes = self._stored = 0
@@ -155,30 +157,44 @@ class Workers:
         self._hear(ended)
         if process.exitcode == 0 or self._stop.value:
             return
-        if -process.exitcode not in _CRASHES:
-            self._killed += 1
-            say(
-                f"A worker was ended from outside (exit status {process.exitcode}), perhaps for lack of memory or "
-                f"disk; {len(self._running)} work on."
-            )
-            return
+        crashed = -process.exitcode in _CRASHES
         written = self._sum(WRITTEN)
         self._crashes, self._stored = (self._crashes + 1 if written == self._stored else 1), written
-        if self._crashes > _MAX_CRASHES:
+        if not crashed and self._crashes > _MAX_KILLS:
+            self._killed += 1
+            say(f"A worker was ended from outside again and again; {len(self._running)} work on.")
+            return
+        if crashed and self._crashes > _MAX_CRASHES:
             self._failures.append(
                 f"{self._crashes} processes have crashed without having stored anything: hardly the photographs' "
                 f"doing, but that of the machine or of what is installed. What was stored before is kept."
             )
             self._stop.value = 1
             return
-        # Of several threads it is not known which one crashed: once more, without.
-        shard, place = ended.counter[SHARD], ended.counter[PLACE]
-        if shard >= 0 and (not self._how["threads"] or ended.number in self._careful):
-            path = self._build.photographs(shard)[place].path
-            name = signal.Signals(-process.exitcode).name
-            self._doomed[path] = f"{path}: the process that read it crashed ({name}). Remove the file."
+        self._suspect(ended, process.exitcode, say)
         self._careful.add(ended.number)
         self._start(ended.number)
+
+    def _suspect(self, ended: _Running, status: int, say: Callable[[str], object]) -> None:
+        """Skip the photograph over which a process has ended: at once if it crashed, the second time if it was killed.
+
+        The system kills the process that takes most of a memory that is short, which may be another one's doing.
+        """
+        shard, place = ended.counter[SHARD], ended.counter[PLACE]
+        # Of several threads it is not known which one it was: once more, without.
+        known = shard >= 0 and (not self._how["threads"] or ended.number in self._careful)
+        path = self._build.photographs(shard)[place].path if known else ""
+        crashed = -status in _CRASHES
+        if known and (crashed or path in self._suspects):
+            how = f"crashed ({signal.Signals(-status).name})" if crashed else "was killed twice, for lack of memory?"
+            self._doomed[path] = f"{path}: the process that read it {how}. Remove the file, or shrink it."
+        elif not crashed:
+            self._suspects.add(path)
+            over = f" over '{printable_path(path)}'" if known else ""
+            say(
+                f"A worker was ended from outside (exit status {status}){over}, perhaps for lack of memory or disk; "
+                f"another one goes on."
+            )
 
 
 def start_context() -> Any:

@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import signal
+import struct
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from semiisp_plugin.data.pairs import match_pairs
 from semiisp_plugin.io.image_io import decode_image, printable_path, write_image
@@ -176,10 +178,14 @@ import os, signal
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 
 class Crashing(PseudoPairGenerator):
-    """Dies of what is left in the file ``how``, at photographs of 64x40 pixels."""
+    """Dies of the signal ``how`` at photographs of 64x40 pixels; with ``only_once``, which it makes, the first time."""
+
+    only_once = None
 
     def generate_target(self, photographs, generator):
-        if photographs.shape[2:] == (40, 64):
+        if photographs.shape[2:] == (40, 64) and not (self.only_once and self.only_once.exists()):
+            if self.only_once:
+                self.only_once.touch()
             os.kill(os.getpid(), self.how)
         return super().generate_target(photographs, generator)
 '''
@@ -214,13 +220,77 @@ def test_a_photograph_that_crashes_the_process_is_skipped(crashing, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_killed_from_outside_is_no_fault_of_the_photograph(crashing, tmp_path, generator):
+def test_a_photograph_over_which_the_process_is_killed_twice_is_skipped(crashing, tmp_path):
+    """As the system does when memory is short."""
     root, make = crashing
-    with pytest.raises(RuntimeError, match=r"1 of 1 workers were ended from outside.*run the same command again"):
-        build(root, tmp_path / "out", make(signal.SIGKILL), workers=1)
-    report = build(root, tmp_path / "out", generator)
+    report = build(root, tmp_path / "out", make(signal.SIGKILL), workers=1)
+    assert list(report.skipped) == ["003.jpg", "005.jpg"]
+    assert "was killed twice" in report.skipped["003.jpg"]
+    assert report.written == 10
+
+
+@pytest.mark.slow
+def test_a_worker_killed_from_outside_is_no_fault_of_the_photograph(crashing, tmp_path):
+    root, make = crashing
+    once = make(signal.SIGKILL)
+    once.only_once = tmp_path / "killed"
+    report = build(root, tmp_path / "out", once, workers=1)
+    assert once.only_once.exists()
     assert list(report.skipped) == ["005.jpg"]
-    assert report.written + report.kept == 11
+    assert report.written == 11
+
+
+class Short(PseudoPairGenerator):
+    """Memory is short for large photographs: as torch and NumPy say so, or as one photograph alone."""
+
+    error: Exception
+
+    def generate_target(self, photos, generators):
+        if photos.shape[-1] == 96 or (photos.shape[0] > 1 and photos.shape[-1] == 64):
+            raise self.error
+        return super().generate_target(photos, generators)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to"),
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+    ],
+    ids=["torch", "Python", "CUDA"],
+)
+def test_a_photograph_that_takes_too_much_memory_is_skipped(generator, tmp_path, error, batch):
+    root = tmp_path / "some"
+    for number in range(5):
+        write_image(root / f"{number}.png", picture(number, 40, 96 if number == 2 else 64))
+    short = Short(generator.network, generator.first)
+    short.error = error
+    report = build(root, tmp_path / "out", short, batch=batch, draws=2)
+    assert report.skipped == {
+        "2.png": "2.png: there is not enough memory for it; shrink it, or take a machine with more"
+    }
+    assert report.written == 8
+    assert (tmp_path / "out" / "skipped.txt").read_text().startswith("2.png\t2.png: there is not enough memory")
+    # What was left over of it is made when there is more.
+    report = build(root, tmp_path / "out", generator, batch=batch, draws=2, retry=True)
+    assert (report.written, report.skipped) == (2, {})
+
+
+def test_whatever_a_decoder_raises_is_the_photographs_fault(few, generator, tmp_path, monkeypatch):
+    errors = iter([struct.error("unpack requires 4 bytes"), RecursionError(), IndexError("list"), ZeroDivisionError()])
+
+    def failing(path, **options):
+        error = next(errors, None)
+        if error is not None:
+            raise error
+        return read_photograph(path, **options)
+
+    monkeypatch.setattr(manifest_module, "read_photograph", failing)
+    report = build(few, tmp_path / "out", generator)
+    assert (len(report.skipped), report.written) == (4, 4)
+    assert "unpack requires 4 bytes" in next(iter(report.skipped.values()))
 
 
 # --- several at once -------------------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ def test_photograph_seed():
     assert photograph_seed(1, "23") != photograph_seed(12, "3")
 
 
-@pytest.mark.parametrize("error", [RuntimeError("stop"), KeyboardInterrupt()], ids=["error", "interrupt"])
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "stop"), KeyboardInterrupt()], ids=["error", "interrupt"])
 def test_resuming_gives_what_an_unbroken_build_gives(build, contents, monkeypatch, tmp_path, error):
     build("unbroken")
     calls = 0

@@ -29,6 +29,7 @@ from semiisp_plugin.io.folder_job import SKIPPED, UNUSABLE, FolderJob, progress_
 from semiisp_plugin.io.image_io import (
     encode_png,
     printable_path,
+    scan_images,
     strip_extension,
     to_float,
     to_uint16,
@@ -182,6 +183,8 @@ def denoise_and_print(options: DenoiseOptions) -> DenoiseReport:
         print(
             f"{options.name}: no weights are given, so OpenCV's non-local means denoises (ours; the paper uses KBNet)"
         )
+    if not is_lmdb(options.input) and (remark := scan_images(options.input).remark):
+        print(f"Not read in '{options.input}', for their format: {remark}.")
     report = denoise_folder(options)
     before = f", {report.kept} were there before" if report.kept else ""
     print(f"{report.written} images denoised into '{options.out}' in {report.seconds:.0f} s{before}.")

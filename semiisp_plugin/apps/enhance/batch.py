@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from semiisp_plugin.apps.enhance.encoding import Format, encode_picture
 from semiisp_plugin.apps.enhance.enhancer import Enhancer, NetworkError
-from semiisp_plugin.apps.enhance.inputs import Job, find_images, plan_jobs
+from semiisp_plugin.apps.enhance.inputs import FoundImages, Job, find_images, plan_jobs
 from semiisp_plugin.io.files import write_atomically
-from semiisp_plugin.io.folder_job import UNUSABLE, FolderJob, mapped, progress_bar, reason_of
+from semiisp_plugin.io.folder_job import UNUSABLE, FolderJob, lacks_memory, mapped, progress_bar, reason_of
 from semiisp_plugin.io.image_io import MAX_PIXELS, BitDepth, printable_path
 from semiisp_plugin.io.picture import Picture, read_picture
 from semiisp_plugin.io.raw_io import is_raw, require_rawpy
@@ -47,7 +47,7 @@ class EnhanceReport:
 
 def enhance_files(
     enhancer: Enhancer,
-    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | FoundImages,
     out: str | os.PathLike[str],
     *,
     form: Format | None = None,
@@ -63,7 +63,7 @@ def enhance_files(
 
     Args:
         enhancer: The enhancer.
-        images: See `semiisp_plugin.apps.enhance.inputs.find_images`.
+        images: Files and folders, or what `semiisp_plugin.apps.enhance.inputs.find_images` has found there.
         out: Folder of the results; made if need be.
         form: ``png``, ``jpg``, ``tiff`` or ``webp``; None for each image's own.
         bits: ``keep``, ``8`` or ``16``. RAW files have 16.
@@ -87,8 +87,10 @@ def enhance_files(
         raise ValueError(f"--bits 16: {form} holds 8 bits; take --format png or tiff.")
     if os.path.lexists(out) and not os.path.isdir(out):
         raise NotADirectoryError(f"--out: '{out}' is a file; give a folder.")
-    named = [images] if isinstance(images, (str, os.PathLike)) else list(images)
-    found, remarks = find_images([os.fspath(image) for image in named], out)
+    if not isinstance(images, FoundImages):
+        named = [images] if isinstance(images, (str, os.PathLike)) else list(images)
+        images = find_images([os.fspath(image) for image in named], out)
+    found, remarks = images
     jobs, clashes = plan_jobs(found, out, form=form, bits=bits, suffix=suffix)
     if any(is_raw(job.source) for job in jobs):
         require_rawpy()
@@ -131,10 +133,8 @@ def enhance_files(
         return job, pixels, [*picture.notes, *notes]
 
     def skip(job: Job, error: Exception) -> None:
-        reason = reason_of(error, job.source)
-        if isinstance(error, MemoryError) and not str(error):
-            reason = "there is not enough memory for it; shrink it, or give --tile 512"
-        report.skipped[job.source] = reason
+        hint = ", or give --tile 512" if lacks_memory(error) else ""
+        report.skipped[job.source] = reason_of(error, job.source) + hint
         bar.update()
 
     try:

@@ -12,7 +12,7 @@ from semiisp_plugin.apps.enhance.encoding import EXTENSIONS
 from semiisp_plugin.apps.enhance.enhancer import Enhancer
 from semiisp_plugin.apps.enhance.inputs import find_images
 from semiisp_plugin.apps.enhance.network import describe, load_network
-from semiisp_plugin.io.folder_job import counted
+from semiisp_plugin.io.folder_job import SKIPPED, counted
 from semiisp_plugin.io.image_io import printable_path
 from semiisp_plugin.io.raw_io import RAW_SUMMARY, is_raw
 from semiisp_plugin.options import read_options
@@ -35,7 +35,8 @@ def run_from_arguments(args: argparse.Namespace) -> None:
         raise ValueError("--tile 0 makes no tiles: leave --overlap and --match out.")
     if not os.path.lexists(args.out) and os.path.splitext(args.out)[1].lower() in EXTENSIONS:
         raise ValueError(f"--out: '{args.out}' looks like a file; give a folder, and the format with --format.")
-    sources = [image.path for image in find_images(args.images, args.out)[0]]
+    found = find_images(args.images, args.out)
+    sources = [image.path for image in found.images]
     loaded = load_network(args.opt, args.weights, args.network, args.param_key, args.force_yml)
     enhancer = Enhancer(
         loaded.network,
@@ -51,7 +52,7 @@ def run_from_arguments(args: argparse.Namespace) -> None:
         print(f"Note: {hint}")
     report = enhance_files(
         enhancer,
-        args.images,
+        found,
         args.out,
         form=args.format,
         bits=args.bits,
@@ -64,7 +65,8 @@ def run_from_arguments(args: argparse.Namespace) -> None:
     )
     _show(report)
     if report.skipped:
-        raise ValueError(f"{len(report.skipped)} of {counted(len(sources), 'image')} skipped; they are listed above.")
+        why = os.path.join(args.out, SKIPPED)
+        raise ValueError(f"{len(report.skipped)} of {counted(len(sources), 'image')} skipped; '{why}' has all of them.")
 
 
 def _device(args: argparse.Namespace) -> str:

@@ -28,6 +28,18 @@ class Found(NamedTuple):
     relative: str
 
 
+class FoundImages(NamedTuple):
+    """What `find_images` found.
+
+    Attributes:
+        images: In the order of the arguments, each once.
+        remarks: About what is not read.
+    """
+
+    images: list[Found]
+    remarks: list[str]
+
+
 class Job(NamedTuple):
     """An image and where its result goes.
 
@@ -42,15 +54,12 @@ class Job(NamedTuple):
     form: Format
 
 
-def find_images(images: Sequence[str], out: str | os.PathLike[str]) -> tuple[list[Found], list[str]]:
+def find_images(images: Sequence[str], out: str | os.PathLike[str]) -> FoundImages:
     """Find the images that are meant.
 
     Args:
         images: Files, and folders (with all below them; hidden files are left out).
         out: The folder of results; what lies in it is not taken for an image, unless it was named itself.
-
-    Returns:
-        The images in the order of the arguments, each once; and remarks about pictures that are not read.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -81,7 +90,7 @@ def find_images(images: Sequence[str], out: str | os.PathLike[str]) -> tuple[lis
             found.setdefault(os.path.realpath(image.path), image)
     if not found:
         raise ValueError(f"{' '.join(remarks)} Check the path.")
-    return list(found.values()), remarks
+    return FoundImages(list(found.values()), remarks)
 
 
 def _in_folder(folder: str, out: str | os.PathLike[str]) -> tuple[list[str], str | None]:
@@ -89,20 +98,22 @@ def _in_folder(folder: str, out: str | os.PathLike[str]) -> tuple[list[str], str
 
     Results of earlier runs, where the folder of results lies in it, are none.
     """
-    images, unsupported = scan_images(folder, _FOUND)
+    listing = scan_images(folder, _FOUND)
+    images = listing.images
     results = os.path.realpath(out)
     # With a suffix results may lie beside the images; `plan_jobs` sees to it.
     if results != os.path.realpath(folder):
         places = {name: os.path.realpath(os.path.dirname(os.path.join(folder, name))) for name in images}
         images = [name for name, place in places.items() if not f"{place}{os.sep}".startswith(results + os.sep)]
-    text = ", ".join(f"{count} {extension}" for extension, count in unsupported.items())
     if not images:
-        also = f", but pictures of other formats ({text}), which must be converted first" if text else ""
+        also = (
+            f", but files of other formats ({listing.remark}), which must be converted first" if listing.remark else ""
+        )
         return images, f"'{printable_path(folder)}' holds no image, neither itself nor below{also}."
-    return (
-        images,
-        f"left out of '{printable_path(folder)}': {text}; convert them first, or name them." if text else None,
+    left_out = (
+        f"not read in '{printable_path(folder)}', for their format: {listing.remark}; convert them to PNG or JPEG."
     )
+    return images, left_out if listing.remark else None
 
 
 def plan_jobs(
@@ -175,7 +186,7 @@ def _job(
     """The job of one image; ``whole``: the result's name has the whole of the image's."""
     stem, extension = os.path.splitext(image.relative)
     own = EXTENSIONS.get(extension.lower())
-    if extension.lower() not in (*_FOUND, *EXTENSIONS, ".gif"):
+    if extension.lower() not in (*_FOUND, *EXTENSIONS):
         stem, extension = image.relative, ""  # a name with a point in it
     if form is None and own is not None and not (bits == "16" and own in ("jpg", "webp")):
         form, ending = own, extension

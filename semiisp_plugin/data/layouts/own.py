@@ -78,6 +78,9 @@ def _find(request: Request) -> Listing:
             f"'{target_root}' ({len(targets)}, such as '{min(targets.values())}'). Pairs are matched by their path "
             "below the two folders, without extension: x/IMG_1.NEF and x/IMG_1.jpg."
         )
+    for root, extensions in ((input_root, _INPUT_EXTENSIONS), (target_root, IMAGE_EXTENSIONS)):
+        if remark := scan_images(root, extensions).remark:
+            listing.warnings.append(f"not read in '{root}', for their format: {remark}")
     if beside:
         listing.warnings.append(
             f"{len(beside)} images beside RAW files of the same name, such as '{min(beside)}', are not used as inputs."
