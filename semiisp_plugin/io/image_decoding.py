@@ -3,7 +3,7 @@
 Training data is only as good as its worst file, so what decoders let pass in silence is an error here: libjpeg fills
 what it cannot decode with grey and other blocks, and only warns; some of OpenCV's versions return a half-black image
 for a truncated PNG, and scrambled channels for a planar 16-bit TIFF; libtiff does not look at the checksums of
-compressed strips, and no decoder sees a hole of zeros in data that have no checksum.
+compressed strips, and no decoder sees all holes in data that have none.
 
 ==============================  ======================================================================================
 format                          decoder
@@ -46,7 +46,7 @@ __all__ = ["Decoded", "decode"]
 _TIFF_GREY, _TIFF_RGB = 1, 2
 _TIFF_ORIENTATION = 274
 _TIFF_JPEG, _DEFLATE = 7, (8, 32946)
-# No bitstream that is whole has so many zero bytes in a row; a sector that could not be read has 512 or more.
+# No JPEG scan that is whole has so many zero bytes in a row (see ImageHeader.zeros); a lost sector has 512 or more.
 _HOLE = bytes(64)
 _ODD_SAMPLING = "Could not determine subsampling"
 _PILLOW_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")

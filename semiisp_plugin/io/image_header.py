@@ -101,8 +101,8 @@ class ImageHeader(NamedTuple):
         photometric: Of TIFF: the tag PhotometricInterpretation.
         compression: Of TIFF: the tag Compression.
         parts: Where the picture's data begin and how many bytes they have: of TIFF, strips or tiles; of PNG, the chunks
-            that decide pixels; of JPEG, from the first scan to the end marker; of WebP, the bitstream.
-        zeros: Whether long runs of zero bytes can be data: not of JPEG and WebP but for flat JPEG pictures.
+            that decide pixels; of JPEG, from the first scan to the end marker.
+        zeros: Of JPEG: whether long runs of zero bytes can be data, of a flat part of the picture.
         tables: Of TIFF: the tag JPEGTables.
         coding: Of PNG, AVIF and HEIF: colour primaries and transfer function (the chunk cICP or the box colr, codes of
             ITU-T H.273).
@@ -278,7 +278,8 @@ def _jpeg(buffer: bytes, name: str) -> ImageHeader:
                 adobe=adobe,
                 # Zeros before the end marker may be padding.
                 parts=((position, len(buffer[position:end].rstrip(b"\0"))),),
-                zeros=zeros or frame not in _SEQUENTIAL,
+                # A scan of one colour alone has flat parts where the others have none.
+                zeros=zeros or frame not in _SEQUENTIAL or buffer[position + 4] != components,
             )
         start, length = position + 4, int.from_bytes(buffer[position + 2 : position + 4], "big")
         if marker in _FRAMES and position + 10 <= len(buffer):
@@ -442,18 +443,14 @@ def _webp(buffer: bytes, name: str) -> ImageHeader:
     else:
         size = _little(data[6:8]) & 0x3FFF, _little(data[8:10]) & 0x3FFF
     found: dict[bytes, bytes] = {}
-    parts: list[tuple[int, int]] = []
     position = 12
-    while position + 8 <= len(buffer):
+    while kind == b"VP8X" and position + 8 <= len(buffer):
         chunk, length = buffer[position : position + 4], _little(buffer[position + 4 : position + 8])
-        if chunk in (b"ICCP", b"EXIF") and kind == b"VP8X":
+        if chunk in (b"ICCP", b"EXIF"):
             found.setdefault(chunk, buffer[position + 8 : position + 8 + length])
-        elif chunk in (b"VP8 ", b"VP8L") and not parts:
-            parts.append((position + 8, length))
-        # Of an animation, a frame is a header of 16 bytes and chunks.
-        position += 24 if chunk == b"ANMF" else 8 + length + length % 2
+        position += 8 + length + length % 2
     exif = found.get(b"EXIF", b"").removeprefix(_EXIF_MARK) or None
-    return ImageHeader("WEBP", *size, found.get(b"ICCP"), exif, parts=tuple(parts), zeros=False)
+    return ImageHeader("WEBP", *size, found.get(b"ICCP"), exif)
 
 
 def _bmp(buffer: bytes, name: str) -> ImageHeader:

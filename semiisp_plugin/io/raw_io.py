@@ -53,7 +53,7 @@ RAW_SUMMARY = (
 _REDUCED, _COMPRESSION, _PHOTOMETRIC, _FORMAT, _RAW_OFFSET = 254, 259, 262, 339, 280
 _PARTS = (273, 324), (279, 325)  # offsets of strips or tiles, and their sizes
 _DNG_VERSION, _WHITE, _ORIGIN, _SIZE, _ACTIVE = 50706, 50717, 50719, 50720, 50829
-_PLAIN, _JPEG, _CFA, _LINEAR, _NO_OFFSET = 1, 7, 32803, 34892, 2**32 - 1
+_PLAIN, _JPEG, _KODAK, _CFA, _LINEAR, _NO_OFFSET = 1, 7, 65000, 32803, 34892, 2**32 - 1
 # So many zero bytes in a row are no sensor's values: these have noise. The unit of files that fail is 4096 bytes.
 _HOLE = bytes(4000)
 _MAX_DARK_ROWS = 1 / 16
@@ -204,16 +204,22 @@ def _check_parts(file: BinaryIO, tags: Mapping[int, Any], name: str, size: int) 
         solid = data.rstrip(b"\0")
         jpeg = data.startswith(b"\xff\xd8")
         tables = re.finditer(rb"\xff\xc4(..)", data[:2048] if jpeg else b"", re.DOTALL)
-        # Of a joined panorama, which is linear, the border may be zeros.
-        if (jpeg and all(flat(data[m.end() : m.start() + 2 + int.from_bytes(m[1], "big")]) for m in tables)) or (
-            photometric == _LINEAR and compression == _PLAIN
-        ):
+        panorama = photometric == _LINEAR and compression == _PLAIN  # joined, with a border of zeros
+        has_flat_parts = (
+            panorama
+            or compression == _KODAK
+            or (jpeg and all(flat(data[m.end() : m.start() + 2 + int.from_bytes(m[1], "big")]) for m in tables))
+        )
+        hole = _HOLE in solid or len(data) - len(solid) > max(len(_HOLE), len(data) // 8)
+        if (hole and not has_flat_parts) or (not solid and not panorama):
+            problem = "zeros"
+        elif compression == _JPEG and not jpeg:
+            problem = "no JPEG data"
+        else:
             continue
-        hole = _HOLE in solid or not solid or len(data) - len(solid) > max(len(_HOLE), len(data) // 8)
-        if photometric in (_CFA, _LINEAR) and (hole or (compression == _JPEG and not jpeg)):
+        if photometric in (_CFA, _LINEAR):
             raise ImageReadError(
-                f"{name}: damaged RAW file ("
-                f"{'zeros' if hole else 'no JPEG data'} where its picture should be, from byte {start}). {_COPY_AGAIN}"
+                f"{name}: damaged RAW file ({problem} where its picture should be, from byte {start}). {_COPY_AGAIN}"
             )
     return end
 

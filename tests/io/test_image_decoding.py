@@ -15,6 +15,7 @@ from image_zoo import chunk, encoded, jpeg_segments, picture, png, png_head
 from PIL import Image
 
 from semiisp_plugin.data.pairs import read_location
+from semiisp_plugin.io.image_header import read_header
 from semiisp_plugin.io.image_io import ImageReadError, decode_image, encode_png, read_image
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter
 from semiisp_plugin.io.picture import decode_photograph, read_photograph, read_picture
@@ -78,6 +79,14 @@ def test_long_runs_of_zeros_in_flat_pictures_are_none():
     assert decode_image(flat, name="x").shape == (2048, 2048, 3)
 
 
+def test_scans_of_one_colour_may_be_flat_where_the_others_are_not():
+    whole = JPEGS["baseline"](grainy())
+    assert not read_header(whole, "x").zeros
+    start, _ = read_header(whole, "x").parts[0]
+    of_one = b"\xff\xda\0\x08\1\1\0\0\x3f\0"
+    assert read_header(whole[:start] + of_one + whole[start + 14 :], "x").zeros
+
+
 def test_holes_in_lmdb_values_are_named(tmp_path):
     whole = JPEGS["baseline"](grainy())
     folder = tmp_path / "a.lmdb"
@@ -136,11 +145,13 @@ def test_a_subsampling_that_turbojpeg_lacks(sampling, blocks, grey):
 
 
 @pytest.mark.parametrize("lossless", [False, True])
-def test_holes_in_webp_are_refused(lossless):
-    whole = encoded(grainy(), "WEBP", lossless=lossless)
-    decode_image(whole, name="x")
-    with pytest.raises(ImageReadError, match="x: damaged WEBP file"):
-        decode_image(damage(whole, "zeros", 512), name="x")
+def test_long_runs_of_zeros_in_webp_are_none(lossless):
+    """Its codes of flat parts are of any bits."""
+    pixels = np.zeros((1000, 1500, 3), np.uint8)
+    pixels[:100] = np.random.default_rng(0).integers(0, 256, (100, 1500, 3))
+    data = encoded(pixels, "WEBP", lossless=lossless, method=0 if lossless else 4)
+    assert bytes(64) in data
+    assert decode_image(data, name="x").shape == pixels.shape
 
 
 # --- PNG ------------------------------------------------------------------------------------------------------------
