@@ -214,23 +214,24 @@ class _Loop:
         try:
             yield
         except Exception as error:
-            if self.opened:
-                self._save_what_is_done(error)
+            if self.opened and self.opt["rank"] == 0:
+                self._save_because_of(error)
             raise
 
-    def _save_what_is_done(self, error: Exception) -> None:
+    def _save_because_of(self, error: Exception) -> None:
         dist = self.opt["dist"]
         try:
             if self.saved_at != self.iteration:
-                self.opt["dist"] = False  # others may be elsewhere, or gone: nothing is gathered from them
+                # Other processes may be elsewhere, or gone: nothing is gathered from them.
+                self.opt["dist"] = self.model.opt["dist"] = False
                 self._save()
-        except Exception as another:
+        except Exception as another:  # such as the same one once more: the first is what counts
             self.logger.error(f"Iteration {self.iteration:,d} could not be saved: {another}")
         else:
-            what = f"{type(error).__name__}: {error}"
-            self.logger.error(f"Stopped after iteration {self.iteration:,d}, which is saved, by {what}")
+            done = f"Stopped after iteration {self.iteration:,d}, which is saved"
+            self.logger.error(f"{done}, by {type(error).__name__}: {error}")
         finally:
-            self.opt["dist"] = dist
+            self.opt["dist"] = self.model.opt["dist"] = dist
 
     def _iterate_over(self, batches: Iterator[tuple[int, Any]]) -> None:
         try:
