@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from typing import Any, ClassVar
 
@@ -66,7 +66,7 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         self.micro_batch = 0  # of this iteration, see `accumulating`
         self.show_progress = False  # a bar in validation
         self.latest_metrics: dict[str, dict[str, float]] = {}  # of the last validation, by data set
-        self.stop_asked: Callable[[], bool] | None = None
+        self.waiting: Callable[[], AbstractContextManager[None]] = nullcontext  # see `validate`
         self.loop_state: dict[str, Any] = {}  # what the training loop wants to find in the training state
         train = self.opt.get("train") or {}
         self.accumulate = int(train.get("accumulate") or 1)
@@ -421,7 +421,7 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
             # In training each process has running statistics of its own; those of the first one are saved.
             for buffer in self.validated_network().buffers():
                 torch.distributed.broadcast(buffer, 0)
-        validate(self, dataloader, current_iter, tb_logger, save_img, self.stop_asked)
+        validate(self, dataloader, current_iter, tb_logger, save_img, self.waiting)
         if self.opt["val"].get("metrics"):
             self.keep_best(dataloader.dataset.opt["name"], current_iter)
 

@@ -11,8 +11,8 @@ import itertools
 import math
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,21 @@ class ProgressBar(tqdm):  # type: ignore[type-arg]  # generic in its stubs alone
         super().__init__(dynamic_ncols=True, **drawn, **arguments)
 
 
-class ValidationStopped(Exception):  # noqa: N818 - no error: somebody asked for it
-    """A validation was broken off because the run is to stop."""
+def waited_for(
+    loader: Iterable[dict[str, Any]], waiting: Callable[[], AbstractContextManager[None]]
+) -> Generator[dict[str, Any], None, None]:
+    """What a loader gives, with a context around each wait; its workers end with it."""
+    items = iter(loader)
+    try:
+        while True:
+            with waiting():
+                item = next(items, None)
+            if item is None:
+                return
+            yield item
+    finally:
+        if isinstance(items, Generator):
+            items.close()
 
 
 class ValidationError(RuntimeError):
@@ -97,7 +110,7 @@ def validate(
     current_iter: int | str,
     tb_logger: Any,
     save_img: bool,
-    stop_asked: Callable[[], bool] | None = None,
+    waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
     """Run a model over a data set: metrics, their best values, images on disk and in TensorBoard.
 
@@ -109,10 +122,10 @@ def validate(
         current_iter: Iteration, or the run's name when testing.
         tb_logger: TensorBoard's writer, or None.
         save_img: Write the results as images.
-        stop_asked: Asked after each batch; True breaks the validation off.
+        waiting: A context for waiting for an image, which may break the validation off.
 
     Raises:
-        ValidationStopped: As ``stop_asked`` said.
+        ValidationError: The network or a metric has failed.
     """
     dataset, opt = loader.dataset, model.opt
     name, metrics = dataset.opt["name"], opt["val"].get("metrics") or {}
@@ -124,9 +137,9 @@ def validate(
         ProgressBar(
             model.show_progress and opt["val"]["pbar"], total=len(numbers), desc=name, unit="img", leave=False
         ) as bar,
-        closing(groups_of_one_size(loader, batch_size)) as groups,  # ends loader workers, whatever happens
+        closing(waited_for(loader, waiting)) as items,  # ends loader workers, whatever happens
     ):
-        for group in groups:
+        for group in groups_of_one_size(items, batch_size):
             if metrics and "gt" not in group[0]:
                 raise ValueError(
                     f"The data set '{name}' has no targets, which val:metrics needs: give it dataroot_gt, or leave "
@@ -151,8 +164,6 @@ def validate(
                         rows.append((numbers[position], image_name, measure(outputs[i], item["gt"][0], metrics)))
                 position += 1
                 bar.update()
-            if stop_asked is not None and stop_asked():
-                raise ValidationStopped
     for held in ("lq", "gt", "output"):  # whole images, on the GPU
         model.__dict__.pop(held, None)
     if opt.get("dist"):

@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 
 import torch
 
-from semiisp_plugin.models.validation import ValidationStopped
 from semiisp_plugin.toolbox import MessageLogger, dict2str, get_root_logger
 from semiisp_plugin.training.distributed import init_distributed
 from semiisp_plugin.training.interrupt import Interrupt, Interrupted, StopWaiting
@@ -163,7 +162,7 @@ class _Loop:
             stack.callback(self._end_leftovers)
             stack.enter_context(naming_files(self.data.watched))  # looks before workers have ended
             if not self.opt["dist"]:  # otherwise all processes have to stop at the same place
-                self.model.stop_asked = lambda: self.interrupt.received is not None
+                self.model.waiting = self.interrupt.waiting
             if self._validation_is_owed():
                 self.logger.info(f"The validation of iteration {self.iteration:,d} had not been done yet.")
                 self._open()
@@ -328,7 +327,7 @@ class _Loop:
             try:
                 for loader in self.val_loaders:
                     self.model.validation(loader, self.iteration, self.tb_logger, bool(self.opt["val"]["save_img"]))
-            except ValidationStopped:
+            except StopWaiting:
                 self._save_and_stop(self.interrupt.received)
             self.bar.unpause()  # its time does not count in the speed of training
             if self.on_validation:

@@ -1,6 +1,7 @@
 """Validation: each image once, in batches of one size, shared among processes; metrics, tables, best networks."""
 
 import csv
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from semiisp_plugin.io.image_io import read_image, to_uint8, write_image
 from semiisp_plugin.metrics import prepared_by, takes_floats
-from semiisp_plugin.models.validation import ValidationStopped, groups_of_one_size, result_name, together, validate
+from semiisp_plugin.models.validation import groups_of_one_size, result_name, together, validate
 from semiisp_plugin.toolbox import METRIC_REGISTRY, build_model, calculate_psnr
 from semiisp_plugin.training.loaders import build_val_loaders
 
@@ -124,8 +125,18 @@ def test_best_networks_are_kept(make):
 
 def test_validation_can_be_broken_off(make):
     model, loader = make()
-    model.stop_asked = lambda: len(model.net_g.batches) == 2
-    with pytest.raises(ValidationStopped):
+
+    class Stop(BaseException):
+        pass
+
+    @contextmanager
+    def waiting():
+        if len(model.net_g.batches) == 2:
+            raise Stop
+        yield
+
+    model.waiting = waiting
+    with pytest.raises(Stop):
         model.validation(loader, 2, None)
     assert len(model.net_g.batches) == 2
     assert not hasattr(model, "best_metric_results")
