@@ -104,7 +104,8 @@ class Step(Job):
         made_with = {"version": __version__, "torch": torch.__version__, "source": source_fingerprint()}
         if not self.quiet:
             return {**work(self, progress), "made_with": made_with}
-        with (self.folder / "log.txt").open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        log = (self.folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace")
+        with log, redirect_stdout(log), redirect_stderr(log):
             try:
                 return {**work(self, progress), "made_with": made_with}
             except Exception:

@@ -58,7 +58,7 @@ def waited_for(
                 return
             yield item
     finally:
-        if isinstance(items, Generator):
+        if hasattr(items, "close"):
             items.close()
 
 

@@ -65,7 +65,7 @@ class Loader(DataLoader[Any]):
         finally:
             cv2.setNumThreads(threads)
         _workers.update(iterator._workers)
-        return iterator if self.persistent_workers else _to_the_end(iterator)
+        return iterator if self.persistent_workers else _Batches(iterator)
 
     def check_worker_number_rationality(self) -> None:
         """Nothing: option files are written for training machines, and on a smaller one more workers do no harm.
@@ -83,12 +83,22 @@ class Loader(DataLoader[Any]):
             _end_workers(iterator)
 
 
-def _to_the_end(iterator: Any) -> Generator[Any, None, None]:
-    """What an iterator gives; when it is done, or let go, its workers are."""
-    try:
-        yield from iterator
-    finally:
-        _end_workers(iterator)
+class _Batches(Iterator[Any]):
+    """What a loader gives; its workers end when it is closed, or let go."""
+
+    def __init__(self, iterator: Any) -> None:
+        self._iterator = iterator
+
+    def __next__(self) -> Any:
+        return next(self._iterator)
+
+    def close(self) -> None:
+        """End the workers, now."""
+        iterator, self._iterator = self._iterator, iter(())
+        if not getattr(iterator, "_shutdown", True):
+            _end_workers(iterator)
+
+    __del__ = close
 
 
 def _end_workers(iterator: Any) -> None:
@@ -105,6 +115,7 @@ def _end_workers(iterator: Any) -> None:
             iterator._shutdown_workers()
     finally:
         killing.cancel()
+        killing.join()
 
 
 def _kill(workers: Sequence[Any]) -> None:

@@ -180,7 +180,7 @@ def open_run_folder(
     if resumed_at is None:
         try:
             set_aside(tb_folder)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             logger.warning(f"TensorBoard: {tb_folder}, of an older run, could not be renamed: {error}")
     # What a killed run wrote after its last checkpoint is written again, and the old is not to be shown beside it.
     return TensorBoard(tb_folder, None if resumed_at is None else resumed_at + 1)

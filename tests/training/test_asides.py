@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from semiisp_plugin.io.checkpoint import load_checkpoint
 from semiisp_plugin.io.locks import owned
 from semiisp_plugin.models.validation import ValidationError
 from semiisp_plugin.options import Source, complete
-from semiisp_plugin.training import train
+from semiisp_plugin.training import loop, train
 from semiisp_plugin.training.interrupt import Interrupted
 
 SMALL = {"type": "SRVGGNetCompact", "num_feat": 4, "num_conv": 1, "upscale": 1}
@@ -85,6 +86,16 @@ def test_a_full_disk_ends_no_tensorboard_and_no_log(started, monkeypatch, capsys
     started(on_log=at(2, fill), logger={"use_tb_logger": True})
     assert states() == [1, 2, 3, 4]
     assert capsys.readouterr().err.count(".log cannot be written, the run goes on: [Errno 28]") == 1
+
+
+def test_a_drive_that_hangs_at_the_end_is_not_waited_for(started, monkeypatch):
+    from torch.utils.tensorboard import SummaryWriter
+
+    monkeypatch.setattr(loop, "LAST_SECONDS", 0.2)
+    monkeypatch.setattr(SummaryWriter, "close", lambda _: time.sleep(60))
+    begun = time.monotonic()
+    started(total=1, logger={"use_tb_logger": True})
+    assert time.monotonic() - begun < 50
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Loaders of training and validation."""
 
+import multiprocessing
 import time
 
 import cv2
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from semiisp_plugin.training import loaders
 from semiisp_plugin.training.loaders import Loader, seed_worker
 
 
@@ -50,3 +52,34 @@ def test_workers_end_at_once():
     assert time.monotonic() - began < 4
     assert not any(worker.is_alive() for worker in workers)
     loader.close()
+
+
+class Hanging(Dataset):
+    """As a network drive that is gone; the first item tells that all have begun."""
+
+    def __init__(self, begun) -> None:
+        self.begun = begun
+
+    def __len__(self) -> int:
+        return 100
+
+    def __getitem__(self, index: int) -> int:
+        self.begun.release()
+        time.sleep(60)
+        return index
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+@pytest.mark.parametrize("persistent", [True, False])
+def test_workers_that_hang_share_one_deadline(monkeypatch, persistent):
+    monkeypatch.setattr(loaders, "LAST_SECONDS", 0.5)
+    begun = multiprocessing.get_context("fork").Semaphore(0)
+    loader = Loader(Hanging(begun), num_workers=4, persistent_workers=persistent, worker_init_fn=seed_worker)
+    batches = iter(loader)
+    workers = [worker for worker in loaders._workers if worker.is_alive()]
+    for _ in range(4):
+        assert begun.acquire(timeout=30)
+    began = time.monotonic()
+    loader.close() if persistent else batches.close()
+    assert time.monotonic() - began < 4, "5 s a worker"
+    assert not any(worker.is_alive() for worker in workers)
