@@ -28,7 +28,6 @@ REQUIRES = [
     "tifffile>=2024.8.30",
     "lmdb>=1.4",
     "matplotlib>=3.8",
-    "filelock>=3.12",
     "jinja2>=3.1",
     "PyYAML>=6.0",
     "msgspec>=0.18",

@@ -71,13 +71,15 @@ def naming_image(dataset: str, item: Mapping[str, Any]) -> Iterator[None]:
     """Around what is done with an image of a data set.
 
     Raises:
-        ValidationError: In place of what is raised.
+        ValueError: In place of one, which says already what is wrong.
+        ValidationError: In place of all else.
     """
     try:
         yield
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValidationError(f"{item['lq_path'][0]} (data set '{dataset}'): {reason}") from error
+        kind = ValueError if isinstance(error, ValueError) else ValidationError
+        raise kind(f"{item['lq_path'][0]} (data set '{dataset}'): {reason}") from error
 
 
 def groups_of_one_size(loader: Any, batch_size: int) -> Generator[list[dict[str, Any]], None, None]:
