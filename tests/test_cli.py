@@ -15,12 +15,14 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from semiisp_plugin import cli
 from semiisp_plugin.cli import main
+from semiisp_plugin.io.files import printable
 from semiisp_plugin.io.image_io import read_image
 from semiisp_plugin.io.lmdb_io import read_meta
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.pseudo.f_isp import save_f_isp
-from semiisp_plugin.toolbox import build_dataset, build_network
+from semiisp_plugin.toolbox import build_dataset, build_network, get_root_logger
 
 
 def edit(path: str, change) -> str:
@@ -633,3 +635,27 @@ def test_installed_command_ends_without_a_traceback(workspace):
     done = subprocess.run([command, "train", "-opt", "none.yml"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.strip() == "basicsr: error: There is no option file none.yml."
+
+
+def test_nothing_that_is_printed_moves_the_cursor(tmp_path, monkeypatch, capsys):
+    """Neither names of files nor what stands in them; as if by a command that escapes nothing itself."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "-opt", "\x1b[2J.yml"]) == 1
+    Path("o.yml").write_text('name: "\\u202Ea"\nmodel_type: "\\u200B"\ndatasets: {}\n')
+    assert main(["train", "-opt", "o.yml"]) == 1
+
+    def shows(args) -> None:
+        print("a\x1b[31m\rb\nc")
+        get_root_logger().warning("%s", "a\x1b[31m\nb")
+        raise ValueError("\x1b]0;title\x07")
+
+    monkeypatch.setattr(cli, "_run", shows)
+    Path("o.yml").write_text("name: a\n")
+    assert main(["train", "-opt", "o.yml"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "a\\x1b[31m\\rb\nc\n"
+    assert printable(err, "\n") == err
+    assert "There is no option file \\x1b[2J.yml" in err
+    assert "no model '\\u200b' is registered" in err
+    assert "basicsr: error: \\x1b]0;title\\x07" in err
+    assert "a\\x1b[31m\nb" in err

@@ -69,7 +69,7 @@ class Record:
         """What is written there; nothing if there is no whole file."""
         try:
             content = json.loads(self.file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return content if isinstance(content, dict) else {}
 

@@ -101,7 +101,7 @@ class FolderJob:
                     f"Choose another folder, or delete it."
                 ) from None
             return None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{path} is damaged ({error}), so that it is not clear what '{self.folder}' holds. Delete the folder, "
                 f"or choose another ({self.option})."
@@ -186,7 +186,7 @@ class Journal:
                     try:
                         name, entry = json.loads(line)
                         self.entries[name] = entry
-                    except (ValueError, TypeError):
+                    except (ValueError, TypeError, RecursionError):
                         continue
             os.truncate(path, whole)
         self._file: IO[str] = open(path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 - closed in close()

@@ -34,7 +34,7 @@ META_NAME = "meta_info.txt"
 MAX_KEY_BYTES = 511
 """Longest key of an LMDB built with its defaults."""
 
-_META_LINE = re.compile(r"(?P<key>[^.]+)\.\S+ \((\d+),\s*(\d+),\s*(\d+)\) (?P<level>\d+)")
+_META_LINE = re.compile(r"(?P<key>[^.]+)\.\S+ \((\d{1,9}),\s*(\d{1,9}),\s*(\d{1,9})\) (?P<level>\d{1,9})")
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-/")
 _DATABASE = {"data.mdb", "lock.mdb"}
 # Images waiting for a commit never take more memory than this, however large they are.
@@ -227,7 +227,10 @@ def read_meta(folder: str | os.PathLike[str]) -> list[MetaEntry]:
             + " Give a folder written by LmdbImageWriter or by BasicSR's scripts/data_preparation."
         )
     entries, seen = [], set()
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: byte {error.start + 1} is not of a text in UTF-8. Write the folder again.") from None
     lines = text.splitlines()
     for number, line in enumerate(lines, 1):
         match = _META_LINE.fullmatch(line)

@@ -129,7 +129,9 @@ class BuildFolder:
                 f"'{folder}' holds no manifest.json, so it is no build of pseudo pairs; give the folder (out) of a "
                 f"`basicsr pseudo` run."
             )
-        if manifest.get("format") != FORMAT:
+        sizes = manifest.get("shards")
+        whole = isinstance(sizes, list) and all(isinstance(n, int) for n in [*sizes, manifest.get("shard_size")])
+        if manifest.get("format") != FORMAT or not whole:
             raise ValueError(
                 f"{self.folder / 'manifest.json'} is of format {manifest.get('format')}, this version reads {FORMAT}; "
                 f"build the pairs again."
@@ -169,7 +171,7 @@ class BuildFolder:
         path = self.file(shard, "photographs.jsonl")
         try:
             found = [Photograph(*json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-        except (FileNotFoundError, ValueError, TypeError) as error:
+        except (FileNotFoundError, ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} is missing or damaged ({error}); delete the build and make it again.") from None
         if len(found) != self.sizes[shard]:
             raise ValueError(
@@ -189,7 +191,7 @@ class BuildFolder:
             return msgspec.convert(json.loads(path.read_bytes()), ShardRecord)
         except FileNotFoundError:
             return None
-        except (ValueError, msgspec.ValidationError) as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path} is damaged ({error}); delete it, and give the command that builds the pairs again: it makes "
                 f"this shard again."

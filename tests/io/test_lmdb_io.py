@@ -206,6 +206,12 @@ def test_read_meta_errors_name_file_and_line(tmp_path):
         read_meta(folder)
     (folder / "meta_info.txt").write_text(good + "c.png (1,2")  # a killed writer's last line
     assert len(read_meta(folder)) == 2
+    (folder / "meta_info.txt").write_text(good + f"c.png ({'9' * 5000},2,3) 1\n")
+    with pytest.raises(ValueError, match=r"meta_info\.txt, line 3: 'c\.png \(999"):
+        read_meta(folder)
+    (folder / "meta_info.txt").write_bytes(b"\xff.png (1,2,3) 1\n")
+    with pytest.raises(ValueError, match=r"meta_info\.txt: byte 1 is not of a text in UTF-8"):
+        read_meta(folder)
     (folder / "meta_info.txt").write_text(good + "a.png (1,2,3) 1\n")
     with pytest.raises(ValueError, match="line 3: the key 'a' was there before"):
         read_meta(folder)

@@ -510,6 +510,12 @@ def test_damaged_manifests(photographs, generator, tmp_path):
     manifest.write_text(json.dumps({**json.loads(text), "format": 99}))
     with pytest.raises(ValueError, match="format 99"):
         build(photographs, out, generator)
+    manifest.write_text(json.dumps({**json.loads(text), "shards": "many"}))
+    with pytest.raises(ValueError, match=r"manifest\.json is of format"):
+        BuildFolder(out)
+    manifest.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
+        BuildFolder(out)
     with pytest.raises(FileNotFoundError, match=r"no manifest\.json"):
         BuildFolder(tmp_path)
 

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from semiisp_plugin.cli import main
 from semiisp_plugin.io import locks
-from semiisp_plugin.io.checkpoint import load_checkpoint
+from semiisp_plugin.io.checkpoint import CheckpointError, load_checkpoint
 from semiisp_plugin.io.locks import owned
 from semiisp_plugin.models.validation import ValidationError
 from semiisp_plugin.options import Source, complete
@@ -207,6 +207,18 @@ def test_a_run_that_begins_from_the_state_of_another_is_not_mixed_with_an_older_
     started("second", total=3, path={"resume_state": "experiments/first/training_states/2.state"})
     assert states("second") == [3]
     assert len(list(Path("experiments").glob("second_archived_*"))) == 1
+
+
+@pytest.mark.parametrize("change", [{"rng": None}, {"optimizers": [{"state": 3}]}, {"loop": 3}, {"iter": "2"}])
+def test_a_state_that_is_damaged_is_named(started, change):
+    started("first", total=2)
+    path = Path("experiments/first/training_states/2.state")
+    torch.save({**load_checkpoint(path), **change}, path)
+    with pytest.raises(
+        CheckpointError, match=r"first/training_states/2\.state (cannot be resumed|is no training state)"
+    ):
+        started("second", total=3, path={"resume_state": str(path)})
+    assert not Path("experiments/second").exists()
 
 
 def test_a_test_that_fails_leaves_the_older_results(started, option_files, monkeypatch, capsys):

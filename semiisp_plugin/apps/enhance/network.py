@@ -145,7 +145,7 @@ def _stored_options(path: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]
             text = (file.metadata() or {}).get("network", "")
         try:
             found = json.loads(text)
-        except ValueError:  # the name of the class alone, as it was once written
+        except (ValueError, RecursionError):  # the name of the class alone, as it was once written
             found = None
     return dict(found) if isinstance(found, Mapping) and isinstance(found.get("type"), str) else None
 
