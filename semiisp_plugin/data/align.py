@@ -95,7 +95,7 @@ class _Field(NamedTuple):
 
     @property
     def apart(self) -> float:
-        """Pixels by which many of the clear patches lie from where the whole does.
+        """Pixels by which many of the clear patches lie from where the whole does, or their middle.
 
         Half of them, or a quarter but for those far away: what repeats itself, such as a fence, looks displaced.
         """
@@ -104,7 +104,8 @@ class _Field(NamedTuple):
         middle = self.shift if self.clear else np.median(self.shifts, axis=0)
         apart = np.abs(self.shifts - middle).max(axis=1)
         near = apart[apart < _FAR]
-        return max(float(np.median(apart)), float(np.quantile(near, 0.75)) if len(near) else 0.0)
+        quarter = float(np.quantile(near, 0.75)) if len(near) > 2 else 0.0
+        return max(quarter, float(np.median(apart))) if self.clear else quarter
 
 
 def alignment(first: np.ndarray, second: np.ndarray) -> float:
@@ -181,7 +182,7 @@ def _starts(size: tuple[int, int], target: tuple[int, int]) -> list[_Window]:
         starts.append(_middle(size, height, width))
     ratio = (w / h) / (width / height)
     if abs(ratio - 1) <= ASPECT_TOLERANCE + 0.5 / min(height, width):
-        return [*starts, _middle(size, h, w)]
+        return list(dict.fromkeys((*starts, _middle(size, h, w))))
     cut_h, cut_w = (h, w / ratio) if ratio > 1 else (h * ratio, w)
     if h - cut_h <= MAX_BORDER * h and w - cut_w <= MAX_BORDER * w:
         starts.append(_middle(size, cut_h, cut_w))
@@ -214,6 +215,8 @@ def _place(image: np.ndarray, target: np.ndarray, starts: list[_Window]) -> tupl
             continue  # a crop, which has been refused by its proportions if they are others
         if max(field.apart, off) <= MAX_DISPLACEMENT:
             return usable, ""
+        if start is None:
+            continue  # what a search has not found is nowhere
         what = "parts of the edited image are" if field.apart > MAX_DISPLACEMENT else "the edited image is"
         problem = problem or (
             f"{what} displaced against the input by {max(field.apart, off):.1f} pixels. Was it cropped, straightened "

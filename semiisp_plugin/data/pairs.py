@@ -202,8 +202,12 @@ def _key_of(name: str) -> str | None:
         return None
 
 
-def locations(root: str | os.PathLike[str]) -> dict[str, str]:
+def locations(root: str | os.PathLike[str], *, doubled: dict[str, str] | None = None) -> dict[str, str]:
     """Key -> location (see `Pair`) of all images of a folder or LMDB.
+
+    Args:
+        root: The folder or LMDB.
+        doubled: Gets the files whose key another one has, with an explanation; None: they are an error.
 
     Raises:
         ValueError, FileNotFoundError, NotADirectoryError: See `match_pairs`.
@@ -220,10 +224,11 @@ def locations(root: str | os.PathLike[str]) -> dict[str, str]:
     for relative in list_images(root):
         key = lmdb_key(relative)
         if key in found:
-            raise ValueError(
-                f"'{found[key]}' and '{relative}' in '{root}' differ in their extension alone, so it is not clear "
-                "which one belongs to a pair. Remove one."
-            )
+            problem = f"'{found[key]}' and '{relative}' in '{root}' differ in their extension alone"
+            if doubled is None:
+                raise ValueError(f"{problem}, so it is not clear which one belongs to a pair. Remove one.")
+            doubled[relative] = f"{problem}; rename one"
+            continue
         found[key] = os.path.join(root, relative)
     return found
 

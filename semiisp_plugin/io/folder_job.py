@@ -245,11 +245,12 @@ def lacks_memory(error: BaseException) -> bool:
 
 def reason_of(error: BaseException, name: str = "") -> str:
     """Why a file is skipped, in one line, without the file's name in front."""
-    if lacks_memory(error):
-        return "there is not enough memory for it; shrink it, or take a machine with more"
     text = error.args[0] if isinstance(error, KeyError) and error.args else getattr(error, "strerror", None) or error
     line = " ".join(str(text).split()) or type(error).__name__
-    return line.removeprefix(f"{printable_path(name)}: ") if name else line
+    line = line.removeprefix(f"{printable_path(name)}: ") if name else line
+    if lacks_memory(error):
+        return f"there is not enough memory for it ({line[:100]}); shrink it, or take a machine with more"
+    return line
 
 
 def counted(number: int, what: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -294,11 +295,16 @@ def test_own_names_that_differ_in_case_alone_are_matched_exactly(tmp_path):
     ]
 
 
-def test_own_duplicates_are_named(tmp_path):
-    touch(tmp_path / "input", ["1.png", "1.jpg"])
-    touch(tmp_path / "target", ["1.png"])
-    with pytest.raises(ValueError, match=r"two inputs have the name '1': '.*1\.jpg' and '.*1\.png'"):
-        find("own", tmp_path)
+def test_own_duplicates_are_left_out(tmp_path):
+    """A telephone's HEIC and its JPEG: it is not clear which one was edited. The others go on."""
+    touch(tmp_path / "input", ["1.png", "1.jpg", "1.heic", "2.png", "3.png", "x.psd", "Thumbs.db"])
+    touch(tmp_path / "target", ["1.png", "2.png", "3.png"])
+    listing = find("own", tmp_path)
+    assert {pair.key for pairs in listing.splits.values() for pair in pairs} == {"2", "3"}
+    assert re.fullmatch(
+        r"two inputs have the name '1': '.*1\.heic' and '.*1\.jpg'\..* remove or rename one\.", listing.left_out["1"]
+    )
+    assert any("input', for their format: 1 .psd ('x.psd')" in warning for warning in listing.warnings)
 
 
 def test_own_folders_without_a_common_name(tmp_path):

@@ -121,7 +121,7 @@ def test_a_pipeline_ends_with_the_error_of_its_work():
         (ValueError("in/a.png: the file\n is empty"), "the file is empty"),
         (KeyError("no key 'x'"), "no key 'x'"),
         (OSError(28, "No space left"), "No space left"),
-        (MemoryError(), "MemoryError"),
+        (MemoryError(), "there is not enough memory for it (MemoryError); shrink it, or take a machine with more"),
         (cv2.error("odd"), "odd"),
     ],
 )

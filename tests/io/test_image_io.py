@@ -403,7 +403,7 @@ def test_list_images_errors(tmp_path):
     with pytest.raises(NotADirectoryError, match="file' is a file"):
         list_images(tmp_path / "file")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"empty' holds no image \(\.bmp"):
+    with pytest.raises(ValueError, match=r"empty' holds no image \(\.avif, \.bmp"):
         list_images(tmp_path / "empty")
 
 

@@ -467,19 +467,18 @@ def test_printable_path():
     assert printable_path(Path("a")) == "a"
 
 
-def test_unsupported_images_are_counted(tmp_path):
-    for name in ("a.heic", "b/c.HEIC", "b/d.heif", "raw.CR2", "b/e.txt", ".hidden.heic", "photo.jpg", "noext"):
+def test_what_is_not_read_is_counted(tmp_path):
+    for name in ("a.psd", "b/c.PSD", "raw.CR2", "b/e.txt", ".hidden.psd", "photo.jpg", "noext", "b/Thumbs.db"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert scan_images(tmp_path).unsupported == {".heic": 2, ".cr2": 1, ".heif": 1}
-    assert list(scan_images(tmp_path).unsupported) == [".heic", ".cr2", ".heif"]
-    assert scan_images(tmp_path).images == ["photo.jpg"] == list_images(tmp_path)
+    listing = scan_images(tmp_path)
+    assert list(listing.unsupported.items()) == [(".psd", 2), ("", 1), (".cr2", 1), (".txt", 1)]
+    remark = "2 .psd ('a.psd', ...), 1 without extension ('noext'), 1 .cr2 ('raw.CR2'), 1 .txt ('b/e.txt')"
+    assert listing.remark == remark
+    assert listing.images == ["photo.jpg"] == list_images(tmp_path)
     (tmp_path / "photo.jpg").unlink()
-    with pytest.raises(
-        ValueError, match=r"holds no image .*other formats \(2 \.heic, 1 \.cr2, 1 \.heif\)\. .*converted"
-    ):
+    with pytest.raises(ValueError, match=rf"holds no image .*other formats: {re.escape(remark)}\. .*converted"):
         list_images(tmp_path)
-    assert not image_io.UNSUPPORTED_EXTENSIONS & set(image_io.IMAGE_EXTENSIONS)
     with pytest.raises(FileNotFoundError):
         scan_images(tmp_path / "nowhere")
 

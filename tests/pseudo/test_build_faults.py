@@ -268,9 +268,8 @@ def test_a_photograph_that_takes_too_much_memory_is_skipped(generator, tmp_path,
     short = Short(generator.network, generator.first)
     short.error = error
     report = build(root, tmp_path / "out", short, batch=batch, draws=2)
-    assert report.skipped == {
-        "2.png": "2.png: there is not enough memory for it; shrink it, or take a machine with more"
-    }
+    assert list(report.skipped) == ["2.png"]
+    assert report.skipped["2.png"].startswith("2.png: there is not enough memory for it (")
     assert report.written == 8
     assert (tmp_path / "out" / "skipped.txt").read_text().startswith("2.png\t2.png: there is not enough memory")
     # What was left over of it is made when there is more.

@@ -415,7 +415,10 @@ def test_no_usable_photograph_is_an_error(build, tmp_path):
     folder.mkdir()
     (folder / "1.jpg").write_bytes(b"")
     (folder / "2.jpg").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"None of the 2 photographs in .*bad can be used; the first: .*1\.jpg"):
+    with pytest.raises(
+        ValueError,
+        match=r"None of the 2 photographs in .*bad .*skipped\.txt says why.; the first: .*1\.jpg",
+    ):
         build(root=folder)
     # Fixed, it can be tried again in the same place.
     write_image(folder / "1.jpg", picture(0))

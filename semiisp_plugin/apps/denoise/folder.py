@@ -73,7 +73,8 @@ def denoise_folder(options: DenoiseOptions, *, progress: bool = True) -> Denoise
         OSError: The disk is full, and the like; what is written stays.
     """
     began = time.monotonic()
-    inputs = locations(options.input)
+    skipped: dict[str, str] = {}
+    inputs = locations(options.input, doubled=skipped)
     if not is_lmdb(options.input):  # by the paths of the PNG files that are written
         relative = (os.path.relpath(path, options.input) for path in inputs.values())
         inputs = {f"{strip_extension(name)[0]}.png": os.path.join(options.input, name) for name in relative}
@@ -100,7 +101,6 @@ def denoise_folder(options: DenoiseOptions, *, progress: bool = True) -> Denoise
             precision=options.precision,
             device="cuda" if options.num_gpu else "cpu",
         )
-    skipped: dict[str, str] = {}
     written = 0
     with job.begun(settings, **record), ExitStack() as stack:
         writer = None

@@ -177,7 +177,12 @@ def child_names(root: Path) -> str:
 
 
 def by_name(
-    root: Path, name_of: Callable[[str], str | None], what: str, extensions: Collection[str] = IMAGE_EXTENSIONS
+    root: Path,
+    name_of: Callable[[str], str | None],
+    what: str,
+    extensions: Collection[str] = IMAGE_EXTENSIONS,
+    *,
+    doubled: dict[str, str] | None = None,
 ) -> dict[str, str]:
     """Name -> path of the images below a folder.
 
@@ -186,6 +191,7 @@ def by_name(
         name_of: Makes the name of a pair from a relative path; None for files that do not count.
         what: What messages call them: "inputs".
         extensions: Which files count, in lower case.
+        doubled: Gets the names that two files have, with an explanation; None: they are an error.
 
     Raises:
         ValueError: Two files have one name, or there is none.
@@ -197,11 +203,16 @@ def by_name(
             continue
         path = str(root / relative)
         if name in named:
-            raise ValueError(
+            problem = (
                 f"two {what} have the name '{name}': '{named[name]}' and '{path}'. It is not clear which one belongs "
                 "to the pair; remove or rename one."
             )
+            if doubled is None:
+                raise ValueError(problem)
+            doubled.setdefault(name, problem)
         named[name] = path
+    for name in doubled or ():
+        named.pop(name, None)
     if not named:
         raise ValueError(
             f"'{root}' holds no image that could be one of the {what}, neither itself nor below. Check the path, and "

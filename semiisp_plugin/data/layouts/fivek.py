@@ -28,6 +28,7 @@ from semiisp_plugin.data.layouts.base import (
 )
 from semiisp_plugin.data.pairs import Pair, check_same_size
 from semiisp_plugin.data.subsets import fivek_split
+from semiisp_plugin.io.folder_job import UNUSABLE
 from semiisp_plugin.io.image_io import read_image, to_float
 from semiisp_plugin.io.raw_io import RAW_PROCESSING, RAW_SUMMARY, read_raw, require_rawpy
 
@@ -162,7 +163,7 @@ def channel_order(pairs: Sequence[Pair]) -> tuple[str | None, str]:
     for pair in pairs[:: max(1, len(pairs) // _LOOKED_AT)][:_LOOKED_AT]:
         try:
             image, target = to_float(read_image(pair.input)), to_float(read_image(pair.target))
-        except (ValueError, OSError):
+        except UNUSABLE:
             continue
         if image.shape == target.shape:
             size = max(1, image.shape[1] // 4), max(1, image.shape[0] // 4)

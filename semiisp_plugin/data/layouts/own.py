@@ -66,12 +66,14 @@ def _find(request: Request) -> Listing:
     # Cameras write both: the RAW file is the input.
     raw_names = {_stem(name) for name in files if is_raw(name)}
     beside = dict.fromkeys(name for name in files if not is_raw(name) and _stem(name) in raw_names)
-    targets = by_name(target_root, _stem, "edited images")
-    inputs = by_name(input_root, lambda n: None if n in beside else _stem(n), "inputs", _INPUT_EXTENSIONS)
+    doubled: dict[str, str] = {}
+    targets = by_name(target_root, _stem, "edited images", doubled=doubled)
+    name_of = lambda name: None if name in beside else _stem(name)  # noqa: E731
+    inputs = by_name(input_root, name_of, "inputs", _INPUT_EXTENSIONS, doubled=doubled)
     inputs = _as_targets(inputs, targets)
     names = sorted(inputs.keys() & targets.keys())
     listing = Listing({}, partial(read_own, min_alignment=request.min_alignment, short_side=request.short_side))
-    listing.left_out = match(inputs, targets)[1]
+    listing.left_out = match(inputs, targets)[1] | doubled
     if not names:
         raise ValueError(
             f"no file of '{input_root}' ({len(inputs)} files, such as '{min(inputs.values())}') has the name of one of "

@@ -300,8 +300,9 @@ def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"None of the 1 images.*'a.png'"):
         denoise_folder(options(root, tmp_path / "out"), progress=False)
     write_image(root / "a.jpg", to_uint8(dark()))
-    with pytest.raises(ValueError, match="differ in their extension alone"):
-        denoise_folder(options(root, tmp_path / "other"), progress=False)
+    report = denoise_folder(options(root, tmp_path / "other"), progress=False)
+    assert (report.written, list(report.skipped)) == (1, ["a.png"])
+    assert "differ in their extension alone; rename one" in report.skipped["a.png"]
     with pytest.raises(FileNotFoundError):
         denoise_folder(options(tmp_path / "absent", tmp_path / "other"), progress=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from semiisp_plugin.apps.enhance import batch
 from semiisp_plugin.apps.enhance.batch import enhance_files
 from semiisp_plugin.apps.enhance.enhancer import Enhancer, NetworkError
-from semiisp_plugin.io.image_io import read_image
+from semiisp_plugin.io.image_io import ImageReadError, read_image
 
 
 class Square(nn.Module):
@@ -121,25 +122,58 @@ def test_arguments_files_and_folders(photos, tmp_path, monkeypatch):
     ("argument", "message"),
     [
         ("none.png", "There is no file or folder 'none.png'"),
-        ("empty", "'empty' holds no image, neither itself nor below, but pictures of other formats .1 .heic"),
+        ("empty", "'empty' holds no image, neither itself nor below, but files of other formats .1 .psd .'a.psd'"),
     ],
 )
 def test_what_is_not_there_is_said_before_anything_is_done(photos, tmp_path, monkeypatch, argument, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "a.heic").write_bytes(b"x")
+    (tmp_path / "empty" / "a.psd").write_bytes(b"x")
     with pytest.raises((ValueError, OSError), match=message):
         enhance_files(ENHANCER, argument, "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_pictures_that_are_left_out_of_a_folder_are_said(photos, tmp_path):
-    for name in ("b.gif", "c.jfif", "sub/d.heic", "Thumbs.db"):
+    for name in ("b.psd", "c.exr", "sub/d.psd", "sub/Thumbs.db", "._a.jpg", ".DS_Store", "desktop.ini"):
         (photos / name).write_bytes(b"x")
+    (photos / "@eaDir").mkdir()
+    (photos / "@eaDir/SYNOPHOTO_THUMB_M.jpg").write_bytes(b"x")
     report = enhance_files(ENHANCER, photos, tmp_path / "out")
-    assert len(report.written) == 3
+    assert (len(report.written), report.skipped) == (3, {})
     assert len(report.remarks) == 1
-    assert "1 .gif, 1 .heic, 1 .jfif" in report.remarks[0]
+    assert "for their format: 2 .psd ('b.psd', ...), 1 .exr ('c.exr'), 1 .txt ('notes.txt'); conv" in report.remarks[0]
+
+
+def test_other_formats_are_read(photos, tmp_path):
+    """What Pillow reads; of what is animated, the first image, which is said."""
+    pytest.importorskip("pillow_heif", reason="needs pillow-heif (pip install -e '.[heif]')").register_heif_opener()
+    shutil.rmtree(photos)
+    photos.mkdir()
+    pixels = np.repeat(np.tile(np.arange(64, dtype=np.uint8), (48, 1))[..., None] * 3, 3, axis=2)
+    image = Image.fromarray(pixels)
+    turned = Image.Exif()
+    turned[274] = 6
+    image.save(photos / "a.avif", quality=100, exif=turned)
+    image.save(photos / "b.JP2")
+    image.save(photos / "c.gif", save_all=True, append_images=[image.rotate(180)])
+    image.save(photos / "d.heic", quality=100)
+    image.save(photos / "e.jfif", "JPEG", quality=100)
+    report = enhance_files(ENHANCER, photos, tmp_path / "out", form="png")
+    assert (report.skipped, report.remarks) == ({}, [])
+    assert {os.path.basename(name): notes for name, notes in report.notes.items()} == {
+        "c.gif": ["of its several images the first was taken"]
+    }
+    for name in "abcde":
+        wanted = expected(np.rot90(pixels, -1) if name == "a" else pixels)
+        assert np.abs(read_image(tmp_path / "out" / f"{name}.png") - wanted).max() <= 8
+
+
+def test_heic_without_its_reader_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif.as_plugin", None)
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    with pytest.raises(ImageReadError, match=r"a\.heic: a HEIF image; to read it install pillow-heif .*or convert it"):
+        read_image(tmp_path / "a.heic")
 
 
 def test_bad_files_are_skipped_and_the_others_done(photos, tmp_path):
