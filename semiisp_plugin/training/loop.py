@@ -13,7 +13,7 @@ import datetime
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NoReturn
 
@@ -263,7 +263,7 @@ class _Loop:
             if part == 0:
                 self.epoch = epoch
                 self.model.update_learning_rate(iteration, warmup_iter=self.opt["train"]["warmup_iter"])
-            with self.model.accumulating(part):
+            with self.model.accumulating(part), nullcontext() if self.opened else _nothing_is_done(batch):
                 self.model.feed_data(batch)
                 self.model.optimize_parameters(iteration)
         self.iteration = iteration
@@ -360,6 +360,20 @@ class _Loop:
             torch.distributed.barrier()
         self.logger.warning(f"{interrupted}.{self.how_to_resume if interrupted.iteration is not None else ''}")
         raise interrupted
+
+
+@contextmanager
+def _nothing_is_done(batch: Mapping[str, Any]) -> Iterator[None]:
+    """Around the first steps: what torch says of a network that does not fit, and for which inputs."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"The first iterations failed, on inputs of {tuple(batch['lq'].shape)} (N, C, H, W): {error}. Is network_g "
+            f"made for them? Nothing was written; a run of this name is as it was."
+        ) from error
 
 
 def _goes_in_line(name: str) -> bool:

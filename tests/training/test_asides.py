@@ -175,17 +175,17 @@ def test_an_image_that_cannot_be_written_is_named(started):
 
 
 @pytest.mark.parametrize(
-    "mistake",
+    ("mistake", "message"),
     [
-        {"network_g": {**SMALL, "num_in_ch": 1}},
-        {"network_g": {**SMALL, "upscale": 2}},
-        {"path": {"pretrain_network_g": "nowhere.pth"}},
+        ({"network_g": {**SMALL, "num_in_ch": 1}}, r"inputs of \(2, 3, 32, 40\).*1 channels.*a run of this name is as"),
+        ({"network_g": {**SMALL, "upscale": 2}}, "network_g .*keeps the size"),
+        ({"path": {"pretrain_network_g": "nowhere.pth"}}, "no checkpoint nowhere.pth"),
     ],
 )
-def test_a_start_that_fails_leaves_the_good_run(started, mistake):
+def test_a_start_that_fails_leaves_the_good_run(started, mistake, message):
     started(total=2)
     before = {str(p): p.stat().st_mtime_ns for p in Path("experiments").rglob("*") if p.name != ".run.lock"}
-    with pytest.raises((RuntimeError, ValueError)):
+    with pytest.raises((RuntimeError, ValueError), match=message):
         started(total=2, **mistake)
     assert before == {str(p): p.stat().st_mtime_ns for p in Path("experiments").rglob("*") if p.name != ".run.lock"}
     started(total=4, auto_resume=True)
