@@ -67,7 +67,9 @@ class ImageNetWeights(NamedTuple):
             for key, value in wanted.items():
                 found = state.get(public(key))
                 if not isinstance(found, Tensor) or not found.is_floating_point():
-                    raise ImageNetWeightsError(f"{path} has no weights '{public(key)}'; it is not {self._whose()}.")
+                    raise ImageNetWeightsError(
+                        f"{path} has no entry '{public(key)}' of weights; it is not {self._whose()}."
+                    )
                 if found.shape != value.shape:
                     raise ImageNetWeightsError(
                         f"'{public(key)}' in {path} is {tuple(found.shape)} instead of {tuple(value.shape)}; it is not "

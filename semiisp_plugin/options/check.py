@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -424,10 +427,13 @@ def _without_weights(cls: Callable[..., nn.Module], arguments: dict[str, Any]) -
         if counts["tensors"] > _MOST_TENSORS or counts["numbers"] > _MOST_WEIGHTS:
             raise ValueError(f"a network of more than {_MOST_TENSORS:,} tensors or {_MOST_WEIGHTS:,} weights.")
 
-    hook = register_module_parameter_registration_hook(count)
+    hook, aside = register_module_parameter_registration_hook(count), io.StringIO()
     try:
-        with torch.device("meta"), without_network():
-            return cls(**arguments)
+        # What it has to say, it says when it is built in earnest.
+        with redirect_stdout(aside), redirect_stderr(aside), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with torch.device("meta"), without_network():
+                return cls(**arguments)
     finally:
         hook.remove()
 
