@@ -334,6 +334,9 @@ def _lines(field: _Field, size: tuple[int, int], least: float) -> list[tuple[flo
     lines = []
     for axis, length in ((0, size[1]), (1, size[0])):
         places, shifts = field.places[:, axis], field.shifts[:, axis]
+        # No border displaces them further; what repeats itself seems to be.
+        within = np.abs(shifts - np.median(shifts)) <= MAX_BORDER / 2 * length + 2 if len(shifts) else []
+        places, shifts = places[within], shifts[within]
         one, other = np.triu_indices(len(places), 1)
         far = np.abs(places[one] - places[other]) > length / 4
         one, other = one[far], other[far]
