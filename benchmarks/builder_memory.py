@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.child:
-        print(json.dumps(build(*args.child, args.short_side)))
+        print(json.dumps(build(args.child[0], args.child[1], args.short_side)))
         return
     if not Path("/proc/self/status").exists():
         parser.error("memory is read from /proc/self/status, which this system does not have")

@@ -44,6 +44,8 @@ def check(path: str) -> str | None:
             check_any_options(values, source)
             if is_plugin_model(values["model_type"]):
                 check_options(values, source, is_train=is_train)
+                for warning in source.warnings:
+                    print(f"warning: {warning}")
     except (OptionError, JobError) as error:
         return str(error)
     return None

@@ -237,7 +237,8 @@ def _kind(kind: Any) -> str:
     if origin is Literal:
         return ", ".join(f"`{as_yaml(a)}`" for a in arguments)
     if origin in (list, Sequence):
-        noun, range_ = re.fullmatch(r"(.*?)((?: [≥>].*| from .*)?)", _kind(arguments[0])).groups()
+        found = re.fullmatch(r"(.*?)((?: [≥>].*| from .*)?)", _kind(arguments[0]))
+        noun, range_ = found.groups() if found else ("", "")
         return f"list of {noun}s{range_}"
     if origin is dict or (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
         return "section"

@@ -77,7 +77,6 @@ def _overrides(parser: argparse._ActionsContainer, text: str) -> None:
 def _test(parser: argparse.ArgumentParser) -> None:
     _options(parser)
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="job launcher")
-    parser.add_argument("--auto_resume", action="store_true", help="resume from the run's latest checkpoint, if any")
     parser.add_argument(
         "--debug", action="store_true", help="debug_ before the name: log every iteration, validate every 8"
     )
@@ -86,6 +85,7 @@ def _test(parser: argparse.ArgumentParser) -> None:
 
 def _train(parser: argparse.ArgumentParser) -> None:
     _test(parser)
+    parser.add_argument("--auto_resume", action="store_true", help="resume from the run's latest checkpoint, if any")
     text = "check the options, build everything, run a few batches, report sizes and times, and write nothing"
     parser.add_argument("--dry-run", action="store_true", help=text)
 

@@ -263,6 +263,7 @@ def test_debug_mode_and_overrides(option_files):
     log = next(states.glob("train_*.log")).read_text()
     assert re.search(r"iter:\s+1, lr:\(5\.000e-04", log)
     assert not Path("tb_logger/debug_isp").exists()
+    assert "name: 'debug_isp' is BasicSR's debug mode" in log
 
 
 # --- errors: one clear line, exit status 1, no traceback -----------------------------------------------------------
@@ -343,6 +344,25 @@ def test_a_failed_start_leaves_the_older_run_alone(phase_1, capsys):
 def test_option_file_of_another_command(option_files, capsys):
     fails(capsys, ["train", "-opt", option_files.pseudo()], "basicsr pseudo")
     fails(capsys, ["pseudo", "-opt", option_files.isp()], "basicsr train")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--pairs", "x", "--photos", "y", "--split", "drawn"], "do not go with --pairs"),
+        (["recipe", "lolv1", "--write", "x", "--until", "semi"], "--write runs nothing"),
+        (["recipe", "lolv1", "--write", "x", "--redo"], "--write runs nothing"),
+    ],
+)
+def test_arguments_without_effect_are_refused(arguments, message, capsys, workspace):
+    fails(capsys, arguments, message)
+    assert not list(workspace.iterdir())
+
+
+def test_testing_resumes_nothing(option_files, capsys):
+    with pytest.raises(SystemExit):
+        main(["test", "-opt", option_files.test(), "--auto_resume"])
+    assert "unrecognized arguments: --auto_resume" in capsys.readouterr().err
 
 
 def test_testing_needs_weights_and_a_data_set(option_files, capsys):

@@ -64,6 +64,7 @@ def documented() -> list[tuple[str, list[str], bool]]:
     found = {}
     for path in itertools.chain(PAGES, CODE, FILES):
         for line in lines_of(path):
+            line = re.sub(r"\[(--[^\]]*)\]", r"\1", line)  # what may be left out
             for text in expanded(re.split(r"\s{3,}| \| |;", line)[0]):
                 part = text.endswith(" ...")
                 words = shlex.split(text.removesuffix(" ..."), comments=True)

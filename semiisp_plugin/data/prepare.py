@@ -58,6 +58,8 @@ def run_from_arguments(args: argparse.Namespace) -> None:
     _check_request(data_set, request)
     if args.workers < 0:
         raise ValueError(f"--workers is {args.workers}; it must be 0 or more.")
+    if args.check and args.out:
+        raise ValueError("--check writes nothing: leave --out out, or --check.")
     if args.check:
         check_pairs(data_set, request, workers=args.workers)
     elif args.out:

@@ -63,6 +63,8 @@ def run_from_arguments(args: argparse.Namespace) -> dict[str, Any] | None:
         )
     source = plain(experiment.recipe()) if experiment else args.opt or args.what
     if args.write:
+        if args.dry_run or args.until or args.redo is not None:
+            raise ValueError("--write runs nothing: leave --dry-run, --until and --redo out.")
         write_option_files(load_recipe(source, args.set), Path(args.write), experiment)
         return None
     return run_recipe(

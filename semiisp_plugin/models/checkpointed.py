@@ -182,6 +182,8 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
         self.resume_networks(iteration)
         for optimizer, saved in zip(self.optimizers, resume_state["optimizers"], strict=True):
             load_optimizer_state(optimizer, saved)
+        for key in [k for k, value in self.opt["path"].items() if k.startswith("pretrain_network") and value]:
+            get_root_logger().info(f"path:{key} is left aside: the networks are those of iteration {iteration:,d}.")
         for change in _changes(before, now):
             get_root_logger().warning(f"Resuming with {change}.")
         rng, rank = resume_state["rng"], self.opt.get("rank", 0)

@@ -41,7 +41,8 @@ def complete(
 ) -> dict[str, Any]:
     """Check options and add what they do not say: the structures' defaults, paths, phases, GPU count, debug settings.
 
-    Models and data sets find every key that has a default other than "nothing", and need not check again.
+    Models and data sets find every key that has a default other than "nothing", and need not check again. ``warnings``
+    is what is to be said about the options: for the log of the run.
     """
     check_options(options, source, is_train=is_train)
     for section in ("path", "logger", *(() if is_train else ("val",))):
@@ -88,6 +89,7 @@ def complete(
     else:
         run = os.path.join(root_path, "results", options["name"])
         paths.update(results_root=run, log=run, visualization=os.path.join(run, "visualization"))
+    options["warnings"] = list(dict.fromkeys(source.warnings))
     return options
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
@@ -19,10 +18,14 @@ class Source:
         path: The file's path as the user gave it.
         places: Place of each key, by its path of keys: a line (from 1) of that file, or words such as ``base.yml:3``
             and ``--force_yml train:total_iter``.
+
+    Attributes:
+        warnings: What `warn` was told, for the log of the run.
     """
 
     def __init__(self, path: str, places: Mapping[Keys, int | str] | None = None) -> None:
         self.path = path
+        self.warnings: list[str] = []
         self._places = {
             keys: place if isinstance(place, str) else f"{path}:{place}" for keys, place in (places or {}).items()
         }
@@ -50,8 +53,8 @@ class Source:
         raise OptionError(self._sentence(keys, message))
 
     def warn(self, keys: Sequence[str], message: str) -> None:
-        """Log a warning for the key at ``keys``; shown on the terminal while no log is open."""
-        logging.getLogger("basicsr.options").warning(printable(self._sentence(keys, message)))
+        """Note a warning for the key at ``keys``."""
+        self.warnings.append(printable(self._sentence(keys, message)))
 
     def _sentence(self, keys: Sequence[str], message: str) -> str:
         where, key = self.where(keys), ":".join(map(str, keys))

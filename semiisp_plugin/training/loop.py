@@ -61,7 +61,7 @@ def run_from_arguments(args: argparse.Namespace, root_path: str) -> Any:
     if args.dry_run:
         from semiisp_plugin.training.dry_run import dry_run
 
-        with run_log(opt["rank"], quiet=True):
+        with run_log(opt, quiet=True):
             dry_run(Run(opt, args.auto_resume))
         return None
     shown = sys.stderr.isatty()
@@ -100,7 +100,7 @@ def train(
     """
     if "dist" not in opt:
         init_distributed(opt, "none")
-    with owned_run(opt), run_log(opt["rank"], quiet) as log, algorithms(bool(opt["deterministic"])):
+    with owned_run(opt), run_log(opt, quiet) as log, algorithms(bool(opt["deterministic"])):
         if opt["logger"]["use_tb_logger"]:
             wandb_is_asked_for(opt)
         run = Run(opt, auto_resume)

@@ -63,8 +63,8 @@ def options_or_basicsr(
         message = (
             "holds 'debug', BasicSR's debug mode: val_freq 8, print_freq 1, save_checkpoint_freq 8, no TensorBoard."
         )
-        source.warn(("name",), message)
-    how = {"launcher": args.launcher, "auto_resume": args.auto_resume, "debug": args.debug}
+        print(f"WARNING: {source.where(('name',))}: name: {message}", file=sys.stderr)
+    how = {"launcher": args.launcher, "auto_resume": is_train and args.auto_resume, "debug": args.debug}
     run_basicsr(command, root_path, values, args.opt, **how)
     return None, None
 
@@ -168,7 +168,10 @@ def find_resume_state(opt: dict[str, Any], auto_resume: bool) -> tuple[dict[str,
         ]
     paths["resume_state"] = str(found)
     total = int(opt["train"]["total_iter"])
-    return state, [*said, f"auto_resume: resuming from {found} (iteration {state['iter']:,d} of {total:,d})"]
+    said.append(f"auto_resume: resuming from {found} (iteration {state['iter']:,d} of {total:,d})")
+    if named and Path(named).resolve() != found.resolve():
+        said.append(f"auto_resume: path:resume_state is left aside: {named}")
+    return state, said
 
 
 def set_seed(seed: int) -> None:

@@ -83,14 +83,14 @@ class RunLog(logging.FileHandler):
 
 
 @contextmanager
-def run_log(rank: int, quiet: bool = False) -> Iterator[RunLog]:
-    """Log to the terminal, and for a file that is opened later.
+def run_log(opt: dict[str, Any], quiet: bool = False) -> Iterator[RunLog]:
+    """Log to the terminal, and for a file that is opened later; first what is to be said about the options.
 
     Args:
-        rank: Of the process; others than the first log errors alone, and have no file.
+        opt: Complete options. Processes other than the first log errors alone, and have no file.
         quiet: Show only warnings on the terminal.
     """
-    logger = logging.getLogger("basicsr")
+    logger, rank = logging.getLogger("basicsr"), opt["rank"]
     before, known = (list(logger.handlers), logger.level), "basicsr" in initialized_logger
     log, terminal = RunLog(), logging.StreamHandler()
     terminal.setFormatter(log.formatter)
@@ -101,6 +101,8 @@ def run_log(rank: int, quiet: bool = False) -> Iterator[RunLog]:
     initialized_logger["basicsr"] = True
     try:
         logger.info(get_env_info())
+        for warning in opt.pop("warnings", ()):
+            logger.warning(warning)
         yield log
     finally:
         log.close()

@@ -56,7 +56,7 @@ def test(opt: dict[str, Any], *, progress: bool = False, quiet: bool = False) ->
         init_distributed(opt, "none")
     set_seed(opt["manual_seed"] + opt["rank"])
     torch.backends.cudnn.benchmark = True
-    with owned_run(opt), run_log(opt["rank"], quiet) as log:
+    with owned_run(opt), run_log(opt, quiet) as log:
         logger = get_root_logger()
         loaders = build_val_loaders(opt)
         model = build_model(opt)

@@ -445,6 +445,7 @@ def test_own_raw_files(tmp_path, run, write_dng):
     ("arguments", "message"),
     [
         (["lolv1", "--source", "x"], "--out DIR, or --check"),
+        (["lolv1", "--source", "x", "--out", "y", "--check"], "--check writes nothing"),
         (
             ["lolv1", "--source", "x", "--check", "--short_side", "480"],
             "--short_side is not an option of lolv1, but of own",

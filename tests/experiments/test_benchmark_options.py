@@ -108,7 +108,7 @@ def test_candidates_are_all_combinations():
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda p: p.name)
-def test_every_option_file_is_valid(path, tmp_path, monkeypatch):
+def test_every_option_file_is_valid(path, tmp_path, monkeypatch, capsys):
     """Checked against empty folders in the place of the data it names."""
     values = yaml.safe_load(path.read_text())
     for key in ("photographs", "dataroot_lq", "dataroot_gt", "test_lq", "test_gt"):
@@ -121,12 +121,17 @@ def test_every_option_file_is_valid(path, tmp_path, monkeypatch):
     assert loaded.title
     assert loaded.task.description
     check_effects(loaded, 16)
+    assert not capsys.readouterr().out
+
+
+def test_common_settings_without_effect_are_named(load, capsys):
+    check_effects(load(systems={"supervised": None}, settings={"noise": "paper", "lr": 2e-3}), 16)
+    assert capsys.readouterr().out == "Note: settings:noise: nothing that these systems do depends on it.\n"
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"settings": {"noise": "paper"}}, "settings:noise: nothing that these systems do"),
         ({"systems": {"supervised": {"settings": {"beta": 2.0}}}}, "systems:supervised:settings:beta: nothing that"),
         ({"systems": {"supervised": {"settings": {"lr": 2e-3}}}}, None),
     ],

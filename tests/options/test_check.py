@@ -1,6 +1,5 @@
 """Whole option files against the structures, calls and registries: what is wrong, where, and what was perhaps meant."""
 
-import logging
 import math
 from pathlib import Path
 from typing import Annotated, Any
@@ -115,7 +114,9 @@ def check(option_files):
     def check(change, file="semi"):
         options = yaml.safe_load(Path(getattr(option_files, file)()).read_text(encoding="utf-8"))
         change(options)
-        check_options(options, Source("o.yml"), is_train=True)
+        source = Source("o.yml")
+        check_options(options, source, is_train=True)
+        check.warnings = source.warnings
         return options
 
     return check
@@ -668,37 +669,36 @@ def test_what_cannot_be_is_refused(check, change, message):
         ),
     ],
 )
-def test_what_has_no_effect_is_said(check, change, message, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)  # off once BasicSR has set it up
+def test_what_has_no_effect_is_said(check, change, message):
     check(lambda o: None)
-    assert not caplog.records
+    assert not check.warnings
     check(change)
-    assert message in caplog.text
+    assert message in check.warnings[0]
 
 
-def test_what_testing_does_not_use_is_said(option_files, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)
-    load_options(option_files.test(), root_path=".", is_train=False)
-    assert not caplog.records
+def test_what_testing_does_not_use_is_said(option_files):
+    def warnings(path: str, *overrides: str) -> list[str]:
+        return load_options(path, root_path=".", is_train=False, overrides=overrides)["warnings"]
+
+    assert not warnings(option_files.test())
     weights = "path:pretrain_network_g=x.pth"
-    load_options(option_files.isp(), root_path=".", is_train=False, overrides=[weights, "network_global=~"])
-    assert "isp.yml: testing does not use train, logger, datasets:train, val:val_freq." in caplog.text
-    load_options(option_files.test(), root_path=".", is_train=False, overrides=["val=~"])
-    assert "val: with neither metrics nor save_img, testing gives nothing" in caplog.text
+    [said] = warnings(option_files.isp(), weights, "network_global=~")
+    assert said.endswith("isp.yml: testing does not use train, logger, datasets:train, val:val_freq.")
+    [said] = warnings(option_files.test(), "val=~")
+    assert said.endswith("val: with neither metrics nor save_img, testing gives nothing.")
     overrides = [weights, "network_global=~", "path:pretrain_network_global=x"]
     with pytest.raises(OptionError, match="pretrain_network_global: the section 'network_global' is missing"):
         load_options(option_files.isp(), root_path=".", is_train=False, overrides=overrides)
 
 
 @pytest.mark.parametrize("name", ["debug", "debug_x", "lol_debugged", "debugger", "x_debug"])
-def test_debug_mode_is_for_names_that_say_so(option_files, name, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)
+def test_debug_mode_is_for_names_that_say_so(option_files, name):
     overrides = [f"name={name}", "val:val_freq=3", "logger:print_freq=5"]
     options = load_options(option_files.isp(), root_path=".", is_train=True, overrides=overrides)
     logger, on = options["logger"], name in ("debug", "debug_x")
     assert (options["val"]["val_freq"], logger["print_freq"]) == ((8, 1) if on else (3, 5))
     assert (logger["save_checkpoint_freq"], logger["use_tb_logger"]) == ((8, False) if on else (1, True))
-    assert ("is BasicSR's debug mode: print_freq 1, save_checkpoint_freq 8, use" in caplog.text) == on
+    assert ("is BasicSR's debug mode: print_freq 1, save_checkpoint_freq 8, use" in str(options["warnings"])) == on
     options = load_options(option_files.isp(), root_path=".", is_train=True, overrides=overrides, debug=True)
     assert options["name"] == (name if on else f"debug_{name}")
 
@@ -728,9 +728,9 @@ CYCLIC, STEPS, COSINE = "CosineAnnealingRestartCyclicLR", "MultiStepLR", "Cosine
         {"type": COSINE, "total_iter": 50},
     ],
 )
-def test_good_schedules(check_schedule, settings, caplog):
+def test_good_schedules(check_schedule, check, settings):
     check_schedule(**settings)
-    assert not caplog.records
+    assert not check.warnings
 
 
 @pytest.mark.parametrize(
@@ -812,16 +812,23 @@ def test_wrong_schedules(check_schedule, settings, message):
         check_schedule(**settings)
 
 
-def test_what_is_cut_off_is_said(check_schedule, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)  # off once BasicSR has set it up
-    check_schedule(type=CYCLIC, periods=[80, 80])
-    assert (
-        "they end after 160 iterations, training after 100 (train:total_iter): the schedule is cut off" in caplog.text
-    )
-    check_schedule(type=COSINE, total_iter=200)
-    assert "scheduler:total_iter: training ends after 100 iterations: the schedule is cut off" in caplog.text
-    check_schedule(type=STEPS, milestones=[90, 100, 120])
-    assert "scheduler:milestones: training ends after 100 iterations, before [120]" in caplog.text
+def test_what_is_cut_off_is_said(check_schedule, check):
+    for settings, expected in (
+        (
+            {"type": CYCLIC, "periods": [80, 80]},
+            "they end after 160 iterations, training after 100 (train:total_iter): the schedule is cut off",
+        ),
+        (
+            {"type": COSINE, "total_iter": 200},
+            "scheduler:total_iter: training ends after 100 iterations: the schedule is cut off",
+        ),
+        (
+            {"type": STEPS, "milestones": [90, 100, 120]},
+            "scheduler:milestones: training ends after 100 iterations, before [120]",
+        ),
+    ):
+        check_schedule(**settings)
+        assert expected in check.warnings[0]
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ def test_warnings_are_shown_and_other_processes_print_nothing(options, capsys, m
 
     monkeypatch.setattr(dry_run_module, "_train", warned)
     for rank in (0, 1):
-        with run_log(rank, quiet=True):
+        with run_log({"rank": rank}, quiet=True):
             run = Run(finished(options()))
             logging.getLogger("basicsr").warning("while it was built")
             run.opt["rank"] = rank
