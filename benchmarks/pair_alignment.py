@@ -1,6 +1,6 @@
 """Does `align` find where an edited image lies in its input?
 
-    python benchmarks/pair_alignment.py --pairs INPUTS TARGETS [--pairs INPUTS TARGETS ...] [--count N]
+    python benchmarks/pair_alignment.py --pairs INPUTS TARGETS --count 100
 
 Of each real pair of one size the target is cropped at one to four sides (drawn; up to 3 % of the shorter side in all),
 made noisy, shrunk (1.3 to 2.5 times) or displaced by 2 to 5 pixels; `align` has to find what was cut. Right is to the

@@ -25,13 +25,12 @@ import functools
 import logging
 import os
 import re
-import socket
 import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from semiisp_plugin import plugins, registry
 from semiisp_plugin.io.files import printable
@@ -128,7 +127,6 @@ __all__ = [
     "register",
     "run_basicsr",
     "tensor2img",
-    "without_network",
 ]
 
 
@@ -187,17 +185,6 @@ def _with_printable_text(record: logging.LogRecord) -> bool:
 
 logging.getLogger("basicsr").addFilter(_with_printable_text)
 FileClient._backends["lmdb"] = _SharedLmdbBackend
-
-
-@contextmanager
-def without_network() -> Iterator[None]:
-    """Let whatever asks for another machine fail: some networks fetch weights when they are built."""
-
-    def refuse(host: Any, *_: Any, **__: Any) -> NoReturn:
-        raise OSError(f"nothing is fetched from {host} here")
-
-    with _replaced(socket, getaddrinfo=refuse):
-        yield
 
 
 # --- BasicSR's own models, in BasicSR's own pipeline ------------------------------------------------------------------

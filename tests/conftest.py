@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import importlib.util
+import logging
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from hypothesis import HealthCheck, settings
 import semiisp_plugin
 from semiisp_plugin.io.image_io import to_uint8, to_uint16, write_image
 from semiisp_plugin.io.lmdb_io import close_all
+from semiisp_plugin.toolbox import initialized_logger
 
 semiisp_plugin.register()  # tests look into the registries themselves, some while they are collected
 
@@ -60,9 +62,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """A shell that starts the suite in the background has it ignore Ctrl+C, and every process that tests start."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A shell that starts the suite in the background, or nohup, has it ignore signals, and all that tests start."""
+    for name, usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -110,6 +114,14 @@ def _one_thread():
 def _closed_environments():
     yield
     close_all()
+
+
+@pytest.fixture(autouse=True)
+def _no_logger_of_another_test():
+    """BasicSR gives its logger a handler once, for the terminal that there is then: of one test alone."""
+    yield
+    logging.getLogger("basicsr").handlers.clear()
+    initialized_logger.clear()
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,11 @@ import inspect
 import io
 import os
 import re
+import socket
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -392,15 +393,24 @@ def _check_schedule(section: dict[str, Any], train: dict[str, Any], source: Sour
 # --- sections that name a class or function --------------------------------------------------------------------------
 
 
-def check_network(network: Any, source: Source, keys: Keys) -> nn.Module | None:
+def check_network(
+    network: Any, source: Source, keys: Keys, cls: Callable[..., nn.Module] | None = None
+) -> nn.Module | None:
     """A section such as ``network_g``.
+
+    Args:
+        network: The section.
+        source: Where it is from.
+        keys: Where in it.
+        cls: The network's class, where it is known; else the one that is registered, which takes BasicSR.
 
     Returns:
         The network without memory for its weights (on the device ``meta``); None for one that cannot be built so.
     """
-    from semiisp_plugin.toolbox import ARCH_REGISTRY
+    if cls is None:
+        from semiisp_plugin.toolbox import ARCH_REGISTRY
 
-    cls = registered(network, ARCH_REGISTRY, "network", source, keys)
+        cls = registered(network, ARCH_REGISTRY, "network", source, keys)
     check_call(network, cls, source, keys)
     try:
         return _without_weights(cls, {key: value for key, value in network.items() if key != "type"})
@@ -408,7 +418,7 @@ def check_network(network: Any, source: Source, keys: Keys) -> nn.Module | None:
         if isinstance(error, (OSError, NotImplementedError)) or "meta" in str(error):  # it needs files, or values
             return None
         own, problem = isinstance(error, ValueError), str(error) or type(error).__name__
-        begin = "" if own else f"{cls.__name__} cannot be built with these options: "
+        begin = "" if own else f"{network['type']} cannot be built with these options: "
         source.fail(keys, f"{begin}{problem}{'' if problem.endswith('.') else '.'}")
 
 
@@ -416,8 +426,6 @@ def _without_weights(cls: Callable[..., nn.Module], arguments: dict[str, Any]) -
     """A network on the device ``meta``, nothing being fetched for it from elsewhere."""
     import torch
     from torch.nn.modules.module import register_module_parameter_registration_hook
-
-    from semiisp_plugin.toolbox import without_network
 
     counts = {"tensors": 0, "numbers": 0}
 
@@ -432,10 +440,24 @@ def _without_weights(cls: Callable[..., nn.Module], arguments: dict[str, Any]) -
         # What it has to say, it says when it is built in earnest.
         with redirect_stdout(aside), redirect_stderr(aside), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with torch.device("meta"), without_network():
+            with torch.device("meta"), _nothing_fetched():
                 return cls(**arguments)
     finally:
         hook.remove()
+
+
+@contextmanager
+def _nothing_fetched() -> Iterator[None]:
+    """Let whatever asks for another machine fail: some networks fetch weights when they are built."""
+
+    def refuse(host: Any, *_: Any, **__: Any) -> NoReturn:
+        raise OSError(f"nothing is fetched from {host} here")
+
+    before, socket.getaddrinfo = socket.getaddrinfo, refuse
+    try:
+        yield
+    finally:
+        socket.getaddrinfo = before
 
 
 def check_loss(section: Any, source: Source, keys: Keys) -> None:

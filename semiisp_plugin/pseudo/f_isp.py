@@ -69,7 +69,7 @@ def load_f_isp(path: str | os.PathLike[str]) -> tuple[PQDynamicISP, dict[str, Pa
     if kind != PQDynamicISP.__name__:
         raise CheckpointError(f"{path} holds a {kind}; an f_ISP of phase 1 is a {PQDynamicISP.__name__}.")
     try:
-        check_network(options, Source(f"{path}: the network's options in it"), ())
+        check_network(options, Source(f"{path}: the network's options in it"), (), PQDynamicISP)
     except OptionError as error:
         raise CheckpointError(str(error)) from None
     network = PQDynamicISP(**{key: value for key, value in options.items() if key != "type"})
