@@ -55,7 +55,8 @@ num_gpu: 0
 datasets:
   train: {name: tr, type: PairedRestorationDataset, dataroot_gt: tr/high, dataroot_lq: tr/low,
           io_backend: {type: disk}, gt_size: 64, batch_size_per_gpu: 2}
-network_g: {type: PQDynamicISP, inverse_tone_mapping: true, grid: [1, 1], thumbnail: 32}
+network_g: {type: PQDynamicISP, inverse_tone_mapping: true, grid: [2, 2], thumbnail: 32}
+network_global: {type: PQDynamicISP, inverse_tone_mapping: true, grid: [1, 1], thumbnail: 32}
 train: {bank_size: 8, total_iter: 10, optim_g: {type: AdamW, lr: 1e-3},
         pixel_opt: {type: PooledL1Loss, kernel_sizes: [16]}}
 logger: {print_freq: 5, save_checkpoint_freq: 10}

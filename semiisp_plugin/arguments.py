@@ -9,6 +9,7 @@ import argparse
 import io
 import sys
 from collections.abc import Callable
+from typing import TypeVar
 
 from semiisp_plugin._version import __version__
 
@@ -98,7 +99,7 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="folder to write; an interrupted run resumes there")
     parser.add_argument("--check", action="store_true", help="verify the source, image by image; write nothing")
     text = "threads that read and encode (default: %(default)s, one image after the other; a RAW file takes up to 1 GB)"
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help=text)
+    parser.add_argument("--workers", type=_number(int, 0, 1024), default=0, metavar="N", help=text)
     parser.add_argument("--input", metavar="DIR", help="own, fivek_*: the folder of the inputs")
     parser.add_argument("--target", metavar="DIR", help="own, fivek_*: the folder of the targets")
     text = "lolv*, fivek_*: leave out what lacks a partner or a file instead of stopping"
@@ -106,11 +107,13 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
     text = "fivek_tone_mapping: which channels of the XYZ files hold X, Y, Z (default: %(default)s, from the images)"
     parser.add_argument("--channel_order", choices=["auto", "rgb", "bgr"], default="auto", help=text)
     text = "own: shrink the pairs to this short side in pixels (the paper's images have 480)"
-    parser.add_argument("--short_side", type=int, metavar="N", help=text)
-    parser.add_argument("--test_pairs", type=int, metavar="N", help="own: pairs for testing (default: a tenth)")
+    parser.add_argument("--short_side", type=_number(int, 32, 100_000), metavar="N", help=text)
+    parser.add_argument(
+        "--test_pairs", type=_number(int, 0, 10**9), metavar="N", help="own: pairs for testing (default: a tenth)"
+    )
     parser.add_argument("--test_list", metavar="FILE", help="own: names of the pairs for testing, one a line")
     text = "own, fivek_general_isp: least alignment of input and target, -1 to 1 (default: %(default)s)"
-    parser.add_argument("--min_alignment", type=float, default=0.7, metavar="X", help=text)
+    parser.add_argument("--min_alignment", type=_number(float, -1, 1), default=0.7, metavar="X", help=text)
 
 
 def _pseudo(parser: argparse.ArgumentParser) -> None:
@@ -134,7 +137,9 @@ def _recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-opt", metavar="FILE", help="the recipe, in place of FILE")
     experiment = parser.add_argument_group("a task's experiment")
     experiment.add_argument("--network", metavar="NAME", help="target network (default: the task's first)")
-    experiment.add_argument("--pairs", type=int, metavar="N", help="number of pairs (default: the paper's fewest)")
+    experiment.add_argument(
+        "--pairs", type=_number(int, 1, 10**9), metavar="N", help="number of pairs (default: the paper's fewest)"
+    )
     experiment.add_argument("--data", metavar="DIR", help="what `basicsr prepare` wrote (default: datasets/TASK)")
     text = "folder of ordinary photographs (default: datasets/coco/train2017)"
     experiment.add_argument("--photos", metavar="DIR", help=text)
@@ -173,7 +178,7 @@ def _enhance(parser: argparse.ArgumentParser) -> None:
     results.add_argument("--format", choices=["png", "jpg", "tiff", "webp"], help="default: each image's; RAW: png")
     results.add_argument("--bits", choices=["keep", "8", "16"], default="keep", help="default: each image's; RAW: 16")
     text = "of JPEG and WebP, 1 to 100 (default: %(default)s)"
-    results.add_argument("--quality", type=int, default=95, metavar="N", help=text)
+    results.add_argument("--quality", type=_number(int, 1, 100), default=95, metavar="N", help=text)
     results.add_argument("--suffix", default="", metavar="TEXT", help="added to the names, such as _enhanced")
     results.add_argument("--overwrite", action="store_true", help="make results again; images are never overwritten")
     run = parser.add_argument_group("running")
@@ -183,21 +188,42 @@ def _enhance(parser: argparse.ArgumentParser) -> None:
     text = "side of the tiles in pixels, 0 for none (default: none up to 2 megapixels, else 1024)"
     run.add_argument("--tile", type=_tile, default="auto", metavar="N", help=text)
     text = "pixels that tiles share (default: an eighth of the tile)"
-    run.add_argument("--overlap", type=int, metavar="N", help=text)
+    run.add_argument("--overlap", type=_number(int, 0, 10**6), metavar="N", help=text)
     text = "bring tiles to the tone of the whole image (default: if they disagree about what they share)"
     run.add_argument("--match", choices=["auto", "on", "off"], default="auto", help=text)
     text = "larger images are skipped (default: 200,000,000)"
-    run.add_argument("--max_pixels", type=int, default=200_000_000, metavar="N", help=text)
-    run.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read (default: %(default)s)")
+    run.add_argument("--max_pixels", type=_number(int, 1, 10**12), default=200_000_000, metavar="N", help=text)
+    run.add_argument(
+        "--workers", type=_number(int, 1, 1024), default=2, metavar="N", help="threads that read (default: %(default)s)"
+    )
 
 
 def _tile(text: str) -> int | str:
     if text == "auto":
         return text
     try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is neither a number of pixels nor 'auto'") from None
+        return _number(int, 0, 10**6)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, and not 'auto'") from None
+
+
+N = TypeVar("N", int, float)
+
+
+def _number(kind: type[N], least: N, most: N) -> Callable[[str], N]:
+    """The type of an argument that is a number from ``least`` to ``most``."""
+
+    def number(text: str) -> N:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not least <= value <= most:
+            what = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"'{text[:40]}' is no {what} from {least:,} to {most:,}")
+        return value
+
+    return number
 
 
 def _bank(parser: argparse.ArgumentParser) -> None:
@@ -211,7 +237,7 @@ def _bank(parser: argparse.ArgumentParser) -> None:
 def _benchmark(parser: argparse.ArgumentParser) -> None:
     _options(parser, "option file (YAML), see options/benchmarks")
     text = "processes (default: one a GPU, or one a core; 0: none but this)"
-    parser.add_argument("--workers", type=int, metavar="N", help=text)
+    parser.add_argument("--workers", type=_number(int, 0, 1024), metavar="N", help=text)
 
 
 def _demo(parser: argparse.ArgumentParser) -> None:
@@ -221,8 +247,12 @@ def _demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", choices=["raw", "lowlight"], help="simulated task (default: lowlight)")
     text = "photographs of the simulated task: the default split, or one dealt out by the seed (default: %(default)s)"
     parser.add_argument("--split", choices=["default", "drawn"], default="default", help=text)
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything (default: %(default)s)")
-    parser.add_argument("--iterations", type=int, metavar="N", help="iterations of semi-supervised training")
+    parser.add_argument(
+        "--seed", type=_number(int, 0, 2**32 - 1), default=0, help="seed of everything (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--iterations", type=_number(int, 4, 10**9), metavar="N", help="iterations of semi-supervised training"
+    )
 
 
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {

@@ -636,6 +636,30 @@ def test_usage_errors_exit_with_2(capsys):
         assert stop.value.code == 2
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("enhance x --out o --quality 0", "--quality: '0' is no whole number from 1 to 100"),
+        ("enhance x --out o --workers 0", "--workers: '0' is no whole number from 1 to 1,024"),
+        ("enhance x --out o --max_pixels -1", "--max_pixels: '-1' is no whole number from 1 to 1,000,000,000,000"),
+        (f"enhance x --out o --tile {10**20}", "is no whole number from 0 to 1,000,000, and not 'auto'"),
+        ("enhance x --out o --overlap 1e9", "--overlap: '1e9' is no whole number from 0 to 1,000,000"),
+        ("prepare own --short_side 8", "--short_side: '8' is no whole number from 32 to 100,000"),
+        ("prepare own --min_alignment nan", "--min_alignment: 'nan' is no number from -1 to 1"),
+        ("prepare own --workers -1", "--workers: '-1' is no whole number from 0 to 1,024"),
+        ("benchmark -opt x --workers -1", "--workers: '-1' is no whole number from 0 to 1,024"),
+        ("recipe lolv1 --pairs 0", "--pairs: '0' is no whole number from 1 to"),
+        ("demo --iterations 3", "--iterations: '3' is no whole number from 4 to"),
+        ("demo --seed -1", "--seed: '-1' is no whole number from 0 to 4,294,967,295"),
+    ],
+)
+def test_numbers_of_arguments_have_ranges(capsys, command, said):
+    with pytest.raises(SystemExit) as stop:
+        main(command.split())
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
 def test_help_names_what_the_commands_take():
     """The parser imports nothing, so that it has these by heart."""
     from semiisp_plugin import arguments

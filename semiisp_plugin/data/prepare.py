@@ -56,8 +56,6 @@ def run_from_arguments(args: argparse.Namespace) -> None:
     data_set = DATA_SETS[args.name]
     request = Request(**{f.name: getattr(args, f.name) for f in fields(Request)})
     _check_request(data_set, request)
-    if args.workers < 0:
-        raise ValueError(f"--workers is {args.workers}; it must be 0 or more.")
     if args.check and args.out:
         raise ValueError("--check writes nothing: leave --out out, or --check.")
     if args.check:
@@ -69,19 +67,13 @@ def run_from_arguments(args: argparse.Namespace) -> None:
 
 
 def _check_request(data_set: DataSet, request: Request) -> None:
-    """Raise a ValueError for options that are not this data set's, or out of range."""
+    """Raise a ValueError for options that are not this data set's."""
     default = Request()
     for given in fields(Request):
         taken = given.name == "source" or given.name in data_set.options
         if not taken and getattr(request, given.name) != getattr(default, given.name):
             takers = ", ".join(other.name for other in DATA_SETS.values() if given.name in other.options)
             raise ValueError(f"--{given.name} is not an option of {data_set.name}, but of {takers}. Leave it out.")
-    for option in ("short_side", "test_pairs"):
-        value = getattr(request, option)
-        if value is not None and value < (32 if option == "short_side" else 0):
-            raise ValueError(f"--{option} is {value}; it must be {'32' if option == 'short_side' else '0'} or more.")
-    if not -1 <= request.min_alignment <= 1:
-        raise ValueError(f"--min_alignment is {request.min_alignment}; it must lie between -1 and 1.")
 
 
 # --- pairs ----------------------------------------------------------------------------------------------------------

@@ -113,8 +113,6 @@ def run_from_arguments(args: Any) -> dict[str, Path]:
         RuntimeError: Some jobs failed; the report of the others is written.
     """
     options = load_benchmark_options(args.opt, args.force_yml)
-    if args.workers is not None and args.workers < 0:
-        raise ValueError(f"--workers {args.workers}: give a number of processes, or 0 for this one alone.")
     forced = ["--force_yml", *args.force_yml] if args.force_yml else []
     paths = run(options, command=shlex.join(["basicsr", "benchmark", "-opt", args.opt, *forced]), workers=args.workers)
     failed = json.loads(paths["results.json"].read_text(encoding="utf-8"))["failed"]

@@ -18,6 +18,7 @@ import math
 import os
 import re
 import sys
+import textwrap
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -249,7 +250,7 @@ def reason_of(error: BaseException, name: str = "") -> str:
     line = " ".join(str(text).split()) or type(error).__name__
     line = line.removeprefix(f"{printable_path(name)}: ") if name else line
     if lacks_memory(error):
-        return f"there is not enough memory for it ({line[:100]}); shrink it, or take a machine with more"
+        return f"there is not enough memory for it ({textwrap.shorten(line, 160, placeholder=' ...')}); shrink it, or take a machine with more"
     return line
 
 

@@ -40,7 +40,7 @@ def cosine_restart_cyclic(
 ) -> Factor:
     """Half cosines one after the other, each with a floor of its own: Restormer's and Retinexformer's.
 
-    In period i the rate is ``eta_i + w_i / 2 (peak - eta_i) (1 + cos(pi t))``, ``t`` from 0 to 1; a step at which two
+    With one floor for all it is BasicSR's ``CosineAnnealingRestartLR``. In period i the rate is ``eta_i + w_i / 2 (peak - eta_i) (1 + cos(pi t))``, ``t`` from 0 to 1; a step at which two
     periods meet belongs to the first. Where a floor lies above the peak the rate rises: so does Retinexformer's in its
     first period, from 2e-4 to 3e-4.
 
@@ -87,4 +87,5 @@ def schedule_factor(settings: Mapping[str, Any], total_iter: int, peak: float) -
         return cosine_with_floor(settings.get("total_iter", total_iter), floor, settings.get("start_iter", 0))
     periods = settings["periods"]
     weights = settings.get("restart_weights") or [1.0] * len(periods)
-    return cosine_restart_cyclic(periods, weights, settings.get("eta_mins") or [0.0] * len(periods), peak)
+    floors = settings.get("eta_mins") or [settings.get("eta_min", 0.0)] * len(periods)
+    return cosine_restart_cyclic(periods, weights, floors, peak)

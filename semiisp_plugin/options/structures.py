@@ -285,6 +285,16 @@ class CosineAnnealingRestartCyclicLR(Strict, tag_field="type", tag=True):
     eta_mins: Annotated[list[NotNegative] | None, doc("The learning rate that each ends with; ~: 0.")] = None
 
 
+class CosineAnnealingRestartLR(Strict, tag_field="type", tag=True):
+    """Half cosines one after the other, with one floor: BasicSR's."""
+
+    periods: Annotated[Annotated[list[Positive], msgspec.Meta(min_length=1)], doc("Iterations of each.")]
+    restart_weights: Annotated[
+        list[NotNegative] | None, doc("What each begins with, as a share of the learning rate; ~: 1.")
+    ] = None
+    eta_min: Annotated[NotNegative, doc("The learning rate that each ends with.")] = 0
+
+
 class Constant(Strict, tag_field="type", tag=True):
     """The learning rate as it is."""
 
@@ -306,11 +316,10 @@ class Train(Strict):
         dict[str, Any], doc("Optimiser: `type`, any class of `torch.optim`, and its arguments.", names="optimiser")
     ]
     scheduler: Annotated[
-        CosineAnnealing | CosineAnnealingRestartCyclicLR | Constant | MultiStepLR | None,
+        CosineAnnealing | CosineAnnealingRestartCyclicLR | CosineAnnealingRestartLR | Constant | MultiStepLR | None,
         doc(
             "Schedule of the learning rate. None: constant.",
-            hint="Of other programs: CosineAnnealingRestartLR is CosineAnnealingRestartCyclicLR with eta_mins, "
-            "MultiStepRestartLR is MultiStepLR, CosineAnnealingLR is CosineAnnealing with eta_min. Each is a function "
+            hint="Of other programs: MultiStepRestartLR is MultiStepLR, CosineAnnealingLR is CosineAnnealing with eta_min. Each is a function "
             "of the iteration alone; what looks at losses, such as ReduceLROnPlateau, could not be resumed exactly.",
         ),
     ] = None

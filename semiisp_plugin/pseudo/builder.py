@@ -29,7 +29,7 @@ import torch
 from tqdm import tqdm
 
 from semiisp_plugin.io.files import write_atomically
-from semiisp_plugin.io.folder_job import SKIPPED, UNUSABLE, progress_bar, reason_of, write_json
+from semiisp_plugin.io.folder_job import SKIPPED, UNUSABLE, counted, progress_bar, reason_of, write_json
 from semiisp_plugin.io.image_io import list_images, printable_path, scan_images
 from semiisp_plugin.io.lmdb_io import META_NAME
 from semiisp_plugin.options import PseudoOptions
@@ -114,7 +114,7 @@ def _print_summary(report: BuildReport, options: PseudoOptions, seconds: float, 
     if report.skipped:
         first = printable_path(next(iter(report.skipped.values())))
         where = "" if report.unfinished else f"; {Path(options.out, SKIPPED)} says why, for example\n  {first}"
-        print(f"{len(report.skipped)} photographs were skipped{where}")
+        print(f"Skipped: {counted(len(report.skipped), 'photograph')}{where}")
     if sheet:
         print(f"A random selection to look at: {sheet}")
 

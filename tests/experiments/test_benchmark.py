@@ -309,9 +309,6 @@ def test_the_command_fails_if_a_job_failed(tmp_path, monkeypatch):
     arguments = argparse.Namespace(opt="toy.yml", force_yml=[], workers=0)
     with pytest.raises(RuntimeError, match=r"4 jobs failed; .* No space left on device"):
         benchmark.run_from_arguments(arguments)
-    arguments.workers = -1
-    with pytest.raises(ValueError, match="--workers -1"):
-        benchmark.run_from_arguments(arguments)
 
 
 def test_keys_name_all_that_matters(tmp_path):

@@ -28,7 +28,6 @@ def test_own_folders(tiny_data, workspace, capsys):
         (few / kind).mkdir(parents=True)
         shutil.copy(tiny_data / "pairs" / kind / "00.png", few / kind)
     for wrong in (
-        ["--iterations", "2"],
         ["--pairs", "nowhere", "--photos", str(tiny_data / "photos")],
         ["--pairs", str(few), "--photos", str(tiny_data / "photos")],
         ["--pairs", str(tiny_data / "pairs"), "--photos", "nowhere"],

@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from basicsr.models.lr_scheduler import CosineAnnealingRestartLR
 
 from semiisp_plugin.models.learning_rate import (
     cosine_restart_cyclic,
@@ -48,6 +49,20 @@ def test_cosine_with_an_absolute_floor():
     relative = rates({"type": "CosineAnnealing", "eta_min_ratio": 0.01}, 101, 1e-4, 100)
     assert absolute == pytest.approx(relative, rel=1e-12)
     assert absolute[-1] == pytest.approx(1e-6, rel=1e-12)
+
+
+def test_one_floor_for_all_is_basicsrs():
+    peak, settings = 2e-4, {"periods": [4, 3], "restart_weights": [1, 0.5], "eta_min": 1e-6}
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([weight], lr=peak)
+    theirs = CosineAnnealingRestartLR(optimiser, **settings)
+    expected = []
+    for step in range(8):
+        expected.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        if step < 7:  # it knows no rate after its last period
+            theirs.step()
+    assert rates({"type": "CosineAnnealingRestartLR", **settings}, 8, peak, 8) == pytest.approx(expected, rel=1e-12)
 
 
 def test_defaults_are_the_papers():

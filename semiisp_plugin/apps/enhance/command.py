@@ -27,8 +27,6 @@ def run_from_arguments(args: argparse.Namespace) -> None:
         ValueError: Something is wrong with the request, or images were skipped.
         OSError: What was asked for is not there, or nothing can be written.
     """
-    if args.workers < 1:
-        raise ValueError(f"--workers: {args.workers} cannot be; give 1 or more.")
     if args.quality != 95 and args.format in ("png", "tiff"):
         raise ValueError(f"--quality is of JPEG and WebP, not of --format {args.format}; leave it out.")
     if args.tile == 0 and (args.overlap is not None or args.match == "on"):

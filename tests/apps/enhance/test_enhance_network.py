@@ -164,14 +164,12 @@ def test_the_command_fails_at_the_end_if_an_image_did(run, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--quality", "0"], "--quality: 0"),
         (["--quality", "80", "--format", "tiff"], "--quality is of JPEG and WebP"),
         (["--tile", "0", "--overlap", "8"], "--tile 0 makes no tiles"),
         (["--tile", "0", "--match", "on"], "--tile 0 makes no tiles"),
         (["--format", "jpg", "--bits", "16"], "jpg holds 8 bits"),
         (["--out", "train.yml"], "is a file"),
         (["--out", "result.png"], "looks like a file"),
-        (["--workers", "0"], "--workers: 0"),
         (["--suffix", "/x"], "--suffix"),
     ],
 )
