@@ -250,7 +250,8 @@ def reason_of(error: BaseException, name: str = "") -> str:
     line = " ".join(str(text).split()) or type(error).__name__
     line = line.removeprefix(f"{printable_path(name)}: ") if name else line
     if lacks_memory(error):
-        return f"there is not enough memory for it ({textwrap.shorten(line, 160, placeholder=' ...')}); shrink it, or take a machine with more"
+        line = textwrap.shorten(line, 160, placeholder=" ...")
+        return f"there is not enough memory for it ({line}); shrink it, or take a machine with more"
     return line
 
 

@@ -40,9 +40,9 @@ def cosine_restart_cyclic(
 ) -> Factor:
     """Half cosines one after the other, each with a floor of its own: Restormer's and Retinexformer's.
 
-    With one floor for all it is BasicSR's ``CosineAnnealingRestartLR``. In period i the rate is ``eta_i + w_i / 2 (peak - eta_i) (1 + cos(pi t))``, ``t`` from 0 to 1; a step at which two
+    In period i the rate is ``eta_i + w_i / 2 (peak - eta_i) (1 + cos(pi t))``, ``t`` from 0 to 1; a step at which two
     periods meet belongs to the first. Where a floor lies above the peak the rate rises: so does Retinexformer's in its
-    first period, from 2e-4 to 3e-4.
+    first period, from 2e-4 to 3e-4. With one floor for all it is BasicSR's ``CosineAnnealingRestartLR``.
 
     Args:
         periods: Steps of each period. After the last one the rate stays.

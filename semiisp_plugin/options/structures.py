@@ -319,8 +319,9 @@ class Train(Strict):
         CosineAnnealing | CosineAnnealingRestartCyclicLR | CosineAnnealingRestartLR | Constant | MultiStepLR | None,
         doc(
             "Schedule of the learning rate. None: constant.",
-            hint="Of other programs: MultiStepRestartLR is MultiStepLR, CosineAnnealingLR is CosineAnnealing with eta_min. Each is a function "
-            "of the iteration alone; what looks at losses, such as ReduceLROnPlateau, could not be resumed exactly.",
+            hint="Of other programs: MultiStepRestartLR is MultiStepLR, CosineAnnealingLR is CosineAnnealing with "
+            "eta_min. Each is a function of the iteration alone; what looks at losses, such as ReduceLROnPlateau, could "
+            "not be resumed exactly.",
         ),
     ] = None
     warmup_iter: Annotated[
