@@ -320,7 +320,7 @@ class Train(Strict):
         doc(
             "Schedule of the learning rate. None: constant.",
             hint="Of other programs: MultiStepRestartLR is MultiStepLR, CosineAnnealingLR is CosineAnnealing with "
-            "eta_min. Each is a function of the iteration alone; what looks at losses, such as ReduceLROnPlateau, could "
+            "eta_min. Each is a function of the iteration alone; what looks at losses, like ReduceLROnPlateau, could "
             "not be resumed exactly.",
         ),
     ] = None
