@@ -32,6 +32,7 @@ from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.io.folder_job import SKIPPED, UNUSABLE, counted, progress_bar, reason_of, write_json
 from semiisp_plugin.io.image_io import list_images, printable_path, scan_images
 from semiisp_plugin.io.lmdb_io import META_NAME
+from semiisp_plugin.io.signals import STOP_SIGNALS, is_heeded
 from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.contact_sheet import SHEET_NAME, save_contact_sheet
 from semiisp_plugin.pseudo.f_isp import make_generator
@@ -152,7 +153,7 @@ def build_pseudo_lmdb(
         FileExistsError: ``out`` holds files of something else.
         OSError: Disk full and the like; what was written stays, and the same call resumes.
         RuntimeError: All workers were killed.
-        KeyboardInterrupt: Ctrl+C or SIGTERM; what was made until then is stored.
+        KeyboardInterrupt: Ctrl+C, SIGTERM and the like; what was made until then is stored.
     """
     out, photographs = options.out, options.photographs
     listing = scan_images(photographs)
@@ -255,19 +256,22 @@ def _rank() -> tuple[int, int, int]:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Make SIGTERM, by which batch systems end a job, what Ctrl+C is."""
+    """Make every signal to stop, such as those by which batch systems end a job, what Ctrl+C is."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    def interrupt(number: int, _: object) -> None:
+        told = KeyboardInterrupt(signal.Signals(number).name)
+        told.signal = number  # type: ignore[attr-defined]  # the command's exit status has it
+        raise told
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in STOP_SIGNALS if is_heeded(number)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _build_here(

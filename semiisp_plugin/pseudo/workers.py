@@ -22,6 +22,7 @@ import cv2
 import torch
 
 from semiisp_plugin.io.image_io import printable_path
+from semiisp_plugin.io.signals import STOP_SIGNALS
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.manifest import BuildFolder
 from semiisp_plugin.pseudo.shards import DONE, PLACE, SHARD, WRITTEN, Interrupted, ShardBuilder, Watch
@@ -219,8 +220,8 @@ def _work(
 ) -> None:
     """The work of one process; ends with its parent."""
     # They reach all processes of a command; the parent says when to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -13,12 +12,7 @@ from typing import Any
 
 import torch
 
-SIGNALS = tuple(
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")
-    if hasattr(signal, name)
-)
-"""Of the terminal, of people, and of schedulers: Slurm, SGE and LSF send SIGUSR1, SIGUSR2 or SIGXCPU before the end."""
+from semiisp_plugin.io.signals import STOP_SIGNALS, is_heeded
 
 
 class Interrupted(KeyboardInterrupt):
@@ -46,7 +40,7 @@ class StopWaiting(BaseException):
 
 
 class Interrupt:
-    """Notices `SIGNALS`, for the training loop to ask between two iterations.
+    """Notices `STOP_SIGNALS`, for the training loop to ask between two iterations.
 
     A second Ctrl+C, a second later, stops at once. Not a second SIGTERM: torchrun repeats to its processes what they
     have got themselves, and schedulers end what lasts with SIGKILL. Signals can be handled in the main thread only;
@@ -64,19 +58,10 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                if self._is_ours(number):
+            for number in STOP_SIGNALS:
+                if is_heeded(number):
                     self._before[number] = signal.signal(number, self._note)
         return self
-
-    @staticmethod
-    def _is_ours(number: signal.Signals) -> bool:
-        """Not what is ignored, as by nohup; nor what somebody else listens to, but for Ctrl+C and SIGTERM."""
-        handler = signal.getsignal(number)
-        if handler is signal.SIG_IGN:
-            # torchrun takes no notice of nohup: it ends its processes at a SIGHUP, and passes it on to them first.
-            return number == getattr(signal, "SIGHUP", None) and "TORCHELASTIC_RUN_ID" in os.environ
-        return handler is signal.SIG_DFL or number in (signal.SIGINT, signal.SIGTERM)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -23,11 +23,11 @@ from semiisp_plugin import plugins
 from semiisp_plugin.data.pairs import read_pair
 from semiisp_plugin.data.sampler import MixedBatchSampler
 from semiisp_plugin.io.image_io import to_float
+from semiisp_plugin.io.signals import STOP_SIGNALS
 from semiisp_plugin.models.validation import check_borders
 from semiisp_plugin.options import OptionError
 from semiisp_plugin.pseudo.noise_estimation import estimate_noise_bounds
 from semiisp_plugin.toolbox import build_dataset
-from semiisp_plugin.training.interrupt import SIGNALS
 from semiisp_plugin.training.stall import WatchedDataset
 
 LAST_SECONDS = 5.0
@@ -37,7 +37,7 @@ LAST_SECONDS = 5.0
 def seed_worker(worker_id: int, imports: Sequence[str] = ()) -> None:
     """Prepare a loader worker: seeds of numpy and random from torch's, one thread, signals, the user's own modules."""
     # Ctrl+C and job schedulers signal the workers, too. The training process decides: it may still want a batch.
-    for number in SIGNALS:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if cv2.getNumThreads() != 1:  # not forked, see `Loader`; the workers are the parallelism
         cv2.setNumThreads(1)

@@ -95,7 +95,7 @@ def train(
         The model; ``model.latest_metrics`` holds the last validation's values by data set.
 
     Raises:
-        Interrupted: A signal asked to stop (`SIGNALS`); the iteration under way was finished and saved.
+        Interrupted: A signal asked to stop (`STOP_SIGNALS`); the iteration under way was finished and saved.
         ValueError: Another process is writing the run's folder.
     """
     if "dist" not in opt:

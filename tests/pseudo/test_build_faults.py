@@ -349,8 +349,8 @@ def test_shards_of_a_living_process_are_left_to_it(photographs, generator, monke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 1])
-def test_sigterm_stores_what_is_made(photographs, generator, undisturbed, tmp_path, workers):
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGTERM, 1), (signal.SIGUSR1, 1)])
+def test_signals_store_what_is_made(photographs, generator, undisturbed, tmp_path, number, workers):
     """As batch systems end a job; Ctrl+C does the same."""
     out = tmp_path / "out"
 
@@ -358,15 +358,16 @@ def test_sigterm_stores_what_is_made(photographs, generator, undisturbed, tmp_pa
         deadline = time.monotonic() + 60
         while not list((out / "shards").glob("*.done.json")) and time.monotonic() < deadline:
             time.sleep(0.005)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     thread = threading.Thread(target=end_when_begun)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as stop:
         build(photographs, out, generator, workers=workers)
     thread.join()
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert stop.value.signal == number
+    assert signal.getsignal(number) is before
     stored = [path.name for path in (out / "shards").glob("*.done.json")]
     assert stored
     assert len(stored) < SHARDS
