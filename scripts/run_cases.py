@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -347,6 +348,12 @@ def unpack(commit: str, folder: Path) -> Path:
     return project
 
 
+def _as_from_a_terminal() -> None:
+    """In the background, or under nohup, these are ignored, and by all that is started there."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def run(case: Case, project: Path) -> str:
     """The whole output of a case, both streams."""
     where = project.parent / "shared" / "cases" / case.name
@@ -358,6 +365,7 @@ def run(case: Case, project: Path) -> str:
     process = subprocess.Popen(
         ["bash", "-c", environment + case.command], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         start_new_session=True,
+        preexec_fn=_as_from_a_terminal,
     )  # fmt: skip
     try:
         output = process.communicate(timeout=case.seconds)[0].decode(errors="replace")
