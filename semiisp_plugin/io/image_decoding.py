@@ -143,7 +143,7 @@ def _check_data(buffer: bytes, header: ImageHeader, name: str, max_pixels: int |
 
 
 def _check_deflate(rest: bytes, name: str) -> None:
-    """Raise unless a strip or tile agrees with its checksum (Adler-32)."""
+    """Raise unless a strip or tile is whole and agrees with its checksum (Adler-32)."""
     stream = zlib.decompressobj()
     try:
         while rest and not stream.eof:
@@ -151,6 +151,8 @@ def _check_deflate(rest: bytes, name: str) -> None:
             rest = stream.unconsumed_tail
     except zlib.error as error:
         raise ImageReadError(f"{name}: damaged TIFF file ({error}). {FETCH_AGAIN}") from error
+    if not stream.eof:  # libtiff stops when it has enough, whatever that was
+        raise ImageReadError(f"{name}: damaged TIFF file (compressed data without their end). {FETCH_AGAIN}")
 
 
 # --- libjpeg --------------------------------------------------------------------------------------------------------

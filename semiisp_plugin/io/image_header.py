@@ -43,7 +43,8 @@ _PNG_CHUNKS = frozenset((b"IHDR", b"iCCP", b"cICP", b"eXIf", b"tRNS"))
 _PNG_TEXTS = (b"tEXt", b"zTXt")
 _EXIF_TEXTS = (b"Raw profile type exif", b"Raw profile type APP1")
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_COMPRESSION, _TIFF_PHOTOMETRIC = 256, 257, 258, 259, 262
-_TIFF_ROWS, _TIFF_PLANES, _TIFF_EXTRA, _TIFF_TABLES, _TIFF_PROFILE = 278, 284, 338, 347, 34675
+_TIFF_ROWS, _TIFF_PLANES, _TIFF_EXTRA, _TIFF_FORMAT, _TIFF_TABLES, _TIFF_PROFILE = 278, 284, 338, 339, 347, 34675
+_TIFF_UNSIGNED, _TIFF_UNDEFINED, _TIFF_CMYK = 1, 4, 5
 _TIFF_ALPHA: dict[int, Literal["unknown", "associated", "channel"]] = {
     0: "unknown",
     1: "associated",
@@ -398,6 +399,10 @@ def inflate(compressed: bytes) -> bytes | None:
 
 def _tiff(buffer: bytes, name: str) -> ImageHeader:
     """Read the first directory of tags."""
+    if buffer.startswith(b"MM\0+"):  # Pillow takes it for another
+        raise ImageReadError(
+            f"{name}: a BigTIFF file of big-endian numbers, which is not read; save it little-endian, or as PNG."
+        )
     try:
         # Not by Image.open: it refuses layouts that have no Pillow mode, which OpenCV may read well.
         tags = first_directory(io.BytesIO(buffer))
@@ -408,8 +413,14 @@ def _tiff(buffer: bytes, name: str) -> ImageHeader:
         # Pillow leaves rows that no strip holds black.
         if _TIFF_PARTS[0][0] in tags and len(starts) * rows < height:
             raise ValueError(f"{len(starts)} strips of {rows} rows for {height} rows")
+        if not {*tags.get(_TIFF_FORMAT, ())} <= {_TIFF_UNSIGNED, _TIFF_UNDEFINED}:
+            raise ImageReadError(
+                f"{name}: a TIFF file of signed or floating-point samples, which are not supported; save it as 8- or "
+                "16-bit RGB, or as PNG."
+            )
         bits = tuple(int(b) for b in tags.get(_TIFF_BITS, (1,)))
-        extra = tags.get(_TIFF_EXTRA, (2,) if len(bits) == 4 else ())
+        colours = 4 if tags.get(_TIFF_PHOTOMETRIC) == _TIFF_CMYK else 3
+        extra = tags.get(_TIFF_EXTRA, (2,) if len(bits) == 4 > colours else ())
         return ImageHeader(
             "TIFF",
             width,
@@ -424,6 +435,8 @@ def _tiff(buffer: bytes, name: str) -> ImageHeader:
             parts=tuple((int(start), int(size)) for start, size in zip(starts, sizes, strict=False)),
             tables=tags.get(_TIFF_TABLES),
         )
+    except ImageReadError:
+        raise
     except KeyError as error:
         raise ImageReadError(f"{name}: damaged or incomplete TIFF file (no tag {error}). {FETCH_AGAIN}") from error
     except Exception as error:  # a damaged tag may have any type and value

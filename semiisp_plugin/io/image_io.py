@@ -57,7 +57,8 @@ class ImageListing(NamedTuple):
     """What a walk over a folder found.
 
     Attributes:
-        images: Paths of the images relative to the folder, with ``/`` on every system, sorted.
+        images: Paths of the images relative to the folder, with ``/`` on every system, sorted; and of folders that
+            cannot be read, so that whoever reads them says it.
         unsupported: How many files of each other extension (lower case) there are, the most frequent first; hidden ones
             and what systems leave behind, such as ``Thumbs.db``, are no files here.
         examples: One of each of these extensions.
@@ -127,6 +128,10 @@ def read_file(path: str | os.PathLike[str], *, max_pixels: int | None = MAX_PIXE
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
+            if stat.S_ISDIR(status.st_mode) and not os.access(path, os.R_OK | os.X_OK):
+                raise ImageReadError(
+                    f"{name}: a folder that cannot be read. Make it readable (chmod u+rx), or remove it."
+                )
             raise ImageReadError(
                 f"{name}: not a file but {_special(status.st_mode)}. Remove it, or put an image there."
             )
@@ -229,8 +234,8 @@ def scan_images(root: str | os.PathLike[str], extensions: Collection[str] = IMAG
     examples: dict[str, str] = {}
     for relative in _walk(root):
         extension = os.path.splitext(relative)[1].lower()
-        if extension in extensions:
-            images.append(relative)
+        if extension in extensions or relative.endswith("/"):
+            images.append(relative.rstrip("/"))
         else:
             others[extension] += 1
             examples[extension] = min(relative, examples.get(extension, relative))
@@ -252,6 +257,7 @@ def strip_extension(relative_path: str) -> tuple[str, str]:
 def _walk(root: str | os.PathLike[str]) -> Iterator[str]:
     """Relative paths, with ``/`` on every system, of all files below a folder, hidden ones and junk left out.
 
+    A folder below that cannot be read is listed itself, ending in ``/``: whoever reads it gets an error that names it.
     Each folder waits with its identity and those of the folders above it, to break circles of links. Not recursive:
     folders may be nested deeper than Python's stack.
 
@@ -266,21 +272,27 @@ def _walk(root: str | os.PathLike[str]) -> Iterator[str]:
     waiting: list[tuple[str, str, tuple[tuple[int, int], ...]]] = [(str(root), "", (_identity(root),))]
     while waiting:
         folder, prefix, ancestors = waiting.pop()
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith(".") or entry.name.casefold() in _JUNK:
-                    continue
-                try:
-                    is_folder = entry.is_dir()
-                except OSError:  # a link that leads to itself
-                    is_folder = False
-                if is_folder:
-                    identity = _identity(entry.path)
-                    if identity not in ancestors:
-                        waiting.append((entry.path, prefix + entry.name + "/", (*ancestors, identity)))
-                else:
-                    # Broken links are listed as well: reading one is then an error that names it.
-                    yield prefix + entry.name
+        try:
+            with os.scandir(folder) as entries:
+                found = list(entries)
+        except OSError:
+            if not prefix:
+                raise
+            yield prefix
+            continue
+        for entry in found:
+            if entry.name.startswith(".") or entry.name.casefold() in _JUNK:
+                continue
+            try:
+                identity = _identity(entry.path) if entry.is_dir() else None
+            except OSError as error:  # a folder of which only the names may be known; a link that leads to itself
+                yield prefix + entry.name + ("/" if isinstance(error, PermissionError) else "")
+                continue
+            if identity is None:
+                # Broken links are listed as well: reading one is then an error that names it.
+                yield prefix + entry.name
+            elif identity not in ancestors:
+                waiting.append((entry.path, prefix + entry.name + "/", (*ancestors, identity)))
 
 
 def _identity(folder: str | os.PathLike[str]) -> tuple[int, int]:

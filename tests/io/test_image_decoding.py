@@ -87,6 +87,22 @@ def test_scans_of_one_colour_may_be_flat_where_the_others_are_not():
     assert read_header(whole[:start] + of_one + whole[start + 14 :], "x").zeros
 
 
+@pytest.mark.parametrize("at", [0.3, 0.5, 0.9])
+def test_deflated_data_without_their_end(at):
+    """What zeros decode to fills the strip, and libtiff looks no further."""
+    pixels = np.random.default_rng(1).integers(0, 32, (60, 80, 3), dtype=np.uint8)
+    whole = encoded(pixels, "TIFF", compression="tiff_adobe_deflate")
+    start, size = read_header(whole, "x").parts[0]
+    np.testing.assert_array_equal(decode_image(whole, name="x"), pixels)
+    hole = start + int(at * size)
+    for data in (
+        whole[:hole] + bytes(start + size - hole) + whole[start + size :],
+        whole[: start + size - 4] + b"\0\0\0\0" + whole[start + size :],
+    ):
+        with pytest.raises(ImageReadError, match="x: damaged TIFF file"):
+            decode_image(data, name="x")
+
+
 def test_holes_in_lmdb_values_are_named(tmp_path):
     whole = JPEGS["baseline"](grainy())
     folder = tmp_path / "a.lmdb"
@@ -268,6 +284,10 @@ def test_samples_of_tiff_without_a_meaning(tmp_path, dtype):
     assert alpha is None
     assert notes == ("its alpha channel could not be read and was left out",)
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), values[..., :3])
+
+
+def test_the_fourth_colour_of_cmyk_is_no_alpha(tmp_path):
+    assert notes_and_alpha(tmp_path / "a.tif", encoded(Image.new("CMYK", (64, 48)), "TIFF")) == ((), None)
 
 
 def test_pixels_of_jpeg_are_those_of_opencv():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 
@@ -155,6 +156,8 @@ def test_16_bit_tiff_layouts(photo16, options):
     [
         (np.zeros((3, 8, 8), np.uint16), {"planarconfig": "separate", "photometric": "rgb"}),
         (np.zeros((8, 8, 3), np.float32), {"photometric": "rgb"}),
+        (np.zeros((8, 8, 3), np.float16), {"photometric": "rgb"}),
+        (np.zeros((8, 8, 3), np.int8), {"photometric": "rgb"}),
         (np.zeros((8, 8), np.uint16), {"photometric": "miniswhite"}),
         (np.zeros((8, 8), np.uint32), {"photometric": "minisblack"}),
     ],
@@ -162,6 +165,12 @@ def test_16_bit_tiff_layouts(photo16, options):
 def test_unsupported_tiff_layouts_are_refused(image, options):
     with pytest.raises(ImageReadError, match=r"some/where.*not supported.*save it as"):
         decode_image(as_tiff(image, **options), name="some/where")
+
+
+def test_big_endian_bigtiff_is_not_called_damaged():
+    data = as_tiff(np.zeros((8, 8, 3), np.uint8), photometric="rgb", bigtiff=True, byteorder=">")
+    with pytest.raises(ImageReadError, match="big-endian numbers, which is not read; save it"):
+        decode_image(data, name="x")
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------
@@ -394,6 +403,30 @@ def test_list_images_follows_links_but_not_in_circles(tmp_path):
     (tmp_path / "root/link").symlink_to(tmp_path / "real")
     (tmp_path / "real/sub/up").symlink_to(tmp_path / "root")
     assert list_images(tmp_path / "root") == ["link/sub/a.png"]
+
+
+def test_folders_below_that_cannot_be_read_are_listed(tmp_path, monkeypatch):
+    """Reading one is an error that names it; what lies beside it is read."""
+    for name in ("a.png", "closed/b.png", "names only/c/d.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_image(tmp_path / name, np.zeros((8, 8, 3), np.uint8))
+
+    def refusing(call, which):
+        def refuse(path, *rest, **more):
+            if os.fspath(path) == str(tmp_path / which):
+                raise PermissionError(errno.EACCES, "Permission denied", path)
+            return call(path, *rest, **more)
+
+        return refuse
+
+    monkeypatch.setattr(os, "scandir", refusing(os.scandir, "closed"))
+    monkeypatch.setattr(os, "stat", refusing(os.stat, "names only/c"))
+    assert list_images(tmp_path) == ["a.png", "closed", "names only/c"]
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(ImageReadError, match=r"closed: a folder that cannot be read\. Make it readable"):
+        read_image(tmp_path / "closed")
+    with pytest.raises(PermissionError, match="make it readable"):
+        read_image(tmp_path / "names only/c")
 
 
 def test_list_images_errors(tmp_path):
