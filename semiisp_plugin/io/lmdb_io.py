@@ -180,12 +180,15 @@ def read_value(folder: str | os.PathLike[str], key: str) -> bytes:
     with _lock:
         environment = _environment(path)
         try:
-            with environment.begin() as transaction:
-                value = transaction.get(encoded)
-        except lmdb.MapResizedError:  # it has grown since it was opened
-            environment.set_mapsize(0)
-            with environment.begin() as transaction:
-                value = transaction.get(encoded)
+            try:
+                with environment.begin() as transaction:
+                    value = transaction.get(encoded)
+            except lmdb.MapResizedError:  # it has grown since it was opened
+                environment.set_mapsize(0)
+                with environment.begin() as transaction:
+                    value = transaction.get(encoded)
+        except lmdb.Error as error:
+            raise RuntimeError(f"'{path}' is damaged ('{key}': {error}). Copy it again, or write it again.") from error
     if value is None:
         raise KeyError(f"'{path}' has no key '{key}'.")
     return bytes(value)
@@ -228,7 +231,7 @@ def read_meta(folder: str | os.PathLike[str]) -> list[MetaEntry]:
         )
     entries, seen = [], set()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: byte {error.start + 1} is not of a text in UTF-8. Write the folder again.") from None
     lines = text.splitlines()
@@ -520,7 +523,10 @@ class LmdbImageWriter:
         missing = []
         with self._environment.begin(buffers=True) as transaction:
             for key in self._keys:
-                value = transaction.get(key.encode("utf-8"))
+                try:
+                    value = transaction.get(key.encode("utf-8"))
+                except lmdb.Error:  # a damaged page
+                    value = None
                 if value is None:
                     missing.append(key)
                 else:
