@@ -73,6 +73,17 @@ def test_a_small_hole_that_libjpeg_does_not_notice():
             decode_image(whole[:at] + bytes(64) + whole[at + 64 :], name="x")
 
 
+def test_holes_in_progressive_scans_that_libjpeg_does_not_notice():
+    """They are in the last ones, which add detail; the first may be flat."""
+    whole = JPEGS["progressive"](grainy())
+    for at in range(len(whole) * 2 // 3, len(whole) - 600, 200):
+        with pytest.raises(ImageReadError, match="damaged JPEG"):
+            decode_image(whole[:at] + bytes(512) + whole[at + 512 :], name="x")
+    flat = encoded(np.zeros((2048, 2048, 3), np.uint8), "JPEG", progressive=True)
+    assert bytes(512) in flat
+    assert decode_image(flat, name="x").shape == (2048, 2048, 3)
+
+
 def test_long_runs_of_zeros_in_flat_pictures_are_none():
     flat = encoded(np.zeros((2048, 2048, 3), np.uint8), "JPEG", optimize=True)
     assert bytes(64) in flat

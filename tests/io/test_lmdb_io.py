@@ -202,6 +202,7 @@ def test_a_damaged_page_is_named(tmp_path):
     with lmdb.open(str(folder), readonly=True, lock=False) as environment:
         page = environment.stat()["psize"]
     data = (folder / "data.mdb").read_bytes()
+    problem = ""
     for at in range(2 * page, len(data), page):
         (folder / "data.mdb").write_bytes(data[:at] + bytes(page) + data[at + page :])
         lmdb_io.close_all()
@@ -209,27 +210,9 @@ def test_a_damaged_page_is_named(tmp_path):
             for number in range(30):
                 assert read_value(folder, f"train/{number:04d}") == png(number)
         except RuntimeError as error:
-            assert re.fullmatch(
-                r"'.*a\.lmdb' is damaged \('train/\d+': .*\)\. Copy it again, or write it again\.", str(error)
-            )
+            problem = str(error)
             break
-    else:
-        raise AssertionError("no page mattered")
-    with pytest.raises(
-        ValueError, match=r"a\.lmdb' is damaged: meta_info\.txt names \d+ images that data\.mdb does not"
-    ):
-        LmdbImageWriter(folder, resume=True)
-
-
-def test_read_meta_errors_name_file_and_line(tmp_path):
-    folder = tmp_path / "a.lmdb"
-    folder.mkdir()
-    good = "a.png (1,2,3) 1\nb c.png (1, 2, 1) 9\n"
-    (folder / "meta_info.txt").write_text(good)
-    assert read_meta(folder) == [MetaEntry("a", (1, 2, 3), 1), MetaEntry("b c", (1, 2, 1), 9)]
-    (folder / "meta_info.txt").write_text(good, encoding="utf-8-sig")  # as some editors store it
-    assert [entry.key for entry in read_meta(folder)] == ["a", "b c"]
-    (folder / "meta_info.txt").write_text(good + "c.png (1,2\n")
+    assert re.fullmatch(r"'.*a\.lmdb' is damaged \('train/\d+': .*\)\. Copy it again, or write it again\.", problem)
     with pytest.raises(ValueError, match=r"meta_info\.txt, line 3: 'c\.png \(1,2'"):
         read_meta(folder)
     (folder / "meta_info.txt").write_text(good + "c.png (1,2")  # a killed writer's last line
