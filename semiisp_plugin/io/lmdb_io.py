@@ -83,7 +83,7 @@ def lmdb_key(relative_path: str) -> str:
     key = quote_key(stem)
     if len(key) > 440:
         # '~' is never left by quoting, so that no other path can produce this key.
-        key = f"{key[:370]}~{hashlib.sha256(os.fsencode(stem)).hexdigest()}"
+        key = f"{key[:370]}~{_digest(stem)}"
     return key
 
 
@@ -99,7 +99,8 @@ def quote_key(text: str) -> str:
 def unique_keys(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
     """Make the keys of images of a data set; those that would meet, or be taken, keep their extension.
 
-    ``["a.jpg", "b.jpg", "b.png"]`` -> ``["a", "b~jpg", "b~png"]``. The result does not depend on the order.
+    ``["a.jpg", "b.jpg", "b.png"]`` -> ``["a", "b~jpg", "b~png"]``. Where that is not enough they get a hash of their
+    path instead. The result does not depend on the order.
 
     Args:
         paths: Relative paths, as for `lmdb_key`, all different.
@@ -109,17 +110,24 @@ def unique_keys(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
         One key a path, in the order of ``paths``, all different.
 
     Raises:
-        ValueError: Even the longer key of a path is taken, or another path's.
+        ValueError: Even the longest key of a path is taken.
     """
-    keys = [lmdb_key(path) for path in paths]
-    counts, seen = Counter(keys), set(taken)
-    for i, path in enumerate(paths):
-        if counts[keys[i]] > 1 or keys[i] in taken:
-            keys[i] += f"~{strip_extension(path)[1].removeprefix('.')}"
-        if keys[i] in seen:
-            raise ValueError(f"'{path}' would have the key '{keys[i]}', which is another image's; rename the file.")
-        seen.add(keys[i])
+    keys = own = [lmdb_key(path) for path in paths]
+    # The extension is not enough where names differ in how an accented letter is stored.
+    for ending in (lambda path: strip_extension(path)[1].removeprefix("."), _digest):
+        counts = Counter(keys)
+        keys = [
+            f"{first}~{ending(path)}" if counts[key] > 1 or key in taken else key
+            for path, first, key in zip(paths, own, keys, strict=True)
+        ]
+    for path, key in zip(paths, keys, strict=True):
+        if key in taken:
+            raise ValueError(f"'{path}' would have the key '{key}', which is another image's; rename the file.")
     return keys
+
+
+def _digest(path: str) -> str:
+    return hashlib.sha256(os.fsencode(path)).hexdigest()
 
 
 # --- reading --------------------------------------------------------------------------------------------------------

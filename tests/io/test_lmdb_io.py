@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import re
@@ -122,10 +123,12 @@ def test_lmdb_key_refuses_other_spellings_of_a_path(path):
 def test_unique_keys_example():
     assert unique_keys(["a.jpg", "b.jpg", "b.png", "b"]) == ["a", "b~jpg", "b~png", "b~"]
     assert unique_keys(["a.jpg", "c.jpg"], {"a", "b"}) == ["a~jpg", "c"]
-    with pytest.raises(ValueError, match=r"'a\.jpg' would have the key 'a~jpg', which is another image's"):
-        unique_keys(["a.jpg"], {"a", "a~jpg"})
-    with pytest.raises(ValueError, match="another image's; rename the file"):
-        unique_keys(["\u00e9.jpg", "e\u0301.jpg"])  # the same letter, composed and decomposed
+    assert unique_keys(["a.jpg"], {"a", "a~jpg"}) == ["a~" + hashlib.sha256(b"a.jpg").hexdigest()]
+    letters = ["\u00e9.jpg", "e\u0301.jpg", "e.jpg"]  # two of which are the same letter, composed and decomposed
+    keys = [f"%C3%A9~{hashlib.sha256(letter.encode()).hexdigest()}" for letter in letters[:2]]
+    assert unique_keys(letters) == [*keys, "e"]
+    with pytest.raises(ValueError, match=r"'a\.jpg' would have the key 'a~\w{64}', which is another image's"):
+        unique_keys(["a.jpg"], {"a", "a~jpg", "a~" + hashlib.sha256(b"a.jpg").hexdigest()})
 
 
 @given(
@@ -213,6 +216,21 @@ def test_a_damaged_page_is_named(tmp_path):
             problem = str(error)
             break
     assert re.fullmatch(r"'.*a\.lmdb' is damaged \('train/\d+': .*\)\. Copy it again, or write it again\.", problem)
+    with pytest.raises(
+        ValueError, match=r"a\.lmdb' is damaged: meta_info\.txt names \d+ images that data\.mdb does not"
+    ):
+        LmdbImageWriter(folder, resume=True)
+
+
+def test_read_meta_errors_name_file_and_line(tmp_path):
+    folder = tmp_path / "a.lmdb"
+    folder.mkdir()
+    good = "a.png (1,2,3) 1\nb c.png (1, 2, 1) 9\n"
+    (folder / "meta_info.txt").write_text(good)
+    assert read_meta(folder) == [MetaEntry("a", (1, 2, 3), 1), MetaEntry("b c", (1, 2, 1), 9)]
+    (folder / "meta_info.txt").write_text(good, encoding="utf-8-sig")  # as some editors store it
+    assert [entry.key for entry in read_meta(folder)] == ["a", "b c"]
+    (folder / "meta_info.txt").write_text(good + "c.png (1,2\n")
     with pytest.raises(ValueError, match=r"meta_info\.txt, line 3: 'c\.png \(1,2'"):
         read_meta(folder)
     (folder / "meta_info.txt").write_text(good + "c.png (1,2")  # a killed writer's last line
