@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -40,7 +41,13 @@ TASKS = tuple(name for name in DATA_SETS if name.startswith(("fivek_", "lolv")))
 
 
 def print_anything() -> None:
-    """Whatever is printed, no name ends a command: what a terminal or a pipe cannot show, is written as an escape."""
+    """Whatever is printed, no name ends a command: what a terminal or a pipe cannot show, is written as an escape.
+
+    Where there is no output or no output of errors (``>&-``), no file that is opened later takes its number.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -51,8 +51,13 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except Exception as error:  # torch raises many kinds for a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is no readable checkpoint ({reason}); it may be truncated.") from None
+        # Of what is no weights torch says first, and last, how to run the code in it.
+        lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
+        said = [line for line in lines if line and "`weights_only`" not in line]
+        reason = said[0].partition(". Please use")[0] if said else type(error).__name__
+        raise CheckpointError(
+            f"{path} is no readable checkpoint ({reason}); it may be truncated, or hold other things than weights."
+        ) from None
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path} holds {type(loaded).__name__}, not a checkpoint.")
     return loaded
@@ -65,8 +70,9 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
         CheckpointError: See there; or it is a file of weights, or otherwise no training state.
     """
     state = load_checkpoint(path)
-    iteration = state.get("iter")
-    if not isinstance(iteration, int) or iteration < 0:
+    iteration, files = state.get("iter"), state.get("files") or []
+    named = isinstance(files, list) and all(isinstance(name, str) for name in files)
+    if not isinstance(iteration, int) or iteration < 0 or not named:
         known = ", ".join(list(map(str, state))[:6])
         raise CheckpointError(
             f"{path} is no training state (.state), which has 'iter', the iteration; it has: {known}. To start from "
@@ -145,7 +151,11 @@ def weights_in(
 
 
 def _tensors(values: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {name: value for name, value in values.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    return {name: value for name, value in values.items() if isinstance(name, str) and _has_values(value)}
+
+
+def _has_values(value: Any) -> bool:
+    return isinstance(value, Tensor) and not value.is_meta
 
 
 def load_network_weights(

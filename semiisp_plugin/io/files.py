@@ -64,8 +64,15 @@ class PrintableStream:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write a text, see `printable`."""
-        return self._stream.write(printable(text, "\n\t"))
+        """Write a text, see `printable`; whoever reads it may be gone, which ends no work."""
+        with suppress(OSError):
+            self._stream.write(printable(text, "\n\t"))
+        return len(text)
+
+    def flush(self) -> None:
+        """Pass on what was written."""
+        with suppress(OSError):
+            self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

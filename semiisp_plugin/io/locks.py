@@ -155,10 +155,12 @@ def owned(
                 f"({option})."
             ) from None
         except OSError as error:
+            stale = os.path.lexists(lock)  # of another user, perhaps, or no file
+            what, advice = (lock, "delete it, or ") if stale else (lock.parent, "")
             raise OSError(
                 error.errno,
-                f"'{printable_path(lock.parent)}' cannot be written ({error.strerror or error}); choose another folder "
-                f"({option}).",
+                f"'{printable_path(what)}' cannot be written ({error.strerror or error}); {advice}choose another "
+                f"folder ({option}).",
             ) from error
         yield
 

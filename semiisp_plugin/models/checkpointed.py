@@ -193,7 +193,11 @@ class CheckpointedModel(BaseModel):  # type: ignore[misc]  # BasicSR is untyped
             torch.manual_seed(self.opt["manual_seed"] + 7919 * iteration + rank)
         metrics = set((self.opt.get("val") or {}).get("metrics") or {})
         # Of a data set whose metrics have changed, the old ones would lack a record.
-        best = {name: record for name, record in resume_state["best_metric_results"].items() if set(record) == metrics}
+        best = {
+            name: {metric: {**known, "val": float(known["val"])} for metric, known in record.items()}
+            for name, record in resume_state["best_metric_results"].items()
+            if set(record) == metrics
+        }
         if best:
             self.best_metric_results = best
         self.loop_state = dict(resume_state["loop"])

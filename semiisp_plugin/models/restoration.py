@@ -28,6 +28,7 @@ from semiisp_plugin.models.learning_rate import schedule_factor
 from semiisp_plugin.models.random_state import iteration_generator
 from semiisp_plugin.models.step_guard import Statistics, StepGuard, gradient_norm
 from semiisp_plugin.models.validation import validate
+from semiisp_plugin.options import OptionError
 from semiisp_plugin.options.structures import Options
 from semiisp_plugin.toolbox import SRModel, build_loss, build_network, get_root_logger
 
@@ -245,10 +246,10 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         """The loss of each sample, ``(N,)``, and its parts by name.
 
         Raises:
-            ValueError: The network's output has another size than the target.
+            OptionError: The network's output has another size than the target.
         """
         if output.shape != self.gt.shape:
-            raise ValueError(
+            raise OptionError(
                 f"network_g ({type(self.get_bare_model(self.net_g)).__name__}) turns inputs of {tuple(self.lq.shape)} "
                 f"into {tuple(output.shape)}; the targets are {tuple(self.gt.shape)}. Take a network that keeps the "
                 f"size (for BasicSR's super-resolution ones: upscale: 1)."

@@ -39,6 +39,7 @@ from semiisp_plugin.options.structures import (
 if TYPE_CHECKING:
     from torch import nn
 
+_MOST_BYTES = 200
 _MOST_TENSORS = 20_000
 _MOST_WEIGHTS = 10**10
 
@@ -117,7 +118,7 @@ def check_options(options: dict[str, Any], source: Source, *, is_train: bool) ->
         missing(options, "train", source, (), "the section 'train' is missing.", known)
     check_section(options, structure, source)
     data = {name: _check_dataset(section, str(name), source) for name, section in options["datasets"].items()}
-    _check_names(options["datasets"], source)
+    _check_names(options, source)
     if not is_train:
         _check_keys({k: v for k, v in options.items() if k != "train"}, structure, model, source, ())
         _check_testing(options, source)
@@ -183,8 +184,13 @@ def _check_backend(section: dict[str, Any], source: Source, keys: Keys) -> None:
             source.warn((*keys, "io_backend"), f"is {kind}, but {key} is read as {what}.")
 
 
-def _check_names(datasets: dict[str, Any], source: Source) -> None:
-    """Images, tables and best values of data sets of one name would overwrite each other."""
+def _check_names(options: dict[str, Any], source: Source) -> None:
+    """Images, tables and best values of data sets of one name would overwrite each other; and no file has long ones."""
+    datasets = options["datasets"]
+    for keys, section in (((), options), *((("datasets", key), section) for key, section in datasets.items())):
+        size = len(str(section.get("name", "")).encode())
+        if size > _MOST_BYTES:  # a file's name has at most 255, and more is added
+            source.fail((*keys, "name"), f"expected a text of at most {_MOST_BYTES} bytes as UTF-8, got {size}.")
     seen: dict[str, str] = {}
     for key in (key for key in datasets if key != "train"):
         name = str(datasets[key].get("name") or key)
@@ -415,7 +421,8 @@ def check_network(
     try:
         return _without_weights(cls, {key: value for key, value in network.items() if key != "type"})
     except Exception as error:  # whatever a constructor raises
-        if isinstance(error, (OSError, NotImplementedError)) or "meta" in str(error):  # it needs files, or values
+        values = any(word in str(error) for word in ("meta", "set_data"))  # or a tensor that has some
+        if isinstance(error, (OSError, NotImplementedError)) or values:  # it needs files, or values
             return None
         own, problem = isinstance(error, ValueError), str(error) or type(error).__name__
         begin = "" if own else f"{network['type']} cannot be built with these options: "

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from semiisp_plugin.options import OptionError
 from semiisp_plugin.toolbox import MessageLogger, dict2str, get_root_logger
 from semiisp_plugin.training.distributed import init_distributed
 from semiisp_plugin.training.interrupt import Interrupt, Interrupted, StopWaiting
@@ -35,6 +36,7 @@ from semiisp_plugin.training.run_folder import (
 )
 from semiisp_plugin.training.stall import naming_files
 
+_MISFITS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 OnLog = Callable[[int, Mapping[str, float]], None]
 OnValidation = Callable[[int, Mapping[str, Mapping[str, float]]], None]
 
@@ -263,11 +265,27 @@ class _Loop:
             if part == 0:
                 self.epoch = epoch
                 self.model.update_learning_rate(iteration, warmup_iter=self.opt["train"]["warmup_iter"])
-            with self.model.accumulating(part), nullcontext() if self.opened else _nothing_is_done(batch):
+            with self.model.accumulating(part), nullcontext() if self.opened else self._naming_inputs(batch):
                 self.model.feed_data(batch)
                 self.model.optimize_parameters(iteration)
         self.iteration = iteration
         self.spent += time.perf_counter() - begin
+
+    @contextmanager
+    def _naming_inputs(self, batch: Mapping[str, Any]) -> Iterator[None]:
+        """Around the first steps: what a network that does not fit raises, and for which inputs."""
+        try:
+            yield
+        except (torch.OutOfMemoryError, OptionError):
+            raise
+        except _MISFITS as error:
+            text = str(error) if isinstance(error, (RuntimeError, ValueError)) else f"{type(error).__name__}: {error}"
+            resumed = f", and train:optim_g as it was in iteration {self.start_iter:,d}" if self.start_iter else ""
+            raise RuntimeError(
+                f"The first iterations failed, on inputs of {tuple(batch['lq'].shape)} (N, C, H, W): "
+                f"{text.rstrip('.')}. Is network_g made for them{resumed}? Nothing was written; a run of this name is "
+                f"as it was."
+            ) from error
 
     def _after_iteration(self, stop: int | None) -> None:
         settings, iteration = self.opt["logger"], self.iteration
@@ -360,20 +378,6 @@ class _Loop:
             torch.distributed.barrier()
         self.logger.warning(f"{interrupted}.{self.how_to_resume if interrupted.iteration is not None else ''}")
         raise interrupted
-
-
-@contextmanager
-def _nothing_is_done(batch: Mapping[str, Any]) -> Iterator[None]:
-    """Around the first steps: what torch says of a network that does not fit, and for which inputs."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        raise RuntimeError(
-            f"The first iterations failed, on inputs of {tuple(batch['lq'].shape)} (N, C, H, W): {error}. Is network_g "
-            f"made for them? Nothing was written; a run of this name is as it was."
-        ) from error
 
 
 def _goes_in_line(name: str) -> bool:

@@ -108,16 +108,19 @@ class Run:
         if "held_out" in opt["datasets"]["train"]:
             self.model.use_held_out(dataset.held_out_batches())
         if self.state:
-            self._resume(self.state)
-            before = self.model.loop_state.get("data")
-            changes = self.data.changes_since(before) if before else None
+            changes = self._resume(self.state)
             if changes:
                 get_root_logger().warning(f"The resumed run is not what an unbroken one would be. {changes}")
 
-    def _resume(self, state: dict[str, Any]) -> None:
+    def _resume(self, state: dict[str, Any]) -> str | None:
+        """Resume the model; returns how the order of the samples has changed, see `MixedData.changes_since`."""
         try:
             self.model.resume_training(state)
-        except (LookupError, TypeError, AttributeError, RuntimeError) as error:  # of what is not as it was saved
+            before = self.model.loop_state.get("data")
+            return self.data.changes_since(before) if before else None
+        except CheckpointError:
+            raise
+        except (LookupError, TypeError, AttributeError, RuntimeError, ValueError) as error:  # not as it was saved
             raise CheckpointError(
                 f"{self.opt['path'].get('resume_state')} cannot be resumed: it is damaged, or of another program "
                 f"({type(error).__name__}: {error}). Take an earlier state, or give path:pretrain_network_g instead."

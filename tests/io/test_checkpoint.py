@@ -190,9 +190,23 @@ def test_checkpoint_that_would_run_code_is_refused(tmp_path):
             return (os.mkdir, (str(tmp_path / "canary"),))
 
     torch.save({"params": Hostile()}, tmp_path / "net.pth")
-    with pytest.raises(CheckpointError, match=r"net\.pth is no readable checkpoint"):
-        load_checkpoint(tmp_path / "net.pth")
+    for change, message in (
+        (None, "Trying to load unsupported GLOBAL"),
+        (b"version https://git-lfs.github.com", "Unsupported operand"),
+    ):
+        if change:
+            (tmp_path / "net.pth").write_bytes(change)
+        with pytest.raises(CheckpointError, match=rf"net\.pth is no readable checkpoint \({message}") as caught:
+            load_checkpoint(tmp_path / "net.pth")
+        assert "weights_only" not in str(caught.value)
+        assert "safe_globals" not in str(caught.value)
     assert not (tmp_path / "canary").exists()
+
+
+def test_weights_without_values(tmp_path):
+    save_atomically({"params": {"weight": torch.ones(2, device="meta")}}, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match=r"net\.pth has no weights under"):
+        load_network_weights(nn.Linear(2, 1), tmp_path / "net.pth")
 
 
 def test_safetensors(tmp_path):

@@ -2,6 +2,9 @@
 
 import io
 import os
+import subprocess
+import sys
+from contextlib import suppress
 
 import pytest
 
@@ -47,3 +50,17 @@ def test_what_is_not_printed_is_written_out(text, shown):
     stream = io.StringIO()
     print(text, file=PrintableStream(stream), flush=True)
     assert stream.getvalue() == printable(text, "\n\t") + "\n"
+
+
+def test_whoever_reads_may_be_gone():
+    full = open("/dev/full", "w", encoding="utf-8")  # noqa: SIM115 - closing it fails, too
+    print("text", file=PrintableStream(full), flush=True)
+    with suppress(OSError):
+        full.close()
+
+
+def test_a_command_without_outputs(tmp_path):
+    code = "import sys; from semiisp_plugin.arguments import print_anything; print_anything(); print(file=sys.stderr); "
+    code += "sys.exit(not (open(sys.argv[1], 'w').fileno() > 2 and sys.stderr.isatty() is False))"
+    command = f'"{sys.executable}" -c "{code}" "{tmp_path / "file"}" >&- 2>&-'
+    assert subprocess.run(command, shell=True, check=False).returncode == 0

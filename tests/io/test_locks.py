@@ -140,6 +140,10 @@ def test_what_is_no_folder_and_what_cannot_be_written(tmp_path):
     for name in ("file", "link"):
         with pytest.raises(NotADirectoryError, match=r"--out: .* is a file"), owned(tmp_path / name, "--out"):
             pass
+    run = tmp_path / "run"
+    (tmp_path / ".run.lock").mkdir()
+    with pytest.raises(OSError, match=r"run\.lock' cannot be .* delete it, or"), owned(run, "name", beside=True):
+        pass
     inside = tmp_path / "file" / "run"
     with pytest.raises(OSError, match=r"file' cannot be written .*\(name\)"), owned(inside, "name", beside=True):
         pass

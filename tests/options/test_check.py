@@ -315,6 +315,7 @@ def test_keys_of_the_pipeline(option_files, change, value):
         (lambda o: o["datasets"]["train"].update(pseudo_per_batch="auto"), "real_per_batch: pseudo_per_batch is auto"),
         (lambda o: o["datasets"]["train"].update(batch_size_per_gpu=4), "real_per_batch and pseudo_per_batch together"),
         (lambda o: auto_batch(o, 1), "a batch of 1 cannot hold"),
+        (lambda o: o.update(name="日" * 90), "name: expected a text of at most 200 bytes as UTF-8, got 270"),
         (lambda o: o["datasets"]["val"].update(gt_size=32), "datasets:val:gt_size: only training uses this"),
         (lambda o: o["datasets"]["val"].update(timeout=3), "datasets:val:timeout: only training uses this"),
         (lambda o: o["datasets"]["train"].update(seeded_order=True), "datasets:train:seeded_order: unknown key"),

@@ -102,6 +102,11 @@ def test_a_network_is_built_without_memory():
     assert {p.device.type for p in network.parameters()} == {"meta"}
 
 
+def test_a_network_that_has_values_while_it_is_built():
+    options = {"in_channels": 3, "mid_channels": 16, "out_channels": 3, "num_block": 1}
+    assert check_network({"type": "RIDNet", **options}, Source("o.yml"), ()) is None
+
+
 def test_nothing_of_a_section_is_the_default():
     section = {"type": "NAFNet", "width": None}
     check_network(section, Source("o.yml"), ())

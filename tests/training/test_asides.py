@@ -209,7 +209,20 @@ def test_a_run_that_begins_from_the_state_of_another_is_not_mixed_with_an_older_
     assert len(list(Path("experiments").glob("second_archived_*"))) == 1
 
 
-@pytest.mark.parametrize("change", [{"rng": None}, {"optimizers": [{"state": 3}]}, {"loop": 3}, {"iter": "2"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rng": None},
+        {"optimizers": [{"state": 3}]},
+        {"optimizers": [{"state": {}, "param_groups": []}]},
+        {"loop": 3},
+        {"loop": {"data": 3}},
+        {"best_metric_results": {"test": {"psnr": {"better": "higher", "val": None, "iter": 2}}}},
+        {"extra": {"guard": {"skipped": "x"}}},
+        {"files": [3]},
+        {"iter": "2"},
+    ],
+)
 def test_a_state_that_is_damaged_is_named(started, change):
     started("first", total=2)
     path = Path("experiments/first/training_states/2.state")
@@ -219,6 +232,35 @@ def test_a_state_that_is_damaged_is_named(started, change):
     ):
         started("second", total=3, path={"resume_state": str(path)})
     assert not Path("experiments/second").exists()
+
+
+def test_a_state_whose_files_are_no_names_is_skipped(started):
+    started(total=2)
+    path = Path("experiments/run/training_states/2.state")
+    torch.save({**load_checkpoint(path), "files": [3]}, path)
+    started(total=3, auto_resume=True)
+    assert "auto_resume: skipped: " in log_of()
+
+
+def test_an_optimiser_that_needs_more_than_the_state_has_is_said(started):
+    started(total=2)
+    train_again = {"optim_g": {"type": "AdamW", "lr": 1e-3, "amsgrad": True}, "total_iter": 3}
+    with pytest.raises(RuntimeError, match=r"'max_exp_avg_sq'.*and train:optim_g as it was in iteration 2\?"):
+        started(auto_resume=True, train=train_again)
+    assert states() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ({"type": "SpyNet", "load_path": None}, r"inputs of \(.*TypeError: .*missing 1 required"),
+        ({"type": "BasicVSR", "num_feat": 4, "num_block": 1}, r"inputs of \(.*not enough values to unpack"),
+    ],
+)
+def test_a_network_that_takes_other_inputs_is_said(started, monkeypatch, network, message):
+    monkeypatch.setitem(globals(), "SMALL", network)
+    with pytest.raises(RuntimeError, match=message):
+        started()
 
 
 def test_a_test_that_fails_leaves_the_older_results(started, option_files, monkeypatch, capsys):
