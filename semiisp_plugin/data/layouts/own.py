@@ -68,7 +68,10 @@ def _find(request: Request) -> Listing:
     beside = dict.fromkeys(name for name in files if not is_raw(name) and _stem(name) in raw_names)
     doubled: dict[str, str] = {}
     targets = by_name(target_root, _stem, "edited images", doubled=doubled)
-    name_of = lambda name: None if name in beside else _stem(name)  # noqa: E731
+
+    def name_of(name: str) -> str | None:
+        return None if name in beside else _stem(name)
+
     inputs = by_name(input_root, name_of, "inputs", _INPUT_EXTENSIONS, doubled=doubled)
     inputs = _as_targets(inputs, targets)
     names = sorted(inputs.keys() & targets.keys())
