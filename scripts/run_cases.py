@@ -72,7 +72,7 @@ cat > stop.py <<'P'
 import os, signal, subprocess, sys, time
 for persistent in ("true", "false"):
     run = subprocess.Popen(
-        ["basicsr", "train", "-opt", "base.yml", "--force_yml", "name=" + persistent, "train:total_iter=1000000",
+        ["basicsr", "train", "-opt", "base.yml", "--force_yml", "name=stop_" + persistent, "train:total_iter=1000000",
          "datasets:train:num_worker_per_gpu=8", "datasets:train:persistent_workers=" + persistent],
         start_new_session=True, stdout=open("log", "w"), stderr=subprocess.STDOUT)
     children = f"/proc/{run.pid}/task/{run.pid}/children"
@@ -360,7 +360,7 @@ def run(case: Case, project: Path) -> str:
     environment = (
         f"export P={project} PYTHONPATH={project} PATH={project}/.venv/bin:$PATH C={where} "
         f"N={where.name} CASES={where.parent.parent} NETWORK='{NETWORK}' "
-        f"W={where.parent}/identity.pth;"
+        f"W={where.parent.parent}/images/identity.pth;"
     )
     process = subprocess.Popen(
         ["bash", "-c", environment + case.command], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
