@@ -62,8 +62,10 @@ def files() -> dict[str, tuple[int, int]]:
 
 
 def test_report_of_a_run(options, capsys):
-    run = Run(finished(options()))
-    text = said(run)
+    opt = finished(options())
+    with run_log(opt, quiet=True):  # as the command does
+        run = Run(opt)
+        text = said(run)
     assert files() == {}
     assert text.startswith("Dry run of 'trial' (SupervisedModel on cpu): nothing is written.\n")
     assert "passes over the sources in all: real 13.3." in text  # 40 * 2 / 6
