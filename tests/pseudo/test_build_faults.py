@@ -349,7 +349,7 @@ def test_shards_of_a_living_process_are_left_to_it(photographs, generator, monke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGTERM, 1), (signal.SIGUSR1, 1)])
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGUSR1, 1)])
 def test_signals_store_what_is_made(photographs, generator, undisturbed, tmp_path, number, workers):
     """As batch systems end a job; Ctrl+C does the same."""
     out = tmp_path / "out"

@@ -7,10 +7,11 @@ import time
 
 import pytest
 
+from semiisp_plugin.io.signals import STOP_SIGNALS
 from semiisp_plugin.training.interrupt import Interrupt, Interrupted, StopWaiting
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_is_noted(number):
     before = signal.getsignal(number)
     with Interrupt() as interrupt:

@@ -210,7 +210,7 @@ def test_a_signal_while_workers_are_started(write, runs, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_save_first(write, runs, unbroken, folder, by):
     path = write(by.name, num_worker_per_gpu=2)
     assert runs.run(f"train -opt {path}", by, batches=12) == 128 + by
