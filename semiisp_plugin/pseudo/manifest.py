@@ -191,7 +191,7 @@ class BuildFolder:
             return msgspec.convert(json.loads(path.read_bytes()), ShardRecord)
         except FileNotFoundError:
             return None
-        except (ValueError, RecursionError) as error:
+        except (ValueError, msgspec.MsgspecError, RecursionError) as error:  # of older versions no ValueError
             raise ValueError(
                 f"{path} is damaged ({error}); delete it, and give the command that builds the pairs again: it makes "
                 f"this shard again."
