@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -31,6 +30,31 @@ def positions(side: int, nodes: int) -> np.ndarray:
     """
     places = (np.arange(side, dtype=np.float64) + 0.5) * (nodes / side) - 0.5
     return np.clip(places, 0, nodes - 1).astype(np.float32)
+
+
+# As products of matrices: `interpolate` does the same, and takes ten times as long on a CPU, with its gradient.
+
+
+def along_columns(grid: Tensor, width: int) -> Tensor:
+    """``(N, K, h, w)`` to ``(N, K, h, width)``, linear between the columns of the grid."""
+    return _exact_product(grid, _hats(width, grid.shape[3], grid).T)
+
+
+def along_rows(grid: Tensor, height: int) -> Tensor:
+    """``(N, K, h, w)`` to ``(N, K, height, w)``, linear between the rows of the grid."""
+    return _exact_product(_hats(height, grid.shape[2], grid), grid)
+
+
+def _hats(side: int, nodes: int, like: Tensor) -> Tensor:
+    """The share of each node in each pixel of a side, ``(side, nodes)``; the places are those of `positions`."""
+    pixels, at = (torch.arange(n, dtype=like.dtype, device=like.device) for n in (side, nodes))
+    places = ((pixels + 0.5) * (nodes / side) - 0.5).clamp(0, nodes - 1)
+    return (1 - (places[:, None] - at).abs()).clamp_min(0)
+
+
+def _exact_product(a: Tensor, b: Tensor) -> Tensor:
+    with torch.autocast(device_type=a.device.type, enabled=False):  # bfloat16 has too few digits for a gamma
+        return a @ b
 
 
 class ParameterMaps:
@@ -55,8 +79,7 @@ class ParameterMaps:
         """``[function][parameter]``, each ``(N, 3 or 6, H, W)``, or ``(N, 3 or 6, 1, 1)`` for sets without a grid."""
         parameters = self._parameters
         if self._is_grid:
-            size = (self._height, self._width)
-            parameters = F.interpolate(parameters, size=size, mode="bilinear", align_corners=False)
+            parameters = along_rows(along_columns(parameters, self._width), self._height)
         return self._spec.split(parameters)
 
     def strips(self, rows: int) -> Iterator[tuple[slice, Mapping[str, Group]]]:
@@ -68,8 +91,7 @@ class ParameterMaps:
             return
         grid_rows = self._parameters.shape[2]
         # Columns first, for the few rows of the grid; rows when their turn comes.
-        size = (grid_rows, self._width)
-        nodes = F.interpolate(self._parameters, size=size, mode="bilinear", align_corners=False)
+        nodes = along_columns(self._parameters, self._width)
         steps, places = nodes.diff(dim=2), self._spec.slices()
         positions = [
             min(max((y + 0.5) * grid_rows / self._height - 0.5, 0.0), grid_rows - 1.0) for y in range(self._height)
