@@ -1,116 +1,110 @@
 """What is in a benchmark's ``results.json``, and the gains in it.
 
-Gains are paired: a repetition (a seed on a fold of the test images) of one system is compared with the same repetition
-of the supervised baseline that was best on the validation pairs, so that what a fold makes easy or hard cancels.
+Gains are paired: every test image of every repetition under one system against the same under another, with intervals
+of `semiisp_plugin.report.paired`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from semiisp_plugin.report.tables import Spread
+from semiisp_plugin.report.paired import Interval, Values, paired_difference
 
 GROUPS: dict[str, str] = {
-    "f_isp": "f_ISP alone",
-    "baseline": "Baselines",
+    "supervised": "The pairs alone",
     "method": "Semi-supervised",
-    "help": "Additions",
+    "chosen": "Chosen by cross-validation over the pairs",
+    "tried": "Tried",
     "ablation": "Ablations",
     "source": "Ways from sRGB to RAW",
-    "ratio": "Real to pseudo pairs in a batch",
-    "beta": "Threshold β of the filter",
 }
 """The groups of systems in the order of the tables, with their headings."""
-
-MAIN_GROUPS = ("method", "help")
-"""The groups that plots show beside the baselines."""
-
-PAPERS_SETTING = "paper's setting"
-"""What is added to the label of the paper's own setting."""
 
 
 # --- what is in results.json ------------------------------------------------------------------------------------------
 
 
-class Score(msgspec.Struct):
-    """Of one network on some images: the means of PSNR in dB and of SSIM; None where it was not measured."""
+class Scores(msgspec.Struct):
+    """Of one network on test images, at their full resolution.
 
-    psnr: float | None
-    ssim: float | None = None
+    Attributes:
+        images: Their names, the same in every repetition.
+        psnr: In dB, one an image; None where it is not finite.
+        ssim: One an image.
+    """
 
-
-class Point(msgspec.Struct):
-    """The scores of a run at an iteration."""
-
-    iteration: int
-    validation: Score
-    test: Score
+    images: list[str]
+    psnr: list[float | None]
+    ssim: list[float | None]
 
 
 class Cell(msgspec.Struct):
-    """One run: a repetition of a system with a number of pairs.
+    """One run: a repetition of a system on a task.
 
     Attributes:
+        task: Its key in ``tasks``.
         pairs: The number of labelled pairs.
         system: Its key in ``systems``.
-        repetition: Name of the repetition, the same for all systems.
-        seed: Seed of the repetition.
-        fold: Fold of the data that its test images are of; None where the data has no folds.
-        chosen: Settings of its system that were searched for, as they were chosen.
-        validation: Scores on the validation pairs at the end.
+        seed: Of the repetition: of its pairs, photographs, weights and batches.
         test: Scores on the test images at the end.
-        early_stopped: The iteration that was best on the validation pairs; None where that is not asked.
-        curve: PSNR over the iterations.
+        chosen: Of a system that chooses among others: the label of the one that was chosen.
         kept_ratio: Iteration and the share of the pseudo pairs, 0 to 1, that the filter kept.
-        seconds: Time of the job that ends the run.
+        seconds: Time of all jobs that the run consists of; systems share jobs.
     """
 
+    task: str
     pairs: int
     system: str
-    repetition: str
     seed: int
-    fold: int | None
-    chosen: dict[str, Any]
-    validation: Score
-    test: Score
-    early_stopped: Point | None
-    curve: list[Point]
-    kept_ratio: list[tuple[float, float | None]]
+    test: Scores
     seconds: float
+    chosen: str | None = None
+    kept_ratio: list[tuple[float, float | None]] = []
 
 
 class System(msgspec.Struct):
-    """What was compared: one of `GROUPS`, its name, whether it is ours, a sentence about it, and what is trained."""
+    """What was compared.
+
+    Attributes:
+        group: One of `GROUPS`.
+        label: Its name.
+        description: A sentence about it.
+        photographs: Whether it learns from the photographs; otherwise from the pairs alone.
+        ours: Whether it has settings that the paper does not.
+    """
 
     group: str
     label: str
-    ours: bool
     description: str
-    kind: str
+    photographs: bool
+    ours: bool
 
 
-class Candidate(msgspec.Struct):
-    """Settings that were tried in the search.
+class Contrast(msgspec.Struct):
+    """A comparison fixed before the run: a system against the strongest of others, by their test PSNR.
 
     Attributes:
-        pairs: The number of labelled pairs.
-        system: The key of the system.
-        candidate: The settings.
-        validation_psnr: Validation PSNR in dB, one a repetition: what is chosen by.
-        test_psnr: Test PSNR in dB, one a repetition: nothing is chosen by it; it shows what a choice was worth.
-        chosen: Whether it was chosen.
+        title: For the report.
+        of: A key of ``systems``.
+        over: Keys of ``systems``; the strongest is taken by the test itself, which favours it.
     """
 
-    pairs: int
-    system: str
-    candidate: dict[str, Any]
-    validation_psnr: list[float | None]
-    chosen: bool
-    test_psnr: list[float | None] = []  # older files lack it
+    title: str
+    of: str
+    over: list[str]
+
+
+class Task(msgspec.Struct):
+    """The data: a title, a sentence, and the closest task of the paper, if there is one."""
+
+    title: str
+    description: str
+    paper_task: str | None = None
 
 
 class Failure(msgspec.Struct):
@@ -126,56 +120,53 @@ class Results(msgspec.Struct):
     Attributes:
         name: Of the benchmark.
         title: Heading of the report.
-        task: One sentence about the data.
         command: What was typed.
         version: Of this package.
         date: Day of the report.
         machine: What it ran on.
         seconds: Computing time of all jobs, added up.
-        seconds_without_search: The same without those that only the search needed.
         workers: Processes.
-        target: The target network.
-        paper_task: The task of the paper that is closest; None where there is none.
-        paper_setting: The system that is the paper's own setting.
-        selection: How settings and the baseline were chosen.
         made_with: Fingerprints of the code.
         options: The whole option file.
+        tasks: By their keys, in the order of the report.
         systems: What was compared, in the order of the tables within a group.
-        best_supervised: By number of pairs: the system that the others are compared with.
+        contrasts: The headline.
         cells: Every run that was finished.
-        search: Everything that was tried.
         failed: What went wrong.
     """
 
     name: str
     title: str
-    task: str
     command: str
     version: str
     date: str
     machine: dict[str, Any]
     seconds: float
-    seconds_without_search: float
     workers: int
-    target: str
-    paper_task: str | None
-    paper_setting: str
-    selection: str
     made_with: list[str]
     options: dict[str, Any]
+    tasks: dict[str, Task]
     systems: dict[str, System]
-    best_supervised: dict[int, str]
+    contrasts: list[Contrast]
     cells: list[Cell]
-    search: list[Candidate]
     failed: list[Failure]
 
-    def pairs(self) -> list[int]:
-        """Every number of pairs that was run, in ascending order."""
-        return sorted({cell.pairs for cell in self.cells})
+    def settings(self) -> list[tuple[str, int]]:
+        """Every task with every number of pairs that was run, in the order of the report."""
+        found = {(cell.task, cell.pairs) for cell in self.cells}
+        return sorted(found, key=lambda one: (list(self.tasks).index(one[0]), one[1]))
 
-    def of(self, pairs: int, system: str) -> list[Cell]:
-        """The runs of one system with one number of pairs."""
-        return [cell for cell in self.cells if cell.pairs == pairs and cell.system == system]
+    def of(self, task: str, pairs: int, system: str) -> list[Cell]:
+        """The runs of one system on one task with one number of pairs."""
+        return [c for c in self.cells if (c.task, c.pairs, c.system) == (task, pairs, system)]
+
+    def values(self, task: str, pairs: int, system: str, metric: str = "psnr") -> Values:
+        """Of each test image of each repetition."""
+        return {
+            (cell.seed, image): float("nan") if value is None else value
+            for cell in self.of(task, pairs, system)
+            for image, value in zip(cell.test.images, getattr(cell.test, metric), strict=True)
+        }
 
     def in_group(self, group: str) -> list[str]:
         """Keys of the systems of a group, in the order of ``systems``."""
@@ -184,7 +175,7 @@ class Results(msgspec.Struct):
     def label(self, key: str) -> str:
         """How a system is called, with what marks it as ours."""
         system = self.systems[key]
-        return f"{system.label} (ours)" if system.ours and "(ours)" not in system.label else system.label
+        return f"{system.label} (ours)" if system.ours else system.label
 
 
 # --- gains ------------------------------------------------------------------------------------------------------------
@@ -192,69 +183,78 @@ class Results(msgspec.Struct):
 
 @dataclass(frozen=True)
 class GainRow:
-    """A system at one number of pairs.
+    """A system on one task with one number of pairs.
 
     Attributes:
         system: Its key in ``systems``.
-        label: Its label, with "(ours)", "paper's setting" and "stopped early" where they apply.
-        group: Its group.
-        stopped_early: Whether the figures are those of the iteration that was best on the validation pairs.
         reference: Whether it is what the others are compared with.
-        psnr: PSNR in dB, over the repetitions that the reference has as well (all, where it has none of them).
-        ssim: SSIM, over the same repetitions.
-        gain: PSNR minus the reference's of the same repetition, in dB; nothing for the reference and where nothing is
-            shared.
+        psnr: Mean over all test images of all repetitions, dB.
+        ssim: The same of SSIM.
+        gain: PSNR minus the reference's; nothing for the reference and where nothing is shared.
+        seeds: How many repetitions.
     """
 
     system: str
-    label: str
-    group: str
-    stopped_early: bool
     reference: bool
-    psnr: Spread
-    ssim: Spread
-    gain: Spread
+    psnr: float
+    ssim: float
+    gain: Interval | None
+    seeds: int
 
 
-def compare_systems(results: Results, pairs: int) -> list[GainRow]:
-    """Compare every system with the best supervised baseline, repetition by repetition.
+def strongest(results: Results, task: str, pairs: int, systems: Iterable[str]) -> str | None:
+    """The system of the highest mean test PSNR over the repetitions that all of them have; None if none was run."""
+    cells = {key: {c.seed: c for c in results.of(task, pairs, key)} for key in systems}
+    cells = {key: by_seed for key, by_seed in cells.items() if by_seed}
+    if not cells:
+        return None
+    shared = set.intersection(*(set(by_seed) for by_seed in cells.values()))
 
-    Args:
-        results: Of a benchmark.
-        pairs: The number of pairs; systems that were not run with it are left out.
+    def mean(key: str) -> float:
+        values = [v for seed, c in cells[key].items() if seed in shared or not shared for v in c.test.psnr]
+        return float("-inf") if None in values else statistics.fmean(v for v in values if v is not None)
+
+    return max(cells, key=mean)
+
+
+def compare_systems(results: Results, task: str, pairs: int) -> list[GainRow]:
+    """Every system against the strongest of those that learn from the pairs alone.
 
     Returns:
-        Rows in the order of `GROUPS`, and of ``systems`` within a group. A system that was stopped early has a second
-        row after its first; both are compared with the reference at the end of its training.
+        Rows in the order of `GROUPS`, and of ``systems`` within a group.
     """
-    best = results.best_supervised.get(pairs, "")
-    base = _scores(results.of(pairs, best), early=False)
+    best = strongest(results, task, pairs, (key for key, s in results.systems.items() if not s.photographs))
+    base = results.values(task, pairs, best) if best else {}
     rows = []
     for key in (key for group in GROUPS for key in results.in_group(group)):
-        cells = results.of(pairs, key)
-        for early, of_row in ((False, cells), (True, [cell for cell in cells if cell.early_stopped])):
-            if not of_row:
-                continue
-            scores, reference = _scores(of_row, early), key == best and not early
-            both = [repetition for repetition in scores if repetition in base]
-            shown = [scores[repetition] for repetition in both or scores]
-            marks = [PAPERS_SETTING] * (key == results.paper_setting) + ["stopped early"] * early
-            rows.append(
-                GainRow(
-                    system=key,
-                    label=", ".join([results.label(key), *marks]),
-                    group=results.systems[key].group,
-                    stopped_early=early,
-                    reference=reference,
-                    psnr=Spread(psnr for psnr, _ in shown),
-                    ssim=Spread(ssim for _, ssim in shown if ssim is not None),
-                    gain=Spread(scores[r][0] - base[r][0] for r in both if not reference),
-                )
-            )
+        psnr, ssim = (results.values(task, pairs, key, metric) for metric in ("psnr", "ssim"))
+        if psnr:
+            gain = None if key == best else paired_difference(psnr, base)
+            means = (statistics.fmean(values.values()) for values in (psnr, ssim))
+            rows.append(GainRow(key, key == best, *means, gain, len({seed for seed, _ in psnr})))
     return rows
 
 
-def _scores(cells: Sequence[Cell], early: bool) -> dict[str, tuple[float, float | None]]:
-    """Test PSNR in dB and SSIM by repetition, of the runs that have one."""
-    scores = {cell.repetition: cell.early_stopped.test if early and cell.early_stopped else cell.test for cell in cells}
-    return {repetition: (s.psnr, s.ssim) for repetition, s in scores.items() if s.psnr is not None}
+@dataclass(frozen=True)
+class ContrastRow:
+    """A contrast on one task with one number of pairs: over which system, and the difference in dB."""
+
+    contrast: Contrast
+    task: str
+    pairs: int
+    over: str
+    psnr: float
+    difference: Interval
+
+
+def contrasts(results: Results) -> list[ContrastRow]:
+    """Every contrast on every task with every number of pairs, where both sides were run."""
+    rows = []
+    for contrast in results.contrasts:
+        for task, pairs in results.settings():
+            over = strongest(results, task, pairs, contrast.over)
+            ours = results.values(task, pairs, contrast.of)
+            difference = paired_difference(ours, results.values(task, pairs, over)) if over else None
+            if over and difference:
+                rows.append(ContrastRow(contrast, task, pairs, over, statistics.fmean(ours.values()), difference))
+    return rows
