@@ -1,4 +1,4 @@
-"""The jobs of a benchmark and of the demo: data, f_ISP, pseudo pairs, and whatever trains the target network.
+"""The jobs of a benchmark and of the demo: data, f_ISP, pseudo pairs, whatever trains the target network, and tests.
 
 A job's folder is named by a hash of all that it depends on, so that systems share what they have in common, and a
 training that was cut short is resumed from its latest state.
@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
+import statistics
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -21,14 +21,20 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import torch
+from torch import Tensor
 
 from semiisp_plugin import options as options_module
 from semiisp_plugin._version import __version__
-from semiisp_plugin.experiments.benchmark_data import Data, PairData, data_in, make_data
+from semiisp_plugin.apps.enhance.network import load_network
+from semiisp_plugin.data.pairs import match_pairs, read_pair
+from semiisp_plugin.experiments.benchmark_data import Data, PairData, data_in, make_data, make_fold
 from semiisp_plugin.experiments.benchmark_options import Settings, Task
 from semiisp_plugin.experiments.jobs import Job, Record
-from semiisp_plugin.io.image_io import list_images, read_image, to_float, to_uint8, write_image
+from semiisp_plugin.io.image_io import read_image, to_float, to_tensor, to_uint8, to_uint16, write_image
+from semiisp_plugin.io.picture import shrink_short_side
+from semiisp_plugin.models.validation import measure
 from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.pseudo.f_isp import make_generator
@@ -38,7 +44,8 @@ from semiisp_plugin.training import train
 
 RESULT = "result.json"
 OUTPUTS = 8
-"""Test images that a training leaves its outputs of."""
+"""Test images that a test leaves the outputs of."""
+_SHOWN = 240  # their short side, pixels
 _STATES = 5  # training states a run leaves on its way
 
 
@@ -47,8 +54,8 @@ class Step(Job):
     """One job.
 
     Attributes:
-        kind: ``data``, ``f_isp``, ``pseudo``, ``semi``, ``finetune``, ``supervised``, ``pseudo_only``,
-            ``mean_teacher``; the demo has kinds of data of its own.
+        kind: ``data``, ``fold``, ``f_isp``, ``pseudo``, ``guide``, ``semi``, ``finetune``, ``supervised``,
+            ``pseudo_only``, ``mean_teacher``, ``test``, ``choose``; the demo has kinds of data of its own.
         seed: Of what is random in it.
         settings: Everything it depends on but the jobs before it; plain values.
         root: The folder that jobs' folders are in.
@@ -113,13 +120,14 @@ class Step(Job):
                 raise
 
 
-_RUN = ("size", "evaluations", "cache_images", "loader_workers")
+_RUN = ("size", "cache_images", "loader_workers")
 _ISP = (*_RUN, *(name for name in Settings.__struct_fields__ if name.startswith("isp_")))
+_PSEUDO = ("source", "sets", "update_quality", "photographs", "draws", "candidates", "input_bits")
 _TARGET = (*_RUN, "ema_decay", "loss", "network")
 
 
 def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancement: bool) -> Step:
-    """The job that ends a system's chain, with all that come before it.
+    """The training that ends a system's chain, with all jobs that come before it.
 
     Args:
         kind: Of the system: ``f_isp``, ``supervised``, ``pseudo_only``, ``mean_teacher``, ``semi``.
@@ -130,33 +138,70 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
     """
     values = msgspec.to_builtins(settings)
 
-    def step(kind: str, needs: Mapping[str, Step], *names: str, **more: Any) -> Step:
+    def step(kind: str, needs: Mapping[str, Step], *names: str, round_: int = 0, **more: Any) -> Step:
         chosen = {name: values[name] for name in names} | more
-        return Step(kind, seed, chosen, data.root, {"data": data, **needs}, data.quiet)
+        if kind in _OF_TARGET and settings.network == "f_isp":
+            chosen["network"] = f_isp_network(settings, image_enhancement)
+        return Step(kind, seed + 1000 * round_, chosen, data.root, {"data": data, **needs}, data.quiet)
 
-    batch = settings.real_per_batch + settings.pseudo_per_batch
-    total = max(1, round(settings.length * (settings.semi_iterations + settings.fine_iterations)))
-    in_one_go = {"iterations": total, "batch": batch}
-    if kind == "supervised":
-        return step("supervised", {}, *_TARGET, "lr", "augment", **in_one_go)
     f_isp = step("f_isp", {}, *_ISP, image_enhancement=image_enhancement)
     if kind == "f_isp":
         return f_isp
-    made = {"pseudo": step("pseudo", {"f_isp": f_isp}, "source", "sets", "update_quality", "draws", "candidates")}
+    before = {"start": f_isp} if settings.warm_start else {}
+    if settings.guided:
+        before["guide"] = step("guide", {"f_isp": f_isp})
+    batch = settings.real_per_batch + settings.pseudo_per_batch
+    in_one_go = {"iterations": settings.semi_iterations + settings.fine_iterations, "batch": batch}
+    if kind == "supervised":
+        return step("supervised", before, *_TARGET, "lr", "augment", **in_one_go)
+    made = step("pseudo", {"f_isp": f_isp}, *_PSEUDO)
+    mix = {"real_per_batch": settings.real_per_batch, "pseudo_per_batch": settings.pseudo_per_batch}
+
+    def on(pseudo: Step) -> dict[str, Step]:
+        return {"pseudo": step("guide", {"f_isp": f_isp, "pseudo": pseudo}) if settings.guided else pseudo}
+
     if kind == "pseudo_only":
-        return step("pseudo_only", made, *_TARGET, "lr", **in_one_go)
-    mix = {"real_per_batch": settings.real_per_batch}
-    if settings.real_share is not None:
-        mix["real_per_batch"] = min(batch - 1, max(1, round(settings.real_share * batch)))
-    mix["pseudo_per_batch"] = batch - mix["real_per_batch"]
+        return step("pseudo_only", {**before, **on(made)}, *_TARGET, "lr", **in_one_go)
     if kind == "mean_teacher":
-        return step("mean_teacher", made, *_TARGET, "lr", "augment", iterations=total, **mix)
-    beta = str(settings.beta) if settings.beta == float("inf") else settings.beta
-    semi = step("semi", made, *_TARGET, "lr", "semi_iterations", "reference", "warmup", "noise", beta=beta, **mix)
-    if settings.fine_iterations == 0 or not settings.fine_tune:
+        iterations = in_one_go["iterations"]
+        return step("mean_teacher", {**before, **on(made)}, *_TARGET, "lr", "augment", iterations=iterations, **mix)
+    of_semi = {"beta": str(settings.beta) if settings.beta == float("inf") else settings.beta, **mix}
+    names = (*_TARGET, "lr", "semi_iterations", "reference", "warmup", "noise")
+    semi = step("semi", {**before, **on(made)}, *names, **of_semi)
+    for number in range(1, settings.rounds):
+        made = step("pseudo", {"f_isp": f_isp, "teacher": semi}, *_PSEUDO, round_=number)
+        semi = step("semi", {"start": semi, **on(made)}, *names, round_=number, **of_semi)
+    if settings.fine_iterations == 0:
         return semi
     of_fine = {"iterations": settings.fine_iterations, "batch": batch}
-    return step("finetune", {"semi": semi}, *_TARGET, "fine_lr", "augment", **of_fine)
+    of_guide = {key: value for key, value in before.items() if key == "guide"}
+    return step("finetune", {**of_guide, "start": semi}, *_TARGET, "fine_lr", "augment", **of_fine)
+
+
+def tested(trained: Sequence[Step]) -> Step:
+    """The test of a network, or of the mean of several networks' outputs, at full resolution."""
+    first = trained[0]
+    needs = {"data": first.needs["data"], **{f"network_{k}": step for k, step in enumerate(trained)}}
+    return Step("test", first.seed, {}, first.root, needs, first.quiet)
+
+
+def fold_of(data: Step, fold: int, folds: int) -> Step:
+    """The data of one fold of a cross-validation over the labelled pairs."""
+    return Step("fold", data.seed, {"fold": fold, "folds": folds}, data.root, {"data": data}, data.quiet)
+
+
+def choice(candidates: Sequence[Step], in_folds: Sequence[Sequence[Step]]) -> Step:
+    """The test of that candidate which is best in cross-validation.
+
+    Args:
+        candidates: Of the whole of the labelled pairs; each a job of `tested`.
+        in_folds: Of each candidate, its tests in all folds.
+    """
+    first = candidates[0]
+    needs = {"data": first.needs["data"], **{str(k): step for k, step in enumerate(candidates)}}
+    for k, tests in enumerate(in_folds):
+        needs.update({f"{k} fold {fold}": step for fold, step in enumerate(tests)})
+    return Step("choose", first.seed, {"candidates": len(candidates)}, first.root, needs, first.quiet)
 
 
 # --- options of the trainings ----------------------------------------------------------------------------------------
@@ -170,6 +215,18 @@ _NOISE = {
     "estimated": "estimated",
 }
 _MODELS = {"f_isp": "ISPModel", "semi": "SemiSupervisedModel", "mean_teacher": "MeanTeacherModel"}  # else supervised
+_OF_TARGET = ("supervised", "pseudo_only", "mean_teacher", "semi", "finetune")
+
+
+def f_isp_network(s: Settings, image_enhancement: bool) -> dict[str, Any]:
+    """Section of f_ISP's local network."""
+    return {
+        "type": "PQDynamicISP",
+        "inverse_tone_mapping": image_enhancement,
+        "thumbnail": s.isp_thumbnail,
+        "dropout": s.isp_dropout,
+        "grid": list(s.isp_grid),
+    }
 
 
 def _pairs(data: PairData, s: Settings, **more: Any) -> dict[str, Any]:
@@ -184,9 +241,7 @@ def _pairs(data: PairData, s: Settings, **more: Any) -> dict[str, Any]:
     }
 
 
-def _options(
-    step: Step, s: Settings, pairs: PairData, evaluation: Mapping[str, PairData], network: Any, **training: Any
-) -> dict[str, Any]:
+def _options(step: Step, s: Settings, pairs: PairData, network: Any, **training: Any) -> dict[str, Any]:
     """Options of a training on ``pairs``; ``training`` is the section ``train``."""
     total = training["total_iter"]
     return {
@@ -195,14 +250,10 @@ def _options(
         "scale": 1,
         "num_gpu": "auto",
         "manual_seed": step.seed,
-        "datasets": {
-            "train": _pairs(pairs, s, gt_size=list(s.size), use_hflip=True, num_worker_per_gpu=s.loader_workers),
-            **{f"val_{key}": _pairs(of, s, name=key) for key, of in evaluation.items()},
-        },
+        "datasets": {"train": _pairs(pairs, s, gt_size=list(s.size), use_hflip=True, num_worker_per_gpu=s.loader_workers)},
         "network_g": deepcopy(network),
         "path": {},
         "train": {"scheduler": {"type": "CosineAnnealing", "eta_min_ratio": 1e-3}, **training},
-        "val": {"val_freq": max(1, total // s.evaluations), "save_img": False, "metrics": deepcopy(METRICS)},
         "logger": {
             "print_freq": max(1, total // 20),
             "save_checkpoint_freq": total + 1,
@@ -213,18 +264,12 @@ def _options(
 
 def _f_isp_options(step: Step, s: Settings, data: Data) -> dict[str, Any]:
     """Phase 1."""
-    network = {
-        "type": "PQDynamicISP",
-        "inverse_tone_mapping": step.settings["image_enhancement"],
-        "thumbnail": s.isp_thumbnail,
-        "dropout": s.isp_dropout,
-    }
+    network = f_isp_network(s, step.settings["image_enhancement"])
     options = _options(
         step,
         s,
         data.labelled,
-        {**data.evaluation(), "labelled": data.labelled},
-        {**network, "grid": list(s.isp_grid)},
+        network,
         total_iter=s.isp_iterations,
         warmup_iter=s.isp_iterations // 20,
         grad_clip=1.0,
@@ -244,37 +289,37 @@ def _f_isp_options(step: Step, s: Settings, data: Data) -> dict[str, Any]:
 def _target_options(step: Step, data: Data) -> dict[str, Any]:
     """Whatever trains the target network: phases 2 and 3, and the baselines."""
     s, kind = step_settings(step.settings), step.kind
-    pseudo = step.needs["pseudo"].folder / "pseudo" if "pseudo" in step.needs else Path()
-    made = PairData(pseudo / "lq.lmdb", pseudo / "gt.lmdb")
+    made = _pseudo_data(step.needs["pseudo"].folder) if "pseudo" in step.needs else None
+    labelled = data.labelled if "guide" not in step.needs else _guided_data(step.needs["guide"].folder)
     total = s.semi_iterations if kind == "semi" else step.settings["iterations"]
     options = _options(
         step,
         s,
-        made if kind == "pseudo_only" else data.labelled,
-        data.evaluation(),
+        made if kind == "pseudo_only" and made else labelled,
         s.network,
         total_iter=total,
         optim_g={"type": "AdamW", "lr": s.fine_lr if kind == "finetune" else s.lr},
         pixel_opt={"type": "MSELoss"},
         ema_decay=s.ema_decay,
     )
+    if s.network["type"] == "PQDynamicISP":  # type: ignore[index]  # `chain` has put its section there
+        options["train"].update(grad_clip=1.0, warmup_iter=total // 20)
     train_set, training = options["datasets"]["train"], options["train"]
+    if "start" in step.needs:
+        options["path"] = {"pretrain_network_g": str(run_folder(step.needs["start"]) / "net_g_latest.pth")}
     if s.loss == "mse_ssim":
         training["ssim_opt"] = {"type": "SSIMLoss", "loss_weight": 1.0}
-    if kind not in ("semi", "mean_teacher"):
+    if made is None or kind == "pseudo_only":
         train_set["batch_size_per_gpu"] = step.settings["batch"]
         if s.augment:
             training["photometric_jitter"] = s.augment
-        if kind == "finetune":
-            weights = run_folder(step.needs["semi"]) / "net_g_latest.pth"
-            options["path"] = {"pretrain_network_g": str(weights)}
         return options
     train_set.update(
         type="SemiSupervisedDataset",
         pseudo={
             "dataroot_gt": str(made.target),
             "dataroot_lq": str(made.input),
-            "io_backend": {"type": "lmdb"},
+            "io_backend": {"type": "lmdb" if str(made.target).endswith(".lmdb") else "disk"},
             "cache_images": s.cache_images,
         },
         real_per_batch=s.real_per_batch,
@@ -316,16 +361,25 @@ def step_settings(values: Mapping[str, Any]) -> Settings:
 
 def work(step: Step, progress: bool) -> dict[str, Any]:
     """Do a job in its folder; returns its result."""
+    s = step.settings
     if step.kind == "data":
-        values = dict(step.settings)
-        make_data(msgspec.convert(values.pop("task"), Task), step.folder / "data", seed=step.seed, **values)
+        make_data(msgspec.convert(s["task"], Task), step.folder / "data", n_pairs=s["n_pairs"], seed=step.seed)
         return {}
     data = step.needs["data"].data()
+    if step.kind == "fold":
+        make_fold(data, step.folder / "data", s["fold"], s["folds"])
+        return {}
     if step.kind == "f_isp":
-        return _f_isp(step, data, progress)
+        return _train(_f_isp_options(step, step_settings(s), data), step, progress)
     if step.kind == "pseudo":
         return _pseudo(step, data, progress)
-    return _train(_target_options(step, data), step, data.test, progress)[0]
+    if step.kind == "guide":
+        return _guide(step, data)
+    if step.kind == "test":
+        return _test(step, data)
+    if step.kind == "choose":
+        return _choose(step)
+    return _train(_target_options(step, data), step, progress)
 
 
 def run_folder(step: Step) -> Path:
@@ -333,17 +387,14 @@ def run_folder(step: Step) -> Path:
     return step.folder / "experiments" / "run" / "models"
 
 
-def _train(
-    options: dict[str, Any], step: Step, test: PairData, progress: bool, keep_every: int | None = None
-) -> tuple[dict[str, Any], Any]:
-    """Train, and collect curves, the kept ratio, and the test images; returns them and the model."""
+def _train(options: dict[str, Any], step: Step, progress: bool) -> dict[str, Any]:
+    """Train, and collect the kept ratio."""
     folder = step.folder
     # One GPU a worker, also where there are more: with several, the batch would be another.
     options["num_gpu"] = min(1, torch.cuda.device_count())
     options["logger"]["use_tb_logger"] = not step.quiet
     total = options["train"]["total_iter"]
-    states = max(1, -(-total // _STATES)) if total >= 2000 else total + 1
-    options["logger"]["save_checkpoint_freq"] = keep_every or states
+    options["logger"]["save_checkpoint_freq"] = max(1, -(-total // _STATES)) if total >= 2000 else total + 1
     # A run that is resumed adds to what was seen before it.
     seen = folder / "seen.jsonl"
     resumes = any((folder / "experiments" / "run" / "training_states").glob("*.state"))
@@ -352,87 +403,100 @@ def _train(
     with seen.open("a", encoding="utf-8") as file:
         file.write("\n")  # whatever a full disk or a kill cut short stands in a line of its own
 
-        def note(**values: Any) -> None:
-            file.write(json.dumps(values) + "\n")
-            file.flush()
+        def note(iteration: int, values: Mapping[str, Any]) -> None:
+            if "pseudo/kept_ratio" in values:
+                file.write(json.dumps([iteration, float(values["pseudo/kept_ratio"])]) + "\n")
+                file.flush()
 
         started = time.time()
         source = options_module.Source(f"options of {step.key}")
-        model = train(
+        train(
             options_module.complete(options, source, root_path=str(folder), is_train=True),
             auto_resume=resumes,
             progress=progress,
             quiet=True,
-            on_log=lambda i, values: note(iteration=i, log={k: float(v) for k, v in values.items()}),
-            on_validation=lambda i, metrics: note(iteration=i, metrics={k: dict(v) for k, v in metrics.items()}),
+            on_log=note,
         )
         seconds = time.time() - started
-    lines = {}  # of what a resumed run did again, the later line counts
+    kept = {}  # of what a resumed run did again, the later line counts
     for line in seen.read_text(encoding="utf-8").splitlines():
         try:
-            entry = json.loads(line)
+            iteration, share = json.loads(line)
         except ValueError:
             continue  # the resumed run does again what followed its latest state
-        lines[entry["iteration"], "log" in entry] = entry
-    entries = [lines[key] for key in sorted(lines)]
-    curve = [{"iteration": e["iteration"], **e["metrics"]} for e in entries if "metrics" in e]
-    kept = [
-        [e["iteration"], e["log"]["pseudo/kept_ratio"]]
-        for e in entries
-        if "log" in e and "pseudo/kept_ratio" in e["log"]
-    ]
-    _write_outputs(getattr(model, "net_g_ema", model.net_g), test, folder / "outputs")
-    return {**curve[-1], "curve": curve, "kept_ratio": kept, "train_seconds": seconds}, model
+        kept[iteration] = share
+    return {"kept_ratio": sorted(kept.items()), "train_seconds": seconds}
+
+
+def _network(step: Step) -> Callable[[Tensor], Tensor]:
+    """What a training has made, with the f_ISP that its inputs go through."""
+    network = load_network(weights=run_folder(step) / "net_g_latest.pth").network.eval()
+    if "guide" not in step.needs:
+        return network
+    guide = _network(step.needs["guide"].needs["f_isp"])
+    return lambda image: network(guide(image))
 
 
 @torch.no_grad()
-def _write_outputs(network: torch.nn.Module, test: PairData, folder: Path) -> None:
+def _test(step: Step, data: Data) -> dict[str, Any]:
+    """PSNR and SSIM of every test image, at full resolution; the first few outputs are kept, shrunk to be looked at."""
+    networks = [_network(need) for part, need in step.needs.items() if part != "data"]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for network in networks:
+        if isinstance(network, torch.nn.Module):
+            network.to(device)
+    folder = step.folder / "outputs"
     folder.mkdir(exist_ok=True)
-    network.eval()
-    device = next(network.parameters()).device
-    for name in list_images(test.input)[:OUTPUTS]:
-        image = torch.from_numpy(to_float(read_image(test.input / name))).permute(2, 0, 1)[None].to(device)
-        output = network(image)[0].permute(1, 2, 0).cpu().numpy()
-        write_image(folder / name, to_uint8(output.clip(0, 1)))
+    scores: dict[str, list[Any]] = {"images": [], "psnr": [], "ssim": []}
+    for k, pair in enumerate(data.test):
+        image, target = (to_tensor(picture)[None] for picture in read_pair(pair))
+        output = torch.stack([network(image.to(device)).clamp(0, 1) for network in networks]).mean(0).cpu()
+        values = measure(output[0], target[0], METRICS)
+        scores["images"].append(pair.key)
+        for name in METRICS:
+            scores[name].append(values[name] if math.isfinite(values[name]) else None)
+        if k < OUTPUTS:
+            write_image(folder / f"{k}.png", shrink_short_side(_picture(output), _SHOWN))
+    return scores
 
 
-def compare_outputs(title: str, steps: Mapping[str, Step], count: int) -> Pictures:
-    """Test images as trainings render them, each with its PSNR in dB: the input, the outputs, the target.
+def _picture(batch: Tensor) -> np.ndarray:
+    return to_uint8(batch[0].permute(1, 2, 0).numpy())
+
+
+def _choose(step: Step) -> dict[str, Any]:
+    """The test scores of the candidate of the best mean PSNR over all folds' test images."""
+    means = []
+    for k in range(step.settings["candidates"]):
+        of_candidate = [need for part, need in step.needs.items() if part.startswith(f"{k} fold")]
+        psnr = [value for need in of_candidate for value in need.record.read()["result"]["psnr"]]
+        means.append(-math.inf if None in psnr else statistics.fmean(psnr))
+    best = means.index(max(means))
+    return {**step.needs[str(best)].record.read()["result"], "chosen": best, "means": means}
+
+
+def compare_outputs(title: str, tests: Mapping[str, Step], count: int) -> Pictures:
+    """Test images as networks render them, each with its PSNR in dB: the input, the outputs, the target.
 
     Args:
         title: Of the pictures.
-        steps: Trainings on one data set, by what they are called.
+        tests: Jobs of `tested` or `choice` on one data set, by what they are called.
         count: How many images at most; there are outputs of the first 8.
     """
-    test = next(iter(steps.values())).needs["data"].data().test
     rows = []
-    for name in list_images(test.input)[: min(count, OUTPUTS)]:
-        image, target = to_float(read_image(test.input / name)), read_image(test.target / name, bit_depth="8")
+    shown = {name: test.needs[str(test.record.read()["result"]["chosen"])] if test.kind == "choose" else test
+             for name, test in tests.items()}
+    pairs = next(iter(shown.values())).needs["data"].data().test[: min(count, OUTPUTS)]
+    for k, pair in enumerate(pairs):
+        image, target = (to_float(shrink_short_side(picture, _SHOWN)) for picture in read_pair(pair))
         dark = image.mean() < 0.2
         cells = [(to_uint8(image ** (1 / 2.2) if dark else image), "gamma 2.2" if dark else "")]
-        for step in steps.values():
-            output = read_image(step.folder / "outputs" / name, bit_depth="8")
-            error = ((to_float(output) - to_float(target)) ** 2).mean()
-            cells.append((output, f"{-10 * math.log10(error + 1e-10):.2f} dB"))
-        rows.append((Path(name).stem, [*cells, (target, "")]))
-    return Pictures(title, ("input", *steps, "target"), rows)
-
-
-def _f_isp(step: Step, data: Data, progress: bool) -> dict[str, Any]:
-    s = step_settings(step.settings)
-    options = _f_isp_options(step, s, data)
-    if not s.isp_early_stop:
-        return _train(options, step, data.test, progress)[0]
-    every = int(options["val"]["val_freq"])  # each validation leaves a checkpoint to choose from
-    result, model = _train(options, step, data.test, progress, keep_every=every)
-    # The global network makes the pseudo inputs, the local one their ground truth: both count.
-    chosen = max(result["curve"], key=lambda p: p["validation"]["psnr"] + p["validation_global"]["psnr"])
-    if chosen["iteration"] < s.isp_iterations:
-        models = run_folder(step)
-        shutil.copyfile(models / f"f_isp_{chosen['iteration']}.pth", models / "f_isp_latest.pth")
-        model.load_network(model.net_g, str(models / f"net_g_{chosen['iteration']}.pth"))
-        _write_outputs(model.net_g, data.test, step.folder / "outputs")
-    return {**result, **chosen}
+        for test in shown.values():
+            psnr = test.record.read()["result"]["psnr"][k]
+            output = read_image(test.folder / "outputs" / f"{k}.png", bit_depth="8")
+            cells.append((output, "no number" if psnr is None else f"{psnr:.2f} dB"))
+        rows.append((pair.key, [*cells, (to_uint8(target), "")]))
+    return Pictures(title, ("input", *tests, "target"), rows)
 
 
 def _pseudo(step: Step, data: Data, progress: bool) -> dict[str, Any]:
@@ -445,16 +509,46 @@ def _pseudo(step: Step, data: Data, progress: bool) -> dict[str, Any]:
         source=s.source,
         candidates=s.candidates,
     )
-    out = step.folder / "pseudo"
+    if "teacher" in step.needs:
+        teacher = load_network(weights=run_folder(step.needs["teacher"]) / "net_g_latest.pth").network
+        generator.network = teacher.eval()  # type: ignore[assignment]  # its network is f_ISP's
     how = PseudoOptions(
         name=step.key,
         photographs=str(data.photos),
         f_isp=checkpoint,
-        out=str(out),
+        out=str(step.folder / "pseudo"),
         manual_seed=step.seed,
+        max_photographs=s.photographs,
         draws=s.draws,
+        input_bits=s.input_bits,
         num_gpu=int(torch.cuda.is_available()),
         workers=0,
     )
     report = build_pseudo_lmdb(how, generator, progress=progress)
     return {"clipped": report.clipped, "written": report.written + report.kept}
+
+
+def _pseudo_data(folder: Path) -> PairData:
+    """Of a job that makes pseudo pairs, or takes them through f_ISP."""
+    made = folder / "pseudo"
+    return PairData(made / "lq.lmdb", made / "gt.lmdb") if made.is_dir() else _guided_data(folder)
+
+
+def _guided_data(folder: Path) -> PairData:
+    return PairData(folder / "guided" / "input", folder / "guided" / "target")
+
+
+@torch.no_grad()
+def _guide(step: Step, data: Data) -> dict[str, Any]:
+    """Pairs whose inputs are f_ISP's outputs, with 16 bits: of the labelled ones, or of pseudo pairs."""
+    network = _network(step.needs["f_isp"])
+    source = _pseudo_data(step.needs["pseudo"].folder) if "pseudo" in step.needs else data.labelled
+    made = _guided_data(step.folder)
+    for folder in (made.input, made.target):
+        folder.mkdir(parents=True, exist_ok=True)
+    for k, pair in enumerate(match_pairs(source.input, source.target)):
+        image, target = read_pair(pair)
+        output = network(to_tensor(image)[None])[0].permute(1, 2, 0).clamp(0, 1).numpy()
+        write_image(made.input / f"{k:06d}.png", to_uint16(output))
+        write_image(made.target / f"{k:06d}.png", target)
+    return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +13,6 @@ from semiisp_plugin import options as options_module
 from semiisp_plugin.options import Source, check_section, load_yaml, nearest, read_options
 from semiisp_plugin.options.messages import kind_of
 from semiisp_plugin.options.ranges import (
-    AboveZero,
     Count,
     Decay,
     NotNegative,
@@ -25,68 +24,89 @@ from semiisp_plugin.options.ranges import (
     Thumbnail,
 )
 from semiisp_plugin.options.structures import Name, Strict
+from semiisp_plugin.report.benchmark_results import Contrast
 from semiisp_plugin.simulation.look import LOOKS
 
 _Regions = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 _Stops = Annotated[float, msgspec.Meta(ge=-20, le=20)]
-Kind = Literal["f_isp", "supervised", "pseudo_only", "mean_teacher", "semi"]
-Group = Literal["f_isp", "baseline", "method", "ablation", "source", "ratio", "beta", "help"]
+_Folders = str | list[str]
+Kind = Literal["f_isp", "supervised", "pseudo_only", "mean_teacher", "semi", "average", "choose"]
+Group = Literal["supervised", "method", "chosen", "tried", "ablation", "source"]
 
 
 class Task(Strict):
-    """The data of a benchmark.
+    """The data of one task.
 
     Attributes:
         type: ``pairs``: pairs in folders. ``simulation``: pairs simulated from the photographs.
-        dataroot_lq: Inputs of the labelled pairs (``pairs``).
-        dataroot_gt: Their targets.
-        test_lq: Inputs of the test pairs; without them, ``folds`` says which of the labelled pairs are for the test.
+        pairs: Numbers of labelled pairs to compare.
+        dataroot_lq: Inputs of the pairs (``pairs``): a folder, or several that are one pool.
+        dataroot_gt: Their targets, as many folders.
+        test_lq: Inputs of the test pairs; without them, every pair that a repetition does not train on is a test pair.
         test_gt: Their targets.
-        folds: Cross-validation: each repetition of a seed tests on one fold, and every pair is tested once a seed.
+        narrow: The labelled pairs are those whose targets are most like that of a random one (mean and spread of the
+            colours), instead of random ones: pairs of one kind, tests of all kinds.
         photographs: Folder of ordinary photographs; for ``simulation`` it may be left out: photographs that ship with
             installed packages.
-        image_enhancement: The inputs are sRGB images, not RAW (f_ISP gets inverse tone mapping).
-        short_side: Every image is shrunk to this short side, pixels; None keeps the sizes.
         max_photographs: How many photographs at most, after shuffling by the seed; None for all.
+        image_enhancement: The inputs are sRGB images, not RAW (f_ISP gets inverse tone mapping).
+        short_side: Labelled pairs and photographs are shrunk to this short side, pixels; None keeps the sizes. Tests are
+            at full resolution in any case.
         simulate: ``raw`` or ``lowlight``, see `semiisp_plugin.simulation.scenes`.
+        simulated_size: (height, width) of simulated pairs, at full resolution.
         exposure: Range of the simulated camera's exposure, stops; above 0 highlights reach the sensor's shoulder.
         look: Retouching look of the simulated targets, a key of `semiisp_plugin.simulation.look.LOOKS`.
         noise: Whether the simulated sensor is noisy.
         tests: Simulated test pairs.
+        title: For the report; default: the task's key.
         description: One sentence for the report.
         paper_task: Name of the task in the paper's tables, to show its figures beside ours.
     """
 
     type: Literal["pairs", "simulation"]
+    pairs: Annotated[list[Positive], msgspec.Meta(min_length=1)]
     photographs: str | None = None
-    dataroot_lq: str | None = None
-    dataroot_gt: str | None = None
+    max_photographs: Positive | None = None
+    dataroot_lq: _Folders | None = None
+    dataroot_gt: _Folders | None = None
     test_lq: str | None = None
     test_gt: str | None = None
-    folds: Annotated[int, msgspec.Meta(ge=2, le=1000)] | None = None
+    narrow: bool = False
     image_enhancement: bool = False
     short_side: Annotated[int, msgspec.Meta(ge=32, le=65_536)] | None = None
-    max_photographs: Positive | None = None
     simulate: Literal["raw", "lowlight"] = "raw"
+    simulated_size: tuple[Size, Size] = (240, 320)
     exposure: tuple[_Stops, _Stops] = (-1.5, 0.5)
     look: str = "default"
     noise: bool = False
     tests: Positive = 20
+    title: str | None = None
     description: str = ""
     paper_task: str | None = None
+
+    def roots(self) -> list[tuple[str, str]]:
+        """Folders of inputs and targets."""
+        return list(zip(_listed(self.dataroot_lq), _listed(self.dataroot_gt), strict=True))
+
+
+def _listed(folders: _Folders | None) -> list[str]:
+    return [folders] if isinstance(folders, str) else folders or []
 
 
 class System(Strict):
     """One row of the table.
 
     Attributes:
-        kind: What is trained: ``f_isp`` (alone), ``supervised``, ``pseudo_only``, ``mean_teacher``, ``semi``.
+        kind: What is trained: ``f_isp`` (alone), ``supervised``, ``pseudo_only``, ``mean_teacher``, ``semi``. Or nothing
+            new: ``average`` of the outputs of other systems; or ``choose`` among other systems by cross-validation.
         label: For the report.
         group: Where it stands in the report.
         ours: It has settings that the paper does not.
         description: For the report.
         settings: Changes of the option file's ``settings``.
-        search: Settings that are chosen on validation pairs: each a list of values; all combinations are tried.
+        among: Names of the systems to average or to choose among.
+        folds: Of cross-validation: every candidate is trained as often without a part of the labelled pairs and tested
+            on that part, and the best mean PSNR over all of them is chosen.
     """
 
     kind: Kind
@@ -95,7 +115,8 @@ class System(Strict):
     ours: bool = False
     description: str = ""
     settings: dict[str, Any] = msgspec.field(default_factory=dict)
-    search: dict[str, Annotated[list[Any], msgspec.Meta(min_length=1)]] = msgspec.field(default_factory=dict)
+    among: list[str] = msgspec.field(default_factory=list)
+    folds: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 4
 
 
 class Settings(Strict):
@@ -113,20 +134,18 @@ class Settings(Strict):
         isp_dropout: Of the encoder (ours).
         isp_weight_decay: Of AdamW.
         isp_jitter: Strength of photometric augmentation of its inputs (ours).
-        isp_early_stop: Take the f_ISP of the best validation PSNR instead of the last one (ours).
         source: sRGB-to-RAW method: ``bank`` (the paper's), ``mixture`` (ours), ``upi``, ``deterministic``.
         sets: ``auto``, ``global`` (whole ISP) or ``local`` (per function).
         update_quality: USQ, steps 1 and 2 of the pseudo-data.
+        photographs: Use the first so many of the photographs; None for all.
         draws: Pseudo pairs a photograph.
         candidates: Inputs that step 3 makes of each pseudo ground truth, to keep the most consistent (ours).
+        input_bits: Of the pseudo inputs: 16, or 8 as sRGB inputs have (ours).
         semi_iterations: Phase 2.
-        fine_iterations: Phase 3.
-        fine_tune: Whether phase 3 follows phase 2 (where it has iterations); the systems that train in one go take its
-            iterations in any case.
-        length: Of systems that train the target in one go, as a share of the iterations of phases 2 and 3 together.
+        fine_iterations: Phase 3; 0 leaves it out. Systems that train the target in one go take its iterations in any
+            case, so that all are of equal length.
         real_per_batch: N_r.
         pseudo_per_batch: N_p.
-        real_share: Real samples as a share of the batch of phase 2, in place of N_r : N_p; at least one of each.
         beta: Of the filter (eq. 12); infinity switches it off.
         reference: Reference loss of the filter, see `semiisp_plugin.losses.pseudo_filter.PseudoFilter`.
         warmup: Iterations at the start of phase 2 in which the filter drops nothing (ours).
@@ -137,8 +156,11 @@ class Settings(Strict):
         augment: Photometric jitter of the inputs in supervised training, phase 3 included (there it is ours); 0 for
             none.
         loss: ``mse``, or ``mse_ssim`` (Table 6, with denoising).
-        network: The target network's section.
-        evaluations: How often a run is validated, evenly over its iterations.
+        network: The target network's section; ``f_isp`` is the network of f_ISP, with local control.
+        warm_start: The target begins with the weights of f_ISP, whose network it must be (ours).
+        rounds: More than 1: the trained target becomes the f_ISP that makes the pseudo ground truths of another phase 2,
+            and so on (ours). Its network must be ``f_isp``.
+        guided: The target gets f_ISP's output as its input (ours).
         cache_images: Keep decoded images in memory; switch it off where they do not fit.
         loader_workers: Processes that read images in a training; 0 reads them in the training process.
     """
@@ -153,19 +175,17 @@ class Settings(Strict):
     isp_dropout: Decay = 0.0
     isp_weight_decay: NotNegative = 0.01
     isp_jitter: Share | None = None
-    isp_early_stop: bool = False
     source: Literal["bank", "mixture", "upi", "deterministic"] = "bank"
     sets: Literal["auto", "global", "local"] = "auto"
     update_quality: bool = True
+    photographs: Positive | None = None
     draws: Positive = 1
     candidates: Positive = 1
+    input_bits: Literal[8, 16] = 16
     semi_iterations: Positive = 480
     fine_iterations: Count = 120
-    fine_tune: bool = True
-    length: AboveZero = 1.0
     real_per_batch: Size = 2
     pseudo_per_batch: Size = 8
-    real_share: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
     beta: Threshold = 1.0
     reference: Literal["batch", "running"] = "batch"
     warmup: Count = 0
@@ -175,7 +195,7 @@ class Settings(Strict):
     ema_decay: Decay = 0.0
     augment: Share = 0.0
     loss: Literal["mse", "mse_ssim"] = "mse"
-    network: dict[str, Any] = msgspec.field(
+    network: dict[str, Any] | Literal["f_isp"] = msgspec.field(
         default_factory=lambda: {
             "type": "SepLUT",
             "n_vertices_3d": 9,
@@ -184,7 +204,9 @@ class Settings(Strict):
             "identity_start": True,
         }
     )
-    evaluations: Positive = 8
+    warm_start: bool = False
+    rounds: Positive = 1
+    guided: bool = False
     cache_images: bool = True
     loader_workers: Processes = 0
 
@@ -195,29 +217,23 @@ class BenchmarkOptions(Strict):
     Attributes:
         name: Of the benchmark; its folder.
         title: For the report.
-        task: See `Task`.
-        pairs: Numbers of labelled pairs to compare, the validation pairs included; ``all`` takes what there is.
-        validation_pairs: How many of them are held out to choose on; ``auto``: a fifth, at least 3, at most 10.
+        tasks: See `Task`.
         seeds: Each seed draws other pairs, photographs and initial weights.
         systems: Rows by name. A name of `PRESETS` may stand with nothing, or with changes.
+        contrasts: Comparisons that are fixed before the run: the headline of the report.
         settings: Of all systems; keys of `Settings`.
-        search_repetitions: On how many repetitions the candidates of a search are compared.
-        paper_setting: The system that is the paper's own setting.
         pictures: Test images shown in the report.
         imports: Modules of the user's own that register networks and losses.
         out: Folder; default ``benchmark_results/<name>``, beside a cache that all benchmarks there share.
     """
 
     name: Name
-    task: Task
-    pairs: Annotated[list[Positive | Literal["all"]], msgspec.Meta(min_length=1)]
+    tasks: Annotated[dict[str, Task], msgspec.Meta(min_length=1)]
     systems: dict[str, Any]
     title: str | None = None
     seeds: Annotated[list[Count], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [0, 1, 2])
-    validation_pairs: Positive | Literal["auto"] = "auto"
+    contrasts: list[Contrast] = msgspec.field(default_factory=list)
     settings: dict[str, Any] = msgspec.field(default_factory=dict)
-    search_repetitions: Positive = 2
-    paper_setting: str = "paper"
     pictures: Count = 4
     imports: list[str] = msgspec.field(default_factory=list)
     out: str | None = None
@@ -249,60 +265,102 @@ def load_benchmark_options(path: str | os.PathLike[str], overrides: Sequence[str
 
 def complete_benchmark_options(values: dict[str, Any], source: Source) -> BenchmarkOptions:
     """Check the options, and put presets and changes together: ``systems`` holds `System` afterwards."""
-    if "model_type" in values or "task" not in values:
-        source.fail((), "this is no option file of `basicsr benchmark` (it has no section 'task').")
+    if "model_type" in values or "tasks" not in values:
+        source.fail((), "this is no option file of `basicsr benchmark` (it has no section 'tasks').")
     check_section(values, BenchmarkOptions, source)
     options = msgspec.convert(values, BenchmarkOptions)
-    for key in ("photographs", "dataroot_lq", "dataroot_gt", "test_lq", "test_gt"):
-        folder = getattr(options.task, key)
-        if folder is not None:
-            setattr(options.task, key, os.path.expanduser(folder))
-            if not os.path.isdir(getattr(options.task, key)):
-                source.fail(("task", key), f"there is no folder {folder}.")
-    _check_task(options.task, source)
+    for name, task in options.tasks.items():
+        _check_task(task, source, ("tasks", name))
     check_settings(options.settings, source, ("settings",))
     systems: dict[str, Any] = {}
     for name, given in options.systems.items():
         systems[name] = _system(name, given, source)
         check_settings(systems[name].settings, source, ("systems", name, "settings"))
-        for key, candidates in systems[name].search.items():
-            for candidate in candidates:
-                check_settings({key: candidate}, source, ("systems", name, "search"))
+        together = {**options.settings, **systems[name].settings}
+        _check_together(msgspec.convert(together, Settings), source, ("systems", name))
     options.systems = systems
-    if "paper_setting" in values and options.paper_setting not in systems:
-        hint = nearest(options.paper_setting, systems)
-        source.fail(("paper_setting",), f"'{options.paper_setting}' is none of the systems{hint}")
-    for key in ("pairs", "seeds"):
-        if len(set(getattr(options, key))) < len(getattr(options, key)):
-            source.fail((key,), "a number stands there twice; each is taken once.")
-    labels = [system.label for system in systems.values()]
-    for name, system in systems.items():
-        if labels.count(system.label) > 1:
-            source.fail(("systems", name), f"another system has the label '{system.label}'; give them different ones.")
-    if options.task.type == "simulation" and "all" in options.pairs:
-        source.fail(("pairs",), "'all' is for tasks of the type 'pairs'; give numbers.")
-    if not any(s.kind == "supervised" for s in systems.values()):
-        source.fail(("systems",), "without a supervised system (such as 'supervised') there is nothing to gain over.")
+    for name in systems:
+        _check_among(name, systems, source)
+    _check_names(options, source)
     return options
 
 
-def _check_task(task: Task, source: Source) -> None:
+def _check_names(options: BenchmarkOptions, source: Source) -> None:
+    if len(set(options.seeds)) < len(options.seeds):
+        source.fail(("seeds",), "a number stands there twice; each is taken once.")
+    labels = [system.label for system in options.systems.values()]
+    for name, system in options.systems.items():
+        if labels.count(system.label) > 1:
+            source.fail(("systems", name), f"another system has the label '{system.label}'; give them different ones.")
+    if all(learns_from_photographs(name, options.systems) for name in options.systems):
+        source.fail(("systems",), "without a supervised system (such as 'supervised') there is nothing to gain over.")
+    for k, contrast in enumerate(options.contrasts):
+        for name in (contrast.of, *contrast.over):
+            if name not in options.systems:
+                hint = nearest(name, options.systems)
+                source.fail(("contrasts",), f"contrast {k + 1}: '{name}' is none of the systems{hint}")
+
+
+def _check_task(task: Task, source: Source, keys: tuple[str, ...]) -> None:
+    if len(set(task.pairs)) < len(task.pairs):
+        source.fail((*keys, "pairs"), "a number stands there twice; each is taken once.")
     if task.look not in LOOKS:
-        source.fail(("task", "look"), f"no look '{task.look}'{nearest(task.look, LOOKS)} Known: {', '.join(LOOKS)}.")
-    of_pairs = ("dataroot_lq", "dataroot_gt", "test_lq", "test_gt", "folds")
+        source.fail((*keys, "look"), f"no look '{task.look}'{nearest(task.look, LOOKS)} Known: {', '.join(LOOKS)}.")
     if task.type == "simulation":
-        for key in of_pairs:
-            if getattr(task, key) is not None:
-                source.fail(("task", key), "a task of the type 'simulation' makes its own pairs; leave it out.")
-        return
-    for key, default in ((f.encode_name, f.default) for f in msgspec.structs.fields(Task)):
-        if key in ("simulate", "exposure", "look", "noise", "tests") and getattr(task, key) != default:
-            source.fail(("task", key), "a task of the type 'pairs' simulates nothing; leave it out.")
-    for key in ("dataroot_lq", "dataroot_gt", "photographs"):
-        if getattr(task, key) is None:
-            source.fail(("task",), f"a task of the type 'pairs' needs the key '{key}'.")
-    if (task.test_lq is None) != (task.test_gt is None) or (task.test_lq is None) == (task.folds is None):
-        source.fail(("task",), "give test_lq and test_gt, or folds for cross-validation over the labelled pairs.")
+        for key in ("dataroot_lq", "dataroot_gt", "test_lq", "test_gt", "narrow"):
+            if getattr(task, key):
+                source.fail((*keys, key), "a task of the type 'simulation' makes its own pairs; leave it out.")
+    else:
+        for key, default in ((f.encode_name, f.default) for f in msgspec.structs.fields(Task)):
+            of_simulation = ("simulate", "simulated_size", "exposure", "look", "noise", "tests")
+            if key in of_simulation and getattr(task, key) != default:
+                source.fail((*keys, key), "a task of the type 'pairs' simulates nothing; leave it out.")
+        for key in ("dataroot_lq", "dataroot_gt", "photographs"):
+            if getattr(task, key) is None:
+                source.fail(keys, f"a task of the type 'pairs' needs the key '{key}'.")
+        if (task.test_lq is None) != (task.test_gt is None):
+            source.fail(keys, "give test_lq and test_gt, or neither.")
+        if len(_listed(task.dataroot_lq)) != len(_listed(task.dataroot_gt)):
+            source.fail((*keys, "dataroot_gt"), "give as many folders as for dataroot_lq.")
+    for key in ("photographs", "dataroot_lq", "dataroot_gt", "test_lq", "test_gt"):
+        given = getattr(task, key)
+        for folder in _listed(given):
+            if not os.path.isdir(os.path.expanduser(folder)):
+                source.fail((*keys, key), f"there is no folder {folder}.")
+        if given is not None:
+            found = [os.path.expanduser(folder) for folder in _listed(given)]
+            setattr(task, key, found if isinstance(given, list) else found[0])
+
+
+def _check_together(settings: Settings, source: Source, keys: tuple[str, ...]) -> None:
+    if settings.network != "f_isp":
+        for key in ("warm_start", "rounds"):
+            if getattr(settings, key) not in (False, 1):
+                source.fail(keys, f"{key} is for targets with f_ISP's own network; add network: f_isp.")
+    elif settings.guided and settings.warm_start:
+        source.fail(keys, "a guided target does not do what f_ISP does, but what is left; leave out warm_start.")
+
+
+def _check_among(name: str, systems: Mapping[str, System], source: Source) -> None:
+    system = systems[name]
+    combines = system.kind in ("average", "choose")
+    if combines != bool(system.among):
+        fix = "name two or more systems" if combines else "leave it out"
+        source.fail(("systems", name, "among"), f"a system of the kind '{system.kind}': {fix}.")
+    for other in system.among:
+        if other not in systems:
+            hint = nearest(other, systems)
+            source.fail(("systems", name, "among"), f"'{other}' is none of the systems{hint}")
+        if systems[other].kind == "choose" or (systems[other].kind == "average" and system.kind == "average"):
+            source.fail(("systems", name, "among"), f"'{other}' is itself of the kind '{systems[other].kind}'.")
+
+
+def learns_from_photographs(name: str, systems: Mapping[str, System]) -> bool:
+    """Whether a system uses more than the labelled pairs."""
+    system = systems[name]
+    if system.among:
+        return any(learns_from_photographs(other, systems) for other in system.among)
+    return system.kind not in ("f_isp", "supervised")
 
 
 def _system(name: str, given: Any, source: Source) -> System:
@@ -318,8 +376,6 @@ def _system(name: str, given: Any, source: Source) -> System:
         source.fail(("systems", name), "give a section, or nothing for the preset of that name.")
     if not isinstance(given.get("settings") or {}, dict):
         source.fail(("systems", name, "settings"), f"expected a section, not {kind_of(given['settings'])}.")
-    if given.get("search") is not None:
-        base.pop("search", None)
     merged = {**base, **given, "settings": {**base.get("settings", {}), **(given.get("settings") or {})}}
     check_section(merged, System, source, ("systems", name))
     system = msgspec.convert(merged, System)
@@ -331,6 +387,6 @@ def check_settings(values: dict[str, Any], source: Source, keys: Sequence[str]) 
     """Check settings against `Settings`."""
     check_section(values, Settings, source, keys)
     network = values.get("network")
-    if network is not None:
+    if isinstance(network, dict):
         where = (*keys, "network")
         options_module.check_network(network, source, where)

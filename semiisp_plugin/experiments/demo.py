@@ -6,7 +6,7 @@ import argparse
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 
 from semiisp_plugin.data.pairs import find_pair_folders, match_pairs, read_pair
 from semiisp_plugin.experiments.benchmark_data import Data, PairData
-from semiisp_plugin.experiments.benchmark_jobs import Step, chain, compare_outputs, run_folder
+from semiisp_plugin.experiments.benchmark_jobs import Step, chain, compare_outputs, run_folder, tested
 from semiisp_plugin.experiments.benchmark_options import Settings
 from semiisp_plugin.experiments.jobs import own_folder, perform
 from semiisp_plugin.io.image_io import list_images, read_image, to_uint8
@@ -30,7 +30,7 @@ SYSTEMS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "f_ISP alone": ("f_isp", {}),
     "supervised": ("supervised", {}),
     "supervised + photometric jitter": ("supervised", {"augment": 0.2}),
-    "semi-supervised, before fine-tuning": ("semi", {"fine_tune": False}),
+    "semi-supervised, before fine-tuning": ("semi", {"fine_iterations": 0}),
     "semi-supervised": ("semi", {}),
 }
 """Kind and settings of each row; everything that trains the target has equal iterations and batches."""
@@ -47,7 +47,7 @@ class SimulatedData(Step):
         """Where they are."""
         folder = self.folder / "data"
         pairs, test = (PairData(folder / kind / "input", folder / kind / "target") for kind in ("pairs", "test"))
-        return Data(pairs, None, test, folder / "photos")
+        return Data(pairs, match_pairs(*astuple(pairs)), match_pairs(*astuple(test)), folder / "photos")
 
     def run(self, *, resume: bool, progress: bool) -> dict[str, Any]:
         """Write them."""
@@ -84,18 +84,22 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     with own_folder(out, "demo", "--out", empty=True):
         perform(data, progress=True)
         parts = data.data()
-        counts = [len(list_images(folder)) for folder in (parts.labelled.input, parts.photos, parts.test.input)]
+        counts = [len(parts.originals), len(list_images(parts.photos)), len(parts.test)]
         print(f"Data: {what}: {counts[0]} labelled pairs, {counts[1]} photographs, {counts[2]} test pairs.")
-        steps = {
+        trained = {
             name: chain(kind, msgspec.structs.replace(settings, **changes), data, seed, image_enhancement=not raw)
             for name, (kind, changes) in SYSTEMS.items()
         }
+        steps = {name: tested([step]) for name, step in trained.items()}
         done: dict[str, dict[str, Any]] = {}
         for last in steps.values():
             for step in last.with_before():
                 if step.key not in done:
                     done[step.key] = perform(step, progress=True)["result"]
-        results = {name: dict(done[step.key]["test"]) for name, step in steps.items()}
+        results = {
+            name: {metric: float(np.mean(done[step.key][metric])) for metric in ("psnr", "ssim")}
+            for name, step in steps.items()
+        }
         before = {step.kind: step for step in steps["semi-supervised"].with_before()}
         made, kept = done[before["pseudo"].key], done[before["semi"].key]["kept_ratio"]
         print(f"{made['written']} pseudo pairs; {made['clipped']:.1%} of the pseudo inputs' values were clipped.")
@@ -120,7 +124,7 @@ def demo_settings(iterations: int | None = None) -> Settings:
             "semi_iterations": iterations,
             "fine_iterations": max(1, iterations // 3),
         }
-    return Settings(size=(96, 128), evaluations=1, **phases)
+    return Settings(size=(96, 128), **phases)
 
 
 def own_data(pairs_root: str, photos: str, out: Path, settings: Settings, seed: int) -> tuple[Step, bool]:
@@ -137,18 +141,17 @@ def own_data(pairs_root: str, photos: str, out: Path, settings: Settings, seed: 
     for folder in (pairs_root, photos):
         if out.resolve() in (Path(folder).resolve(), *Path(folder).resolve().parents):
             raise ValueError(f"{folder} lies in {out}, which the demo replaces; choose another folder with --out.")
-    n_test = max(1, min(20, len(found) // 5))
+    n_pairs = len(found) - max(1, min(20, len(found) // 5))
     task = {
         "type": "pairs",
+        "pairs": [n_pairs],
         "dataroot_lq": str(lq),
         "dataroot_gt": str(gt),
         "photographs": photos,
-        "folds": -(-len(found) // n_test),
         "short_side": 3 * min(settings.size) // 2,
         "max_photographs": 200,
     }
-    of_data = {"task": task, "n_pairs": len(found) - n_test, "n_validation": 0, "size": list(settings.size), "fold": 0}
-    return Step("data", seed, of_data, out, quiet=False), read_pair(found[0])[0].dtype == np.uint16
+    return Step("data", seed, {"task": task, "n_pairs": n_pairs}, out, quiet=False), read_pair(found[0])[0].dtype == np.uint16
 
 
 def report(results: Mapping[str, Mapping[str, float]], counts: list[int], seed: int, what: str, out: Path) -> None:
