@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from semiisp_plugin.report.benchmark_results import GROUPS, Results, compare_systems
+from semiisp_plugin.report.benchmark_results import GROUPS, Results, compare_systems, contrasts
 from semiisp_plugin.report.page import Plot, counted
+from semiisp_plugin.report.paired import Interval
 
 # Okabe and Ito's colours without the yellow, which is faint on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5195")
@@ -21,37 +23,61 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 _INK = "#222222"
 
 
-def gain_by_pairs_plot(results: Results, group: str, out: Path) -> Plot | None:
-    """Gain against the number of pairs, where there are several."""
-    every, keys = results.pairs(), results.in_group(group)
-    rows = [(pairs, row) for pairs in every for row in compare_systems(results, pairs) if not row.stopped_early]
+def contrasts_plot(results: Results, out: Path) -> Plot | None:
+    """Every contrast's difference with its interval, a row a task and number of pairs, a colour a contrast."""
+    rows = [(row, row.difference) for row in contrasts(results) if row.difference]
+    if not rows:
+        return None
+    settings = list(dict.fromkeys((row.task, row.pairs) for row, _ in rows))
+    figure, ax = _figure(1.2 + 0.25 * len(settings) * len(results.contrasts))
+    ax.axvline(0, color=_INK, lw=1)
+    for k, contrast in enumerate(results.contrasts):
+        shown = [(settings.index((row.task, row.pairs)), found) for row, found in rows if row.contrast is contrast]
+        if shown:
+            y = [place + _apart(k, len(results.contrasts), 0.22) for place, _ in shown]
+            found = [difference for _, difference in shown]
+            means = [difference.mean for difference in found]
+            ax.errorbar(means, y, xerr=_errors(found), capsize=3, label=contrast.title, **_style(k, "none"))
+    labels = [f"{results.tasks[task].title}, {counted(pairs, 'pair')}" for task, pairs in settings]
+    ax.set_yticks(range(len(settings)), [_wrapped(label, 30) for label in labels])
+    ax.set(ylim=(len(settings) - 0.5, -0.5), xlabel="difference in test PSNR [dB]")
+    caption = (
+        "Every contrast: mean difference with its 95 % interval. Right of the line the contrast's system is better."
+    )
+    return _save(figure, ax, out, "contrasts", caption)
+
+
+def gain_by_pairs_plot(results: Results, task: str, group: str, out: Path) -> Plot | None:
+    """Gain on a task against the number of pairs, where there are several."""
+    every = [pairs for key, pairs in results.settings() if key == task]
+    rows = [(pairs, row, row.gain) for pairs in every for row in compare_systems(results, task, pairs) if row.gain]
+    keys = results.in_group(group)
     figure, ax = _figure(3.3)
     ax.axhline(0, color=_INK, lw=1)
     for k, key in enumerate(keys):
-        gains = [(pairs, row.gain) for pairs, row in rows if row.system == key and row.gain]
-        gains = [(pairs, gain) for pairs, gain in gains if math.isfinite(gain.mean)]
-        if gains:
-            # A little apart, or error bars would hide each other.
-            x = [pairs * 1.03 ** (k - (len(keys) - 1) / 2) for pairs, _ in gains]
-            errors = [gain.standard_error or 0.0 for _, gain in gains]
-            style: dict[str, Any] = {"color": _COLOURS[k % len(_COLOURS)], "marker": _MARKERS[k % len(_MARKERS)]}
-            ax.errorbar(x, [gain.mean for _, gain in gains], errors, capsize=3, label=results.label(key), **style)
+        shown = [(pairs, gain) for pairs, row, gain in rows if row.system == key]
+        if shown:
+            x = [pairs * math.exp(_apart(k, len(keys), 0.03)) for pairs, _ in shown]
+            gains = [gain for _, gain in shown]
+            means = [gain.mean for gain in gains]
+            ax.errorbar(x, means, _errors(gains), capsize=3, label=results.label(key), **_style(k))
     if len(every) < 2 or not ax.containers:
         return None
-    ax.set(xscale="log", xlabel="number of pairs", ylabel="gain in test PSNR [dB]", title=GROUPS[group])
+    title = results.tasks[task].title
+    ax.set(xscale="log", xlabel="number of pairs", ylabel="gain in test PSNR [dB]", title=_plain(title))
     ax.margins(x=0.15)
     ax.set_xticks(every, [str(pairs) for pairs in every])
     ax.minorticks_off()
-    caption = "Gain over the best supervised baseline: mean and standard error over the repetitions."
-    return _save(figure, ax, out, f"gain_by_pairs_{group}", caption)
+    caption = f"{title}: gain over the strongest system that is trained on the pairs alone, with 95 % intervals."
+    return _save(figure, ax, out, f"gain_by_pairs_{task}", caption)
 
 
-def kept_plot(results: Results, pairs: int, group: str, out: Path) -> Plot | None:
+def kept_plot(results: Results, task: str, pairs: int, group: str, out: Path) -> Plot | None:
     """Share of the pseudo pairs that the filter kept."""
     figure, ax = _figure(2.9)
     for k, key in enumerate(results.in_group(group)):
         kept: dict[float, list[float]] = {}
-        for iteration, share in (point for cell in results.of(pairs, key) for point in cell.kept_ratio):
+        for iteration, share in (point for cell in results.of(task, pairs, key) for point in cell.kept_ratio):
             if share is not None and math.isfinite(share):
                 kept.setdefault(iteration, []).append(100 * share)
         if kept:
@@ -62,11 +88,33 @@ def kept_plot(results: Results, pairs: int, group: str, out: Path) -> Plot | Non
             ax.plot(x, mean, "-" if k < len(_COLOURS) else "--", color=colour, label=results.label(key))
     if not ax.lines:
         return None
-    what = f"{GROUPS[group]}, {counted(pairs, 'pair')}"
-    ax.set(ylim=(-2, 102), xlabel="iteration", ylabel="kept pseudo pairs [%]", title=what)
+    what = f"{results.tasks[task].title}, {counted(pairs, 'pair')}: {GROUPS[group]}"
+    ax.set(ylim=(-2, 102), xlabel="iteration", ylabel="kept pseudo pairs [%]", title=_plain(what))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    caption = f"{what}: share of the pseudo pairs that the filter kept. Line: mean; band: lowest to highest repetition."
-    return _save(figure, ax, out, f"kept_{group}_{pairs}", caption)
+    caption = f"{what}. Share of the pseudo pairs that the filter kept. Line: mean; band: lowest to highest repetition."
+    return _save(figure, ax, out, f"kept_{task}_{pairs}_{group}", caption)
+
+
+def _apart(k: int, n: int, step: float) -> float:
+    """Where the k-th of n stands beside their common place, or error bars would hide each other."""
+    return (k - (n - 1) / 2) * step
+
+
+def _errors(found: Sequence[Interval]) -> list[list[float]]:
+    """Lengths of the two ends of error bars. A mean can lie outside a bootstrap's interval, a length not below 0."""
+    return [[max(one.mean - one.low, 0) for one in found], [max(one.high - one.mean, 0) for one in found]]
+
+
+def _style(k: int, line: str = "-") -> dict[str, Any]:
+    return {"color": _COLOURS[k % len(_COLOURS)], "marker": _MARKERS[k % len(_MARKERS)], "linestyle": line}
+
+
+def _plain(text: str) -> str:
+    return text.replace("$", r"\$")  # dollar signs would begin a formula
+
+
+def _wrapped(text: str, width: int) -> str:
+    return _plain(textwrap.fill(text, width))
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:
@@ -81,7 +129,7 @@ def _figure(height: float) -> tuple[Figure, Axes]:
 def _save(figure: Figure, ax: Axes, out: Path, name: str, caption: str) -> Plot:
     """Write ``plots/<name>.png`` below the output folder, with a legend below the axes; it grows by its height."""
     handles, texts = ax.get_legend_handles_labels()
-    labels = [textwrap.fill(text, 60).replace("$", r"\$") for text in texts]  # dollar signs would begin a formula
+    labels = [_wrapped(text, 60) for text in texts]
     columns = 2 if max(map(len, labels)) <= 34 else 1
     lines = sum(label.count("\n") + 1 for label in labels)
     figure.set_figheight(figure.get_figheight() + 0.21 * math.ceil(lines / columns) + 0.15)

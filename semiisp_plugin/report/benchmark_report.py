@@ -7,15 +7,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from semiisp_plugin.report.benchmark_plots import gain_by_pairs_plot, kept_plot
-from semiisp_plugin.report.benchmark_results import GROUPS, MAIN_GROUPS, Results
-from semiisp_plugin.report.benchmark_tables import (
-    describe_repetitions,
-    paper_section,
-    results_section,
-    search_section,
-    systems_section,
-)
+from semiisp_plugin.report.benchmark_plots import contrasts_plot, gain_by_pairs_plot, kept_plot
+from semiisp_plugin.report.benchmark_results import GROUPS, Results
+from semiisp_plugin.report.benchmark_tables import contrasts_section, paper_section, results_section, systems_section
 from semiisp_plugin.report.page import Page, Pictures, Section, counted
 
 
@@ -39,32 +33,34 @@ def write_report(out: Path, results: Results, pictures: Sequence[Pictures] = ())
 
 def _sections(results: Results, out: Path) -> list[Section]:
     """Every part that has something to show, in the order of the page."""
-    every = results.pairs()
-    parts = [results_section(results, pairs) for pairs in every]
-    paper = paper_section(results) or Section("Gain and number of pairs")
-    paper.plots = [plot for group in MAIN_GROUPS if (plot := gain_by_pairs_plot(results, group, out))]
-    kept = [plot for pairs in every for group in GROUPS if (plot := kept_plot(results, pairs, group, out))]
-    parts = parts or [Section("Results", text=["No system was run to its end."])]
-    parts += [paper, Section("The filter", plots=kept), search_section(results), systems_section(results)]
-    for part in parts:
-        part.tables = [table for table in part.tables if table.rows]
-    return [part for part in parts if part.text or part.tables or part.plots]
+    settings = results.settings()
+    headline = contrasts_section(results)
+    if headline:
+        headline.plots = [plot for plot in [contrasts_plot(results, out)] if plot]
+    by_pairs = [plot for task in results.tasks if (plot := gain_by_pairs_plot(results, task, "method", out))]
+    kept = [plot for one in settings for group in GROUPS if (plot := kept_plot(results, *one, group, out))]
+    parts = [
+        headline,
+        *(results_section(results, *one) for one in settings),
+        None if settings else Section("Results", text=["No system was run to its end."]),
+        Section("Gain and number of pairs", plots=by_pairs),
+        paper_section(results),
+        Section("The filter", plots=kept),
+        systems_section(results) if results.systems else None,
+    ]
+    return [part for part in parts if part and (part.text or part.tables or part.plots)]
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:
     """What was run, on what, with what."""
     machine = [f"{key} {value}" for key, value in results.machine.items() if value not in (None, "")]
-    numbers = (f"{counted(pairs, 'pair')} with {describe_repetitions(results, pairs)}" for pairs in results.pairs())
-    times = map(tqdm.format_interval, (results.seconds, results.seconds_without_search))
-    facts = {
-        "Data": results.task,
-        "Network": results.target,
-        "Runs": "; ".join(numbers),
-        "Selection": results.selection,
-        "Command": results.command,
-        "Version": results.version,
-        "Date": results.date,
-        "Machine": ", ".join(machine),
-        "Computing time": "{}, without the search {}".format(*times),
-    }
-    return [(key, value) for key, value in facts.items() if value]
+    facts = [
+        *((task.title, task.description) for task in results.tasks.values()),
+        ("Runs", f"{counted(len(results.cells), 'run')}, {counted(len(results.settings()), 'setting')}"),
+        ("Command", results.command),
+        ("Version", results.version),
+        ("Date", results.date),
+        ("Machine", ", ".join(machine)),
+        ("Computing time", tqdm.format_interval(results.seconds)),
+    ]
+    return [(key, value) for key, value in facts if value]

@@ -33,7 +33,7 @@ class Scores(msgspec.Struct):
     """Of one network on test images, at their full resolution.
 
     Attributes:
-        images: Their names, the same in every repetition.
+        images: Their names. An image has the same name in every repetition; repetitions may have other images.
         psnr: In dB, one an image; None where it is not finite.
         ssim: One an image.
     """
@@ -230,21 +230,24 @@ def compare_systems(results: Results, task: str, pairs: int) -> list[GainRow]:
         psnr, ssim = (results.values(task, pairs, key, metric) for metric in ("psnr", "ssim"))
         if psnr:
             gain = None if key == best else paired_difference(psnr, base)
-            means = (statistics.fmean(values.values()) for values in (psnr, ssim))
-            rows.append(GainRow(key, key == best, *means, gain, len({seed for seed, _ in psnr})))
+            mean_psnr, mean_ssim = (statistics.fmean(values.values()) for values in (psnr, ssim))
+            rows.append(GainRow(key, key == best, mean_psnr, mean_ssim, gain, len({seed for seed, _ in psnr})))
     return rows
 
 
 @dataclass(frozen=True)
 class ContrastRow:
-    """A contrast on one task with one number of pairs: over which system, and the difference in dB."""
+    """A contrast on one task with one number of pairs: over which system, and the difference in dB.
+
+    The difference is None where the two share no image, or a PSNR is not finite.
+    """
 
     contrast: Contrast
     task: str
     pairs: int
     over: str
     psnr: float
-    difference: Interval
+    difference: Interval | None
 
 
 def contrasts(results: Results) -> list[ContrastRow]:
@@ -254,7 +257,7 @@ def contrasts(results: Results) -> list[ContrastRow]:
         for task, pairs in results.settings():
             over = strongest(results, task, pairs, contrast.over)
             ours = results.values(task, pairs, contrast.of)
-            difference = paired_difference(ours, results.values(task, pairs, over)) if over else None
-            if over and difference:
+            if over and ours:
+                difference = paired_difference(ours, results.values(task, pairs, over))
                 rows.append(ContrastRow(contrast, task, pairs, over, statistics.fmean(ours.values()), difference))
     return rows

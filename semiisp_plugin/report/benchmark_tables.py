@@ -2,107 +2,137 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections import Counter
 
-from semiisp_plugin.report.benchmark_results import GROUPS, Results, compare_systems
+from semiisp_plugin.report.benchmark_results import GROUPS, Results, compare_systems, contrasts
 from semiisp_plugin.report.page import Section, counted
-from semiisp_plugin.report.paper_figures import PAPER_TASKS, paper_results
-from semiisp_plugin.report.tables import Table, format_number, mean_std
+from semiisp_plugin.report.paired import Interval
+from semiisp_plugin.report.paper_figures import paper_results
+from semiisp_plugin.report.tables import MISSING, Table
 
 
 def terminal_table(results: Results) -> str:
-    """The main table of every number of pairs for a terminal."""
+    """The contrasts, and every system on each task with each number of pairs, for a terminal."""
     if not results.cells:
         return f"{results.title}: no system was run to its end.\n"
-    sections = (results_section(results, pairs) for pairs in results.pairs())
-    return "\n".join(f"{results.title}: {section.title}\n\n{section.tables[0].text()}" for section in sections)
+    parts = [results.title]
+    headline = contrasts_section(results)
+    if headline:
+        parts.append(f"{headline.title}\n\n{headline.tables[0].text()}")
+    for task, pairs in results.settings():
+        section = results_section(results, task, pairs)
+        chosen = "".join(f"\n{line}" for line in choices(results, task, pairs))
+        parts.append(f"{section.title}\n\n{section.tables[0].text()}{chosen}".rstrip("\n") + "\n")
+    return "\n".join([*parts, f"{interval_text(results)}\n"])
+
+
+def interval_text(results: Results) -> str:
+    """What stands in the brackets."""
+    of = "a bootstrap over images and repetitions together"
+    if len({cell.seed for cell in results.cells}) < 2:
+        of = "a bootstrap over the images alone: with one repetition nothing is known of another"
+    return f"Differences are image by image. In brackets: 95 % intervals, by {of}."
+
+
+def show_difference(difference: Interval | None) -> str:
+    """In dB, with its interval."""
+    return str(difference) if difference else MISSING
 
 
 # --- the sections and their tables ------------------------------------------------------------------------------------
 
 
-def results_section(results: Results, pairs: int) -> Section:
-    """PSNR, gain and SSIM of every system with one number of pairs."""
-    n = len({cell.repetition for cell in results.cells if cell.pairs == pairs})
-    shown = "mean ± standard deviation over " if n > 1 else ""
-    reference = results.best_supervised.get(pairs)
-    text = [
-        f"Gain: PSNR minus that of {results.label(reference)}, the baseline best on the validation pairs, at the end "
-        "of its training, on the test images of the same repetition. n: repetitions that both have."
-        if reference
-        else "No gains: `best_supervised` names no baseline for this number of pairs."
-    ]
-    text.append(
-        "A repetition is one training run with its own seed; with folds, runs share test images or training pairs. So "
-        "repetitions are not independent: the standard error (standard deviation / √n) speaks of these runs, not of "
-        "new photographs."
-    )
-    if any(cell.early_stopped for cell in results.cells if cell.pairs == pairs):
-        text.append("Stopped early: the same run at the iteration that was best on the validation pairs.")
-    title = f"{counted(pairs, 'pair')}, {shown}{describe_repetitions(results, pairs)}"
-    return Section(title, counted(pairs, "pair"), text, [_main_table(results, pairs)])
-
-
-def _main_table(results: Results, pairs: int) -> Table:
+def contrasts_section(results: Results) -> Section | None:
+    """The headline: a row a task and number of pairs under each contrast; None where none was run."""
     rows: list[tuple[str, ...] | str] = []
     heading = None
-    for row in compare_systems(results, pairs):
-        if row.group != heading:
-            heading = row.group
-            rows.append(GROUPS[row.group])
-        gain = "reference" if row.reference else mean_std(row.gain, sign="+")
-        error = format_number(row.gain.standard_error)
-        rows.append((row.label, mean_std(row.psnr), gain, error, str(len(row.psnr)), mean_std(row.ssim, 4)))
-    columns = ("system", "PSNR [dB]", "gain [dB]", "std. error", "n", "SSIM")
-    return Table(columns, rows, (1, 2, 3, 4, 5))
+    for row in contrasts(results):
+        if row.contrast is not heading:
+            heading = row.contrast
+            rows.append(heading.title)
+        what = (results.tasks[row.task].title, str(row.pairs), f"{row.psnr:.2f}", results.label(row.over))
+        sizes = (str(row.difference.images), str(row.difference.seeds)) if row.difference else (MISSING, MISSING)
+        rows.append((*what, show_difference(row.difference), *sizes, _verdict(row.difference)))
+    if not rows:
+        return None
+    columns = ("task", "pairs", "PSNR [dB]", "over", "difference [dB]", "images", "seeds", "verdict")
+    text = [
+        f"{interval_text(results)} A gain has its whole interval above 0, a loss below it; what is open can be either.",
+        "Fixed before the run. Over: the strongest of the systems that the contrast names, by the test itself, which "
+        "favours it.",
+    ]
+    return Section("Contrasts", text=text, tables=[Table(columns, rows, (1, 2, 4, 5, 6))])
+
+
+def _verdict(difference: Interval | None) -> str:
+    if not difference:
+        return MISSING
+    return "gain" if difference.above_zero else "loss" if difference.high < 0 else "open"
+
+
+def results_section(results: Results, task: str, pairs: int) -> Section:
+    """PSNR, gain and SSIM of every system on one task with one number of pairs."""
+    rows: list[tuple[str, ...] | str] = []
+    heading, reference = None, MISSING
+    for row in compare_systems(results, task, pairs):
+        group, label = results.systems[row.system].group, results.label(row.system)
+        if group != heading:
+            heading = group
+            rows.append(GROUPS[group])
+        if row.reference:
+            reference = label
+        gain = "reference" if row.reference else show_difference(row.gain)
+        shared = f"{row.gain.seeds} of {row.seeds}" if row.gain and row.gain.seeds < row.seeds else str(row.seeds)
+        rows.append((label, f"{row.psnr:.2f}", gain, f"{row.ssim:.3f}", shared))
+    text = [
+        f"Gain: over {reference}, the strongest system that is trained on the pairs alone, on the images and "
+        f"repetitions that both have. {interval_text(results)}",
+        *choices(results, task, pairs),
+    ]
+    title = f"{results.tasks[task].title}, {counted(pairs, 'pair')}"
+    columns = ("system", "PSNR [dB]", "gain [dB]", "SSIM", "repetitions")
+    return Section(title, text=text, tables=[Table(columns, rows, (1, 2, 3, 4))])
+
+
+def choices(results: Results, task: str, pairs: int) -> list[str]:
+    """What each system that chooses among others chose, and how often: a line a system."""
+    lines = []
+    for key in results.systems:
+        chosen = Counter(cell.chosen for cell in results.of(task, pairs, key) if cell.chosen is not None)
+        if chosen:
+            counts = ", ".join(f"{label} {n} of {chosen.total()}" for label, n in chosen.most_common())
+            lines.append(f"{results.label(key)} chose: {counts}.")
+    return lines
 
 
 def paper_section(results: Results) -> Section | None:
-    """The paper's figures of its closest task beside these; None where it has no such task."""
-    title = "The paper's figures beside these"
-    if results.paper_task not in PAPER_TASKS:
-        return None
-    rows: list[tuple[str, ...] | str] = [f"Paper, {results.paper_task}"]
-    for paper in paper_results(results.paper_task, results.target):
-        figures = (paper.supervised_psnr, paper.semi_psnr)
-        source = (f"Table {paper.table}", paper.network, str(paper.pairs))
-        rows.append((*source, *map(format_number, figures), f"{paper.gain:+.2f}"))
-    rows.append("This benchmark")
-    for pairs in results.pairs():
-        base = next((row.psnr for row in compare_systems(results, pairs) if row.reference), ())
-        for row in compare_systems(results, pairs):
-            if row.group == "method":
-                shown = (mean_std(base), mean_std(row.psnr), mean_std(row.gain, sign="+"))
-                rows.append((row.label, results.target, str(pairs), *shown))
-    columns = ("source", "network", "pairs", "supervised [dB]", "+ semi-supervised [dB]", "gain [dB]")
+    """The paper's figures of each task's closest beside these; None where no task has one."""
+    columns = ("network", "pairs", "supervised [dB]", "+ semi-supervised [dB]", "gain [dB]")
+    tables = []
+    for task, about in results.tasks.items():
+        counts = [pairs for key, pairs in results.settings() if key == task]
+        if about.paper_task is None or not counts:
+            continue
+        papers = paper_results(about.paper_task)
+        rows: list[tuple[str, ...] | str] = [f"Paper, {about.paper_task} (Table {papers[0].table})"]
+        for paper in papers:
+            figures = (f"{paper.supervised_psnr:.2f}", f"{paper.semi_psnr:.2f}", f"{paper.gain:+.2f}")
+            rows.append((paper.network, str(paper.pairs), *figures))
+        rows.append("This benchmark")
+        for pairs in counts:
+            compared = compare_systems(results, task, pairs)
+            base = next((f"{row.psnr:.2f}" for row in compared if row.reference), MISSING)
+            for row in compared:
+                if results.systems[row.system].group == "method":
+                    shown = (base, f"{row.psnr:.2f}", show_difference(row.gain))
+                    rows.append((results.label(row.system), str(pairs), *shown))
+        tables.append(Table(columns, rows, (1, 2, 3, 4), about.title))
     text = [
         "For orientation only. Photographs, unlabelled photographs, image sizes, numbers of pairs and the networks "
         "themselves (or their sizes) differ, so neither the PSNR nor the gains are expected to agree. The paper gives "
-        "no spread."
+        "no spread. Supervised, of this benchmark: the strongest system that is trained on the pairs alone."
     ]
-    return Section(title, text=text, tables=[Table(columns, rows, (2, 3, 4, 5))])
-
-
-def search_section(results: Results) -> Section:
-    """What was tried, with what was chosen of it."""
-    rows: list[tuple[str, ...] | str] = []
-    heading = None
-    for item in sorted(results.search, key=lambda item: item.pairs):
-        if item.pairs != heading:
-            heading = item.pairs
-            rows.append(counted(heading, "pair"))
-        psnr = [[value for value in values if value is not None] for values in (item.validation_psnr, item.test_psnr)]
-        chosen = "yes" if item.chosen else ""
-        rows.append((results.label(item.system), _settings(item.candidate), *map(mean_std, psnr), chosen))
-    columns = ("system", "settings", "validation PSNR [dB]", "test PSNR [dB]", "chosen")
-    table = Table(columns, rows, (2, 3), "All candidates; their test PSNR was not looked at to choose")
-    return Section("Chosen settings", text=[results.selection] if rows else [], tables=[table])
-
-
-def _settings(values: Mapping[str, Any]) -> str:
-    texts = ((key, f"{value:g}" if isinstance(value, float) else value) for key, value in values.items())
-    return ", ".join(f"{key} {text}" for key, text in texts)
+    return Section("The paper's figures beside these", text=text, tables=tables) if tables else None
 
 
 def systems_section(results: Results) -> Section:
@@ -112,13 +142,3 @@ def systems_section(results: Results) -> Section:
         systems = [(results.label(key), results.systems[key].description) for key in results.in_group(group)]
         rows += [heading, *systems] if systems else []
     return Section("The systems", tables=[Table(("system", "what it is"), rows)])
-
-
-def describe_repetitions(results: Results, pairs: int) -> str:
-    """For example ``6 repetitions (3 seeds × 2 folds)``."""
-    cells = [cell for cell in results.cells if cell.pairs == pairs]
-    n = len({cell.repetition for cell in cells})
-    seeds = len({cell.seed for cell in cells})
-    folds = len({cell.fold for cell in cells if cell.fold is not None})
-    product = f" ({counted(seeds, 'seed')} × {counted(folds, 'fold')})" if n > 1 and seeds * folds == n else ""
-    return f"{counted(n, 'repetition')}{product}"
