@@ -7,7 +7,7 @@ from collections import Counter
 from semiisp_plugin.report.benchmark_results import GROUPS, Results, compare_systems, contrasts
 from semiisp_plugin.report.page import Section, counted
 from semiisp_plugin.report.paired import Interval
-from semiisp_plugin.report.paper_figures import paper_results
+from semiisp_plugin.report.paper_figures import PAPER_RESULTS
 from semiisp_plugin.report.tables import MISSING, Table
 
 
@@ -73,20 +73,22 @@ def _verdict(difference: Interval | None) -> str:
 def results_section(results: Results, task: str, pairs: int) -> Section:
     """PSNR, gain and SSIM of every system on one task with one number of pairs."""
     rows: list[tuple[str, ...] | str] = []
-    heading, reference = None, MISSING
+    heading, over = None, "nothing, as no system that is trained on the pairs alone was run."
     for row in compare_systems(results, task, pairs):
         group, label = results.systems[row.system].group, results.label(row.system)
         if group != heading:
             heading = group
             rows.append(GROUPS[group])
         if row.reference:
-            reference = label
+            over = (
+                f"{label}, the strongest system that is trained on the pairs alone, on the images and repetitions that "
+                "both have."
+            )
         gain = "reference" if row.reference else show_difference(row.gain)
         shared = f"{row.gain.seeds} of {row.seeds}" if row.gain and row.gain.seeds < row.seeds else str(row.seeds)
         rows.append((label, f"{row.psnr:.2f}", gain, f"{row.ssim:.3f}", shared))
     text = [
-        f"Gain: over {reference}, the strongest system that is trained on the pairs alone, on the images and "
-        f"repetitions that both have. {interval_text(results)}",
+        f"Gain: over {over} {interval_text(results)}",
         *choices(results, task, pairs),
     ]
     title = f"{results.tasks[task].title}, {counted(pairs, 'pair')}"
@@ -111,9 +113,9 @@ def paper_section(results: Results) -> Section | None:
     tables = []
     for task, about in results.tasks.items():
         counts = [pairs for key, pairs in results.settings() if key == task]
-        if about.paper_task is None or not counts:
+        papers = [paper for paper in PAPER_RESULTS if paper.task == about.paper_task]
+        if not papers or not counts:
             continue
-        papers = paper_results(about.paper_task)
         rows: list[tuple[str, ...] | str] = [f"Paper, {about.paper_task} (Table {papers[0].table})"]
         for paper in papers:
             figures = (f"{paper.supervised_psnr:.2f}", f"{paper.semi_psnr:.2f}", f"{paper.gain:+.2f}")
