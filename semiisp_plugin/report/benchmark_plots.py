@@ -64,7 +64,7 @@ def gain_by_pairs_plot(results: Results, task: str, group: str, out: Path) -> Pl
     if len(every) < 2 or not ax.containers:
         return None
     title = results.tasks[task].title
-    ax.set(xscale="log", xlabel="number of pairs", ylabel="gain in test PSNR [dB]", title=_plain(title))
+    ax.set(xscale="log", xlabel="number of pairs", ylabel="gain in test PSNR [dB]", title=_wrapped(title, 50))
     ax.margins(x=0.15)
     ax.set_xticks(every, [str(pairs) for pairs in every])
     ax.minorticks_off()
@@ -89,7 +89,7 @@ def kept_plot(results: Results, task: str, pairs: int, group: str, out: Path) ->
     if not ax.lines:
         return None
     what = f"{results.tasks[task].title}, {counted(pairs, 'pair')}: {GROUPS[group]}"
-    ax.set(ylim=(-2, 102), xlabel="iteration", ylabel="kept pseudo pairs [%]", title=_plain(what))
+    ax.set(ylim=(-2, 102), xlabel="iteration", ylabel="kept pseudo pairs [%]", title=_wrapped(what, 50))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     caption = f"{what}. Share of the pseudo pairs that the filter kept. Line: mean; band: lowest to highest repetition."
     return _save(figure, ax, out, f"kept_{task}_{pairs}_{group}", caption)
@@ -109,12 +109,8 @@ def _style(k: int, line: str = "-") -> dict[str, Any]:
     return {"color": _COLOURS[k % len(_COLOURS)], "marker": _MARKERS[k % len(_MARKERS)], "linestyle": line}
 
 
-def _plain(text: str) -> str:
-    return text.replace("$", r"\$")  # dollar signs would begin a formula
-
-
 def _wrapped(text: str, width: int) -> str:
-    return _plain(textwrap.fill(text, width))
+    return textwrap.fill(text, width).replace("$", r"\$")  # dollar signs would begin a formula
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:

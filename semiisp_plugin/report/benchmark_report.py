@@ -9,8 +9,14 @@ from tqdm import tqdm
 
 from semiisp_plugin.report.benchmark_plots import contrasts_plot, gain_by_pairs_plot, kept_plot
 from semiisp_plugin.report.benchmark_results import GROUPS, Results
-from semiisp_plugin.report.benchmark_tables import contrasts_section, paper_section, results_section, systems_section
-from semiisp_plugin.report.page import Page, Pictures, Section, counted
+from semiisp_plugin.report.benchmark_tables import (
+    contrasts_section,
+    interval_text,
+    paper_section,
+    results_section,
+    systems_section,
+)
+from semiisp_plugin.report.page import Page, Pictures, Section
 
 
 def write_report(out: Path, results: Results, pictures: Sequence[Pictures] = ()) -> dict[str, Path]:
@@ -56,7 +62,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     machine = [f"{key} {value}" for key, value in results.machine.items() if value not in (None, "")]
     facts = [
         *((task.title, task.description) for task in results.tasks.values()),
-        ("Runs", f"{counted(len(results.cells), 'run')}, {counted(len(results.settings()), 'setting')}"),
+        ("Gains", interval_text(results) if results.cells else ""),
         ("Command", results.command),
         ("Version", results.version),
         ("Date", results.date),

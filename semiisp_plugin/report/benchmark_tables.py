@@ -7,7 +7,7 @@ from collections import Counter
 from semiisp_plugin.report.benchmark_results import GROUPS, Results, compare_systems, contrasts
 from semiisp_plugin.report.page import Section, counted
 from semiisp_plugin.report.paired import Interval
-from semiisp_plugin.report.paper_figures import paper_results
+from semiisp_plugin.report.paper_figures import PAPER_RESULTS
 from semiisp_plugin.report.tables import MISSING, Table
 
 
@@ -15,14 +15,12 @@ def terminal_table(results: Results) -> str:
     """The contrasts, and every system on each task with each number of pairs, for a terminal."""
     if not results.cells:
         return f"{results.title}: no system was run to its end.\n"
-    parts = [results.title]
-    headline = contrasts_section(results)
-    if headline:
-        parts.append(f"{headline.title}\n\n{headline.tables[0].text()}")
+    parts = [f"{results.title}\n"]
+    parts += [f"{table.title}\n\n{table.text()}" for table in contrast_tables(results)]
     for task, pairs in results.settings():
         section = results_section(results, task, pairs)
-        chosen = "".join(f"\n{line}" for line in choices(results, task, pairs))
-        parts.append(f"{section.title}\n\n{section.tables[0].text()}{chosen}".rstrip("\n") + "\n")
+        chosen = "".join(f"{line}\n" for line in choices(results, task, pairs))
+        parts.append(f"{section.title}\n\n{section.tables[0].text()}{chosen}")
     return "\n".join([*parts, f"{interval_text(results)}\n"])
 
 
@@ -43,25 +41,30 @@ def show_difference(difference: Interval | None) -> str:
 
 
 def contrasts_section(results: Results) -> Section | None:
-    """The headline: a row a task and number of pairs under each contrast; None where none was run."""
-    rows: list[tuple[str, ...] | str] = []
-    heading = None
-    for row in contrasts(results):
-        if row.contrast is not heading:
-            heading = row.contrast
-            rows.append(heading.title)
-        what = (results.tasks[row.task].title, str(row.pairs), f"{row.psnr:.2f}", results.label(row.over))
-        sizes = (str(row.difference.images), str(row.difference.seeds)) if row.difference else (MISSING, MISSING)
-        rows.append((*what, show_difference(row.difference), *sizes, _verdict(row.difference)))
-    if not rows:
-        return None
-    columns = ("task", "pairs", "PSNR [dB]", "over", "difference [dB]", "images", "seeds", "verdict")
+    """The headline; None where no contrast was run."""
     text = [
-        f"{interval_text(results)} A gain has its whole interval above 0, a loss below it; what is open can be either.",
-        "Fixed before the run. Over: the strongest of the systems that the contrast names, by the test itself, which "
-        "favours it.",
+        "Fixed before the run, over the strongest of the systems that a contrast names, by the test itself, which "
+        "favours it. A gain has its whole interval above 0, a loss below it; what is open can be either.",
+        interval_text(results),
     ]
-    return Section("Contrasts", text=text, tables=[Table(columns, rows, (1, 2, 4, 5, 6))])
+    tables = contrast_tables(results)
+    return Section("Contrasts", text=text, tables=tables) if tables else None
+
+
+def contrast_tables(results: Results) -> list[Table]:
+    """A table a contrast, of its title, with a row a task and number of pairs."""
+    columns = ("task", "pairs", "PSNR [dB]", "over", "difference [dB]", "images", "seeds", "verdict")
+    found = contrasts(results)
+    tables = []
+    for contrast in results.contrasts:
+        rows = []
+        for row in (row for row in found if row.contrast is contrast):
+            what = (results.tasks[row.task].title, str(row.pairs), f"{row.psnr:.2f}", results.label(row.over))
+            sizes = (str(row.difference.images), str(row.difference.seeds)) if row.difference else (MISSING, MISSING)
+            rows.append((*what, show_difference(row.difference), *sizes, _verdict(row.difference)))
+        if rows:
+            tables.append(Table(columns, rows, (1, 2, 4, 5, 6), contrast.title))
+    return tables
 
 
 def _verdict(difference: Interval | None) -> str:
@@ -73,22 +76,18 @@ def _verdict(difference: Interval | None) -> str:
 def results_section(results: Results, task: str, pairs: int) -> Section:
     """PSNR, gain and SSIM of every system on one task with one number of pairs."""
     rows: list[tuple[str, ...] | str] = []
-    heading, reference = None, MISSING
+    heading, over = None, "nothing, as no system that is trained on the pairs alone was run"
     for row in compare_systems(results, task, pairs):
         group, label = results.systems[row.system].group, results.label(row.system)
         if group != heading:
             heading = group
             rows.append(GROUPS[group])
         if row.reference:
-            reference = label
+            over = f"{label}, the strongest system that is trained on the pairs alone, on what both were tested on"
         gain = "reference" if row.reference else show_difference(row.gain)
         shared = f"{row.gain.seeds} of {row.seeds}" if row.gain and row.gain.seeds < row.seeds else str(row.seeds)
         rows.append((label, f"{row.psnr:.2f}", gain, f"{row.ssim:.3f}", shared))
-    text = [
-        f"Gain: over {reference}, the strongest system that is trained on the pairs alone, on the images and "
-        f"repetitions that both have. {interval_text(results)}",
-        *choices(results, task, pairs),
-    ]
+    text = [f"Gain: over {over}.", *choices(results, task, pairs)]
     title = f"{results.tasks[task].title}, {counted(pairs, 'pair')}"
     columns = ("system", "PSNR [dB]", "gain [dB]", "SSIM", "repetitions")
     return Section(title, text=text, tables=[Table(columns, rows, (1, 2, 3, 4))])
@@ -111,9 +110,9 @@ def paper_section(results: Results) -> Section | None:
     tables = []
     for task, about in results.tasks.items():
         counts = [pairs for key, pairs in results.settings() if key == task]
-        if about.paper_task is None or not counts:
+        papers = [paper for paper in PAPER_RESULTS if paper.task == about.paper_task]
+        if not papers or not counts:
             continue
-        papers = paper_results(about.paper_task)
         rows: list[tuple[str, ...] | str] = [f"Paper, {about.paper_task} (Table {papers[0].table})"]
         for paper in papers:
             figures = (f"{paper.supervised_psnr:.2f}", f"{paper.semi_psnr:.2f}", f"{paper.gain:+.2f}")

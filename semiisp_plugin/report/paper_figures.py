@@ -86,25 +86,3 @@ GT_MEAN: Mapping[tuple[str, str], tuple[tuple[float, float], tuple[float, float]
 }
 """Table 9 in brackets: PSNR and SSIM after the brightness was matched to the ground truth's mean, by task and network;
 supervised, then with semi-supervised learning."""
-
-
-def paper_results(task: str, network: str | None = None) -> tuple[PaperResult, ...]:
-    """The paper's figures for a task.
-
-    Args:
-        task: One of `PAPER_TASKS`.
-        network: Its lines alone, where the paper trained that network on the task; spelling may differ in case and
-            punctuation, and ``NAFNet`` is the paper's NAFNet-s. Otherwise, and for None, those of every network.
-
-    Raises:
-        ValueError: The paper has no such task.
-    """
-    if task not in PAPER_TASKS:
-        raise ValueError(f"the paper has no task '{task}'; there are: {', '.join(PAPER_TASKS)}")
-    rows = tuple(row for row in PAPER_RESULTS if row.task == task)
-    return tuple(row for row in rows if network and _same_network(row.network, network)) or rows
-
-
-def _same_network(paper: str, name: str) -> bool:
-    spellings = ["".join(filter(str.isalnum, text)).casefold() for text in (paper, paper.removesuffix("-s"), name)]
-    return spellings[2] in spellings[:2]

@@ -1,4 +1,4 @@
-"""The tables of docs/results.md are those of the JSON beside them."""
+"""The tables of the documents are those of the JSON beside them."""
 
 import json
 
@@ -10,62 +10,119 @@ PUBLISHED = sorted((ROOT / "docs" / "benchmarks").glob("*.json"))
 
 
 def results(name: str) -> dict:
-    def cell(system: str, seed: int, psnr: float) -> dict:
-        scores = {"psnr": psnr, "ssim": 0.8}
-        return {
-            "pairs": 16, "system": system, "repetition": f"seed {seed}", "seed": seed, "fold": None, "chosen": {},
-            "validation": scores, "test": scores, "early_stopped": None, "curve": [], "kept_ratio": [], "seconds": 60.0,
-        }  # fmt: skip
+    def cell(system: str, seed: int, psnr: list) -> dict:
+        test = {"images": ["a", "b"], "psnr": psnr, "ssim": [0.80004, 0.9]}
+        return {"task": "toys", "pairs": 16, "system": system, "seed": seed, "test": test, "seconds": 60.0}
 
-    system = {"group": "baseline", "ours": False, "description": "", "kind": "supervised"}
+    system = {"photographs": False, "ours": False, "description": ""}
     return {
-        "name": name, "title": "Toy", "task": "Toys.", "command": "basicsr benchmark -opt toy.yml", "version": "0",
-        "date": "2026-01-01", "seconds": 120.0, "target": "SepLUT", "paper_task": None, "selection": "",
+        "name": name, "title": "Toy", "command": "basicsr benchmark -opt toy.yml", "version": "0.9",
+        "date": "2026-01-01", "seconds": 120.0, "workers": 0, "made_with": [], "options": {"lr": 0.00001}, "failed": [],
         "machine": {"processor": "Abacus", "cores": 2, "gpu": None, "python": "3.11.7", "torch": "2.15.0+cu132"},
-        "options": {}, "best_supervised": {"16": "base"},
-        "systems": {"base": {**system, "label": "base"}, "other": {**system, "label": "other", "group": "method"}},
-        "cells": [cell("base", 0, 20.0), cell("base", 1, 21.0), cell("other", 0, 21.00004), cell("other", 1, 23.0)],
-        "seconds_without_search": 120.0, "workers": 0, "paper_setting": "paper", "made_with": [],
-        "search": [], "failed": [],
+        "tasks": {"toys": {"title": "Toys", "description": "Of wood."}},
+        "systems": {
+            "base": {**system, "label": "base", "group": "supervised"},
+            "other": {**system, "label": "other", "group": "method", "photographs": True},
+        },
+        "contrasts": [{"title": "Other minus base", "of": "other", "over": ["base"]}],
+        "cells": [
+            cell("base", 0, [20.0, 30.0]), cell("base", 1, [21.0, 31.0]),
+            cell("other", 0, [21.00004, 31.0]), cell("other", 1, [22.0, "inf"]),
+        ],
     }  # fmt: skip
 
 
-def test_publishing_writes_json_and_tables(tmp_path):
-    folder, docs = tmp_path / "run", tmp_path / "docs"
-    folder.mkdir()
-    docs.mkdir()
-    (folder / "results.json").write_text(json.dumps(results("toy")))
-    (docs / "results.md").write_text("# R\n\n<!-- benchmark toy -->\nold\n<!-- end -->\n\nend\n")
-    publish_benchmarks.main([str(folder), "--docs", str(docs)])
-    published = json.loads((docs / "benchmarks" / "toy.json").read_text())
-    assert published["cells"][2]["test"]["psnr"] == 21.0
-    text = (docs / "results.md").read_text()
-    assert "old" not in text
-    assert text.startswith("# R\n")
-    assert text.endswith("<!-- end -->\n\nend\n")
-    row = next(line for line in text.splitlines() if line.startswith("| other"))
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[1:] == ["22.00 ± 1.41", "+1.50 ± 0.71", "0.50", "0.800", "2"]
-    assert "reference" in next(line for line in text.splitlines() if line.startswith("| base"))
-    publish_benchmarks.main(["--docs", str(docs)])
-    assert (docs / "results.md").read_text() == text
+@pytest.fixture
+def place(tmp_path):
+    """A folder of results, and documents with an old block each."""
+    (tmp_path / "run" / "plots").mkdir(parents=True)
+    (tmp_path / "run" / "plots" / "contrasts.png").write_bytes(b"a plot")
+    (tmp_path / "docs").mkdir()
+    for page, kind in (("docs/results.md", "benchmark"), ("docs/help.md", "contrasts"), ("README.md", "contrasts")):
+        (tmp_path / page).write_text(f"# R\n\n<!-- {kind} toy -->\nold\n<!-- end -->\n\nend\n")
+    (tmp_path / "docs" / "other.md").write_text("<!-- keys: x -->\nkept\n<!-- end -->\n")
+    return tmp_path
 
 
-def test_the_tables_of_the_documents_are_those_of_the_json():
-    assert publish_benchmarks.rewrite(ROOT / "docs") == (ROOT / "docs" / "results.md").read_text(encoding="utf-8"), (
-        "run: python scripts/publish_benchmarks.py"
-    )
+def publish(place, content: dict, *options: str) -> dict[str, str]:
+    (place / "run" / "results.json").write_text(json.dumps(content))
+    publish_benchmarks.main([str(place / "run"), "--root", str(place), *options])
+    return {page.name: page.read_text() for page in (*(place / "docs").glob("*.md"), place / "README.md")}
+
+
+def cells(text: str, label: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith(f"| {label}")]
+    return [[cell.strip().replace("\\", "") for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_publishing_writes_json_and_tables(place):
+    content = results("toy")
+    content["cells"][3]["test"]["psnr"][1] = 32.0
+    made = publish(place, content, "--plot", "contrasts")
+    published = json.loads((place / "docs" / "benchmarks" / "toy.json").read_text())
+    assert published["cells"][2]["test"] == {"images": ["a", "b"], "psnr": [21.0, 31.0], "ssim": [0.8, 0.9]}
+    assert published["options"] == {"lr": 0.00001}
+    assert (place / "docs" / "benchmarks" / "toy_contrasts.png").read_bytes() == b"a plot"
+    row = ["Toys", "16", "26.50", "base", "+1.00 [+1.00, +1.00]", "2", "2", "gain"]
+    for page in ("results.md", "help.md", "README.md"):
+        assert "old" not in made[page]
+        assert made[page].startswith("# R\n\n<!-- ")
+        assert made[page].endswith("<!-- end -->\n\nend\n")
+        assert "**Other minus base**" in made[page]
+        assert "95 % intervals" in made[page]
+        assert cells(made[page], "Toys") == [row]
+    assert made["other.md"] == "<!-- keys: x -->\nkept\n<!-- end -->\n"
+    text = made["results.md"]
+    for expected in (
+        "`basicsr benchmark -opt toy.yml` ([JSON](benchmarks/toy.json))",
+        "Abacus",
+        "torch 2.15.0, Python",
+    ):
+        assert expected in text
+        assert expected not in made["README.md"]
+    assert "version 0.9; 2 minutes" in text
+    assert "Toys: Of wood." in text
+    assert cells(text, "base") == [["base", "25.50", "reference", "0.850", "2"]]
+    assert cells(text, "other") == [["other", "26.50", "+1.00 [+1.00, +1.00]", "0.850", "2"]]
+    publish_benchmarks.main(["--root", str(place)])
+    assert (place / "docs" / "results.md").read_text() == text
+
+
+def test_infinite_values_are_published(place):
+    text = publish(place, results("toy"))["results.md"]
+    assert cells(text, "other") == [["other", "inf", "–", "0.850", "2"]]
+    assert '"inf"' in (place / "docs" / "benchmarks" / "toy.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (results("another"), "no .*toy.json; run the benchmark"),
+        ({"best_supervised": {}}, "not results as this version"),
+    ],
+)
+def test_results_that_cannot_be_shown_change_nothing(place, content, message):
+    with pytest.raises(SystemExit, match=message):
+        publish(place, content)
+    assert "old" in (place / "README.md").read_text()
+    assert "old" in (place / "docs" / "help.md").read_text()
+
+
+@pytest.mark.parametrize("page", publish_benchmarks.pages(ROOT), ids=lambda p: p.name)
+def test_the_tables_of_the_documents_are_those_of_the_json(page):
+    made = publish_benchmarks.rewrite(page, ROOT)
+    assert made == page.read_text(encoding="utf-8"), "run: python scripts/publish_benchmarks.py"
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.stem)
 def test_published_results_are_whole(path):
-    published = json.loads(path.read_text(encoding="utf-8"))
+    published = publish_benchmarks.read(path)
     assert f"<!-- benchmark {path.stem} -->" in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    assert published["name"] == path.stem
-    assert published["command"] == f"basicsr benchmark -opt options/benchmarks/{path.stem}.yml"
+    assert published.name == path.stem
+    assert published.command == f"basicsr benchmark -opt options/benchmarks/{path.stem}.yml"
     assert (ROOT / "options" / "benchmarks" / f"{path.stem}.yml").is_file()
-    assert published["failed"] == []
-    systems, seeds = published["systems"], {(c["seed"], c["fold"]) for c in published["cells"]}
-    counts = {c["pairs"] for c in published["cells"]}
-    assert len(published["cells"]) == len(systems) * len(seeds) * len(counts)
+    assert published.failed == []
+    for task, pairs in published.settings():
+        seeds = [sorted(cell.seed for cell in published.of(task, pairs, key)) for key in published.systems]
+        assert len({tuple(one) for one in seeds if one}) == 1
     assert str(ROOT) not in path.read_text(encoding="utf-8")
