@@ -32,12 +32,14 @@ from semiisp_plugin.data.pairs import match_pairs, read_pair
 from semiisp_plugin.experiments.benchmark_data import Data, PairData, data_in, make_data, make_fold
 from semiisp_plugin.experiments.benchmark_options import Settings, Task
 from semiisp_plugin.experiments.jobs import Job, Record
+from semiisp_plugin.experiments.tried import LookalikeInverse, generator_of_folds
 from semiisp_plugin.io.image_io import read_image, to_float, to_tensor, to_uint8, to_uint16, write_image
 from semiisp_plugin.io.picture import shrink_short_side
 from semiisp_plugin.models.validation import measure
 from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.pseudo.f_isp import make_generator
+from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.noise import READ_VARIANCE, SHOT_VARIANCE
 from semiisp_plugin.report.page import Pictures
 from semiisp_plugin.training import train
@@ -121,8 +123,8 @@ class Step(Job):
 
 
 _RUN = ("size", "cache_images", "loader_workers")
-_ISP = (*_RUN, *(name for name in Settings.__struct_fields__ if name.startswith("isp_")))
-_PSEUDO = ("source", "sets", "update_quality", "photographs", "draws", "candidates", "input_bits")
+_ISP = (*_RUN, *(name for name in Settings.__struct_fields__ if name.startswith("isp_") and name != "isp_folds"))
+_PSEUDO = ("size", "lookalikes", "source", "sets", "update_quality", "photographs", "draws", "candidates", "input_bits")
 _TARGET = (*_RUN, "ema_decay", "loss", "network")
 
 
@@ -144,7 +146,10 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
             chosen["network"] = f_isp_network(settings, image_enhancement)
         return Step(kind, seed + 1000 * round_, chosen, data.root, {"data": data, **needs}, data.quiet)
 
-    f_isp = step("f_isp", {}, *_ISP, image_enhancement=image_enhancement)
+    def f_isp_on(data: Step) -> Step:
+        return step("f_isp", {"data": data}, *_ISP, image_enhancement=image_enhancement)
+
+    f_isp = f_isp_on(data)
     if kind == "f_isp":
         return f_isp
     before = {"start": f_isp} if settings.warm_start else {}
@@ -154,7 +159,9 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
     in_one_go = {"iterations": settings.semi_iterations + settings.fine_iterations, "batch": batch}
     if kind == "supervised":
         return step("supervised", before, *_TARGET, "lr", "augment", **in_one_go)
-    made = step("pseudo", {"f_isp": f_isp}, *_PSEUDO)
+    folds = range(settings.isp_folds if settings.isp_folds > 1 else 0)
+    makers = {"f_isp": f_isp, **{f"fold {k}": f_isp_on(fold_of(data, k, len(folds))) for k in folds}}
+    made = step("pseudo", makers, *_PSEUDO)
     mix = {"real_per_batch": settings.real_per_batch, "pseudo_per_batch": settings.pseudo_per_batch}
 
     def on(pseudo: Step) -> dict[str, Step]:
@@ -169,7 +176,7 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
     names = (*_TARGET, "lr", "semi_iterations", "reference", "warmup", "noise")
     semi = step("semi", {**before, **on(made)}, *names, **of_semi)
     for number in range(1, settings.rounds):
-        made = step("pseudo", {"f_isp": f_isp, "teacher": semi}, *_PSEUDO, round_=number)
+        made = step("pseudo", {**makers, "teacher": semi}, *_PSEUDO, round_=number)
         semi = step("semi", {"start": semi, **on(made)}, *names, round_=number, **of_semi)
     if settings.fine_iterations == 0:
         return semi
@@ -250,7 +257,9 @@ def _options(step: Step, s: Settings, pairs: PairData, network: Any, **training:
         "scale": 1,
         "num_gpu": "auto",
         "manual_seed": step.seed,
-        "datasets": {"train": _pairs(pairs, s, gt_size=list(s.size), use_hflip=True, num_worker_per_gpu=s.loader_workers)},
+        "datasets": {
+            "train": _pairs(pairs, s, gt_size=list(s.size), use_hflip=True, num_worker_per_gpu=s.loader_workers)
+        },
         "network_g": deepcopy(network),
         "path": {},
         "train": {"scheduler": {"type": "CosineAnnealing", "eta_min_ratio": 1e-3}, **training},
@@ -484,8 +493,10 @@ def compare_outputs(title: str, tests: Mapping[str, Step], count: int) -> Pictur
         count: How many images at most; there are outputs of the first 8.
     """
     rows = []
-    shown = {name: test.needs[str(test.record.read()["result"]["chosen"])] if test.kind == "choose" else test
-             for name, test in tests.items()}
+    shown = {
+        name: test.needs[str(test.record.read()["result"]["chosen"])] if test.kind == "choose" else test
+        for name, test in tests.items()
+    }
     pairs = next(iter(shown.values())).needs["data"].data().test[: min(count, OUTPUTS)]
     for k, pair in enumerate(pairs):
         image, target = (to_float(shrink_short_side(picture, _SHOWN)) for picture in read_pair(pair))
@@ -501,21 +512,31 @@ def compare_outputs(title: str, tests: Mapping[str, Step], count: int) -> Pictur
 
 def _pseudo(step: Step, data: Data, progress: bool) -> dict[str, Any]:
     s = step_settings(step.settings)
-    checkpoint = str(run_folder(step.needs["f_isp"]) / "f_isp_latest.pth")
-    generator = make_generator(
-        checkpoint,
-        sets=s.sets,
-        update_quality=s.update_quality,
-        source=s.source,
-        candidates=s.candidates,
-    )
+    checkpoints = {
+        part: run_folder(need) / "f_isp_latest.pth" for part, need in step.needs.items() if need.kind == "f_isp"
+    }
+    generators = {
+        part: make_generator(
+            checkpoint,
+            sets=s.sets,
+            update_quality=s.update_quality,
+            source=s.source,
+            candidates=s.candidates,
+        )
+        for part, checkpoint in checkpoints.items()
+    }
+    generator = generators.pop("f_isp")
+    if generators:
+        generator = generator_of_folds(list(generators.values()))
+    if s.lookalikes:
+        generator.second = _lookalikes(step, data, generator, s)
     if "teacher" in step.needs:
         teacher = load_network(weights=run_folder(step.needs["teacher"]) / "net_g_latest.pth").network
         generator.network = teacher.eval()  # type: ignore[assignment]  # its network is f_ISP's
     how = PseudoOptions(
         name=step.key,
         photographs=str(data.photos),
-        f_isp=checkpoint,
+        f_isp=str(checkpoints["f_isp"]),
         out=str(step.folder / "pseudo"),
         manual_seed=step.seed,
         max_photographs=s.photographs,
@@ -526,6 +547,13 @@ def _pseudo(step: Step, data: Data, progress: bool) -> dict[str, Any]:
     )
     report = build_pseudo_lmdb(how, generator, progress=progress)
     return {"clipped": report.clipped, "written": report.written + report.kept}
+
+
+def _lookalikes(step: Step, data: Data, generator: PseudoPairGenerator, s: Settings) -> LookalikeInverse:
+    global_network = load_network(weights=run_folder(step.needs["f_isp"]) / "net_global_latest.pth").network
+    pairs = [read_pair(pair) for pair in match_pairs(data.labelled.input, data.labelled.target)]
+    inputs, targets = ([to_tensor(pair[k]) for pair in pairs] for k in (0, 1))
+    return LookalikeInverse(generator.first, global_network, inputs, targets, s.size, s.lookalikes)  # type: ignore[arg-type]
 
 
 def _pseudo_data(folder: Path) -> PairData:

@@ -134,6 +134,9 @@ class Settings(Strict):
         isp_dropout: Of the encoder (ours).
         isp_weight_decay: Of AdamW.
         isp_jitter: Strength of photometric augmentation of its inputs (ours).
+        isp_folds: More than 1: pseudo pairs are made by as many f_ISPs, each trained without a part of the pairs (ours).
+        lookalikes: Draw the sets of pseudo inputs from so many labelled images, those whose targets look most like the
+            photograph (ours); 0 draws from all.
         source: sRGB-to-RAW method: ``bank`` (the paper's), ``mixture`` (ours), ``upi``, ``deterministic``.
         sets: ``auto``, ``global`` (whole ISP) or ``local`` (per function).
         update_quality: USQ, steps 1 and 2 of the pseudo-data.
@@ -175,6 +178,8 @@ class Settings(Strict):
     isp_dropout: Decay = 0.0
     isp_weight_decay: NotNegative = 0.01
     isp_jitter: Share | None = None
+    isp_folds: Positive = 1
+    lookalikes: Count = 0
     source: Literal["bank", "mixture", "upi", "deterministic"] = "bank"
     sets: Literal["auto", "global", "local"] = "auto"
     update_quality: bool = True
