@@ -172,7 +172,7 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
     if kind == "mean_teacher":
         iterations = in_one_go["iterations"]
         return step("mean_teacher", {**before, **on(made)}, *_TARGET, "lr", "augment", iterations=iterations, **mix)
-    of_semi = {"beta": str(settings.beta) if settings.beta == float("inf") else settings.beta, **mix}
+    of_semi: dict[str, Any] = {"beta": str(settings.beta) if settings.beta == float("inf") else settings.beta, **mix}
     names = (*_TARGET, "lr", "semi_iterations", "reference", "warmup", "noise")
     semi = step("semi", {**before, **on(made)}, *names, **of_semi)
     for number in range(1, settings.rounds):

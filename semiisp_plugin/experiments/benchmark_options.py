@@ -50,8 +50,8 @@ class Task(Strict):
             installed packages.
         max_photographs: How many photographs at most, after shuffling by the seed; None for all.
         image_enhancement: The inputs are sRGB images, not RAW (f_ISP gets inverse tone mapping).
-        short_side: Labelled pairs and photographs are shrunk to this short side, pixels; None keeps the sizes. Tests are
-            at full resolution in any case.
+        short_side: Labelled pairs and photographs are shrunk to this short side, pixels; None keeps the sizes. Tests
+            are at full resolution in any case.
         simulate: ``raw`` or ``lowlight``, see `semiisp_plugin.simulation.scenes`.
         simulated_size: (height, width) of simulated pairs, at full resolution.
         exposure: Range of the simulated camera's exposure, stops; above 0 highlights reach the sensor's shoulder.
@@ -97,8 +97,8 @@ class System(Strict):
     """One row of the table.
 
     Attributes:
-        kind: What is trained: ``f_isp`` (alone), ``supervised``, ``pseudo_only``, ``mean_teacher``, ``semi``. Or nothing
-            new: ``average`` of the outputs of other systems; or ``choose`` among other systems by cross-validation.
+        kind: What is trained: ``f_isp`` (alone), ``supervised``, ``pseudo_only``, ``mean_teacher``, ``semi``. Or
+            nothing new: ``average`` of the outputs of other systems; or ``choose`` among other systems by cross-validation.
         label: For the report.
         group: Where it stands in the report.
         ours: It has settings that the paper does not.
@@ -134,7 +134,8 @@ class Settings(Strict):
         isp_dropout: Of the encoder (ours).
         isp_weight_decay: Of AdamW.
         isp_jitter: Strength of photometric augmentation of its inputs (ours).
-        isp_folds: More than 1: pseudo pairs are made by as many f_ISPs, each trained without a part of the pairs (ours).
+        isp_folds: More than 1: pseudo pairs are made by as many f_ISPs, each trained without a part of the pairs
+            (ours).
         lookalikes: Draw the sets of pseudo inputs from so many labelled images, those whose targets look most like the
             photograph (ours); 0 draws from all.
         source: sRGB-to-RAW method: ``bank`` (the paper's), ``mixture`` (ours), ``upi``, ``deterministic``.
@@ -161,8 +162,8 @@ class Settings(Strict):
         loss: ``mse``, or ``mse_ssim`` (Table 6, with denoising).
         network: The target network's section; ``f_isp`` is the network of f_ISP, with local control.
         warm_start: The target begins with the weights of f_ISP, whose network it must be (ours).
-        rounds: More than 1: the trained target becomes the f_ISP that makes the pseudo ground truths of another phase 2,
-            and so on (ours). Its network must be ``f_isp``.
+        rounds: More than 1: the trained target becomes the f_ISP that makes the pseudo ground truths of another
+            phase 2, and so on (ours). Its network must be ``f_isp``.
         guided: The target gets f_ISP's output as its input (ours).
         cache_images: Keep decoded images in memory; switch it off where they do not fit.
         loader_workers: Processes that read images in a training; 0 reads them in the training process.

@@ -1,4 +1,4 @@
-"""Ways to make better pseudo pairs that were tried in benchmarks (docs/when_it_helps.md says with what success); ours."""
+"""Ways to better pseudo pairs that benchmarks try, all ours; docs/when_it_helps.md says with what success."""
 
 from __future__ import annotations
 
