@@ -98,7 +98,7 @@ class System(Strict):
 
     Attributes:
         kind: What is trained: ``f_isp`` (alone), ``supervised``, ``pseudo_only``, ``mean_teacher``, ``semi``. Or
-            nothing new: ``average`` of the outputs of other systems; or ``choose`` among other systems by cross-validation.
+            nothing new: ``average`` of the outputs of other systems; or ``choose`` among them by cross-validation.
         label: For the report.
         group: Where it stands in the report.
         ours: It has settings that the paper does not.
