@@ -82,7 +82,8 @@ def _test_of(options: BenchmarkOptions, task: Task, run: Run, name: str, data: S
         settings = msgspec.convert({**options.settings, **systems[name].settings}, Settings)
         return chain(systems[name].kind, settings, data, run.seed, task.image_enhancement)
 
-    return tested([trained(other) for other in systems[name].among or [name]])
+    members = systems[name].among or [name]
+    return tested([trained(member) for member in members], [systems[member].kind for member in members])
 
 
 def check_effects(options: BenchmarkOptions) -> None:

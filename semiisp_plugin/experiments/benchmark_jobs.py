@@ -41,6 +41,7 @@ from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.pseudo.f_isp import make_generator
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.noise import READ_VARIANCE, SHOT_VARIANCE
+from semiisp_plugin.pseudo.online import F_ISP_NAME
 from semiisp_plugin.report.page import Pictures
 from semiisp_plugin.training import train
 
@@ -124,7 +125,8 @@ class Step(Job):
 
 _RUN = ("size", "cache_images", "loader_workers")
 _ISP = (*_RUN, *(name for name in Settings.__struct_fields__ if name.startswith("isp_") and name != "isp_folds"))
-_PSEUDO = ("size", "lookalikes", "source", "sets", "update_quality", "photographs", "draws", "candidates", "input_bits")
+_DRAWN = ("size", "lookalikes", "source", "sets", "update_quality", "candidates")
+_PSEUDO = (*_DRAWN, "photographs", "draws", "online", "input_bits")
 _TARGET = (*_RUN, "ema_decay", "loss", "network")
 
 
@@ -150,7 +152,7 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
         return step("f_isp", {"data": data}, *_ISP, image_enhancement=image_enhancement)
 
     f_isp = f_isp_on(data)
-    if kind == "f_isp":
+    if kind in ("f_isp", "f_isp_global"):
         return f_isp
     before = {"start": f_isp} if settings.warm_start else {}
     if settings.guided:
@@ -185,10 +187,17 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
     return step("finetune", {**of_guide, "start": semi}, *_TARGET, "fine_lr", "augment", **of_fine)
 
 
-def tested(trained: Sequence[Step]) -> Step:
-    """The test of a network, or of the mean of several networks' outputs, at full resolution."""
+def tested(trained: Sequence[Step], kinds: Sequence[str] = ()) -> Step:
+    """The test of a network, or of the mean of several networks' outputs, at full resolution.
+
+    Args:
+        trained: Jobs of `chain`.
+        kinds: Of their systems; of ``f_isp_global``, f_ISP's global network is meant.
+    """
     first = trained[0]
-    needs = {"data": first.needs["data"], **{f"network_{k}": step for k, step in enumerate(trained)}}
+    parts = ["global" if kind == "f_isp_global" else "network" for kind in kinds or [""] * len(trained)]
+    networks = {f"{part} {k}": step for k, (part, step) in enumerate(zip(parts, trained, strict=True))}
+    needs = {"data": first.needs["data"], **networks}
     return Step("test", first.seed, {}, first.root, needs, first.quiet)
 
 
@@ -334,6 +343,8 @@ def _target_options(step: Step, data: Data) -> dict[str, Any]:
         real_per_batch=s.real_per_batch,
         pseudo_per_batch=s.pseudo_per_batch,
     )
+    if not made.input.exists():
+        train_set.update(type="OnlineSemiSupervisedDataset", pseudo={"build": str(made.input.parent)})
     if kind == "mean_teacher":  # pseudo inputs as unlabelled data
         training["ema_decay"] = s.ema_decay or 0.99
         training["mean_teacher"] = {"rampup_iter": max(1, total // 4), "jitter": s.augment or 0.2}
@@ -437,9 +448,9 @@ def _train(options: dict[str, Any], step: Step, progress: bool) -> dict[str, Any
     return {"kept_ratio": sorted(kept.items()), "train_seconds": seconds}
 
 
-def _network(step: Step) -> Callable[[Tensor], Tensor]:
+def _network(step: Step, name: str = "net_g") -> Callable[[Tensor], Tensor]:
     """What a training has made, with the f_ISP that its inputs go through."""
-    network = load_network(weights=run_folder(step) / "net_g_latest.pth").network.eval()
+    network = load_network(weights=run_folder(step) / f"{name}_latest.pth").network.eval()
     if "guide" not in step.needs:
         return network
     guide = _network(step.needs["guide"].needs["f_isp"])
@@ -449,7 +460,11 @@ def _network(step: Step) -> Callable[[Tensor], Tensor]:
 @torch.no_grad()
 def _test(step: Step, data: Data) -> dict[str, Any]:
     """PSNR and SSIM of every test image, at full resolution; the first few outputs are kept, shrunk to be looked at."""
-    networks = [_network(need) for part, need in step.needs.items() if part != "data"]
+    networks = [
+        _network(need, "net_global" if part.startswith("global") else "net_g")
+        for part, need in step.needs.items()
+        if part != "data"
+    ]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for network in networks:
         if isinstance(network, torch.nn.Module):
@@ -539,13 +554,18 @@ def _pseudo(step: Step, data: Data, progress: bool) -> dict[str, Any]:
         f_isp=str(checkpoints["f_isp"]),
         out=str(step.folder / "pseudo"),
         manual_seed=step.seed,
+        mode="online" if s.online else "stored",
         max_photographs=s.photographs,
         draws=s.draws,
         input_bits=s.input_bits,
         num_gpu=int(torch.cuda.is_available()),
         workers=0,
     )
-    report = build_pseudo_lmdb(how, generator, progress=progress)
+    f_isp = checkpoints["f_isp"].read_bytes()
+    inputs = {"f_isp_sha256": hashlib.sha256(f_isp).hexdigest()[:16]}
+    report = build_pseudo_lmdb(how, generator, inputs=inputs, progress=progress)
+    if s.online:
+        (Path(how.out) / F_ISP_NAME).write_bytes(f_isp)
     return {"clipped": report.clipped, "written": report.written + report.kept}
 
 

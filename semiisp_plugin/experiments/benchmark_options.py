@@ -30,7 +30,7 @@ from semiisp_plugin.simulation.look import LOOKS
 _Regions = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 _Stops = Annotated[float, msgspec.Meta(ge=-20, le=20)]
 _Folders = str | list[str]
-Kind = Literal["f_isp", "supervised", "pseudo_only", "mean_teacher", "semi", "average", "choose"]
+Kind = Literal["f_isp", "f_isp_global", "supervised", "pseudo_only", "mean_teacher", "semi", "average", "choose"]
 Group = Literal["supervised", "method", "chosen", "tried", "ablation", "source"]
 
 
@@ -97,7 +97,7 @@ class System(Strict):
     """One row of the table.
 
     Attributes:
-        kind: What is trained: ``f_isp`` (alone), ``supervised``, ``pseudo_only``, ``mean_teacher``, ``semi``. Or
+        kind: What is trained: ``f_isp`` (alone), ``f_isp_global`` (its global network), ``supervised``, ``pseudo_only``, ``mean_teacher``, ``semi``. Or
             nothing new: ``average`` of the outputs of other systems; or ``choose`` among them by cross-validation.
         label: For the report.
         group: Where it stands in the report.
@@ -143,6 +143,7 @@ class Settings(Strict):
         update_quality: USQ, steps 1 and 2 of the pseudo-data.
         photographs: Use the first so many of the photographs; None for all.
         draws: Pseudo pairs a photograph.
+        online: Pseudo inputs are drawn again at every visit; stored are the pseudo ground truths alone (ours).
         candidates: Inputs that step 3 makes of each pseudo ground truth, to keep the most consistent (ours).
         input_bits: Of the pseudo inputs: 16, or 8 as sRGB inputs have (ours).
         semi_iterations: Phase 2.
@@ -186,6 +187,7 @@ class Settings(Strict):
     update_quality: bool = True
     photographs: Positive | None = None
     draws: Positive = 1
+    online: bool = False
     candidates: Positive = 1
     input_bits: Literal[8, 16] = 16
     semi_iterations: Positive = 480
@@ -366,7 +368,7 @@ def learns_from_photographs(name: str, systems: Mapping[str, System]) -> bool:
     system = systems[name]
     if system.among:
         return any(learns_from_photographs(other, systems) for other in system.among)
-    return system.kind not in ("f_isp", "supervised")
+    return system.kind not in ("f_isp", "f_isp_global", "supervised")
 
 
 def _system(name: str, given: Any, source: Source) -> System:
