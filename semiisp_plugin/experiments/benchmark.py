@@ -145,7 +145,6 @@ def run(options: BenchmarkOptions, *, command: str = "", workers: int | None = N
 
 
 def _run(options: BenchmarkOptions, command: str, workers: int | None) -> dict[str, Path]:
-    out = options.folder
     runner = Runner(default_workers() if workers is None else workers)
     for task in options.tasks.values():
         check_amounts(task, min(task.pairs))
@@ -231,9 +230,7 @@ def collect(options: BenchmarkOptions, runner: Runner, jobs: Mapping[Run, Step],
     )
 
 
-def _pictures(
-    options: BenchmarkOptions, runner: Runner, jobs: Mapping[Run, Step], results: Results
-) -> list[Pictures]:
+def _pictures(options: BenchmarkOptions, runner: Runner, jobs: Mapping[Run, Step], results: Results) -> list[Pictures]:
     """Test images of the first repetition as the main systems render them, a sheet a task and number of pairs."""
     sheets = []
     for task, n in results.settings() if options.pictures else ():

@@ -12,7 +12,7 @@ import math
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -165,7 +165,7 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
     if kind == "mean_teacher":
         iterations = in_one_go["iterations"]
         return step("mean_teacher", {**before, **on(made)}, *_TARGET, "lr", "augment", iterations=iterations, **mix)
-    of_semi = {"beta": str(settings.beta) if settings.beta == float("inf") else settings.beta, **mix}
+    of_semi: dict[str, Any] = {"beta": str(settings.beta) if settings.beta == float("inf") else settings.beta, **mix}
     names = (*_TARGET, "lr", "semi_iterations", "reference", "warmup", "noise")
     semi = step("semi", {**before, **on(made)}, *names, **of_semi)
     for number in range(1, settings.rounds):
@@ -250,7 +250,9 @@ def _options(step: Step, s: Settings, pairs: PairData, network: Any, **training:
         "scale": 1,
         "num_gpu": "auto",
         "manual_seed": step.seed,
-        "datasets": {"train": _pairs(pairs, s, gt_size=list(s.size), use_hflip=True, num_worker_per_gpu=s.loader_workers)},
+        "datasets": {
+            "train": _pairs(pairs, s, gt_size=list(s.size), use_hflip=True, num_worker_per_gpu=s.loader_workers)
+        },
         "network_g": deepcopy(network),
         "path": {},
         "train": {"scheduler": {"type": "CosineAnnealing", "eta_min_ratio": 1e-3}, **training},
@@ -428,23 +430,19 @@ def _train(options: dict[str, Any], step: Step, progress: bool) -> dict[str, Any
     return {"kept_ratio": sorted(kept.items()), "train_seconds": seconds}
 
 
-def _network(step: Step) -> Callable[[Tensor], Tensor]:
-    """What a training has made, with the f_ISP that its inputs go through."""
+def _network(step: Step) -> torch.nn.Module:
+    """What a training has made, behind the f_ISP that its inputs go through."""
     network = load_network(weights=run_folder(step) / "net_g_latest.pth").network.eval()
     if "guide" not in step.needs:
         return network
-    guide = _network(step.needs["guide"].needs["f_isp"])
-    return lambda image: network(guide(image))
+    return torch.nn.Sequential(_network(step.needs["guide"].needs["f_isp"]), network)
 
 
 @torch.no_grad()
 def _test(step: Step, data: Data) -> dict[str, Any]:
     """PSNR and SSIM of every test image, at full resolution; the first few outputs are kept, shrunk to be looked at."""
-    networks = [_network(need) for part, need in step.needs.items() if part != "data"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for network in networks:
-        if isinstance(network, torch.nn.Module):
-            network.to(device)
+    networks = [_network(need).to(device) for part, need in step.needs.items() if part != "data"]
     folder = step.folder / "outputs"
     folder.mkdir(exist_ok=True)
     scores: dict[str, list[Any]] = {"images": [], "psnr": [], "ssim": []}
@@ -484,8 +482,10 @@ def compare_outputs(title: str, tests: Mapping[str, Step], count: int) -> Pictur
         count: How many images at most; there are outputs of the first 8.
     """
     rows = []
-    shown = {name: test.needs[str(test.record.read()["result"]["chosen"])] if test.kind == "choose" else test
-             for name, test in tests.items()}
+    shown = {
+        name: test.needs[str(test.record.read()["result"]["chosen"])] if test.kind == "choose" else test
+        for name, test in tests.items()
+    }
     pairs = next(iter(shown.values())).needs["data"].data().test[: min(count, OUTPUTS)]
     for k, pair in enumerate(pairs):
         image, target = (to_float(shrink_short_side(picture, _SHOWN)) for picture in read_pair(pair))

@@ -50,8 +50,8 @@ class Task(Strict):
             installed packages.
         max_photographs: How many photographs at most, after shuffling by the seed; None for all.
         image_enhancement: The inputs are sRGB images, not RAW (f_ISP gets inverse tone mapping).
-        short_side: Labelled pairs and photographs are shrunk to this short side, pixels; None keeps the sizes. Tests are
-            at full resolution in any case.
+        short_side: Labelled pairs and photographs are shrunk to this short side, pixels; None keeps the sizes. Tests
+            are at full resolution in any case.
         simulate: ``raw`` or ``lowlight``, see `semiisp_plugin.simulation.scenes`.
         simulated_size: (height, width) of simulated pairs, at full resolution.
         exposure: Range of the simulated camera's exposure, stops; above 0 highlights reach the sensor's shoulder.
@@ -97,8 +97,9 @@ class System(Strict):
     """One row of the table.
 
     Attributes:
-        kind: What is trained: ``f_isp`` (alone), ``supervised``, ``pseudo_only``, ``mean_teacher``, ``semi``. Or nothing
-            new: ``average`` of the outputs of other systems; or ``choose`` among other systems by cross-validation.
+        kind: What is trained: ``f_isp`` (alone), ``supervised``, ``pseudo_only``, ``mean_teacher``, ``semi``. Or
+            nothing new: ``average`` of the outputs of other systems; or ``choose`` among other systems by
+            cross-validation.
         label: For the report.
         group: Where it stands in the report.
         ours: It has settings that the paper does not.
@@ -158,8 +159,8 @@ class Settings(Strict):
         loss: ``mse``, or ``mse_ssim`` (Table 6, with denoising).
         network: The target network's section; ``f_isp`` is the network of f_ISP, with local control.
         warm_start: The target begins with the weights of f_ISP, whose network it must be (ours).
-        rounds: More than 1: the trained target becomes the f_ISP that makes the pseudo ground truths of another phase 2,
-            and so on (ours). Its network must be ``f_isp``.
+        rounds: More than 1: the trained target becomes the f_ISP that makes the pseudo ground truths of another phase
+            2, and so on (ours). Its network must be ``f_isp``.
         guided: The target gets f_ISP's output as its input (ours).
         cache_images: Keep decoded images in memory; switch it off where they do not fit.
         loader_workers: Processes that read images in a training; 0 reads them in the training process.
@@ -294,6 +295,10 @@ def _check_names(options: BenchmarkOptions, source: Source) -> None:
             source.fail(("systems", name), f"another system has the label '{system.label}'; give them different ones.")
     if all(learns_from_photographs(name, options.systems) for name in options.systems):
         source.fail(("systems",), "without a supervised system (such as 'supervised') there is nothing to gain over.")
+    fewest = min(n for task in options.tasks.values() for n in task.pairs)
+    for name, system in options.systems.items():
+        if system.kind == "choose" and system.folds > fewest:
+            source.fail(("systems", name, "folds"), f"{system.folds} folds of {fewest} pairs; use {fewest} or fewer.")
     for k, contrast in enumerate(options.contrasts):
         for name in (contrast.of, *contrast.over):
             if name not in options.systems:
@@ -334,17 +339,19 @@ def _check_task(task: Task, source: Source, keys: tuple[str, ...]) -> None:
 
 def _check_together(settings: Settings, source: Source, keys: tuple[str, ...]) -> None:
     if settings.network != "f_isp":
-        for key in ("warm_start", "rounds"):
-            if getattr(settings, key) not in (False, 1):
+        for key, used in (("warm_start", settings.warm_start), ("rounds", settings.rounds > 1)):
+            if used:
                 source.fail(keys, f"{key} is for targets with f_ISP's own network; add network: f_isp.")
-    elif settings.guided and settings.warm_start:
-        source.fail(keys, "a guided target does not do what f_ISP does, but what is left; leave out warm_start.")
+    elif settings.guided and (settings.warm_start or settings.rounds > 1):
+        source.fail(
+            keys, "a guided target does what f_ISP leaves to do, not the same; leave out warm_start and rounds."
+        )
 
 
 def _check_among(name: str, systems: Mapping[str, System], source: Source) -> None:
     system = systems[name]
     combines = system.kind in ("average", "choose")
-    if combines != bool(system.among):
+    if len(system.among) < 2 if combines else system.among:
         fix = "name two or more systems" if combines else "leave it out"
         source.fail(("systems", name, "among"), f"a system of the kind '{system.kind}': {fix}.")
     for other in system.among:
