@@ -29,7 +29,7 @@ from semiisp_plugin.simulation.look import LOOKS
 
 _Regions = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 _Stops = Annotated[float, msgspec.Meta(ge=-20, le=20)]
-_Folders = str | list[str]
+_Folders = str | Annotated[list[str], msgspec.Meta(min_length=1)]
 Kind = Literal["f_isp", "supervised", "pseudo_only", "mean_teacher", "semi", "average", "choose"]
 Group = Literal["supervised", "method", "chosen", "tried", "ablation", "source"]
 
@@ -268,6 +268,11 @@ def complete_benchmark_options(values: dict[str, Any], source: Source) -> Benchm
     """Check the options, and put presets and changes together: ``systems`` holds `System` afterwards."""
     if "model_type" in values or "tasks" not in values:
         source.fail((), "this is no option file of `basicsr benchmark` (it has no section 'tasks').")
+    # One by one before the whole, for messages that name the key.
+    for name, given in values["tasks"].items() if isinstance(values["tasks"], dict) else ():
+        check_section(given, Task, source, ("tasks", name))
+    for contrast in values["contrasts"] if isinstance(values.get("contrasts"), list) else ():
+        check_section(contrast, Contrast, source, ("contrasts",))
     check_section(values, BenchmarkOptions, source)
     options = msgspec.convert(values, BenchmarkOptions)
     for name, task in options.tasks.items():
