@@ -92,7 +92,7 @@ def test_commands_are_found() -> None:
         "basicsr denoise -opt options/denoise/lolv1.yml",
         "basicsr train --launcher slurm -opt FILE",
         "python scripts/export_onnx.py -opt options/test_lolv1.yml --out retinexformer.onnx",
-        "basicsr benchmark -opt options/benchmarks/lolv1_long_cpu.yml",
+        "basicsr benchmark -opt options/benchmarks/quick.yml",
     ):
         assert expected in commands
 

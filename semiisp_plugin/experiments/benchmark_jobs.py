@@ -12,7 +12,7 @@ import math
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -448,27 +448,23 @@ def _train(options: dict[str, Any], step: Step, progress: bool) -> dict[str, Any
     return {"kept_ratio": sorted(kept.items()), "train_seconds": seconds}
 
 
-def _network(step: Step, name: str = "net_g") -> Callable[[Tensor], Tensor]:
-    """What a training has made, with the f_ISP that its inputs go through."""
+def _network(step: Step, name: str = "net_g") -> torch.nn.Module:
+    """What a training has made, behind the f_ISP that its inputs go through."""
     network = load_network(weights=run_folder(step) / f"{name}_latest.pth").network.eval()
     if "guide" not in step.needs:
         return network
-    guide = _network(step.needs["guide"].needs["f_isp"])
-    return lambda image: network(guide(image))
+    return torch.nn.Sequential(_network(step.needs["guide"].needs["f_isp"]), network)
 
 
 @torch.no_grad()
 def _test(step: Step, data: Data) -> dict[str, Any]:
     """PSNR and SSIM of every test image, at full resolution; the first few outputs are kept, shrunk to be looked at."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     networks = [
-        _network(need, "net_global" if part.startswith("global") else "net_g")
+        _network(need, "net_global" if part.startswith("global") else "net_g").to(device)
         for part, need in step.needs.items()
         if part != "data"
     ]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for network in networks:
-        if isinstance(network, torch.nn.Module):
-            network.to(device)
     folder = step.folder / "outputs"
     folder.mkdir(exist_ok=True)
     scores: dict[str, list[Any]] = {"images": [], "psnr": [], "ssim": []}

@@ -29,7 +29,7 @@ from semiisp_plugin.simulation.look import LOOKS
 
 _Regions = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 _Stops = Annotated[float, msgspec.Meta(ge=-20, le=20)]
-_Folders = str | list[str]
+_Folders = str | Annotated[list[str], msgspec.Meta(min_length=1)]
 Kind = Literal["f_isp", "f_isp_global", "supervised", "pseudo_only", "mean_teacher", "semi", "average", "choose"]
 Group = Literal["supervised", "method", "chosen", "tried", "ablation", "source"]
 
@@ -97,8 +97,9 @@ class System(Strict):
     """One row of the table.
 
     Attributes:
-        kind: What is trained: ``f_isp`` (alone), ``f_isp_global`` (its global network), ``supervised``, ``pseudo_only``, ``mean_teacher``, ``semi``. Or
-            nothing new: ``average`` of the outputs of other systems; or ``choose`` among them by cross-validation.
+        kind: What is trained: ``f_isp`` (alone), ``f_isp_global`` (its global network), ``supervised``,
+            ``pseudo_only``, ``mean_teacher``, ``semi``. Or nothing new: ``average`` of the outputs of other systems; or
+            ``choose`` among them by cross-validation.
         label: For the report.
         group: Where it stands in the report.
         ours: It has settings that the paper does not.
@@ -163,8 +164,8 @@ class Settings(Strict):
         loss: ``mse``, or ``mse_ssim`` (Table 6, with denoising).
         network: The target network's section; ``f_isp`` is the network of f_ISP, with local control.
         warm_start: The target begins with the weights of f_ISP, whose network it must be (ours).
-        rounds: More than 1: the trained target becomes the f_ISP that makes the pseudo ground truths of another
-            phase 2, and so on (ours). Its network must be ``f_isp``.
+        rounds: More than 1: the trained target becomes the f_ISP that makes the pseudo ground truths of another phase
+            2, and so on (ours). Its network must be ``f_isp``.
         guided: The target gets f_ISP's output as its input (ours).
         cache_images: Keep decoded images in memory; switch it off where they do not fit.
         loader_workers: Processes that read images in a training; 0 reads them in the training process.
@@ -275,6 +276,11 @@ def complete_benchmark_options(values: dict[str, Any], source: Source) -> Benchm
     """Check the options, and put presets and changes together: ``systems`` holds `System` afterwards."""
     if "model_type" in values or "tasks" not in values:
         source.fail((), "this is no option file of `basicsr benchmark` (it has no section 'tasks').")
+    # One by one before the whole, for messages that name the key.
+    for name, given in values["tasks"].items() if isinstance(values["tasks"], dict) else ():
+        check_section(given, Task, source, ("tasks", name))
+    for contrast in values["contrasts"] if isinstance(values.get("contrasts"), list) else ():
+        check_section(contrast, Contrast, source, ("contrasts",))
     check_section(values, BenchmarkOptions, source)
     options = msgspec.convert(values, BenchmarkOptions)
     for name, task in options.tasks.items():
@@ -302,6 +308,10 @@ def _check_names(options: BenchmarkOptions, source: Source) -> None:
             source.fail(("systems", name), f"another system has the label '{system.label}'; give them different ones.")
     if all(learns_from_photographs(name, options.systems) for name in options.systems):
         source.fail(("systems",), "without a supervised system (such as 'supervised') there is nothing to gain over.")
+    fewest = min(n for task in options.tasks.values() for n in task.pairs)
+    for name, system in options.systems.items():
+        if system.kind == "choose" and system.folds > fewest:
+            source.fail(("systems", name, "folds"), f"{system.folds} folds of {fewest} pairs; use {fewest} or fewer.")
     for k, contrast in enumerate(options.contrasts):
         for name in (contrast.of, *contrast.over):
             if name not in options.systems:
@@ -342,17 +352,19 @@ def _check_task(task: Task, source: Source, keys: tuple[str, ...]) -> None:
 
 def _check_together(settings: Settings, source: Source, keys: tuple[str, ...]) -> None:
     if settings.network != "f_isp":
-        for key in ("warm_start", "rounds"):
-            if getattr(settings, key) not in (False, 1):
+        for key, used in (("warm_start", settings.warm_start), ("rounds", settings.rounds > 1)):
+            if used:
                 source.fail(keys, f"{key} is for targets with f_ISP's own network; add network: f_isp.")
-    elif settings.guided and settings.warm_start:
-        source.fail(keys, "a guided target does not do what f_ISP does, but what is left; leave out warm_start.")
+    elif settings.guided and (settings.warm_start or settings.rounds > 1):
+        source.fail(
+            keys, "a guided target does what f_ISP leaves to do, not the same; leave out warm_start and rounds."
+        )
 
 
 def _check_among(name: str, systems: Mapping[str, System], source: Source) -> None:
     system = systems[name]
     combines = system.kind in ("average", "choose")
-    if combines != bool(system.among):
+    if len(system.among) < 2 if combines else system.among:
         fix = "name two or more systems" if combines else "leave it out"
         source.fail(("systems", name, "among"), f"a system of the kind '{system.kind}': {fix}.")
     for other in system.among:

@@ -151,9 +151,8 @@ def own_data(pairs_root: str, photos: str, out: Path, settings: Settings, seed: 
         "short_side": 3 * min(settings.size) // 2,
         "max_photographs": 200,
     }
-    return Step("data", seed, {"task": task, "n_pairs": n_pairs}, out, quiet=False), read_pair(found[0])[
-        0
-    ].dtype == np.uint16
+    raw = read_pair(found[0])[0].dtype == np.uint16
+    return Step("data", seed, {"task": task, "n_pairs": n_pairs}, out, quiet=False), raw
 
 
 def report(results: Mapping[str, Mapping[str, float]], counts: list[int], seed: int, what: str, out: Path) -> None:

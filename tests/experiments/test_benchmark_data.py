@@ -1,28 +1,31 @@
 """The data of a repetition: parts without a common scene, decided by the seed, for any number of pairs."""
 
+from pathlib import Path
+
+import msgspec
 import numpy as np
 import pytest
 
-from semiisp_plugin.experiments.benchmark_data import (
-    check_amounts,
-    count_pairs,
-    data_in,
-    fold_of,
-    held_out,
-    make_data,
-)
+from semiisp_plugin.data.pairs import read_pair
+from semiisp_plugin.experiments.benchmark_data import check_amounts, data_in, make_data, make_fold
 from semiisp_plugin.experiments.benchmark_options import Task
 from semiisp_plugin.io.image_io import list_images, read_image, write_image
 
-SIZE = (32, 40)
+
+def keys(pairs) -> set[str]:
+    return {pair.key for pair in pairs}
 
 
-def names(folder) -> list[str]:
-    return [name.partition("_")[2] for name in list_images(folder)]
+def inputs(pairs) -> set[bytes]:
+    return {Path(pair.input).read_bytes() for pair in pairs}
 
 
-def bytes_of(folder) -> set[bytes]:
-    return {(folder / name).read_bytes() for name in list_images(folder)}
+def write_greys(folder, levels) -> None:
+    """Photographs of one grey each, with some noise."""
+    rng = np.random.default_rng(0)
+    for i, level in enumerate(levels):
+        noise = rng.integers(0, 3, (50, 60, 3), np.uint8)
+        write_image(folder / f"{i:02d}.png", np.full((50, 60, 3), level, np.uint8) + noise)
 
 
 @pytest.fixture
@@ -30,100 +33,151 @@ def pairs_task(tiny_data) -> Task:
     pairs = tiny_data / "pairs"
     return Task(
         type="pairs",
+        pairs=[4],
         dataroot_lq=str(pairs / "input"),
         dataroot_gt=str(pairs / "target"),
-        folds=3,
         photographs=str(tiny_data / "photos"),
         short_side=40,
     )
 
 
-def test_folds_are_a_partition():
-    tests = [fold_of(15, 5, fold, seed=4)[1] for fold in range(5)]
-    assert sorted(i for test in tests for i in test) == list(range(15))
-    validation = [fold_of(15, 5, fold, seed=4)[0][:3] for fold in range(5)]
-    assert sorted(i for part in validation for i in part) == list(range(15))
-    for fold in range(5):
-        train, test = fold_of(15, 5, fold, seed=4)
-        assert sorted(train + test) == list(range(15))
-    assert fold_of(15, 5, 0, seed=4) != fold_of(15, 5, 0, seed=5)
-
-
-def test_pairs_are_dealt_out_once(pairs_task, tmp_path):
-    assert count_pairs(pairs_task) == 4
-    make_data(pairs_task, tmp_path / "d", n_pairs=4, n_validation=1, size=SIZE, seed=0, fold=1)
+def test_every_pair_that_is_not_trained_on_is_tested(pairs_task, tmp_path, tiny_data):
+    make_data(pairs_task, tmp_path / "d", n_pairs=4, seed=0)
     data = data_in(tmp_path / "d")
-    parts = [names(part.target) for part in (data.labelled, data.validation, data.test)]
-    assert [len(part) for part in parts] == [3, 1, 2]
-    assert len({name for part in parts for name in part}) == 6
-    for part in (data.labelled, data.validation, data.test):
-        assert list_images(part.input) == list_images(part.target)
-    # 16-bit inputs stay 16-bit, targets and photographs are 8-bit; all have the short side asked for.
-    assert read_image(data.test.input / list_images(data.test.input)[0]).dtype == np.uint16
+    assert [len(keys(part)) for part in (data.originals, data.test)] == [4, 2]
+    assert keys(data.originals) | keys(data.test) == {f"{i:02d}" for i in range(6)}
+    # Tests and originals are at full resolution, what is trained on has the short side asked for, in the same order.
+    # 16-bit inputs stay 16-bit, targets and photographs are 8-bit.
+    names = list_images(data.labelled.input)
+    assert names == list_images(data.labelled.target) == [f"{i:04d}.png" for i in range(4)]
+    for pair, name in zip(data.originals, names, strict=True):
+        full, small = (
+            read_pair(pair),
+            [read_image(folder / name) for folder in (data.labelled.input, data.labelled.target)],
+        )
+        assert [image.shape for image in (*full, *small)] == [(48, 64, 3)] * 2 + [(40, 53, 3)] * 2
+        assert [image.dtype for image in small] == [np.uint16, np.uint8]
+        assert small[1].mean() == pytest.approx(full[1].mean(), abs=1)
+    assert {read_pair(pair)[1].shape for pair in data.test} == {(48, 64, 3)}
     assert len(list_images(data.photos)) == 4  # the damaged one takes no part
-    for folder in (data.labelled.input, data.labelled.target, data.photos):
-        assert min(read_image(folder / list_images(folder)[0]).shape[:2]) == 40
+    assert min(read_image(data.photos / list_images(data.photos)[0]).shape[:2]) == 40
+    # Another seed deals them otherwise; with a test set of its own, that is the test.
+    make_data(pairs_task, tmp_path / "d", n_pairs=4, seed=3)
+    assert keys(data_in(tmp_path / "d").test) != keys(data.test)
+    tests = {f"test_{end}": str(tiny_data / "test" / kind) for end, kind in (("lq", "input"), ("gt", "target"))}
+    make_data(msgspec.structs.replace(pairs_task, **tests), tmp_path / "own", n_pairs=6, seed=0)
+    assert inputs(data_in(tmp_path / "own").test) == {p.read_bytes() for p in (tiny_data / "test" / "input").iterdir()}
+
+
+def test_photographs_as_they_are(pairs_task, tmp_path):
+    """Without a size or number asked for, nothing is copied."""
+    make_data(msgspec.structs.replace(pairs_task, short_side=None), tmp_path / "d", n_pairs=4, seed=0)
+    assert data_in(tmp_path / "d").photos == Path(pairs_task.photographs)
+
+
+def test_folds_are_a_partition_of_the_labelled_pairs(pairs_task, tmp_path):
+    make_data(pairs_task, tmp_path / "d", n_pairs=5, seed=1)
+    data = data_in(tmp_path / "d")
+    tested = []
+    for k in range(3):
+        make_fold(data, tmp_path / str(k), k, 3)
+        fold = data_in(tmp_path / str(k))
+        assert sorted([*fold.originals, *fold.test]) == sorted(data.originals)
+        assert fold.photos == data.photos
+        left = [read_image(fold.labelled.target / name).mean() for name in list_images(fold.labelled.input)]
+        assert left == pytest.approx([read_pair(pair)[1].mean() for pair in fold.originals], abs=1)
+        tested += fold.test
+    assert sorted(tested) == sorted(data.originals)
+
+
+def test_several_folders_are_one_pool(pairs_task, tmp_path, tiny_data):
+    """In which names are unique, though the folders have files of one name."""
+    roots = {
+        f"dataroot_{end}": [str(tiny_data / part / kind) for part in ("pairs", "test")]
+        for end, kind in (("lq", "input"), ("gt", "target"))
+    }
+    make_data(msgspec.structs.replace(pairs_task, **roots), tmp_path / "d", n_pairs=5, seed=0)
+    data = data_in(tmp_path / "d")
+    assert len(inputs([*data.originals, *data.test])) == 8
+    assert keys([*data.originals, *data.test]) == {*(f"0/{i:02d}" for i in range(6)), "1/00", "1/01"}
+
+
+def test_narrow_pairs_are_alike(pairs_task, tmp_path):
+    """Their brightness spreads less than that of random ones; which kind it is, is the seed's."""
+    levels = np.random.default_rng(5).permutation(np.linspace(10, 240, 16).astype(int))
+    for kind in ("input", "target"):
+        write_greys(tmp_path / kind, levels)
+    roots = {f"dataroot_{end}": str(tmp_path / kind) for end, kind in (("lq", "input"), ("gt", "target"))}
+    spread: dict[bool, list[float]] = {True: [], False: []}
+    means = set()
+    for narrow, spreads in spread.items():
+        task = msgspec.structs.replace(pairs_task, **roots, narrow=narrow)
+        for seed in range(4):
+            make_data(task, tmp_path / "d", n_pairs=4, seed=seed)
+            data = data_in(tmp_path / "d")
+            assert len(keys([*data.originals, *data.test])) == 16
+            chosen = [read_pair(pair)[1].mean() for pair in data.originals]
+            spreads.append(float(np.std(chosen)))
+            means.add((narrow, round(float(np.mean(chosen)))))
+    assert max(spread[True]) < min(spread[False])
+    assert len(means) == 8
 
 
 def test_too_few_pairs(pairs_task):
-    with pytest.raises(ValueError, match=r"5 labelled pairs are asked for; .* leaves 4"):
-        check_amounts(pairs_task, 5)
-    check_amounts(pairs_task, 4)
-    with pytest.raises(ValueError, match="leave 1 to train on"):
-        held_out(4, 3)
-    assert [held_out(n, "auto") for n in (8, 12, 16, 50, 100)] == [3, 3, 3, 10, 10]
+    with pytest.raises(ValueError, match=r"6 labelled pairs are asked for; .* leaves 5"):
+        check_amounts(pairs_task, 6)
+    check_amounts(pairs_task, 5)
+    with pytest.raises(ValueError, match="1 labelled pair is too few"):
+        check_amounts(pairs_task, 1)
 
 
 @pytest.mark.parametrize("packaged", [False, True])
 def test_simulated_parts(tmp_path, packaged):
-    rng = np.random.default_rng(0)
     photos = tmp_path / "photos"
-    if not packaged:
-        photos.mkdir()
-        for i in range(12):
-            write_image(
-                photos / f"{i}.png",
-                np.full((50, 60, 3), 20 * i + 5, np.uint8) + rng.integers(0, 3, (50, 60, 3), np.uint8),
-            )
-    task = Task(type="simulation", photographs=None if packaged else str(photos), tests=3, max_photographs=5)
-    for n in (4, 6):
-        make_data(task, tmp_path / f"{n}", n_pairs=n, n_validation=2, size=SIZE, seed=3, fold=None)
-    small, large = (data_in(tmp_path / f"{n}") for n in (4, 6))
-    assert len(list_images(small.labelled.input)) == 2
-    assert len(list_images(large.labelled.input)) == 4
-    # The test and validation pairs are the same whatever the number of pairs, and fewer pairs are among more.
-    for part in ("test", "validation"):
-        assert bytes_of(getattr(small, part).input) == bytes_of(getattr(large, part).input)
-    assert bytes_of(small.labelled.target) < bytes_of(large.labelled.target)
-    inputs = [bytes_of(part.input) for part in (large.labelled, large.validation, large.test)]
-    assert len(set().union(*inputs)) == sum(len(part) for part in inputs)
-    assert len(list_images(large.photos)) == (5 if packaged else 3)
+    write_greys(photos, range(5, 245, 20))
+    task = Task(
+        type="simulation",
+        pairs=[2, 4],
+        photographs=None if packaged else str(photos),
+        tests=3,
+        max_photographs=5,
+        simulated_size=(40, 50),
+        short_side=32,
+    )
+    for n in (2, 4):
+        make_data(task, tmp_path / f"{n}", n_pairs=n, seed=3)
+    small, large = (data_in(tmp_path / f"{n}") for n in (2, 4))
+    assert len(small.originals) == 2
+    assert len(large.originals) == len(list_images(large.labelled.input)) == 4
+    assert {read_pair(pair)[0].shape for pair in (*large.originals, *large.test)} == {(40, 50, 3)}
+    assert read_image(large.labelled.input / "0000.png").shape == (32, 40, 3)
+    # The test pairs are the same whatever the number of pairs, and fewer pairs are among more.
+    assert inputs(small.test) == inputs(large.test)
+    assert inputs(small.originals) < inputs(large.originals)
+    assert len(inputs([*large.originals, *large.test])) == len(keys([*large.originals, *large.test])) == 7
+    assert len(list_images(large.photos)) == 5
     if not packaged:
         # Every photograph is of one grey, which its targets keep apart: no photograph serves two parts.
-        greys = [
-            {round(float(read_image(folder / name).mean()) / 4) for name in list_images(folder)}
-            for folder in (large.labelled.target, large.validation.target, large.test.target)
-        ]
-        assert not greys[0] & greys[1] and not greys[0] & greys[2] and not greys[1] & greys[2]  # noqa: PT018
+        parts = [[read_pair(pair)[1] for pair in part] for part in (large.originals, large.test)]
+        greys = [{round(float(picture.mean()) / 4) for picture in part} for part in parts]
+        assert not greys[0] & greys[1]
     again = tmp_path / "again"
-    make_data(task, again, n_pairs=6, n_validation=2, size=SIZE, seed=3, fold=None)
-    assert bytes_of(data_in(again).test.input) == bytes_of(large.test.input)
-    make_data(task, again, n_pairs=6, n_validation=2, size=SIZE, seed=4, fold=None)
-    assert bytes_of(data_in(again).test.input) != bytes_of(large.test.input)
+    make_data(task, again, n_pairs=4, seed=3)
+    assert inputs(data_in(again).test) == inputs(large.test)
+    make_data(task, again, n_pairs=4, seed=4)
+    assert inputs(data_in(again).test) != inputs(large.test)
 
 
 def test_simulation_leaves_some_unlabelled(tmp_path, tiny_data):
-    task = Task(type="simulation", photographs=str(tiny_data / "photos"), tests=2)
+    task = Task(type="simulation", pairs=[3], photographs=str(tiny_data / "photos"), tests=2)
     with pytest.raises(ValueError, match="leave none without a label"):
-        make_data(task, tmp_path / "d", n_pairs=3, n_validation=1, size=SIZE, seed=0, fold=None)
+        make_data(task, tmp_path / "d", n_pairs=3, seed=0)
 
 
 def test_photographs_that_cannot_be_read_take_no_part(tmp_path, capsys):
-    rng = np.random.default_rng(0)
-    for i in range(6):
-        write_image(tmp_path / "photos" / f"{i}.png", rng.integers(0, 255, (50, 60, 3), np.uint8))
+    write_greys(tmp_path / "photos", range(5, 245, 40))
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"no picture")
-    task = Task(type="simulation", photographs=str(tmp_path / "photos"), tests=2)
-    make_data(task, tmp_path / "d", n_pairs=3, n_validation=1, size=SIZE, seed=0, fold=None)
+    task = Task(type="simulation", pairs=[3], photographs=str(tmp_path / "photos"), tests=2)
+    make_data(task, tmp_path / "d", n_pairs=3, seed=0)
     assert len(list_images(data_in(tmp_path / "d").photos)) == 1
     assert "broken.jpg" in capsys.readouterr().out
