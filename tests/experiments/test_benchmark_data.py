@@ -1,5 +1,6 @@
 """The data of a repetition: parts without a common scene, decided by the seed, for any number of pairs."""
 
+import itertools
 from pathlib import Path
 
 import msgspec
@@ -61,18 +62,13 @@ def test_every_pair_that_is_not_trained_on_is_tested(pairs_task, tmp_path, tiny_
     assert {read_pair(pair)[1].shape for pair in data.test} == {(48, 64, 3)}
     assert len(list_images(data.photos)) == 4  # the damaged one takes no part
     assert min(read_image(data.photos / list_images(data.photos)[0]).shape[:2]) == 40
-    # Another seed deals them otherwise; with a test set of its own, that is the test.
-    make_data(pairs_task, tmp_path / "d", n_pairs=4, seed=3)
-    assert keys(data_in(tmp_path / "d").test) != keys(data.test)
+    make_data(pairs_task, tmp_path / "other", n_pairs=4, seed=3)
+    assert keys(data_in(tmp_path / "other").test) != keys(data.test)
+    # With a test set of its own, that is the test. Photographs that are taken as they are, are not copied.
     tests = {f"test_{end}": str(tiny_data / "test" / kind) for end, kind in (("lq", "input"), ("gt", "target"))}
-    make_data(msgspec.structs.replace(pairs_task, **tests), tmp_path / "own", n_pairs=6, seed=0)
+    make_data(msgspec.structs.replace(pairs_task, **tests, short_side=None), tmp_path / "own", n_pairs=6, seed=0)
+    assert data_in(tmp_path / "own").photos == Path(pairs_task.photographs)
     assert inputs(data_in(tmp_path / "own").test) == {p.read_bytes() for p in (tiny_data / "test" / "input").iterdir()}
-
-
-def test_photographs_as_they_are(pairs_task, tmp_path):
-    """Without a size or number asked for, nothing is copied."""
-    make_data(msgspec.structs.replace(pairs_task, short_side=None), tmp_path / "d", n_pairs=4, seed=0)
-    assert data_in(tmp_path / "d").photos == Path(pairs_task.photographs)
 
 
 def test_folds_are_a_partition_of_the_labelled_pairs(pairs_task, tmp_path):
@@ -104,37 +100,38 @@ def test_several_folders_are_one_pool(pairs_task, tmp_path, tiny_data):
 
 def test_narrow_pairs_are_alike(pairs_task, tmp_path):
     """Their brightness spreads less than that of random ones; which kind it is, is the seed's."""
-    levels = np.random.default_rng(5).permutation(np.linspace(10, 240, 16).astype(int))
     for kind in ("input", "target"):
-        write_greys(tmp_path / kind, levels)
-    roots = {f"dataroot_{end}": str(tmp_path / kind) for end, kind in (("lq", "input"), ("gt", "target"))}
-    spread: dict[bool, list[float]] = {True: [], False: []}
-    means = set()
-    for narrow, spreads in spread.items():
+        write_greys(tmp_path / kind, np.random.default_rng(5).permutation(np.linspace(10, 240, 16).astype(int)))
+    roots = {"dataroot_lq": str(tmp_path / "input"), "dataroot_gt": str(tmp_path / "target")}
+    spread, means = {}, set()
+    for narrow, seed in itertools.product((True, False), range(4)):
         task = msgspec.structs.replace(pairs_task, **roots, narrow=narrow)
-        for seed in range(4):
-            make_data(task, tmp_path / "d", n_pairs=4, seed=seed)
-            data = data_in(tmp_path / "d")
-            assert len(keys([*data.originals, *data.test])) == 16
-            chosen = [read_pair(pair)[1].mean() for pair in data.originals]
-            spreads.append(float(np.std(chosen)))
-            means.add((narrow, round(float(np.mean(chosen)))))
-    assert max(spread[True]) < min(spread[False])
+        make_data(task, tmp_path / "d", n_pairs=4, seed=seed)
+        data = data_in(tmp_path / "d")
+        assert len(keys([*data.originals, *data.test])) == 16
+        levels = [read_pair(pair)[1].mean() for pair in data.originals]
+        spread[narrow, seed] = np.std(levels)
+        means.add((narrow, round(np.mean(levels))))
+    assert max(spread[True, seed] for seed in range(4)) < min(spread[False, seed] for seed in range(4))
     assert len(means) == 8
 
 
-def test_too_few_pairs(pairs_task):
+def test_too_few(pairs_task, tmp_path):
     with pytest.raises(ValueError, match=r"6 labelled pairs are asked for; .* leaves 5"):
         check_amounts(pairs_task, 6)
     check_amounts(pairs_task, 5)
     with pytest.raises(ValueError, match="1 labelled pair is too few"):
         check_amounts(pairs_task, 1)
+    simulation = Task(type="simulation", pairs=[3], photographs=pairs_task.photographs, tests=2)
+    with pytest.raises(ValueError, match="leave none without a label"):
+        make_data(simulation, tmp_path / "d", n_pairs=3, seed=0)
 
 
 @pytest.mark.parametrize("packaged", [False, True])
-def test_simulated_parts(tmp_path, packaged):
+def test_simulated_parts(tmp_path, packaged, capsys):
     photos = tmp_path / "photos"
     write_greys(photos, range(5, 245, 20))
+    (photos / "broken.jpg").write_bytes(b"no picture")
     task = Task(
         type="simulation",
         pairs=[2, 4],
@@ -157,27 +154,13 @@ def test_simulated_parts(tmp_path, packaged):
     assert len(inputs([*large.originals, *large.test])) == len(keys([*large.originals, *large.test])) == 7
     assert len(list_images(large.photos)) == 5
     if not packaged:
+        assert "broken.jpg" in capsys.readouterr().out  # and takes no part
         # Every photograph is of one grey, which its targets keep apart: no photograph serves two parts.
         parts = [[read_pair(pair)[1] for pair in part] for part in (large.originals, large.test)]
-        greys = [{round(float(picture.mean()) / 4) for picture in part} for part in parts]
-        assert not greys[0] & greys[1]
+        labelled, test = ({round(float(picture.mean()) / 4) for picture in part} for part in parts)
+        assert not labelled & test
     again = tmp_path / "again"
     make_data(task, again, n_pairs=4, seed=3)
     assert inputs(data_in(again).test) == inputs(large.test)
     make_data(task, again, n_pairs=4, seed=4)
     assert inputs(data_in(again).test) != inputs(large.test)
-
-
-def test_simulation_leaves_some_unlabelled(tmp_path, tiny_data):
-    task = Task(type="simulation", pairs=[3], photographs=str(tiny_data / "photos"), tests=2)
-    with pytest.raises(ValueError, match="leave none without a label"):
-        make_data(task, tmp_path / "d", n_pairs=3, seed=0)
-
-
-def test_photographs_that_cannot_be_read_take_no_part(tmp_path, capsys):
-    write_greys(tmp_path / "photos", range(5, 245, 40))
-    (tmp_path / "photos" / "broken.jpg").write_bytes(b"no picture")
-    task = Task(type="simulation", pairs=[3], photographs=str(tmp_path / "photos"), tests=2)
-    make_data(task, tmp_path / "d", n_pairs=3, seed=0)
-    assert len(list_images(data_in(tmp_path / "d").photos)) == 1
-    assert "broken.jpg" in capsys.readouterr().out

@@ -10,42 +10,51 @@ from semiisp_plugin.experiments.benchmark import check_effects
 from semiisp_plugin.experiments.benchmark_options import PRESETS, learns_from_photographs, load_benchmark_options
 from semiisp_plugin.options import OptionError
 
+GUIDED = {"network": "f_isp", "guided": True}
 OPTIONS = sorted((ROOT / "options" / "benchmarks").glob("*.yml"))
-OF_F_ISP = {"network": "f_isp"}
-
-
-def systems(**more) -> dict:
-    return {"systems": {"supervised": None, "paper": None, **more}}
-
-
-def task(**changes) -> dict:
-    return {"tasks": {"t": {"type": "simulation", "pairs": [8], **changes}}}
+BASE = """
+name: b
+tasks: {t: {type: simulation, pairs: [8]}, real: {type: pairs, pairs: [8], dataroot_lq: ., dataroot_gt: ., photographs: .}}
+systems:
+  f_isp:
+  supervised:
+  paper:
+  no_opf: {settings: {draws: 2}}
+  own: {kind: semi, settings: {beta: 3.0}}
+  best: {kind: choose, among: [supervised, own], group: chosen}
+  mean: {kind: average, among: [supervised, f_isp], group: tried}
+contrasts: [{title: gain, of: paper, over: [supervised]}]
+"""
 
 
 @pytest.fixture
 def load(tmp_path):
-    def load(**changes):
+    """Reads `BASE` with changes: of a section, what is changed in it; without systems that are not asked for."""
+
+    def load(changes=None, only=None):
+        values = yaml.safe_load(BASE)
+        if only:
+            values.update(systems={name: values["systems"][name] for name in only}, contrasts=[])
+        for keys, value in (changes or {}).items():
+            *parents, last = keys.split(":")
+            section = values
+            for key in parents:
+                section[key] = section.get(key) or {}
+                section = section[key]
+            section[last] = value
         path = tmp_path / "b.yml"
-        path.write_text(yaml.safe_dump({"name": "b", **task(), **systems(), **changes}, sort_keys=False))
+        path.write_text(yaml.safe_dump(values, sort_keys=False))
         return load_benchmark_options(path)
 
     return load
 
 
 def test_presets_and_changes(load):
-    loaded = load(
-        **systems(
-            no_opf={"settings": {"draws": 2}},
-            own={"kind": "semi", "settings": {"beta": 3.0}},
-            best={"kind": "choose", "among": ["supervised", "own"], "group": "chosen"},
-            alone={"kind": "average", "among": ["supervised", "f_isp"]},
-            f_isp=None,
-        )
-    )
+    loaded = load()
     assert loaded.systems["no_opf"].settings == {"beta": math.inf, "draws": 2}  # settings are put together
     assert loaded.systems["own"].label == "own"
     assert PRESETS["no_opf"].settings == {"beta": math.inf}  # and the preset is left alone
-    assert [learns_from_photographs(name, loaded.systems) for name in ("best", "alone", "own")] == [True, False, True]
+    assert [learns_from_photographs(name, loaded.systems) for name in ("best", "mean", "own")] == [True, False, True]
 
 
 def test_the_papers_setting_is_the_papers():
@@ -55,56 +64,50 @@ def test_the_papers_setting_is_the_papers():
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("key", "value", "message"),
     [
-        ({"systems": {"superviced": None}}, r"no system of that name; did you mean 'supervised'\?"),
-        ({"systems": {"paper": None}}, "without a supervised system"),
-        (systems(supervised={"settings": {"bta": 1}}), r"systems:supervised:settings:bta: unknown key"),
-        (systems(supervised={"search": {"lr": [1e-3]}}), r"systems:supervised:search: unknown key"),
-        (systems(supervised={"kind": "superb"}), r"systems:supervised:kind"),
-        (systems(supervised=3), "give a section, or nothing"),
-        (systems(again={"kind": "semi", "label": PRESETS["paper"].label}), "another system has the label"),
-        (systems(best={"kind": "choose"}), "systems:best:among: .* name two or more systems"),
-        (systems(mean={"kind": "average", "among": ["paper"]}), "systems:mean:among: .* name two or more systems"),
-        (systems(own={"kind": "semi", "among": ["paper", "supervised"]}), "systems:own:among: .* leave it out"),
-        (
-            systems(best={"kind": "choose", "among": ["paper", "supervise"]}),
-            r"'supervise' is none of the systems; did you mean 'supervised'\?",
-        ),
-        (systems(best={"kind": "choose", "among": ["best", "paper"]}), "'best' is itself of the kind 'choose'"),
-        (systems(best={"kind": "choose", "among": ["paper", "supervised"], "folds": 9}), "folds: 9 folds of 8 pairs"),
-        (systems(own={"kind": "semi", "settings": {"warm_start": True}}), "systems:own: warm_start .*network: f_isp"),
-        (systems(own={"kind": "semi", "settings": {"rounds": 2}}), "systems:own: rounds .*network: f_isp"),
-        (
-            systems(own={"kind": "semi", "settings": {**OF_F_ISP, "guided": True, "warm_start": True}}),
-            "leave out warm_start and rounds",
-        ),
-        (
-            systems(own={"kind": "semi", "settings": {**OF_F_ISP, "guided": True, "rounds": 2}}),
-            "leave out warm_start and rounds",
-        ),
-        ({"settings": {"network": {"type": "SepLUTT"}}}, r"settings:network:type: no network 'SepLUTT'"),
-        ({"settings": {"network": {"type": "SepLUT", "rank": 3}}}, r"settings:network:rank: SepLUT has no such option"),
-        ({"seed": [1]}, "unknown key; did you mean 'seeds'"),
-        ({"seeds": []}, "seeds: .*length"),
-        ({"seeds": [1, 1]}, "seeds: a number stands there twice"),
-        ({"contrasts": [{"title": "x", "of": "papper", "over": ["supervised"]}]}, "'papper' .* did you mean 'paper'"),
-        ({"tasks": {}}, "tasks: .*length"),
-        (task(pairs=[0]), "tasks:t:pairs"),
-        (task(pairs=[]), "tasks:t:pairs: .*length"),
-        (task(pairs=[8, 8]), "tasks:t:pairs: a number stands there twice"),
-        (task(look="defalt"), r"tasks:t:look: no look 'defalt'; did you mean 'default'\?"),
-        (task(photographs="nowhere"), "tasks:t:photographs: there is no folder nowhere"),
-        (task(narrow=True), "tasks:t:narrow: .* makes its own pairs"),
-        (task(type="pairs", noise=True), "tasks:t:noise: .*simulates nothing"),
-        (task(type="pairs"), "tasks:t: .* needs the key 'dataroot_lq'"),
-        (task(type="pairs", dataroot_lq=["."], dataroot_gt=[".", "."], photographs="."), "give as many folders"),
-        (task(type="pairs", dataroot_lq=".", dataroot_gt=".", photographs=".", test_lq="."), "test_gt, or neither"),
+        ("systems:superviced", None, r"no system of that name; did you mean 'supervised'\?"),
+        ("systems", {"paper": None}, "without a supervised system"),
+        ("systems:own:settings:bta", 1, "systems:own:settings:bta: unknown key"),
+        ("systems:own:search", {"lr": [1e-3]}, "systems:own:search: unknown key"),
+        ("systems:own:kind", "superb", "systems:own:kind"),
+        ("systems:own", 3, "give a section, or nothing"),
+        ("systems:own:label", PRESETS["paper"].label, "another system has the label"),
+        ("systems:own:among", ["paper"], "systems:own:among: .* leave it out"),
+        ("systems:own:settings:warm_start", True, "systems:own: warm_start .* add network: f_isp"),
+        ("systems:own:settings:rounds", 2, "systems:own: rounds .* add network: f_isp"),
+        ("systems:own:settings", {**GUIDED, "warm_start": True}, "systems:own: .* leave out warm_start and rounds"),
+        ("systems:own:settings", {**GUIDED, "rounds": 2}, "systems:own: .* leave out warm_start and rounds"),
+        ("systems:best:among", [], "systems:best:among: .* name two or more systems"),
+        ("systems:mean:among", ["paper"], "systems:mean:among: .* name two or more systems"),
+        ("systems:best:among", ["own", "papper"], r"'papper' is none of the systems; did you mean 'paper'\?"),
+        ("systems:best:among", ["own", "best"], "'best' is itself of the kind 'choose'"),
+        ("systems:best:folds", 9, "systems:best:folds: 9 folds of 8 pairs; use 8 or fewer"),
+        ("settings:network", {"type": "SepLUTT"}, "settings:network:type: no network 'SepLUTT'"),
+        ("settings:network", {"type": "SepLUT", "rank": 3}, "settings:network:rank: SepLUT has no such option"),
+        ("seed", [1], "unknown key; did you mean 'seeds'"),
+        ("seeds", [], "seeds: .*length"),
+        ("seeds", [1, 1], "seeds: a number stands there twice"),
+        ("contrasts", [{"title": "x", "of": "papper", "over": ["own"]}], "'papper' .* did you mean 'paper'"),
+        ("contrasts", [{"title": "x"}], "contrasts: the key 'of' is missing"),
+        ("tasks", {}, "tasks: .*length"),
+        ("tasks:t", None, "tasks:t: expected a section, not empty"),
+        ("tasks:t:pairs", [0], "tasks:t:pairs: expected a whole number"),
+        ("tasks:t:pairs", [], "tasks:t:pairs: .*length"),
+        ("tasks:t:pairs", [8, 8], "tasks:t:pairs: a number stands there twice"),
+        ("tasks:t:look", "defalt", r"tasks:t:look: no look 'defalt'; did you mean 'default'\?"),
+        ("tasks:t:photographs", "nowhere", "tasks:t:photographs: there is no folder nowhere"),
+        ("tasks:t:narrow", True, "tasks:t:narrow: .* makes its own pairs"),
+        ("tasks:real:noise", True, "tasks:real:noise: .*simulates nothing"),
+        ("tasks:real:dataroot_lq", None, "tasks:real: .* needs the key 'dataroot_lq'"),
+        ("tasks:real:dataroot_gt", [".", "."], "tasks:real:dataroot_gt: give as many folders"),
+        ("tasks:real:dataroot_lq", [], "tasks:real:dataroot_lq: .*length"),
+        ("tasks:real:test_lq", ".", "tasks:real: give test_lq and test_gt, or neither"),
     ],
 )
-def test_mistakes_are_named(load, changes, message):
+def test_mistakes_are_named(load, key, value, message):
     with pytest.raises(OptionError, match=message):
-        load(**changes)
+        load({key: value})
 
 
 def test_other_files_are_refused(tmp_path):
@@ -133,17 +136,10 @@ def test_every_option_file_is_valid(path, tmp_path, monkeypatch, capsys):
     assert not capsys.readouterr().out
 
 
-def test_common_settings_without_effect_are_named(load, capsys):
-    check_effects(load(systems={"supervised": None}, settings={"noise": "paper", "lr": 2e-3}))
+def test_settings_without_effect_are_named(load, capsys):
+    check_effects(load({"settings": {"noise": "paper", "lr": 2e-3}}, only=["supervised"]))
     assert capsys.readouterr().out == "Note: settings:noise: nothing that these systems do depends on it.\n"
-
-
-def test_settings_without_effect_are_named(load):
-    check_effects(load(systems={"supervised": {"settings": {"lr": 2e-3}}}))
-    for name, given in (
-        ("supervised", {"settings": {"beta": 2.0}}),
-        ("mean", {"kind": "average", "among": ["supervised", "f_isp"], "settings": {"lr": 2e-3}}),
-    ):
-        loaded = load(systems={"supervised": None, "f_isp": None, name: given})
-        with pytest.raises(ValueError, match=f"systems:{name}:settings:(beta|lr): nothing that"):
-            check_effects(loaded)
+    check_effects(load({"systems:supervised:settings:lr": 2e-3}))
+    for place in ("supervised:settings:beta", "mean:settings:lr"):
+        with pytest.raises(ValueError, match=f"systems:{place}: nothing that this system does depends on it"):
+            check_effects(load({f"systems:{place}": 0.5}))

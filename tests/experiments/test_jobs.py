@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from semiisp_plugin.experiments.jobs import Job, JobError, Record, Runner, perform, statuses
+from semiisp_plugin.experiments.jobs import Job, JobError, Record, Runner, own_folder, perform, statuses
 
 
 @dataclass
@@ -98,3 +99,42 @@ def test_a_failure_takes_along_only_what_needs_it(tmp_path):
     assert runner.result(other) == {"runs": 1}
     assert runner.result(after) is None
     assert not after.runs
+
+
+def test_a_result_cut_short_does_not_count(tmp_path):
+    record = Record(tmp_path / "result.json")
+    assert record.read() == {}
+    record.file.write_text('{"seconds": 1')
+    assert record.read() == {}
+
+
+def test_folders_of_others_are_left_alone(tmp_path):
+    (tmp_path / "holiday.txt").write_text("sun")
+    with (
+        pytest.raises(FileExistsError, match="was not written by `basicsr benchmark`"),
+        own_folder(tmp_path, "benchmark", "out"),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.txt"]
+    again = tmp_path / "new"
+    with own_folder(again, "benchmark", "out"):
+        (again / "sub").mkdir()
+        (again / "report.md").write_text("")
+    with own_folder(again, "benchmark", "out"):
+        assert (again / "report.md").is_file()
+    with own_folder(again, "benchmark", "out", empty=True):
+        assert not (again / "report.md").exists()
+        assert not (again / "sub").exists()
+
+
+def test_one_owner(tmp_path, monkeypatch):
+    """What another process is writing is neither written nor deleted."""
+    monkeypatch.setattr("semiisp_plugin.io.locks.PATIENCE", 0.0)
+    with own_folder(tmp_path, "benchmark", "out"):
+        (tmp_path / "report.md").write_text("")
+        with (
+            pytest.raises(ValueError, match=rf"is being written by .* process {os.getpid()} .*another \(out\)"),
+            own_folder(tmp_path, "benchmark", "out", empty=True),
+        ):
+            pass
+        assert (tmp_path / "report.md").exists()
