@@ -202,7 +202,10 @@ class OnlineDataset(Dataset, kw_only=True):
 
 
 class Noise(Strict):
-    """Upper bounds of the variances of eq. 15: sigma_s^2 and sigma_r^2, of white and white squared (Sec. A.3)."""
+    """Upper bounds of the variances of eq. 15: sigma_s^2 and sigma_r^2, of white and white squared (Sec. A.3).
+
+    Noisy inputs are clamped to [0, 1] and not rounded to 8 bits (ours).
+    """
 
     shot_variance: Annotated[NotNegative, doc("Of the shot noise.")] = 0.01
     read_variance: Annotated[NotNegative, doc("Of the read noise.")] = 0.0002
@@ -597,7 +600,10 @@ class PseudoOptions(Strict):
     ] = 1
     input_bits: Annotated[
         Literal[8, 16],
-        doc("Bits of the stored pseudo inputs: 16, or 8 where the real inputs have no more.", decides="entries"),
+        doc(
+            "Bits of the stored pseudo inputs: 16, or 8 where the real inputs have no more. Rounded before noise.",
+            decides="entries",
+        ),
     ] = 16
     png_compression: Annotated[
         Annotated[int, msgspec.Meta(ge=0, le=9)] | Literal["fast"],
