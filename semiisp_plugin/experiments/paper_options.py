@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from semiisp_plugin.data.auto_settings import PAPER_BATCH
+from semiisp_plugin.data.table6 import PAPER_BATCH, settings_for
 from semiisp_plugin.experiments.annotated_yaml import plain, write_yaml
 from semiisp_plugin.experiments.paper_settings import (
     BANK_SIZE,
@@ -28,7 +28,6 @@ from semiisp_plugin.experiments.paper_settings import (
     Task,
     column,
     ours,
-    table_6,
 )
 from semiisp_plugin.options import nearest
 from semiisp_plugin.pseudo.noise import READ_VARIANCE, SHOT_VARIANCE
@@ -307,7 +306,7 @@ def _pseudo(e: Experiment) -> dict[str, Any]:
 
 def _semi(e: Experiment) -> dict[str, Any]:
     task, col = e.task, column(e.task, e.pairs)
-    table, source = table_6(task, e.pairs), f'Table 6, "{col}"'
+    table, source = settings_for(e.pairs, task.denoising.value), f'Table 6, "{col}"'
     noisy = task.denoising.value
     pseudo = f"datasets/pseudo_{e.shared}"
     train_set = {

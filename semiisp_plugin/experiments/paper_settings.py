@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, TypeVar
 
-from semiisp_plugin.data import auto_settings
 from semiisp_plugin.report.paper_figures import ENHANCEMENT, GENERAL_ISP, TONE_MAPPING
 
 T = TypeVar("T")
@@ -219,7 +218,7 @@ FLOOR = 0.001
 SEMI_LR = 1e-4
 SEMI_ITERATIONS = 40_000
 DENOISING_CROP = 128
-"""Table 6: of all columns, and the crop of the one with denoising. N_r, N_p and beta: `table_6`."""
+"""Table 6: of all columns, and the crop of the one with denoising. N_r, N_p and beta: `data.table6`."""
 
 
 def column(task: Task, pairs: int) -> Column:
@@ -227,11 +226,6 @@ def column(task: Task, pairs: int) -> Column:
     if task.denoising.value:
         return "w/ denoising"
     return "<= 100" if pairs <= 100 else "<= 1000" if pairs <= 1000 else "> 1000"
-
-
-def table_6(task: Task, pairs: int) -> auto_settings.Settings:
-    """N_r and beta of phase 2; the batch is of `auto_settings.PAPER_BATCH` samples."""
-    return auto_settings.paper_settings(pairs, task.denoising.value)
 
 
 # --- target models ---------------------------------------------------------------------------------------------------

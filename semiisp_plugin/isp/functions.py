@@ -252,6 +252,9 @@ def gamma_tone_map(image: Tensor, g1: Tensor, g2: Tensor, k: Tensor) -> Tensor:
     bends it towards white. Strictly increasing for ``g1 > 0``, ``0 < g2 < 1 + e^2 = 8.389`` and ``k`` in [0, 1]
     (``1/u + b (1 + ln u)`` with ``b = g2 - 1`` has its minimum ``b (2 - ln b)``, positive iff ``b < e^2``).
 
+    Our reading, about 85 % certain: ``k`` may stand where the 1 leads numerator and denominator. The error that the
+    paper gives of its table (Sec. A.2) cannot decide between the two.
+
     Args:
         image: ``(N, 3, H, W)`` in [0, 1].
         g1: > 0.
@@ -282,9 +285,9 @@ TONE_UNIT = {1: 4, -1: 1}
 def inverse_tone_map(image: Tensor, g3: Tensor, g4: Tensor, k2: Tensor, sign: int = 1) -> Tensor:
     """Inverse tone mapping f_IT (eq. 22), the first function of the image enhancement variant.
 
-    ``i ^ [ g3 (1 + g4 (1 + s i)^g3) / (1 + g4 (1 + s k2)^g3) ]`` with ``s = sign``. The sign of ``s`` is not legible
-    in the text; ``+1`` is our reading. Strictly increasing for ``g3`` in (0, 3.59], ``g4 >= 0`` with ``+1``, for
-    every ``g3 > 0``, ``g4 >= 0`` with ``-1``.
+    ``i ^ [ g3 (1 + g4 (1 + s i)^g3) / (1 + g4 (1 + s k2)^g3) ]`` with ``s = sign``. Both places of the damaged text
+    read "+1", which is our reading, about 93 % certain; ``-1``, two minus signs having been lost, is the other.
+    Strictly increasing for ``g3`` in (0, 3.59], ``g4 >= 0`` with ``+1``, for every ``g3 > 0``, ``g4 >= 0`` with ``-1``.
 
     Args:
         image: ``(N, 3, H, W)`` in [0, 1].

@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 _MOST_BYTES = 200
 _MOST_TENSORS = 20_000
 _MOST_WEIGHTS = 10**10
+_COUNTS = ("real_per_batch", "pseudo_per_batch")
 
 # --- the plugin's models and data sets -------------------------------------------------------------------------------
 
@@ -162,6 +163,8 @@ def _check_dataset(section: Any, name: str, source: Source) -> Any:
         source.fail(here, f"no section of this name is used{meant} There are train, val... and test...: val_1.")
     cls = registered(section, DATASET_REGISTRY, "data set", source, here)
     structure = dataset_structure(section["type"])
+    if is_plugin_dataset(section["type"]):
+        _refuse_auto(section, _COUNTS, source, here)
     check_section(section, structure, source, here)
     if name != "train":
         for field in msgspec.structs.fields(structure):
@@ -316,8 +319,7 @@ def _check_training_data(dataset: dict[str, Any], model: Any, cls: Any, source: 
         source.fail((*here, "type"), f"{name} trains on {known}.")
     if with_pseudo and not semi:
         source.fail((*here, "type"), f"{name} does not train on a {kind}.")
-    counts = ("real_per_batch", "pseudo_per_batch")
-    for key in (*counts, "pseudo") if semi else ("batch_size_per_gpu",):
+    for key in (*_COUNTS, "pseudo") if semi else ("batch_size_per_gpu",):
         if dataset.get(key) is None:
             source.fail(here, f"{kind} needs '{key}' for training.")
     if dataset.get("crop_ratio") is not None:
@@ -325,20 +327,30 @@ def _check_training_data(dataset: dict[str, Any], model: Any, cls: Any, source: 
     elif dataset.get("gt_size") is None:
         source.fail(here, "training needs 'gt_size', a side or [height, width] in pixels.")
     if not semi:
-        for key in (*counts, "pseudo"):
+        for key in (*_COUNTS, "pseudo"):
             if dataset.get(key) is not None:
                 source.fail((*here, key), f"a {kind} has no pseudo pairs and would ignore it; leave it out.")
         return
-    automatic = [dataset[key] == "auto" for key in counts]
-    if any(automatic) and not all(automatic):
-        key = counts[automatic.index(False)]
-        source.fail((*here, key), f"{counts[automatic.index(True)]} is auto: let both be auto, or give two numbers.")
+    by_table = [dataset[key] == "table6" for key in _COUNTS]
+    if any(by_table) and not all(by_table):
+        key, other = _COUNTS[by_table.index(False)], _COUNTS[by_table.index(True)]
+        source.fail((*here, key), f"{other} is table6: let both be table6, or give two numbers.")
     total = dataset.get("batch_size_per_gpu")
-    if total is not None and not any(automatic):
-        message = "the batch is real_per_batch and pseudo_per_batch together; leave this out, or let both be auto."
+    if total is not None and not any(by_table):
+        message = "the batch is real_per_batch and pseudo_per_batch together; leave this out, or let both be table6."
         source.fail((*here, "batch_size_per_gpu"), message)
     if total is not None and total < 2:
         source.fail((*here, "batch_size_per_gpu"), "a batch of 1 cannot hold real and pseudo samples.")
+
+
+def _refuse_auto(section: dict[str, Any], names: Sequence[str], source: Source, keys: Keys) -> None:
+    """What stood for Table 6 before 'table6' did."""
+    for key in names:
+        if section.get(key) == "auto":
+            message = (
+                "`auto` is called `table6` now (the paper's Table 6, by the number of pairs): write that, or a number."
+            )
+            source.fail((*keys, key), message)
 
 
 def _check_crop_ratio(dataset: dict[str, Any], semi: bool, source: Source) -> None:
@@ -506,7 +518,7 @@ def check_metric(section: Any, source: Source, keys: Keys) -> None:
 def check_filter(section: Any, source: Source, keys: Keys) -> None:
     """The section ``train: filter``: the keys of all filters, and those of the registered function.
 
-    ``beta: auto`` is for `semiisp_plugin.data.auto_settings`.
+    ``beta: table6`` is for `semiisp_plugin.data.table6`.
 
     Raises:
         OptionError: The first thing found wrong.
@@ -525,11 +537,13 @@ def check_filter(section: Any, source: Source, keys: Keys) -> None:
             name = function.__name__
             fix = "name it there, after a `*`" if key not in parameters else "write `*` before it there"
             source.fail((*keys, key), f"a filter's options are its keyword-only parameters, which {name} lacks: {fix}.")
-    automatic = own.get("beta") == "auto" and "beta" in parameters
-    # Its own value stands in for `auto` here: the paper's for few pairs.
-    numbers = {**own, "beta": 1.0} if automatic else own
+    if "beta" in parameters:
+        _refuse_auto(own, ("beta",), source, keys)
+    by_table = own.get("beta") == "table6" and "beta" in parameters
+    # The paper's value for few pairs stands in for `table6` here.
+    numbers = {**own, "beta": 1.0} if by_table else own
     check_call(numbers, function, source, keys, given)
-    section.update({k: v for k, v in numbers.items() if not (automatic and k == "beta")})
+    section.update({k: v for k, v in numbers.items() if not (by_table and k == "beta")})
     reference = section.get("reference", "batch")
     for key, of in (("momentum", "running"), ("held_out", "held_out")):
         if section.get(key) not in (None, getattr(Filter(), key)) and reference != of:

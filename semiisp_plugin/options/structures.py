@@ -34,6 +34,7 @@ Name = Annotated[
     str, msgspec.Meta(pattern=rf"^(?!\s)(?!.*\s$){_IN_NAMES}*[^/\\.\s\x00-\x1f\x7f]{_IN_NAMES}*$", max_length=100)
 ]
 Auto = Literal["auto"]
+Table6 = Literal["table6"]
 Named = Literal["network", "loss", "metric", "optimiser", "filter", "data set"]
 
 
@@ -123,7 +124,7 @@ class Loader(msgspec.Struct, kw_only=True):
         Size | None,
         doc(
             "Samples a batch, for each GPU. In validation and testing images of one size share a batch (default 1). "
-            "With `real_per_batch: auto`: real and pseudo together (default 20, the paper's)."
+            "With `real_per_batch: table6`: real and pseudo together (default 20, the paper's)."
         ),
     ] = None
     pin_memory: Annotated[bool, doc("Load into page-locked memory, from which copies to a GPU are faster.")] = False
@@ -169,15 +170,15 @@ class Dataset(Loader, forbid_unknown_fields=True, kw_only=True):
     cache_images: Annotated[bool, doc("Keep decoded images in memory, each reading process its own.")] = False
     pseudo: Annotated[PseudoData | None, doc("The pseudo pairs.", only_training=True)] = None
     real_per_batch: Annotated[
-        Size | Auto | None,
+        Size | Table6 | None,
         doc(
-            "Real samples a batch, for each GPU. `auto`, for this and `pseudo_per_batch`: as Tables 5 and 6 by the "
-            "number of pairs, of `batch_size_per_gpu` samples in all.",
+            "Real samples a batch, for each GPU. `table6`, for this and `pseudo_per_batch`: as the paper's Table 6 "
+            "by the number of pairs, of `batch_size_per_gpu` samples in all.",
             only_training=True,
         ),
     ] = None
     pseudo_per_batch: Annotated[
-        Size | Auto | None, doc("Pseudo samples a batch, for each GPU; or `auto`.", only_training=True)
+        Size | Table6 | None, doc("Pseudo samples a batch, for each GPU; or `table6`.", only_training=True)
     ] = None
     scale: Annotated[Literal[1], doc("As at the top of the file, from where the program takes it.")] = 1
 
@@ -201,7 +202,10 @@ class OnlineDataset(Dataset, kw_only=True):
 
 
 class Noise(Strict):
-    """Upper bounds of the variances of eq. 15: sigma_s^2 and sigma_r^2, of white and white squared (Sec. A.3)."""
+    """Upper bounds of the variances of eq. 15: sigma_s^2 and sigma_r^2, of white and white squared (Sec. A.3).
+
+    Noisy inputs are clamped to [0, 1] and not rounded to 8 bits (ours).
+    """
 
     shot_variance: Annotated[NotNegative, doc("Of the shot noise.")] = 0.01
     read_variance: Annotated[NotNegative, doc("Of the read noise.")] = 0.0002
@@ -596,7 +600,10 @@ class PseudoOptions(Strict):
     ] = 1
     input_bits: Annotated[
         Literal[8, 16],
-        doc("Bits of the stored pseudo inputs: 16, or 8 where the real inputs have no more.", decides="entries"),
+        doc(
+            "Bits of the stored pseudo inputs: 16, or 8 where the real inputs have no more. Rounded before noise.",
+            decides="entries",
+        ),
     ] = 16
     png_compression: Annotated[
         Annotated[int, msgspec.Meta(ge=0, le=9)] | Literal["fast"],

@@ -27,13 +27,19 @@ def draw_noise_levels(
 
 
 def add_shot_read_noise(image: Tensor, shot: Tensor, read: Tensor, generator: torch.Generator) -> Tensor:
-    """Normal noise of mean ``image`` and variance ``shot * image + read`` (eq. 15), clamped to [0, 1].
+    """Normal noise of mean ``image`` and variance ``shot * image + read`` (eq. 15), then clamped to [0, 1].
+
+    The clamp is ours, the paper is silent. So is that no rounding to 8 bits follows for image enhancement, where real
+    inputs have 8 bits: ``input_bits: 8`` of a pseudo build rounds the input before the noise.
 
     Args:
         image: ``(N, 3, H, W)`` in [0, 1].
         shot: ``(N,)``, sigma_s^2.
         read: ``(N,)``, sigma_r^2.
         generator: On the image's device.
+
+    Returns:
+        ``(N, 3, H, W)`` in [0, 1], not rounded.
     """
     variance = shot.view(-1, 1, 1, 1).to(image) * image + read.view(-1, 1, 1, 1).to(image)
     noise = torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)

@@ -15,7 +15,7 @@ import torch
 
 from semiisp_plugin import options, plugins
 from semiisp_plugin.arguments import build_parser, print_anything
-from semiisp_plugin.data.auto_settings import resolve_auto
+from semiisp_plugin.data.table6 import resolve_table6
 from semiisp_plugin.io.checkpoint import CheckpointError, load_state, newest_whole_state
 from semiisp_plugin.options.structures import held_out_settings
 from semiisp_plugin.toolbox import build_dataset, build_model, get_root_logger, run_basicsr
@@ -137,7 +137,7 @@ class Run:
             logger.warning("A process uses one GPU: for several, start it with torchrun and --launcher pytorch.")
         if opt["train"].get("noise") == "estimated":
             opt["train"]["noise"] = estimated_noise(dataset, logger)
-        chosen = resolve_auto(opt, int(getattr(dataset, "n_real", len(dataset))))
+        chosen = resolve_table6(opt, int(getattr(dataset, "n_real", len(dataset))))
         if chosen:
             logger.info(chosen)
         return dataset

@@ -210,7 +210,7 @@ def test_soft_weights_give_the_weighted_mean_of_equation_13():
         ("soft", {"beta": 1.0}, TypeError, "temperature"),
         ("threshold", {}, TypeError, "beta"),
         ("threshold", {"beta": 1.0, "keep": 0.5}, TypeError, "keep"),
-        ("threshold", {"beta": "auto"}, ValueError, "auto"),
+        ("threshold", {"beta": "table6"}, ValueError, "table6"),
         ("treshold", {"beta": 1.0}, KeyError, "'treshold' is registered. Registered: .*quantile, soft, threshold"),
     ],
 )

@@ -227,9 +227,9 @@ def test_wrong_semi_supervised_files(option_files, change, message):
 # --- keys of the training pipeline ----------------------------------------------------------------------------------
 
 
-def auto_batch(options, total=None, **changes):
+def table6_batch(options, total=None, **changes):
     data = options["datasets"]["train"]
-    data.update(real_per_batch="auto", pseudo_per_batch="auto", **changes)
+    data.update(real_per_batch="table6", pseudo_per_batch="table6", **changes)
     if total is not None:
         data["batch_size_per_gpu"] = total
 
@@ -254,9 +254,9 @@ def auto_batch(options, total=None, **changes):
             lambda o: o["datasets"]["val"].update(batch_size_per_gpu=2, num_worker_per_gpu=1),
             ("datasets", "val", "batch_size_per_gpu", 2),
         ),
-        (auto_batch, ("datasets", "train", "real_per_batch", "auto")),
-        (lambda o: auto_batch(o, 12), ("datasets", "train", "batch_size_per_gpu", 12)),
-        (lambda o: o["train"]["filter"].update(beta="auto"), ("train", "filter", "beta", "auto")),
+        (table6_batch, ("datasets", "train", "real_per_batch", "table6")),
+        (lambda o: table6_batch(o, 12), ("datasets", "train", "batch_size_per_gpu", 12)),
+        (lambda o: o["train"]["filter"].update(beta="table6"), ("train", "filter", "beta", "table6")),
         (lambda o: o["train"]["filter"].update(beta=math.inf), ("train", "filter", "beta", math.inf)),
         (
             lambda o: o["train"].update(filter={"type": "soft", "beta": 1, "temperature": 0.5}),
@@ -311,10 +311,25 @@ def test_keys_of_the_pipeline(option_files, change, value):
             lambda o: o["logger"].update(keep_last=0),
             "logger:keep_last: expected a whole number from 1 to 1,000,000,000, got",
         ),
-        (lambda o: o["datasets"]["train"].update(real_per_batch="auto"), "pseudo_per_batch: real_per_batch is auto"),
-        (lambda o: o["datasets"]["train"].update(pseudo_per_batch="auto"), "real_per_batch: pseudo_per_batch is auto"),
+        (
+            lambda o: o["datasets"]["train"].update(real_per_batch="table6"),
+            "pseudo_per_batch: real_per_batch is table6",
+        ),
+        (
+            lambda o: o["datasets"]["train"].update(pseudo_per_batch="table6"),
+            "real_per_batch: pseudo_per_batch is table6",
+        ),
+        (
+            lambda o: o["datasets"]["train"].update(real_per_batch="auto", pseudo_per_batch="auto"),
+            "datasets:train:real_per_batch: `auto` is called `table6` now",
+        ),
+        (
+            lambda o: table6_batch(o) or o["datasets"]["train"].update(pseudo_per_batch="auto"),
+            "datasets:train:pseudo_per_batch: `auto` is called `table6` now",
+        ),
+        (lambda o: o["train"]["filter"].update(beta="auto"), "train:filter:beta: `auto` is called `table6` now"),
         (lambda o: o["datasets"]["train"].update(batch_size_per_gpu=4), "real_per_batch and pseudo_per_batch together"),
-        (lambda o: auto_batch(o, 1), "a batch of 1 cannot hold"),
+        (lambda o: table6_batch(o, 1), "a batch of 1 cannot hold"),
         (lambda o: o.update(name="日" * 90), "name: expected a text of at most 200 bytes as UTF-8, got 270"),
         (lambda o: o["datasets"]["val"].update(gt_size=32), "datasets:val:gt_size: only training uses this"),
         (lambda o: o["datasets"]["val"].update(timeout=3), "datasets:val:timeout: only training uses this"),
@@ -369,7 +384,7 @@ def test_wrong_keys_of_the_pipeline(option_files, change, message):
 
 
 def test_supervised_training_takes_no_pseudo_data(option_files):
-    for key, value in (("real_per_batch", 1), ("pseudo_per_batch", "auto"), ("pseudo", {"build": "b"})):
+    for key, value in (("real_per_batch", 1), ("pseudo_per_batch", "table6"), ("pseudo", {"build": "b"})):
         path = edited(option_files.isp(), lambda o, k=key, v=value: o["datasets"]["train"].update({k: v}))
         with pytest.raises(OptionError, match=f"datasets:train:{key}"):
             load_options(path, root_path=".", is_train=True)
@@ -392,7 +407,7 @@ def test_a_filter_of_ones_own(option_files):
             ({"share": 0.5, "strict": True, "reference": "running", "warmup_iter": 3}, None),
             ({}, "by_rank needs the key 'share'"),
             ({"share": "all"}, "filter:share: expected a number, got the text"),
-            ({"share": 1, "beta": "auto"}, "filter:beta: by_rank has no such option"),
+            ({"share": 1, "beta": "table6"}, "filter:beta: by_rank has no such option"),
             ({"share": 1, "is_pseudo": True}, "filter:is_pseudo: by_rank has no such option"),
         ):
             path = edited(option_files.semi(), lambda o, s=settings: o["train"].update(filter={"type": "by_rank", **s}))

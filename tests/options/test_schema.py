@@ -100,7 +100,7 @@ def test_misspelt_keys_and_wrong_values_are_marked(validators, change, where):
         {"model_type": "SupervisedModel", "datasets": {"train": {"type": "DataSetOfMine", "own": 1}, "val": None}},
         {
             "model_type": "SemiSupervisedModel",
-            "train": {"filter": {"beta": "auto", "type": "filter_of_mine", "own": 1}},
+            "train": {"filter": {"beta": "table6", "type": "filter_of_mine", "own": 1}},
         },
         {"model_type": "SRModel", "network_g": {"type": "MSRResNet", "num_feat": 64}},
     ],
@@ -158,7 +158,7 @@ def test_tables():
     rows = SCRIPT.key_table(structures.Dataset)
     assert "| `gt_size` | whole number from 1 to 65,536, list of two whole numbers from 1 to 65,536 | `~` |" in rows
     assert "| `name` | text |  |" in rows
-    assert "| `real_per_batch` | whole number from 1 to 65,536, `auto` | `~` |" in rows
+    assert "| `real_per_batch` | whole number from 1 to 65,536, `table6` | `~` |" in rows
 
 
 def test_schemas_do_not_depend_on_what_a_user_registers():

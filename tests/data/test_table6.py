@@ -1,4 +1,4 @@
-"""`auto` against Table 6 of the paper, at every bound, and its rounding."""
+"""`table6` against Table 6 of the paper, at every bound, and its rounding."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semiisp_plugin.data.auto_settings import DENOISING, TABLE_6, batch_composition, paper_settings, resolve_auto
+from semiisp_plugin.data.table6 import COLUMNS, DENOISING, batch_composition, resolve_table6, settings_for
 
 NOISE = {"shot_variance": 0.01, "read_variance": 0.0002}
 
@@ -31,7 +31,7 @@ CASES = [
 ]
 
 
-def options(noise=None, beta="auto", total=None, per_batch="auto") -> dict:
+def options(noise=None, beta="table6", total=None, per_batch="table6") -> dict:
     data = {"real_per_batch": per_batch, "pseudo_per_batch": per_batch}
     if total is not None:
         data["batch_size_per_gpu"] = total
@@ -40,11 +40,11 @@ def options(noise=None, beta="auto", total=None, per_batch="auto") -> dict:
 
 @pytest.mark.parametrize(("pairs", "denoising", "real", "pseudo", "beta"), CASES)
 def test_table_6(pairs, denoising, real, pseudo, beta):
-    settings = paper_settings(pairs, denoising)
+    settings = settings_for(pairs, denoising)
     assert (*batch_composition(settings, 20), settings.beta) == (real, pseudo, beta)
     for noise in (NOISE, "estimated") if denoising else (None,):
         opt = options(noise)
-        line = resolve_auto(opt, pairs)
+        line = resolve_table6(opt, pairs)
         assert opt["datasets"]["train"] == {"real_per_batch": real, "pseudo_per_batch": pseudo}
         assert opt["train"]["filter"] == {"beta": beta}
         for part in (f"{real} real and {pseudo} pseudo", f"beta {beta}", f"{pairs} real pairs", settings.column):
@@ -69,16 +69,16 @@ def test_table_6(pairs, denoising, real, pseudo, beta):
     ],
 )
 def test_other_batch_sizes(total, real):
-    columns = [settings for _, settings in TABLE_6]
+    columns = [settings for _, settings in COLUMNS]
     assert tuple(batch_composition(s, total)[0] for s in columns) == real
     assert batch_composition(DENOISING, total) == (real[1], total - real[1])
     opt = options(total=total)
-    assert (f"({columns[0].real} + {20 - columns[0].real}, scaled)" in resolve_auto(opt, 100)) == (total != 20)
+    assert (f"({columns[0].real} + {20 - columns[0].real}, scaled)" in resolve_table6(opt, 100)) == (total != 20)
     assert opt["datasets"]["train"]["real_per_batch"] == real[0]
     assert opt["datasets"]["train"]["pseudo_per_batch"] == total - real[0]
 
 
-@given(st.integers(2, 10_000), st.sampled_from([settings for _, settings in TABLE_6]))
+@given(st.integers(2, 10_000), st.sampled_from([settings for _, settings in COLUMNS]))
 def test_composition_is_the_nearest_possible(total, settings):
     real, pseudo = batch_composition(settings, total)
     assert real >= 1
@@ -88,24 +88,24 @@ def test_composition_is_the_nearest_possible(total, settings):
     assert abs(real - exact) <= Fraction(1, 2) or real == 1
 
 
-def test_only_what_is_auto_is_changed():
-    assert resolve_auto(options(beta=4.0, per_batch=3), 100) is None
+def test_only_what_is_table6_is_changed():
+    assert resolve_table6(options(beta=4.0, per_batch=3), 100) is None
     opt = options(beta=4.0)
-    assert "beta" not in resolve_auto(opt, 100)
+    assert "beta" not in resolve_table6(opt, 100)
     assert opt["train"]["filter"] == {"beta": 4.0}
     opt = options(per_batch=3)
-    assert "a batch" not in resolve_auto(opt, 100)
+    assert "a batch" not in resolve_table6(opt, 100)
     assert opt["datasets"]["train"] == {"real_per_batch": 3, "pseudo_per_batch": 3}
     no_filter = {"datasets": options()["datasets"], "train": {}}  # the mean teacher's
-    assert "2 real and 18 pseudo" in resolve_auto(no_filter, 100)
+    assert "2 real and 18 pseudo" in resolve_table6(no_filter, 100)
 
 
 def test_what_cannot_be():
     with pytest.raises(ValueError, match="batch_size_per_gpu to 2"):
-        resolve_auto(options(total=1), 100)
+        resolve_table6(options(total=1), 100)
     with pytest.raises(ValueError, match="number of real pairs, which is 0"):
-        resolve_auto(options(), 0)
+        resolve_table6(options(), 0)
     half = options()
     half["datasets"]["train"]["real_per_batch"] = 2
     with pytest.raises(ValueError, match="both"):
-        resolve_auto(half, 100)
+        resolve_table6(half, 100)

@@ -1,4 +1,4 @@
-"""``auto`` in option files of semi-supervised learning: the paper's settings by the number of pairs (Table 6).
+"""``table6`` in option files of semi-supervised learning: the paper's settings by the number of pairs (Table 6).
 
 The classes of Table 6 are those of Table 5 (phase 1). In the copy of the paper that was read, the bounds "at most 100"
 and "at most 1000" are printed as "<"; that 100 belongs to the first class follows from the paper's experiments, which
@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 PAPER_BATCH = 20
 """Samples of the paper's batches, real and pseudo together."""
 
-AUTO = "auto"
+TABLE6 = "table6"
+"""What an option file has in the place of the numbers."""
 
 
 class Settings(NamedTuple):
@@ -30,7 +31,7 @@ class Settings(NamedTuple):
     beta: float
 
 
-TABLE_6 = (
+COLUMNS = (
     (100, Settings("<= 100, without denoising", 2, 1.0)),
     (1000, Settings("<= 1000, without denoising", 4, 1.2)),
     (None, Settings("> 1000, without denoising", 6, 1.0)),
@@ -41,7 +42,7 @@ DENOISING = Settings("<= 1000, with denoising", 4, 1.2)
 """The only column with denoising."""
 
 
-def paper_settings(pairs: int, denoising: bool) -> Settings:
+def settings_for(pairs: int, denoising: bool) -> Settings:
     """The column of Table 6 for a task.
 
     Args:
@@ -53,10 +54,10 @@ def paper_settings(pairs: int, denoising: bool) -> Settings:
         ValueError: There are no pairs.
     """
     if pairs < 1:
-        raise ValueError(f"`auto` goes by the number of real pairs, which is {pairs}.")
+        raise ValueError(f"`table6` goes by the number of real pairs, which is {pairs}.")
     if denoising:
         return DENOISING
-    return next(settings for most, settings in TABLE_6 if most is None or pairs <= most)
+    return next(settings for most, settings in COLUMNS if most is None or pairs <= most)
 
 
 def batch_composition(settings: Settings, total: int) -> tuple[int, int]:
@@ -81,8 +82,8 @@ def batch_composition(settings: Settings, total: int) -> tuple[int, int]:
     return real, total - real
 
 
-def resolve_auto(opt: Mapping[str, Any], n_real: int) -> str | None:
-    """Put numbers in the place of ``auto``: N_r and N_p of the training data, and the filter's ``beta``.
+def resolve_table6(opt: Mapping[str, Any], n_real: int) -> str | None:
+    """Put numbers in the place of ``table6``: N_r and N_p of the training data, and the filter's ``beta``.
 
     Args:
         opt: Options of a run; ``datasets: train`` and ``train: filter`` are changed. ``train: noise``, estimated or
@@ -90,19 +91,19 @@ def resolve_auto(opt: Mapping[str, Any], n_real: int) -> str | None:
         n_real: Real pairs that are trained on, without those held out.
 
     Returns:
-        What was chosen, for the log; None if nothing is ``auto``.
+        What was chosen, for the log; None if nothing is ``table6``.
 
     Raises:
-        ValueError: Only one of N_r and N_p is ``auto``; a batch size of 1; or no pairs.
+        ValueError: Only one of N_r and N_p is ``table6``; a batch size of 1; or no pairs.
     """
     data = opt["datasets"]["train"]
-    counts = [data.get(key) == AUTO for key in ("real_per_batch", "pseudo_per_batch")]
+    counts = [data.get(key) == TABLE6 for key in ("real_per_batch", "pseudo_per_batch")]
     section = opt["train"].get("filter") or {}
     if any(counts) and not all(counts):
-        raise ValueError("datasets:train: real_per_batch and pseudo_per_batch are both `auto`, or both are numbers.")
-    if not any(counts) and section.get("beta") != AUTO:
+        raise ValueError("datasets:train: real_per_batch and pseudo_per_batch are both `table6`, or both are numbers.")
+    if not any(counts) and section.get("beta") != TABLE6:
         return None
-    settings = paper_settings(n_real, opt["train"].get("noise") is not None)
+    settings = settings_for(n_real, opt["train"].get("noise") is not None)
     chosen = []
     if all(counts):
         total = int(data.get("batch_size_per_gpu") or PAPER_BATCH)
@@ -110,8 +111,8 @@ def resolve_auto(opt: Mapping[str, Any], n_real: int) -> str | None:
         data["real_per_batch"], data["pseudo_per_batch"] = real, pseudo
         scaled = "" if total == PAPER_BATCH else f" ({settings.real} + {PAPER_BATCH - settings.real}, scaled)"
         chosen.append(f"{real} real and {pseudo} pseudo samples a batch{scaled}")
-    if section.get("beta") == AUTO:
+    if section.get("beta") == TABLE6:
         section["beta"] = settings.beta
         chosen.append(f"beta {settings.beta}")
     beyond = " (the paper has none for more pairs with denoising)" if settings is DENOISING and n_real > 1000 else ""
-    return f"auto: {', '.join(chosen)}: {n_real} real pairs, column '{settings.column}' of Table 6{beyond}."
+    return f"table6: {', '.join(chosen)}: {n_real} real pairs, column '{settings.column}' of Table 6{beyond}."
