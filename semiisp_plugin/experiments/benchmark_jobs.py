@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -146,11 +146,14 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
         chosen = {name: values[name] for name in names} | more
         if kind in _OF_TARGET and settings.network == "f_isp":
             chosen["network"] = f_isp_network(settings, image_enhancement)
-        return Step(kind, seed + 1000 * round_, chosen, data.root, {"data": data, **needs}, data.quiet)
+        if kind in _OF_TARGET and settings.full_size:
+            chosen["size"] = values["full_size"]
+        return Step(kind, seed + 1000 * round_, chosen, data.root, {"data": of_target, **needs}, data.quiet)
 
     def f_isp_on(data: Step) -> Step:
         return step("f_isp", {"data": data}, *_ISP, image_enhancement=image_enhancement)
 
+    of_target = in_full_size(data) if settings.full_size else data
     f_isp = f_isp_on(data)
     if kind in ("f_isp", "f_isp_global"):
         return f_isp
@@ -199,6 +202,14 @@ def tested(trained: Sequence[Step], kinds: Sequence[str] = ()) -> Step:
     networks = {f"{part} {k}": step for k, (part, step) in enumerate(zip(parts, trained, strict=True))}
     needs = {"data": first.needs["data"], **networks}
     return Step("test", first.seed, {}, first.root, needs, first.quiet)
+
+
+def in_full_size(data: Step) -> Step:
+    """The same data, not shrunken."""
+    if data.kind == "fold":
+        return replace(data, needs={"data": in_full_size(data.needs["data"])})
+    task = {**data.settings["task"], "short_side": None}
+    return replace(data, settings={**data.settings, "task": task})
 
 
 def fold_of(data: Step, fold: int, folds: int) -> Step:

@@ -125,6 +125,8 @@ class Settings(Strict):
 
     Attributes:
         size: (height, width) of training crops, pixels.
+        full_size: The target is trained on crops of this (height, width) of images in their full size, and f_ISP
+            alone on shrunken ones; None: both on the same.
         isp_iterations: Phase 1.
         isp_lr: Its peak learning rate.
         isp_batch: Its samples a batch.
@@ -172,6 +174,7 @@ class Settings(Strict):
     """
 
     size: tuple[Size, Size] = (64, 96)
+    full_size: tuple[Size, Size] | None = None
     isp_iterations: Positive = 400
     isp_lr: NotNegative = 3e-3
     isp_batch: Size = 4
