@@ -25,12 +25,12 @@ from semiisp_plugin.report.tables import Table, escape_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"<!-- (benchmark|contrasts) (\S+) -->\n.*?<!-- end -->", re.DOTALL)
-DIGITS = {"psnr": 3, "ssim": 4, "kept_ratio": 4, "seconds": 0}
+DIGITS = {"psnr": 3, "seconds": 0}
 
 
-def rounded(value: Any, digits: int | None = None) -> Any:
-    """The same with fewer decimals; they are those of the innermost key that `DIGITS` has."""
-    if isinstance(value, float) and digits is not None:
+def rounded(value: Any, digits: int = 4) -> Any:
+    """The same with fewer decimals: those of the innermost key that `DIGITS` has."""
+    if isinstance(value, float):
         return round(value, digits)
     if isinstance(value, dict):
         return {key: rounded(item, DIGITS.get(key, digits)) for key, item in value.items()}

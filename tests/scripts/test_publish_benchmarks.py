@@ -82,6 +82,7 @@ def test_publishing_writes_json_and_tables(place):
         assert expected not in made["README.md"]
     assert "version 0.9; 2 minutes" in text
     assert "Toys: Of wood." in text
+    assert "Gain: over base, the strongest system" in text
     assert cells(text, "base") == [["base", "25.50", "reference", "0.850", "2"]]
     assert cells(text, "other") == [["other", "26.50", "+1.00 [+1.00, +1.00]", "0.850", "2"]]
     publish_benchmarks.main(["--root", str(place)])
