@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import yaml
 from helpers import ROOT
@@ -10,11 +11,12 @@ from semiisp_plugin.experiments.benchmark import check_effects
 from semiisp_plugin.experiments.benchmark_options import PRESETS, learns_from_photographs, load_benchmark_options
 from semiisp_plugin.options import OptionError
 
-GUIDED = {"network": "f_isp", "guided": True}
 OPTIONS = sorted((ROOT / "options" / "benchmarks").glob("*.yml"))
 BASE = """
 name: b
-tasks: {t: {type: simulation, pairs: [8]}, real: {type: pairs, pairs: [8], dataroot_lq: ., dataroot_gt: ., photographs: .}}
+tasks:
+  t: {type: simulation, pairs: [8]}
+  real: {type: pairs, pairs: [8], dataroot_lq: ., dataroot_gt: ., photographs: .}
 systems:
   f_isp:
   supervised:
@@ -29,24 +31,10 @@ contrasts: [{title: gain, of: paper, over: [supervised]}]
 
 @pytest.fixture
 def load(tmp_path):
-    """Reads `BASE` with changes: of a section, what is changed in it; without systems that are not asked for."""
-
-    def load(changes=None, only=None):
-        values = yaml.safe_load(BASE)
-        if only:
-            values.update(systems={name: values["systems"][name] for name in only}, contrasts=[])
-        for keys, value in (changes or {}).items():
-            *parents, last = keys.split(":")
-            section = values
-            for key in parents:
-                section[key] = section.get(key) or {}
-                section = section[key]
-            section[last] = value
-        path = tmp_path / "b.yml"
-        path.write_text(yaml.safe_dump(values, sort_keys=False))
-        return load_benchmark_options(path)
-
-    return load
+    """Reads `BASE` with changes, written as for ``--force_yml``."""
+    path = tmp_path / "b.yml"
+    path.write_text(BASE)
+    return lambda *changes: load_benchmark_options(path, changes)
 
 
 def test_presets_and_changes(load):
@@ -55,91 +43,83 @@ def test_presets_and_changes(load):
     assert loaded.systems["own"].label == "own"
     assert PRESETS["no_opf"].settings == {"beta": math.inf}  # and the preset is left alone
     assert [learns_from_photographs(name, loaded.systems) for name in ("best", "mean", "own")] == [True, False, True]
-
-
-def test_the_papers_setting_is_the_papers():
-    """Beta 1 (Table 6), whole sets, USQ, no noise, one draw, filter by the batch's own mean: nothing of ours."""
-    assert PRESETS["paper"].settings == {}
-    assert not PRESETS["paper"].ours
+    # Beta 1 (Table 6), whole sets, USQ, no noise, one draw, filter by the batch's own mean: nothing of ours.
+    assert (PRESETS["paper"].settings, PRESETS["paper"].ours) == ({}, False)
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "message"),
+    ("change", "message"),
     [
-        ("systems:superviced", None, r"no system of that name; did you mean 'supervised'\?"),
-        ("systems", {"paper": None}, "without a supervised system"),
-        ("systems:own:settings:bta", 1, "systems:own:settings:bta: unknown key"),
-        ("systems:own:search", {"lr": [1e-3]}, "systems:own:search: unknown key"),
-        ("systems:own:kind", "superb", "systems:own:kind"),
-        ("systems:own", 3, "give a section, or nothing"),
-        ("systems:own:label", PRESETS["paper"].label, "another system has the label"),
-        ("systems:own:among", ["paper"], "systems:own:among: .* leave it out"),
-        ("systems:own:settings:warm_start", True, "systems:own: warm_start .* add network: f_isp"),
-        ("systems:own:settings:rounds", 2, "systems:own: rounds .* add network: f_isp"),
-        ("systems:own:settings", {**GUIDED, "warm_start": True}, "systems:own: .* leave out warm_start and rounds"),
-        ("systems:own:settings", {**GUIDED, "rounds": 2}, "systems:own: .* leave out warm_start and rounds"),
-        ("systems:best:among", [], "systems:best:among: .* name two or more systems"),
-        ("systems:mean:among", ["paper"], "systems:mean:among: .* name two or more systems"),
-        ("systems:best:among", ["own", "papper"], r"'papper' is none of the systems; did you mean 'paper'\?"),
-        ("systems:best:among", ["own", "best"], "'best' is itself of the kind 'choose'"),
-        ("systems:best:folds", 9, "systems:best:folds: 9 folds of 8 pairs; use 8 or fewer"),
-        ("settings:network", {"type": "SepLUTT"}, "settings:network:type: no network 'SepLUTT'"),
-        ("settings:network", {"type": "SepLUT", "rank": 3}, "settings:network:rank: SepLUT has no such option"),
-        ("seed", [1], "unknown key; did you mean 'seeds'"),
-        ("seeds", [], "seeds: .*length"),
-        ("seeds", [1, 1], "seeds: a number stands there twice"),
-        ("contrasts", [{"title": "x", "of": "papper", "over": ["own"]}], "'papper' .* did you mean 'paper'"),
-        ("contrasts", [{"title": "x"}], "contrasts: the key 'of' is missing"),
-        ("tasks", {}, "tasks: .*length"),
-        ("tasks:t", None, "tasks:t: expected a section, not empty"),
-        ("tasks:t:pairs", [0], "tasks:t:pairs: expected a whole number"),
-        ("tasks:t:pairs", [], "tasks:t:pairs: .*length"),
-        ("tasks:t:pairs", [8, 8], "tasks:t:pairs: a number stands there twice"),
-        ("tasks:t:look", "defalt", r"tasks:t:look: no look 'defalt'; did you mean 'default'\?"),
-        ("tasks:t:photographs", "nowhere", "tasks:t:photographs: there is no folder nowhere"),
-        ("tasks:t:narrow", True, "tasks:t:narrow: .* makes its own pairs"),
-        ("tasks:real:noise", True, "tasks:real:noise: .*simulates nothing"),
-        ("tasks:real:dataroot_lq", None, "tasks:real: .* needs the key 'dataroot_lq'"),
-        ("tasks:real:dataroot_gt", [".", "."], "tasks:real:dataroot_gt: give as many folders"),
-        ("tasks:real:dataroot_lq", [], "tasks:real:dataroot_lq: .*length"),
-        ("tasks:real:test_lq", ".", "tasks:real: give test_lq and test_gt, or neither"),
+        ("systems:superviced=", r"no system of that name; did you mean 'supervised'\?"),
+        ("systems={paper: }", "without a supervised system"),
+        ("systems:own:settings:bta=1", "systems:own:settings:bta: unknown key"),
+        ("systems:own:kind=superb", "systems:own:kind"),
+        ("systems:own=3", "give a section, or nothing"),
+        ("systems:own:label=f_ISP", "another system has the label"),
+        ("systems:own:among=[paper]", "systems:own:among: .* leave it out"),
+        ("systems:own:settings:warm_start=true", "systems:own: warm_start .* add network: f_isp"),
+        ("systems:own:settings:rounds=2", "systems:own: rounds .* add network: f_isp"),
+        ("settings={network: f_isp, guided: true, warm_start: true}", "leave out warm_start and rounds"),
+        ("settings={network: f_isp, guided: true, rounds: 2}", "leave out warm_start and rounds"),
+        ("systems:best:among=[]", "systems:best:among: .* name two or more systems"),
+        ("systems:mean:among=[paper]", "systems:mean:among: .* name two or more systems"),
+        ("systems:best:among=[own, papper]", r"'papper' is none of the systems; did you mean 'paper'\?"),
+        ("systems:best:among=[own, best]", "'best' is itself of the kind 'choose'"),
+        ("systems:best:folds=9", "systems:best:folds: 9 folds of 8 pairs; use 8 or fewer"),
+        ("settings={network: {type: SepLUTT}}", "settings:network:type: no network 'SepLUTT'"),
+        ("settings={network: {type: SepLUT, rank: 3}}", "settings:network:rank: SepLUT has no such option"),
+        ("seed=[1]", "unknown key; did you mean 'seeds'"),
+        ("seeds=[]", "seeds: .*length"),
+        ("seeds=[1, 1]", "seeds: a number stands there twice"),
+        ("contrasts=[{title: x, of: papper, over: [own]}]", "'papper' .* did you mean 'paper'"),
+        ("contrasts=[{title: x}]", "contrasts: the key 'of' is missing"),
+        ("tasks={}", "tasks: .*length"),
+        ("tasks:t=3", "tasks:t: expected a section, not the whole number 3"),
+        ("tasks:t:pairs=[0]", "tasks:t:pairs: expected a whole number"),
+        ("tasks:t:pairs=[]", "tasks:t:pairs: .*length"),
+        ("tasks:t:pairs=[8, 8]", "tasks:t:pairs: a number stands there twice"),
+        ("tasks:t:look=defalt", r"tasks:t:look: no look 'defalt'; did you mean 'default'\?"),
+        ("tasks:t:photographs=nowhere", "tasks:t:photographs: there is no folder nowhere"),
+        ("tasks:t:narrow=true", "tasks:t:narrow: .* makes its own pairs"),
+        ("tasks:real:noise=true", "tasks:real:noise: .*simulates nothing"),
+        ("tasks:real:dataroot_lq=~", "tasks:real: .* needs the key 'dataroot_lq'"),
+        ("tasks:real:dataroot_lq=[]", "tasks:real:dataroot_lq: .*length"),
+        ("tasks:real:dataroot_gt=[., .]", "tasks:real:dataroot_gt: give as many folders"),
+        ("tasks:real:test_lq=.", "tasks:real: give test_lq and test_gt, or neither"),
     ],
 )
-def test_mistakes_are_named(load, key, value, message):
+def test_mistakes_are_named(load, change, message):
     with pytest.raises(OptionError, match=message):
-        load({key: value})
+        load(change)
 
 
-def test_other_files_are_refused(tmp_path):
-    path = tmp_path / "train.yml"
-    for text in ("name: x\nmodel_type: ISPModel\n", "name: x\ntask: {type: simulation}\npairs: [8]\n"):
-        path.write_text(text)
-        with pytest.raises(OptionError, match="no option file of `basicsr benchmark`"):
-            load_benchmark_options(path)
+@pytest.mark.parametrize("text", ["name: x\nmodel_type: ISPModel\n", "name: x\ntask: {}\npairs: [8]\n"])
+def test_other_files_are_refused(tmp_path, text):
+    (tmp_path / "train.yml").write_text(text)
+    with pytest.raises(OptionError, match="no option file of `basicsr benchmark`"):
+        load_benchmark_options(tmp_path / "train.yml")
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda p: p.name)
 def test_every_option_file_is_valid(path, tmp_path, monkeypatch, capsys):
     """Checked against empty folders in the place of the data it names."""
     for of_task in yaml.safe_load(path.read_text())["tasks"].values():
-        for key in ("photographs", "dataroot_lq", "dataroot_gt", "test_lq", "test_gt"):
-            folders = of_task.get(key) or []
-            for folder in [folders] if isinstance(folders, str) else folders:
+        for key in {"photographs", "dataroot_lq", "dataroot_gt", "test_lq", "test_gt"} & of_task.keys():
+            for folder in np.atleast_1d(of_task[key]):
                 (tmp_path / folder).mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(tmp_path)
     loaded = load_benchmark_options(path)
     assert loaded.name == path.stem
-    assert loaded.title
-    assert loaded.contrasts  # fixed before the run
+    assert all((loaded.title, loaded.contrasts))
     assert all(of_task.title and of_task.description for of_task in loaded.tasks.values())
     check_effects(loaded)
     assert not capsys.readouterr().out
 
 
 def test_settings_without_effect_are_named(load, capsys):
-    check_effects(load({"settings": {"noise": "paper", "lr": 2e-3}}, only=["supervised"]))
+    check_effects(load("systems={supervised: }", "contrasts=[]", "settings={noise: paper, lr: 0.002}"))
     assert capsys.readouterr().out == "Note: settings:noise: nothing that these systems do depends on it.\n"
-    check_effects(load({"systems:supervised:settings:lr": 2e-3}))
-    for place in ("supervised:settings:beta", "mean:settings:lr"):
-        with pytest.raises(ValueError, match=f"systems:{place}: nothing that this system does depends on it"):
-            check_effects(load({f"systems:{place}": 0.5}))
+    check_effects(load("systems:supervised={settings: {lr: 0.002}}"))
+    for change in ("systems:supervised={settings: {beta: 0.5}}", "systems:mean:settings={beta: 0.5}"):
+        with pytest.raises(ValueError, match=r"systems:(supervised|mean):settings:beta: nothing that this system does"):
+            check_effects(load(change))
