@@ -89,7 +89,7 @@ def test_imports_are_found():
     seen = {(i.importer, i.imported) for i in IMPORTS}
     assert (f"{PACKAGE}.toolbox", "basicsr") in seen
     assert (f"{PACKAGE}.cli", f"{PACKAGE}.options") in seen
-    assert (f"{PACKAGE}.isp.parameter_maps", "torch.nn.functional") in seen
+    assert (f"{PACKAGE}.archs.pqdynamicisp_arch", "torch.nn.functional") in seen
     lazy = next(i for i in IMPORTS if i.importer == f"{PACKAGE}.toolbox" and i.imported == f"{PACKAGE}.io.lmdb_io")
     assert lazy.when_called
 
