@@ -375,7 +375,7 @@ def source_fingerprint() -> str:
     root = Path(__file__).resolve().parents[1]
     parts = ("archs", "data", "isp", "losses", "metrics", "models", "pseudo", "simulation", "training")
     files = [path for part in parts for path in (root / part).rglob("*.py")]
-    files += [root / "experiments" / f"{name}.py" for name in ("benchmark_data", "benchmark_jobs")]
+    files += [root / "experiments" / f"{name}.py" for name in ("benchmark_data", "benchmark_jobs", "tried")]
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
