@@ -131,9 +131,9 @@ def make_fold(data: Data, folder: Path, fold: int, folds: int) -> None:
     left, out = _pair_data(folder / _LABELLED), range(fold, len(data.originals), folds)
     for source, target in ((data.labelled.input, left.input), (data.labelled.target, left.target)):
         target.mkdir(parents=True)
-        for index in range(len(data.originals)):
+        for index, name in enumerate(list_images(source)):  # of a fold of a fold, not all numbers are there
             if index not in out:
-                shutil.copyfile(source / _name(index), target / _name(index))
+                shutil.copyfile(source / name, target / name)
     originals = [pair for index, pair in enumerate(data.originals) if index not in out]
     _write_data(folder, originals, [data.originals[index] for index in out], data.photos)
 

@@ -537,16 +537,8 @@ def _pseudo(step: Step, data: Data, progress: bool) -> dict[str, Any]:
     checkpoints = {
         part: run_folder(need) / "f_isp_latest.pth" for part, need in step.needs.items() if need.kind == "f_isp"
     }
-    generators = {
-        part: make_generator(
-            checkpoint,
-            sets=s.sets,
-            update_quality=s.update_quality,
-            source=s.source,
-            candidates=s.candidates,
-        )
-        for part, checkpoint in checkpoints.items()
-    }
+    drawn: dict[str, Any] = {name: getattr(s, name) for name in ("sets", "update_quality", "source", "candidates")}
+    generators = {part: make_generator(checkpoint, **drawn) for part, checkpoint in checkpoints.items()}
     generator = generators.pop("f_isp")
     if generators:
         generator = generator_of_folds(list(generators.values()))
@@ -565,6 +557,7 @@ def _pseudo(step: Step, data: Data, progress: bool) -> dict[str, Any]:
         max_photographs=s.photographs,
         draws=s.draws,
         input_bits=s.input_bits,
+        **drawn,
         num_gpu=int(torch.cuda.is_available()),
         workers=0,
     )

@@ -294,7 +294,7 @@ def complete_benchmark_options(values: dict[str, Any], source: Source) -> Benchm
         systems[name] = _system(name, given, source)
         check_settings(systems[name].settings, source, ("systems", name, "settings"))
         together = {**options.settings, **systems[name].settings}
-        _check_together(msgspec.convert(together, Settings), source, ("systems", name))
+        _check_together(msgspec.convert(together, Settings), systems[name].kind, source, ("systems", name))
     options.systems = systems
     for name in systems:
         _check_among(name, systems, source)
@@ -353,7 +353,13 @@ def _check_task(task: Task, source: Source, keys: tuple[str, ...]) -> None:
             setattr(task, key, found if isinstance(given, list) else found[0])
 
 
-def _check_together(settings: Settings, source: Source, keys: tuple[str, ...]) -> None:
+def _check_together(settings: Settings, kind: Kind, source: Source, keys: tuple[str, ...]) -> None:
+    if settings.online and (settings.guided or kind == "pseudo_only"):
+        source.fail(keys, "a guided target, and one on pseudo pairs alone, need stored inputs; leave out online.")
+    otherwise = settings.online or settings.source != "bank" or settings.sets == "local"
+    if otherwise and (settings.isp_folds > 1 or settings.lookalikes):
+        what = "isp_folds and lookalikes store inputs, of whole sets of f_ISP's"
+        source.fail(keys, f"{what}; leave them out, or online, source and sets.")
     if settings.network != "f_isp":
         for key, used in (("warm_start", settings.warm_start), ("rounds", settings.rounds > 1)):
             if used:

@@ -38,8 +38,12 @@ def generator_of_folds(generators: Sequence[PseudoPairGenerator]) -> PseudoPairG
     bank = ParameterBank(sources[0].bank.spec, sum(len(s.bank) for s in sources))
     for source in sources:
         bank.append(source.bank.sets)
-    network = MeanOutput([g.network for g in generators])
-    return PseudoPairGenerator(network, BankInverse(sources[0].isp, bank))  # type: ignore[arg-type]  # does what it does
+    return PseudoPairGenerator(
+        MeanOutput([g.network for g in generators]),  # type: ignore[arg-type]  # does what an f_ISP does
+        BankInverse(sources[0].isp, bank),
+        update_quality=generators[0].update_quality,
+        candidates=generators[0].candidates,
+    )
 
 
 def look_of(images: Tensor) -> Tensor:

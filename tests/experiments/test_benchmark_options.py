@@ -4,12 +4,11 @@ import math
 
 import numpy as np
 import pytest
-import yaml
 from helpers import ROOT
 
 from semiisp_plugin.experiments.benchmark import check_effects
 from semiisp_plugin.experiments.benchmark_options import PRESETS, learns_from_photographs, load_benchmark_options
-from semiisp_plugin.options import OptionError
+from semiisp_plugin.options import OptionError, load_yaml
 
 OPTIONS = sorted((ROOT / "options" / "benchmarks").glob("*.yml"))
 BASE = """
@@ -61,6 +60,8 @@ def test_presets_and_changes(load):
         ("systems:own:settings:rounds=2", "systems:own: rounds .* add network: f_isp"),
         ("settings={network: f_isp, guided: true, warm_start: true}", "leave out warm_start and rounds"),
         ("settings={network: f_isp, guided: true, rounds: 2}", "leave out warm_start and rounds"),
+        ("settings={online: true, guided: true}", "leave out online"),
+        ("settings={source: upi, lookalikes: 2}", "leave them out, or online, source and sets"),
         ("systems:best:among=[]", "systems:best:among: .* name two or more systems"),
         ("systems:mean:among=[paper]", "systems:mean:among: .* name two or more systems"),
         ("systems:best:among=[own, papper]", r"'papper' is none of the systems; did you mean 'paper'\?"),
@@ -103,7 +104,7 @@ def test_other_files_are_refused(tmp_path, text):
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda p: p.name)
 def test_every_option_file_is_valid(path, tmp_path, monkeypatch, capsys):
     """Checked against empty folders in the place of the data it names."""
-    for of_task in yaml.safe_load(path.read_text())["tasks"].values():
+    for of_task in load_yaml(path)[0]["tasks"].values():
         for key in {"photographs", "dataroot_lq", "dataroot_gt", "test_lq", "test_gt"} & of_task.keys():
             for folder in np.atleast_1d(of_task[key]):
                 (tmp_path / folder).mkdir(parents=True, exist_ok=True)
