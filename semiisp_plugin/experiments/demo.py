@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
                 if step.key not in done:
                     done[step.key] = perform(step, progress=True)["result"]
         results = {
-            name: {metric: float(np.mean(done[step.key][metric])) for metric in ("psnr", "ssim")}
+            name: {metric: float(np.asarray(done[step.key][metric], float).mean()) for metric in ("psnr", "ssim")}
             for name, step in steps.items()
         }
         before = {step.kind: step for step in steps["semi-supervised"].with_before()}

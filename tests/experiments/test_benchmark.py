@@ -89,11 +89,10 @@ def test_every_system_is_tested(finished):
         assert len(cell["test"]["images"]) == 2
         assert all(map(math.isfinite, cell["test"]["psnr"] + cell["test"]["ssim"]))
         assert bool(cell["kept_ratio"]) == (options.systems[system].kind == "semi" and system != "rounds")
-        assert (cell["chosen"] is not None) == (system == "best")
+        assert bool(cell["chosen"]) == (system == "best")
     pseudo = [ending(options, name).needs["pseudo"].folder for name in ("of_three", "before_fine")]
     of_three, of_one = (values_of(folder / "pseudo" / "lq.lmdb") for folder in pseudo)
-    assert of_three.keys() == of_one.keys()
-    assert of_three != of_one
+    assert (of_three.keys() == of_one.keys(), of_three == of_one) == (True, False)
     assert "pictures.jpg" in {path.name for path in paths.values() if path.is_file()}
     assert json.loads(paths["results.json"].read_text())["failed"] == []
 
@@ -105,8 +104,8 @@ def test_phases_are_shared(finished):
     # systems, without USQ, chosen from candidates, online, of the folds' f_ISPs, of the second round. before_fine is
     # paper's phase 2, and f_isp_global is trained with f_isp.
     expected = {"data": 2, "fold": 2, "f_isp": 1 + 2, "pseudo": 6, "guide": 2, "supervised": 4 + 2, "pseudo_only": 1}
-    expected |= {"mean_teacher": 1, "semi": 8, "finetune": 3, "test": len(finished[1]) - 1 + 6, "choose": 1}
-    assert made == expected
+    rest = {"mean_teacher": 1, "semi": 8, "finetune": 3, "test": len(finished[1]) - 1 + 6, "choose": 1}
+    assert made == expected | rest
 
 
 @pytest.mark.slow
@@ -197,7 +196,7 @@ def test_again_does_nothing(finished, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_failed_job_takes_along_only_what_needs_it(tiny_data, tmp_path, monkeypatch, capsys):
+def test_a_failed_job_takes_along_only_what_needs_it(tiny_data, tmp_path, monkeypatch):
     """On two tasks; the report is there after each seed, and the command fails."""
     work, after_first, done = benchmark_jobs.work, [], []
 
@@ -221,7 +220,6 @@ def test_a_failed_job_takes_along_only_what_needs_it(tiny_data, tmp_path, monkey
     monkeypatch.setattr(benchmark_jobs, "work", fail)
     with pytest.raises(RuntimeError, match=r"6 jobs failed; .* No space left on device"):  # pseudo, semi, test
         benchmark.run_from_arguments(arguments)
-    assert "6 jobs failed." in capsys.readouterr().out
     assert runs(after_first) == {run for run in everything if run[2] == 0}
     assert runs(cells_in(tmp_path)) == everything - {(task, "before_fine", 1) for task in options.tasks}
     # Another try does what failed, and no more.

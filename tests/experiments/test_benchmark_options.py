@@ -111,8 +111,8 @@ def test_every_option_file_is_valid(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     loaded = load_benchmark_options(path)
     assert loaded.name == path.stem
-    assert all((loaded.title, loaded.contrasts))
-    assert all(of_task.title and of_task.description for of_task in loaded.tasks.values())
+    said = [text for of_task in loaded.tasks.values() for text in (of_task.title, of_task.description)]
+    assert all([loaded.title, loaded.contrasts, *said])
     check_effects(loaded)
     assert not capsys.readouterr().out
 
