@@ -203,7 +203,7 @@ def collect(options: BenchmarkOptions, runner: Runner, jobs: Mapping[Run, Step],
                 test=Scores(result["images"], result["psnr"], result["ssim"]),
                 seconds=sum(runner.noted[key]["seconds"] for key in before),
                 chosen=None if chosen is None else systems[systems[run.system].among[chosen]].label,
-                kept_ratio=kept[0] if len(kept) == 1 else [],
+                kept_ratio=kept[0] if len(kept) == 1 and any(share < 1 for _, share in kept[0]) else [],
             )
         )
     return Results(
