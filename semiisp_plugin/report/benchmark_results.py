@@ -53,7 +53,8 @@ class Cell(msgspec.Struct):
         seed: Of the repetition: of its pairs, photographs, weights and batches.
         test: Scores on the test images at the end.
         chosen: Of a system that chooses among others: the label of the one that was chosen.
-        kept_ratio: Iteration and the share of the pseudo pairs, 0 to 1, that the filter kept; nothing where it kept all.
+        kept_ratio: Iteration and the share of the pseudo pairs, 0 to 1, that the filter kept; nothing where it kept
+            all.
         seconds: Time of all jobs that the run consists of; systems share jobs.
     """
 

@@ -49,8 +49,8 @@ def paired_difference(a: Values, b: Values) -> Interval | None:
     often as its image times its seed was drawn (the pigeonhole bootstrap, Owen 2007). That counts what is left beside
     the effects of seed and image more than once, which widens the interval, but takes the spread between few seeds for
     too small: of simulated intervals of 70 images and 5 seeds about 95 % held the true mean where images differed more
-    than seeds, 92 % where seeds differed more; with 3 seeds 94 % and 88 %, or less. With one seed the interval speaks of
-    the images alone, and is too narrow.
+    than seeds, 92 % where seeds differed more; with 3 seeds 94 % and 88 %, or less. With one seed the interval speaks
+    of the images alone, and is too narrow.
 
     Args:
         a: For example PSNR in dB.
