@@ -3,8 +3,8 @@
 python scripts/publish_benchmarks.py benchmark_results/quick benchmark_results/lolv1_cpu
 
 writes `docs/benchmarks/NAME.json` for each folder, rounded, and rewrites in docs/*.md and README.md what stands between
-`<!-- benchmark NAME -->` (all tables) or `<!-- contrasts NAME -->` (the headline alone) and `<!-- end -->`. Without
-folders it rewrites the tables from the JSON that is there.
+`<!-- benchmark NAME -->` (all tables), `<!-- contrasts NAME -->` (the headline alone) or `<!-- contrast NAME -->` (the
+first of it) and `<!-- end -->`. Without folders it rewrites the tables from the JSON that is there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from semiisp_plugin.report.benchmark_tables import contrast_tables, interval_tex
 from semiisp_plugin.report.tables import Table, escape_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"<!-- (benchmark|contrasts) (\S+) -->\n.*?<!-- end -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- (benchmark|contrasts?) (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 DIGITS = {"psnr": 3, "seconds": 0}
 
 
@@ -64,9 +64,9 @@ def titled(title: str, table: Table, text: list[str]) -> list[str]:
     return [f"**{escape_markdown(title)}**\n", *(f"{escape_markdown(line)}\n" for line in text), table.markdown()]
 
 
-def headline(results: Results) -> list[str]:
-    """The contrasts, and what their intervals are."""
-    parts = [part for table in contrast_tables(results) for part in titled(table.title, table, [])]
+def headline(results: Results, most: int | None = None) -> list[str]:
+    """The contrasts, or the first of them, and what their intervals are."""
+    parts = [part for table in contrast_tables(results)[:most] for part in titled(table.title, table, [])]
     return [*parts, f"{interval_text(results)}\n"]
 
 
@@ -94,7 +94,8 @@ def rewrite(page: Path, root: Path) -> str:
         path = root / "docs" / "benchmarks" / f"{name}.json"
         results = read(path)
         link = Path(os.path.relpath(path, page.parent)).as_posix()
-        parts = headline(results) if kind == "contrasts" else everything(results, link)
+        most = 1 if kind == "contrast" else None
+        parts = everything(results, link) if kind == "benchmark" else headline(results, most)
         return "\n".join([f"<!-- {kind} {name} -->", *parts, "<!-- end -->"])
 
     return BLOCK.sub(block, page.read_text(encoding="utf-8"))
