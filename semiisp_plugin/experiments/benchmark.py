@@ -155,8 +155,9 @@ def _run(options: BenchmarkOptions, command: str, workers: int | None) -> dict[s
     paths: dict[str, Path] = {}
     try:
         for seed in options.seeds:
-            runner.run([job for run, job in jobs.items() if run.seed == seed], f"seed {seed}")
-            paths = _write(options, runner, jobs, command)
+            news = runner.run([job for run, job in jobs.items() if run.seed == seed], f"seed {seed}")
+            if news or seed == options.seeds[-1]:
+                paths = _write(options, runner, jobs, command)
     finally:
         if runner.failed:
             print(f"{len(runner.failed)} jobs failed.")

@@ -307,8 +307,8 @@ class Runner:
         """A job's result; None if it is not done."""
         return self.noted[job.key]["result"] if job.key in self.noted else None
 
-    def run(self, jobs: Sequence[Job], what: str) -> None:
-        """Do jobs and all that they need; what is noted of them is in `noted`."""
+    def run(self, jobs: Sequence[Job], what: str) -> bool:
+        """Do jobs and all that they need, and note them in `noted`; returns whether there was anything to do."""
         waiting = {}
         for job in (one for given in jobs for one in given.with_before()):
             if job.key in self.noted or job.key in self.failed or job.key in waiting:
@@ -318,7 +318,7 @@ class Runner:
             else:
                 waiting[job.key] = job
         if not waiting:
-            return
+            return False
         with _pool(min(self.workers, len(waiting))) as pool, tqdm(total=len(waiting), desc=what, unit="job") as bar:
             running: dict[Future[dict[str, Any]], str] = {}
             while waiting or running:
@@ -340,6 +340,7 @@ class Runner:
                         self.failed[key] = f"{type(error).__name__}: {' '.join(str(error).split())}"
                         tqdm.write(f"{key} failed: {self.failed[key]}")
                     bar.update()
+        return True
 
     def _start(
         self, waiting: dict[str, Job], running: dict[Future[dict[str, Any]], str], pool: Executor, bar: Any
