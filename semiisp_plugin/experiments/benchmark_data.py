@@ -15,12 +15,13 @@ import torch
 
 from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair
 from semiisp_plugin.experiments.benchmark_options import Task
+from semiisp_plugin.experiments.tried import look_of
 from semiisp_plugin.io.image_io import (
     ImageReadError,
     list_images,
     read_image,
     to_bit_depth,
-    to_float,
+    to_tensor,
     write_image,
 )
 from semiisp_plugin.io.picture import shrink_short_side
@@ -173,9 +174,8 @@ def _deal_pairs(task: Task, n_pairs: int, seed: int) -> tuple[list[Pair], list[P
 
 
 def _look(pair: Pair) -> np.ndarray:
-    """What a target is like: mean and standard deviation of the logarithm of each colour, (6,)."""
-    picture = np.log(to_float(shrink_short_side(read_pair(pair)[1], 64)) + 1 / 64)
-    return np.concatenate((picture.mean((0, 1)), picture.std((0, 1))))
+    """What a target is like, see `look_of`; (6,)."""
+    return look_of(to_tensor(shrink_short_side(read_pair(pair)[1], 64))[None])[0].numpy()
 
 
 def _readable(task: Task, seed: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -237,7 +237,8 @@ def _simulate_packaged(task: Task, folder: Path, n_pairs: int, seed: int) -> tup
         for k in range(count):
             rng = np.random.default_rng((seed, 31, number, k))
             photograph = photographs[names[k % len(names)]]
-            made[-1].append(_write_simulated(task, photograph, rng, folder, f"{number}_{k:04d}.png"))
+            pair = _write_simulated(task, photograph, rng, folder, f"{number}_{k:04d}.png")
+            made[-1].append(pair._replace(key=f"{seed}/{pair.key}"))  # parts of other photographs, with another seed
     photos = folder / "photos"
     photos.mkdir()
     photographs = load_photographs(split.unlabelled)

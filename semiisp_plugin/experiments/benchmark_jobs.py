@@ -134,7 +134,7 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
     """The training that ends a system's chain, with all jobs that come before it.
 
     Args:
-        kind: Of the system: ``f_isp``, ``supervised``, ``pseudo_only``, ``mean_teacher``, ``semi``.
+        kind: Of the system: ``f_isp``, ``f_isp_global``, ``supervised``, ``pseudo_only``, ``mean_teacher``, ``semi``.
         settings: Of the system. A job depends on those alone that matter to it.
         data: The job that makes the data.
         seed: Of weights and batches.

@@ -164,7 +164,8 @@ class Settings(Strict):
         augment: Photometric jitter of the inputs in supervised training, phase 3 included (there it is ours); 0 for
             none.
         loss: ``mse``, or ``mse_ssim`` (Table 6, with denoising).
-        network: The target network's section; ``f_isp`` is the network of f_ISP, with local control.
+        network: The target network's section; ``f_isp`` is the network of f_ISP, with local control. A
+            PQDynamicISP is trained with warm-up and clipped gradients, as phase 1 is.
         warm_start: The target begins with the weights of f_ISP, whose network it must be (ours).
         rounds: More than 1: the trained target becomes the f_ISP that makes the pseudo ground truths of another phase
             2, and so on (ours). Its network must be ``f_isp``.
