@@ -18,6 +18,7 @@ from semiisp_plugin._version import __version__
 from semiisp_plugin.experiments.benchmark_data import check_amounts
 from semiisp_plugin.experiments.benchmark_jobs import Step, chain, choice, compare_outputs, fold_of, tested
 from semiisp_plugin.experiments.benchmark_options import (
+    COMBINED_IN_FOLDS,
     BenchmarkOptions,
     Settings,
     System,
@@ -66,10 +67,11 @@ def job_of(options: BenchmarkOptions, run: Run) -> Step:
     data = Step("data", run.seed, {"task": of_task, "n_pairs": run.pairs}, options.cache)
     systems: Mapping[str, System] = options.systems
     system = systems[run.system]
-    if system.kind != "choose":
+    if system.kind not in COMBINED_IN_FOLDS:
         return _test_of(options, task, run, run.system, data)
     folds = [fold_of(data, fold, system.folds) for fold in range(system.folds)]
     return choice(
+        system.kind,
         [_test_of(options, task, run, name, data) for name in system.among],
         [[_test_of(options, task, run, name, fold) for fold in folds] for name in system.among],
     )
@@ -194,7 +196,9 @@ def collect(options: BenchmarkOptions, runner: Runner, jobs: Mapping[Run, Step],
             continue
         before = {j.key: j for j in job.with_before()}
         kept = [runner.noted[key]["result"]["kept_ratio"] for key, j in before.items() if j.kind == "semi"]
-        chosen = result.get("chosen")
+        weights = result.get("weights")
+        if "chosen" in result:
+            weights = [float(k == result["chosen"]) for k in range(len(systems[run.system].among))]
         cells.append(
             Cell(
                 task=run.task,
@@ -203,7 +207,12 @@ def collect(options: BenchmarkOptions, runner: Runner, jobs: Mapping[Run, Step],
                 seed=run.seed,
                 test=Scores(result["images"], result["psnr"], result["ssim"]),
                 seconds=sum(runner.noted[key]["seconds"] for key in before),
-                chosen=None if chosen is None else systems[systems[run.system].among[chosen]].label,
+                chosen=weights
+                and {
+                    systems[name].label: weight
+                    for name, weight in zip(systems[run.system].among, weights, strict=True)
+                    if weight > 0
+                },
                 kept_ratio=kept[0] if len(kept) == 1 and any(share < 1 for _, share in kept[0]) else [],
             )
         )

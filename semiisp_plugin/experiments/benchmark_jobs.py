@@ -28,11 +28,11 @@ from torch import Tensor
 from semiisp_plugin import options as options_module
 from semiisp_plugin._version import __version__
 from semiisp_plugin.apps.enhance.network import load_network
-from semiisp_plugin.data.pairs import match_pairs, read_pair
+from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair
 from semiisp_plugin.experiments.benchmark_data import Data, PairData, data_in, make_data, make_fold
 from semiisp_plugin.experiments.benchmark_options import Settings, Task
 from semiisp_plugin.experiments.jobs import Job, Record
-from semiisp_plugin.experiments.tried import LookalikeInverse, generator_of_folds
+from semiisp_plugin.experiments.tried import LookalikeInverse, best_weights, generator_of_folds
 from semiisp_plugin.io.image_io import read_image, to_float, to_tensor, to_uint8, to_uint16, write_image
 from semiisp_plugin.io.picture import shrink_short_side
 from semiisp_plugin.models.validation import measure
@@ -58,7 +58,7 @@ class Step(Job):
 
     Attributes:
         kind: ``data``, ``fold``, ``f_isp``, ``pseudo``, ``guide``, ``semi``, ``finetune``, ``supervised``,
-            ``pseudo_only``, ``mean_teacher``, ``test``, ``choose``; the demo has kinds of data of its own.
+            ``pseudo_only``, ``mean_teacher``, ``test``, ``choose``, ``weigh``; the demo has kinds of data of its own.
         seed: Of what is random in it.
         settings: Everything it depends on but the jobs before it; plain values.
         root: The folder that jobs' folders are in.
@@ -217,10 +217,11 @@ def fold_of(data: Step, fold: int, folds: int) -> Step:
     return Step("fold", data.seed, {"fold": fold, "folds": folds}, data.root, {"data": data}, data.quiet)
 
 
-def choice(candidates: Sequence[Step], in_folds: Sequence[Sequence[Step]]) -> Step:
-    """The test of that candidate which is best in cross-validation.
+def choice(kind: str, candidates: Sequence[Step], in_folds: Sequence[Sequence[Step]]) -> Step:
+    """The test of what cross-validation makes of several candidates.
 
     Args:
+        kind: ``choose``: the best of them; ``weigh``: the best weighted mean of their outputs.
         candidates: Of the whole of the labelled pairs; each a job of `tested`.
         in_folds: Of each candidate, its tests in all folds.
     """
@@ -228,7 +229,7 @@ def choice(candidates: Sequence[Step], in_folds: Sequence[Sequence[Step]]) -> St
     needs = {"data": first.needs["data"], **{str(k): step for k, step in enumerate(candidates)}}
     for k, tests in enumerate(in_folds):
         needs.update({f"{k} fold {fold}": step for fold, step in enumerate(tests)})
-    return Step("choose", first.seed, {"candidates": len(candidates)}, first.root, needs, first.quiet)
+    return Step(kind, first.seed, {"candidates": len(candidates)}, first.root, needs, first.quiet)
 
 
 # --- options of the trainings ----------------------------------------------------------------------------------------
@@ -407,9 +408,11 @@ def work(step: Step, progress: bool) -> dict[str, Any]:
     if step.kind == "guide":
         return _guide(step, data)
     if step.kind == "test":
-        return _test(step, data)
+        return _test(step, data.test, [(1.0, _networks(step))])
     if step.kind == "choose":
         return _choose(step)
+    if step.kind == "weigh":
+        return _weigh(step, data)
     return _train(_target_options(step, data), step, progress)
 
 
@@ -467,21 +470,37 @@ def _network(step: Step, name: str = "net_g") -> torch.nn.Module:
     return torch.nn.Sequential(_network(step.needs["guide"].needs["f_isp"]), network)
 
 
-@torch.no_grad()
-def _test(step: Step, data: Data) -> dict[str, Any]:
-    """PSNR and SSIM of every test image, at full resolution; the first few outputs are kept, shrunk to be looked at."""
+def _networks(test: Step) -> list[torch.nn.Module]:
+    """Those whose mean output a job of `tested` tests."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    networks = [
+    return [
         _network(need, "net_global" if part.startswith("global") else "net_g").to(device)
-        for part, need in step.needs.items()
+        for part, need in test.needs.items()
         if part != "data"
     ]
+
+
+@torch.no_grad()
+def _mean_output(networks: Sequence[torch.nn.Module], image: Tensor) -> Tensor:
+    """``(1, 3, H, W)`` to the same, in [0, 1]."""
+    image = image.to(next(networks[0].parameters()).device)
+    return torch.stack([network(image).clamp(0, 1) for network in networks]).mean(0).cpu()
+
+
+def _test(step: Step, test: Sequence[Pair], parts: Sequence[tuple[float, list[torch.nn.Module]]]) -> dict[str, Any]:
+    """PSNR and SSIM of every test image, at full resolution; the first few outputs are kept, shrunk to be looked at.
+
+    Args:
+        step: Has the folder for them.
+        test: The pairs.
+        parts: Networks, and the weight of their mean output in the result.
+    """
     folder = step.folder / "outputs"
     folder.mkdir(exist_ok=True)
     scores: dict[str, list[Any]] = {"images": [], "psnr": [], "ssim": []}
-    for k, pair in enumerate(data.test):
+    for k, pair in enumerate(test):
         image, target = (to_tensor(picture)[None] for picture in read_pair(pair))
-        output = torch.stack([network(image.to(device)).clamp(0, 1) for network in networks]).mean(0).cpu()
+        output = torch.stack([weight * _mean_output(networks, image) for weight, networks in parts]).sum(0)
         values = measure(output[0], target[0], METRICS)
         scores["images"].append(pair.key)
         for name in METRICS:
@@ -504,6 +523,22 @@ def _choose(step: Step) -> dict[str, Any]:
         means.append(-math.inf if None in psnr else statistics.fmean(psnr))
     best = means.index(max(means))
     return {**step.needs[str(best)].record.read()["result"], "chosen": best, "means": means}
+
+
+def _weigh(step: Step, data: Data) -> dict[str, Any]:
+    """The test scores of the weighted mean of the candidates' outputs that is best on all folds' test images."""
+    count = step.settings["candidates"]
+    folds = [[need for part, need in step.needs.items() if part.startswith(f"{k} fold")] for k in range(count)]
+    products = []
+    for tests in zip(*folds, strict=True):
+        candidates = [_networks(test) for test in tests]
+        for pair in tests[0].needs["data"].data().test:
+            image, target = (to_tensor(picture)[None] for picture in read_pair(pair))
+            errors = torch.stack([(_mean_output(networks, image) - target).flatten() for networks in candidates])
+            products.append((errors.double() @ errors.double().T / errors.shape[1]).numpy())
+    weights = best_weights(np.stack(products))
+    networks = [_networks(step.needs[str(k)]) for k in range(count)]
+    return {**_test(step, data.test, list(zip(weights, networks, strict=True))), "weights": weights}
 
 
 def compare_outputs(title: str, tests: Mapping[str, Step], count: int) -> Pictures:

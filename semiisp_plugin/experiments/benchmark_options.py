@@ -30,7 +30,11 @@ from semiisp_plugin.simulation.look import LOOKS
 _Regions = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 _Stops = Annotated[float, msgspec.Meta(ge=-20, le=20)]
 _Folders = str | Annotated[list[str], msgspec.Meta(min_length=1)]
-Kind = Literal["f_isp", "f_isp_global", "supervised", "pseudo_only", "mean_teacher", "semi", "average", "choose"]
+Kind = Literal[
+    "f_isp", "f_isp_global", "supervised", "pseudo_only", "mean_teacher", "semi", "average", "choose", "weigh"
+]
+COMBINED_IN_FOLDS = ("choose", "weigh")
+"""Kinds of systems that cross-validation makes of others."""
 Group = Literal["supervised", "method", "chosen", "tried", "ablation", "source"]
 
 
@@ -98,16 +102,16 @@ class System(Strict):
 
     Attributes:
         kind: What is trained: ``f_isp`` (alone), ``f_isp_global`` (its global network), ``supervised``,
-            ``pseudo_only``, ``mean_teacher``, ``semi``. Or nothing new: ``average`` of the outputs of other systems; or
-            ``choose`` among them by cross-validation.
+            ``pseudo_only``, ``mean_teacher``, ``semi``. Or nothing new: ``average`` of the outputs of other systems;
+            or, by cross-validation, ``choose`` among them, or ``weigh`` their outputs' mean.
         label: For the report.
         group: Where it stands in the report.
         ours: It has settings that the paper does not.
         description: For the report.
         settings: Changes of the option file's ``settings``.
-        among: Names of the systems to average or to choose among.
+        among: Names of the systems to average, to choose among, or to weigh.
         folds: Of cross-validation: every candidate is trained as often without a part of the labelled pairs and tested
-            on that part, and the best mean PSNR over all of them is chosen.
+            on that part; the best mean PSNR over all of them decides.
     """
 
     kind: Kind
@@ -314,7 +318,7 @@ def _check_names(options: BenchmarkOptions, source: Source) -> None:
         source.fail(("systems",), "without a supervised system (such as 'supervised') there is nothing to gain over.")
     fewest = min(n for task in options.tasks.values() for n in task.pairs)
     for name, system in options.systems.items():
-        if system.kind == "choose" and system.folds > fewest:
+        if system.kind in COMBINED_IN_FOLDS and system.folds > fewest:
             source.fail(("systems", name, "folds"), f"{system.folds} folds of {fewest} pairs; use {fewest} or fewer.")
     for k, contrast in enumerate(options.contrasts):
         for name in (contrast.of, *contrast.over):
@@ -373,7 +377,7 @@ def _check_together(settings: Settings, kind: Kind, source: Source, keys: tuple[
 
 def _check_among(name: str, systems: Mapping[str, System], source: Source) -> None:
     system = systems[name]
-    combines = system.kind in ("average", "choose")
+    combines = system.kind in ("average", *COMBINED_IN_FOLDS)
     if len(system.among) < 2 if combines else system.among:
         fix = "name two or more systems" if combines else "leave it out"
         source.fail(("systems", name, "among"), f"a system of the kind '{system.kind}': {fix}.")
@@ -381,7 +385,7 @@ def _check_among(name: str, systems: Mapping[str, System], source: Source) -> No
         if other not in systems:
             hint = nearest(other, systems)
             source.fail(("systems", name, "among"), f"'{other}' is none of the systems{hint}")
-        if systems[other].kind == "choose" or (systems[other].kind == "average" and system.kind == "average"):
+        if systems[other].kind in COMBINED_IN_FOLDS or (systems[other].kind == "average" and system.kind == "average"):
             source.fail(("systems", name, "among"), f"'{other}' is itself of the kind '{systems[other].kind}'.")
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
@@ -44,6 +46,28 @@ def generator_of_folds(generators: Sequence[PseudoPairGenerator]) -> PseudoPairG
         update_quality=generators[0].update_quality,
         candidates=generators[0].candidates,
     )
+
+
+def best_weights(products: np.ndarray) -> list[float]:
+    """Weights of several outputs whose weighted mean has the highest mean PSNR.
+
+    Args:
+        products: ``(images, outputs, outputs)``: of each image, the mean products of the outputs' errors.
+
+    Returns:
+        One weight an output, none negative; their sum is 1.
+    """
+    count = products.shape[1]
+
+    def loss(weights: np.ndarray) -> float:
+        square_errors = np.einsum("i,kij,j->k", weights, products, weights)
+        return float(np.log(square_errors.clip(1e-12)).mean())
+
+    starts = [np.full(count, 1 / count), *np.eye(count)]
+    sum_is_one = {"type": "eq", "fun": lambda weights: weights.sum() - 1}
+    found = [minimize(loss, start, bounds=[(0, 1)] * count, constraints=sum_is_one).x.clip(0, 1) for start in starts]
+    best = min(found, key=loss)
+    return [float(weight) for weight in best / best.sum()]
 
 
 def look_of(images: Tensor) -> Tensor:

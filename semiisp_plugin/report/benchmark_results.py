@@ -52,7 +52,7 @@ class Cell(msgspec.Struct):
         system: Its key in ``systems``.
         seed: Of the repetition: of its pairs, photographs, weights and batches.
         test: Scores on the test images at the end.
-        chosen: Of a system that chooses among others: the label of the one that was chosen.
+        chosen: Of a system that cross-validation makes of others: their labels and weights, the sum of which is 1.
         kept_ratio: Iteration and the share of the pseudo pairs, 0 to 1, that the filter kept; nothing where it kept
             all.
         seconds: Time of all jobs that the run consists of; systems share jobs.
@@ -64,7 +64,7 @@ class Cell(msgspec.Struct):
     seed: int
     test: Scores
     seconds: float
-    chosen: str | None = None
+    chosen: dict[str, float] | None = None
     kept_ratio: list[tuple[float, float | None]] = []
 
 

@@ -94,13 +94,16 @@ def results_section(results: Results, task: str, pairs: int) -> Section:
 
 
 def choices(results: Results, task: str, pairs: int) -> list[str]:
-    """What each system that chooses among others chose, and how often: a line a system."""
+    """What cross-validation made of the systems it had: a line for each system that it combines others to."""
     lines = []
     for key in results.systems:
-        chosen = Counter(cell.chosen for cell in results.of(task, pairs, key) if cell.chosen is not None)
+        chosen = [cell.chosen for cell in results.of(task, pairs, key) if cell.chosen is not None]
         if chosen:
-            counts = ", ".join(f"{label} {n} of {chosen.total()}" for label, n in chosen.most_common())
-            lines.append(f"{results.label(key)} chose: {counts}.")
+            total: Counter[str] = Counter()
+            for weights in chosen:
+                total.update(weights)
+            shares = ", ".join(f"{label} {weight / len(chosen):.0%}" for label, weight in total.most_common())
+            lines.append(f"{results.label(key)}, by cross-validation: {shares}.")
     return lines
 
 

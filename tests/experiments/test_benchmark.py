@@ -15,7 +15,7 @@ import yaml
 from helpers import touch, values_of
 
 from semiisp_plugin.apps.enhance.network import load_network
-from semiisp_plugin.data.pairs import match_pairs, read_pair
+from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair
 from semiisp_plugin.experiments import benchmark, benchmark_jobs
 from semiisp_plugin.experiments.benchmark import Run, job_of
 from semiisp_plugin.experiments.benchmark_jobs import METRICS, Step, choice, run_folder
@@ -48,6 +48,7 @@ systems:
   rounds: {kind: semi, settings: {network: f_isp, rounds: 2, fine_iterations: 0}}
   mean: {kind: average, among: [f_isp, supervised]}
   best: {kind: choose, among: [supervised, f_isp, mean], folds: 2, group: chosen}
+  weighed: {kind: weigh, among: [supervised, f_isp], folds: 2, group: chosen}
 """
 
 
@@ -91,7 +92,7 @@ def test_every_system_is_tested(finished):
         if cell["kept_ratio"]:
             assert options.systems[system].kind == "semi"
             assert system != "rounds"
-        assert bool(cell["chosen"]) == (system == "best")
+        assert bool(cell["chosen"]) == (system in ("best", "weighed"))
     pseudo = [ending(options, name).needs["pseudo"].folder for name in ("of_three", "before_fine")]
     of_three, of_one = (values_of(folder / "pseudo" / "lq.lmdb") for folder in pseudo)
     assert (of_three.keys() == of_one.keys(), of_three == of_one) == (True, False)
@@ -106,7 +107,7 @@ def test_phases_are_shared(finished):
     # systems, without USQ, chosen from candidates, online, of the folds' f_ISPs, of the second round. before_fine is
     # paper's phase 2, and f_isp_global is trained with f_isp.
     expected = {"data": 2, "fold": 2, "f_isp": 1 + 2, "pseudo": 6, "guide": 2, "supervised": 4 + 2, "pseudo_only": 1}
-    rest = {"mean_teacher": 1, "semi": 8, "finetune": 3, "test": len(finished[1]) - 1 + 6, "choose": 1}
+    rest = {"mean_teacher": 1, "semi": 8, "finetune": 3, "test": len(finished[1]) - 2 + 6, "choose": 1, "weigh": 1}
     assert made == expected | rest
 
 
@@ -131,8 +132,37 @@ def test_the_choice_is_by_all_labelled_pairs(finished):
     for k in range(3):
         tests = [job.needs[f"{k} fold {fold}"].record.read()["result"] for fold in range(2)]
         assert sorted(image for test in tests for image in test["images"]) == labelled
-    chosen = next(name for name, system in options.systems.items() if system.label == cells["best"]["chosen"])
+    (label,) = cells["best"]["chosen"]
+    chosen = next(name for name, system in options.systems.items() if system.label == label)
     assert cells["best"]["test"] == cells[chosen]["test"]
+
+
+@pytest.mark.slow
+def test_weights_are_of_outputs_that_were_not_trained_on(finished):
+    """They are worth no less in the folds than any other mix of the same; their test is of the same weighted mean."""
+    options, cells, _ = finished
+    job = job_of(options, Run("toy", 5, 0, "weighed"))
+    weights = job.record.read()["result"]["weights"]
+
+    def outputs(tests: list[Step], pair: Pair) -> torch.Tensor:
+        image = to_tensor(read_pair(pair)[0])[None]
+        return torch.stack([benchmark_jobs._networks(test)[0](image)[0].clamp(0, 1) for test in tests])
+
+    def mixed(tests: list[Step], pairs: list[Pair], weights: list[float]) -> list[float]:
+        mixes = [torch.einsum("n,nchw->chw", torch.tensor(weights).float(), outputs(tests, pair)) for pair in pairs]
+        targets = [to_tensor(read_pair(pair)[1]) for pair in pairs]
+        return [measure(mix, target, METRICS)["psnr"] for mix, target in zip(mixes, targets, strict=True)]
+
+    def in_folds(weights: list[float]) -> float:
+        psnr: list[float] = []
+        for fold in range(2):
+            tests = [job.needs[f"{k} fold {fold}"] for k in range(2)]
+            psnr += mixed(tests, tests[0].needs["data"].data().test, weights)
+        return sum(psnr) / len(psnr)
+
+    assert in_folds(weights) >= max(in_folds([w, 1 - w]) for w in (0, 0.25, 0.5, 0.75, 1)) - 1e-3
+    expected = mixed([job.needs["0"], job.needs["1"]], job.needs["data"].data().test, weights)
+    assert cells["weighed"]["test"]["psnr"] == pytest.approx(expected, abs=1e-3)
 
 
 def test_folds_are_pooled(tmp_path):
@@ -144,7 +174,7 @@ def test_folds_are_pooled(tmp_path):
         return step
 
     folds = [[[24.0, 24.0], [18.0]], [[20.0, 20.0], [25.0]], [[40.0, None], [40.0]]]
-    job = choice([done([psnr]) for psnr in (10.0, 20.0, 30.0)], [list(map(done, tests)) for tests in folds])
+    job = choice("choose", [done([psnr]) for psnr in (10.0, 20.0, 30.0)], [list(map(done, tests)) for tests in folds])
     expected = {"psnr": [10.0], "chosen": 0, "means": [22.0, pytest.approx(65 / 3), -math.inf]}
     assert benchmark_jobs._choose(job) == expected
 

@@ -68,7 +68,7 @@ def make_results(
                             "ssim": [0.8] * images,
                         },
                         "seconds": 1.5,
-                        "chosen": ("semi", "f_ISP", "semi")[seed % 3] if key == "auto" else None,
+                        "chosen": {("semi", "f_ISP", "semi")[seed % 3]: 1.0} if key == "auto" else None,
                         "kept_ratio": [[50 * k, float(rng.uniform(0.4, 0.9))] for k in range(4)] if photographs else [],
                     }
                 )
@@ -286,7 +286,7 @@ def test_text_says_what_the_interval_is(seeds, words):
 
 def test_choices_are_counted():
     results = make_results()
-    chose = "auto (ours) chose: semi 2 of 3, f_ISP 1 of 3."
+    chose = "auto (ours), by cross-validation: semi 67%, f_ISP 33%."
     assert benchmark_tables.choices(parsed(results), "lolv1", 50) == [chose]
     assert section_text(benchmark_tables.results_section(parsed(results), "lolv1", 50)).count(chose) == 1
     assert benchmark_tables.terminal_table(parsed(results)).count(chose) == 3
@@ -399,7 +399,7 @@ def test_the_whole_report(whole):
     for expected in ("Made up", "basicsr benchmark -opt x.yml", "of the sea", "2026-11-22", "2:30:00", "out of memory"):
         assert expected in page.text
         assert expected in markdown
-    for expected in ("is upi", "cores 2", "95 % intervals", "chose: semi 2 of 3"):
+    for expected in ("is upi", "cores 2", "95 % intervals", "by cross-validation: semi 67%"):
         assert expected in page.text
     titles = re.findall(r"(?m)^## (.*)$", markdown)
     assert titles[:5] == ["Failed", "Contrasts", "LOLv1, 16 pairs", "LOLv1, 50 pairs", "Underwater (LSUI), 50 pairs"]
@@ -439,7 +439,7 @@ def test_every_text_is_escaped(tmp_path):
     for contrast in results["contrasts"]:
         contrast["title"] += HOSTILE
     for cell in results["cells"]:
-        cell["chosen"] = HOSTILE
+        cell["chosen"] = {HOSTILE: 1.0}
     results["failed"] = [{"job": HOSTILE, "error": HOSTILE}]
     paths = write_report(tmp_path, parsed(results), [replace(make_pictures(HOSTILE), title=HOSTILE)])
     page = Page(paths["report.html"].read_text())
@@ -461,7 +461,16 @@ def test_what_is_not_there_is_left_out(tmp_path):
         cell.update(kept_ratio=[], chosen=None)
     paths = write_report(tmp_path, parsed(results))
     assert set(paths) == {"report.md", "report.html"}
-    absent = ["The filter", "chose:", "Contrasts", "Pictures", "The paper", "Gain and number of pairs", "Failed", "[+"]
+    absent = [
+        "The filter",
+        "by cross-validation:",
+        "Contrasts",
+        "Pictures",
+        "The paper",
+        "Gain and number of pairs",
+        "Failed",
+        "[+",
+    ]
     for text in (paths["report.md"].read_text(), Page(paths["report.html"].read_text()).text):
         assert "50 pairs" in text
         assert "Gain: over nothing" in text
