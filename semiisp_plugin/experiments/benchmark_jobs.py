@@ -30,7 +30,7 @@ from semiisp_plugin._version import __version__
 from semiisp_plugin.apps.enhance.network import load_network
 from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair
 from semiisp_plugin.experiments.benchmark_data import Data, PairData, data_in, make_data, make_fold
-from semiisp_plugin.experiments.benchmark_options import Settings, Task
+from semiisp_plugin.experiments.benchmark_options import OWN_NETWORKS, Settings, Task
 from semiisp_plugin.experiments.jobs import Job, Record
 from semiisp_plugin.experiments.tried import LookalikeInverse, best_weights, generator_of_folds
 from semiisp_plugin.io.image_io import read_image, to_float, to_tensor, to_uint8, to_uint16, write_image
@@ -144,8 +144,10 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
 
     def step(kind: str, needs: Mapping[str, Step], *names: str, round_: int = 0, **more: Any) -> Step:
         chosen = {name: values[name] for name in names} | more
-        if kind in _OF_TARGET and settings.network == "f_isp":
+        if kind in _OF_TARGET and settings.network in OWN_NETWORKS:
             chosen["network"] = f_isp_network(settings, image_enhancement)
+            if settings.network == "f_isp_global":
+                chosen["network"]["grid"] = [1, 1]
         if kind in _OF_TARGET and settings.full_size:
             chosen["size"] = values["full_size"]
         return Step(kind, seed + 1000 * round_, chosen, data.root, {"data": of_target, **needs}, data.quiet)
@@ -336,7 +338,9 @@ def _target_options(step: Step, data: Data) -> dict[str, Any]:
         options["train"].update(grad_clip=1.0, warmup_iter=total // 20)
     train_set, training = options["datasets"]["train"], options["train"]
     if "start" in step.needs:
-        options["path"] = {"pretrain_network_g": str(run_folder(step.needs["start"]) / "net_g_latest.pth")}
+        start = step.needs["start"]
+        part = "net_global" if start.kind == "f_isp" and step.settings["network"]["grid"] == [1, 1] else "net_g"
+        options["path"] = {"pretrain_network_g": str(run_folder(start) / f"{part}_latest.pth")}
     if s.loss == "mse_ssim":
         training["ssim_opt"] = {"type": "SSIMLoss", "loss_weight": 1.0}
     if made is None or kind == "pseudo_only":

@@ -33,6 +33,8 @@ _Folders = str | Annotated[list[str], msgspec.Meta(min_length=1)]
 Kind = Literal[
     "f_isp", "f_isp_global", "supervised", "pseudo_only", "mean_teacher", "semi", "average", "choose", "weigh"
 ]
+OWN_NETWORKS = ("f_isp", "f_isp_global")
+"""Target networks that are f_ISP's own, and may begin with its weights."""
 COMBINED_IN_FOLDS = ("choose", "weigh")
 """Kinds of systems that cross-validation makes of others."""
 Group = Literal["supervised", "method", "chosen", "tried", "ablation", "source"]
@@ -168,8 +170,8 @@ class Settings(Strict):
         augment: Photometric jitter of the inputs in supervised training, phase 3 included (there it is ours); 0 for
             none.
         loss: ``mse``, or ``mse_ssim`` (Table 6, with denoising).
-        network: The target network's section; ``f_isp`` is the network of f_ISP, with local control. A
-            PQDynamicISP is trained with warm-up and clipped gradients, as phase 1 is.
+        network: The target network's section; ``f_isp`` is the network of f_ISP with local control, and
+            ``f_isp_global`` that with global control. A PQDynamicISP is trained with warm-up and clipped gradients, as phase 1 is.
         warm_start: The target begins with the weights of f_ISP, whose network it must be (ours).
         rounds: More than 1: the trained target becomes the f_ISP that makes the pseudo ground truths of another phase
             2, and so on (ours). Its network must be ``f_isp``.
@@ -212,7 +214,7 @@ class Settings(Strict):
     ema_decay: Decay = 0.0
     augment: Share = 0.0
     loss: Literal["mse", "mse_ssim"] = "mse"
-    network: dict[str, Any] | Literal["f_isp"] = msgspec.field(
+    network: dict[str, Any] | Literal["f_isp", "f_isp_global"] = msgspec.field(
         default_factory=lambda: {
             "type": "SepLUT",
             "n_vertices_3d": 9,
@@ -365,7 +367,7 @@ def _check_together(settings: Settings, kind: Kind, source: Source, keys: tuple[
     if otherwise and (settings.isp_folds > 1 or settings.lookalikes):
         what = "isp_folds and lookalikes store inputs, of whole sets of f_ISP's"
         source.fail(keys, f"{what}; leave them out, or online, source and sets.")
-    if settings.network != "f_isp":
+    if settings.network not in OWN_NETWORKS:
         for key, used in (("warm_start", settings.warm_start), ("rounds", settings.rounds > 1)):
             if used:
                 source.fail(keys, f"{key} is for targets with f_ISP's own network; add network: f_isp.")

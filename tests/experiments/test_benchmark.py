@@ -40,6 +40,7 @@ systems:
   no_usq: {settings: {noise: estimated}}
   of_three: {kind: semi, settings: {candidates: 3, fine_iterations: 0}}
   warm: {kind: supervised, settings: {network: f_isp, warm_start: true, lr: 0}}
+  warm_global: {kind: supervised, settings: {network: f_isp_global, warm_start: true, lr: 0}}
   guided: {kind: supervised, settings: {guided: true, lr: 0}}
   guided_semi: {kind: semi, settings: {guided: true}}
   online: {kind: semi, settings: {online: true, fine_iterations: 0}}
@@ -106,7 +107,7 @@ def test_phases_are_shared(finished):
     # Two folds have an f_ISP, a supervised network and three tests each. Six sets of pseudo pairs: that of most
     # systems, without USQ, chosen from candidates, online, of the folds' f_ISPs, of the second round. before_fine is
     # paper's phase 2, and f_isp_global is trained with f_isp.
-    expected = {"data": 2, "fold": 2, "f_isp": 1 + 2, "pseudo": 6, "guide": 2, "supervised": 4 + 2, "pseudo_only": 1}
+    expected = {"data": 2, "fold": 2, "f_isp": 1 + 2, "pseudo": 6, "guide": 2, "supervised": 5 + 2, "pseudo_only": 1}
     rest = {"mean_teacher": 1, "semi": 8, "finetune": 3, "test": len(finished[1]) - 2 + 6, "choose": 1, "weigh": 1}
     assert made == expected | rest
 
@@ -182,7 +183,8 @@ def test_folds_are_pooled(tmp_path):
 @pytest.mark.slow
 def test_a_warm_start_begins_with_f_isp(finished):
     options, cells, _ = finished
-    assert cells["warm"]["test"] == cells["f_isp"]["test"]  # its learning rate is 0
+    for name in ("", "_global"):
+        assert cells[f"warm{name}"]["test"] == cells[f"f_isp{name}"]["test"]  # its learning rate is 0
     for system in ("supervised", "pseudo_only", "mean_teacher", "before_fine"):
         job = ending(options, system, network="f_isp", warm_start=True)
         started = benchmark_jobs._target_options(job, job.needs["data"].data())
