@@ -179,11 +179,19 @@ def _enhance(parser: argparse.ArgumentParser) -> None:
     network.add_argument("--network", metavar="YAML", help=text)
     text = "which weights of the checkpoint (default: params_ema, params or state_dict, the first that is there)"
     network.add_argument("--param_key", metavar="KEY", help=text)
+    text = (
+        "what the network was trained on: srgb develops RAW files as a camera does, raw leaves them linear (default: "
+        "what the checkpoint says; linear where it says nothing)"
+    )
+    network.add_argument("--inputs", choices=["auto", "srgb", "raw"], default="auto", help=text)
     _overrides(network, "override options of -opt")
     _imports(network)
     results = parser.add_argument_group("results")
-    results.add_argument("--format", choices=["png", "jpg", "tiff", "webp"], help="default: each image's; RAW: png")
+    text = "default: each image's; RAW: jpg where it is developed to sRGB, else png"
+    results.add_argument("--format", choices=["jpg", "png", "tif", "tiff", "webp"], help=text)
     results.add_argument("--bits", choices=["keep", "8", "16"], default="keep", help="default: each image's; RAW: 16")
+    text = "from the image, 0, to the network's result, 1, and beyond, up to 1.5 (default: %(default)s)"
+    results.add_argument("--strength", type=_number(float, 0, 1.5), default=1.0, metavar="X", help=text)
     text = "of JPEG and WebP, 1 to 100 (default: %(default)s)"
     results.add_argument("--quality", type=_number(int, 1, 100), default=95, metavar="N", help=text)
     results.add_argument("--suffix", default="", metavar="TEXT", help="added to the names, such as _enhanced")

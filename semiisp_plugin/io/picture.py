@@ -41,7 +41,8 @@ class Picture(NamedTuple):
     """An image to enhance, or a result.
 
     Attributes:
-        pixels: RGB (H, W, 3), ``uint8`` or ``uint16``, upright: sRGB, or of a RAW file linear camera colours.
+        pixels: RGB (H, W, 3), ``uint8`` or ``uint16``, upright: sRGB, or of a RAW file that is not developed linear
+            camera colours.
         alpha: (H, W) of the same type, if there is any.
         exif: EXIF block as it was found.
         notes: What became of things that could not be kept.
@@ -53,15 +54,18 @@ class Picture(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def read_picture(path: str | os.PathLike[str], *, max_pixels: int | None = MAX_PIXELS) -> Picture:
+def read_picture(
+    path: str | os.PathLike[str], *, max_pixels: int | None = MAX_PIXELS, raw_to_srgb: bool = False
+) -> Picture:
     """Read an image file or a camera's RAW file.
 
-    Colours of an ICC profile are converted to sRGB, in the image's own bit depth. RAW files are developed as those of
-    training pairs are (`semiisp_plugin.io.raw_io.read_raw`).
+    Colours of an ICC profile are converted to sRGB, in the image's own bit depth.
 
     Args:
         path: The file.
         max_pixels: Larger images are refused before they are decoded; of RAW files, afterwards.
+        raw_to_srgb: Develop RAW files to sRGB; else they are linear, as those of training pairs are
+            (`semiisp_plugin.io.raw_io.read_raw`).
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -71,7 +75,7 @@ def read_picture(path: str | os.PathLike[str], *, max_pixels: int | None = MAX_P
     """
     name = printable_path(path)
     if is_raw(os.fspath(path)):
-        return _read_raw(path, name, max_pixels)
+        return _read_raw(path, name, max_pixels, raw_to_srgb)
     buffer = read_file(path, max_pixels=max_pixels)
     header = read_header(buffer, name)
     _check_coding(header, name)
@@ -191,13 +195,13 @@ def _check_coding(header: ImageHeader, name: str) -> None:
         )
 
 
-def _read_raw(path: str | os.PathLike[str], name: str, max_pixels: int | None) -> Picture:
+def _read_raw(path: str | os.PathLike[str], name: str, max_pixels: int | None, srgb: bool) -> Picture:
     # Pipes, folders, missing files: with the messages that other images have. Nothing is read here.
     if not os.path.isfile(path):
         read_file(path, max_pixels=max_pixels)
     if os.path.getsize(path) == 0:
         raise ImageReadError(f"{name}: the file is empty (0 bytes). Copy it from the camera again, or remove it.")
-    pixels = read_raw(path)
+    pixels = read_raw(path, srgb=srgb)
     check_size(pixels.shape[1], pixels.shape[0], max_pixels, name)
     return Picture(pixels, exif=_exif_of_raw(path))
 

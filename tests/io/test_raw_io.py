@@ -40,6 +40,29 @@ def test_black_and_white_level_are_mapped_and_nothing_else_happens(tmp_path, wri
     )
 
 
+@pytest.mark.parametrize("grey", [0.02, 0.18, 0.6, 1.3])
+def test_developed_grey_is_grey_by_the_cameras_white_balance_and_srgbs_curve(tmp_path, write_dng, grey):
+    """The file asks for 2 : 1 : 1.43; no brightening, and what is beyond white is white."""
+    levels = (min(BLACK + grey * (WHITE - BLACK) / gain, WHITE) for gain in (2, 1, 10 / 7))
+    path = write_dng(tmp_path / "a.dng", mosaic(*levels), black=BLACK, white=WHITE)
+    wanted = 1.055 * min(grey, 1) ** (1 / 2.4) - 0.055
+    found = read_raw(path, srgb=True)[20, 20]
+    if grey < 1:
+        np.testing.assert_allclose(found / 65535, wanted, atol=0.002)
+    else:  # red and blue do not reach their white level, so that nothing is clipped but green
+        np.testing.assert_array_equal(found, 65535)
+
+
+def test_a_developed_file_is_turned_and_framed_as_a_linear_one(tmp_path, write_dng):
+    values = mosaic(3000, 3000, 3000)
+    values[:24, :32] = 20000
+    path = write_dng(tmp_path / "a.dng", values, orientation=6, crop=(4, 2, 58, 44))
+    linear, developed = read_raw(path), read_raw(path, srgb=True)
+    assert developed.shape == linear.shape == (58, 44, 3)
+    bright = [image.mean(2) > image.mean() for image in (developed, linear)]
+    assert 0.9 < (bright[0] == bright[1]).mean()
+
+
 def test_clipping_at_both_ends(tmp_path, write_dng):
     path = write_dng(tmp_path / "a.dng", mosaic(31000, 500, 30000), black=BLACK, white=WHITE)
     np.testing.assert_array_equal(read_raw(path)[20, 20], [65535, 0, 65535])
@@ -207,7 +230,7 @@ def test_without_rawpy_the_message_says_what_to_install(tmp_path, monkeypatch):
 def test_the_record_says_what_is_done():
     from semiisp_plugin.io.raw_io import _arguments
 
-    done = _arguments(rawpy)
+    done = _arguments(rawpy, srgb=False)
     assert done.keys() == RAW_PROCESSING.keys()
     for key, value in RAW_PROCESSING.items():
         if isinstance(value, str):

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from semiisp_plugin.apps.enhance.encoding import Format, encode_picture
-from semiisp_plugin.apps.enhance.enhancer import Enhancer, NetworkError
+from semiisp_plugin.apps.enhance.enhancer import Enhancer, NetworkError, check_strength
 from semiisp_plugin.apps.enhance.inputs import FoundImages, Job, find_images, plan_jobs
+from semiisp_plugin.apps.enhance.network import Inputs
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.io.folder_job import UNUSABLE, FolderJob, lacks_memory, mapped, progress_bar, reason_of
 from semiisp_plugin.io.image_io import MAX_PIXELS, BitDepth, printable_path
@@ -50,6 +51,8 @@ def enhance_files(
     images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | FoundImages,
     out: str | os.PathLike[str],
     *,
+    inputs: Inputs | None = None,
+    strength: float = 1.0,
     form: Format | None = None,
     bits: BitDepth = "keep",
     quality: int = 95,
@@ -65,7 +68,11 @@ def enhance_files(
         enhancer: The enhancer.
         images: Files and folders, or what `semiisp_plugin.apps.enhance.inputs.find_images` has found there.
         out: Folder of the results; made if need be.
-        form: ``png``, ``jpg``, ``tiff`` or ``webp``; None for each image's own.
+        inputs: What the network was trained on (`semiisp_plugin.apps.enhance.network.LoadedNetwork.inputs`). For
+            ``srgb`` RAW files are developed to sRGB; for ``raw``, and None, they are linear.
+        strength: See `Enhancer.enhance_image`; 1 for networks that make pictures of RAW.
+        form: ``png``, ``jpg``, ``tiff`` or ``webp``; None for each image's own, and for RAW files ``jpg`` where they
+            are developed to sRGB, else ``png``.
         bits: ``keep``, ``8`` or ``16``. RAW files have 16.
         quality: Of JPEG and WebP, 1 to 100.
         suffix: Added to the names of the results, before the extension.
@@ -85,14 +92,24 @@ def enhance_files(
         raise ValueError(f"--quality: {quality} cannot be; give 1 to 100.")
     if form in ("jpg", "webp") and bits == "16":
         raise ValueError(f"--bits 16: {form} holds 8 bits; take --format png or tiff.")
+    check_strength(strength)
     if os.path.lexists(out) and not os.path.isdir(out):
         raise NotADirectoryError(f"--out: '{out}' is a file; give a folder.")
     if not isinstance(images, FoundImages):
         named = [images] if isinstance(images, (str, os.PathLike)) else list(images)
         images = find_images([os.fspath(image) for image in named], out)
     found, remarks = images
-    jobs, clashes = plan_jobs(found, out, form=form, bits=bits, suffix=suffix)
-    if any(is_raw(job.source) for job in jobs):
+    to_srgb = inputs == "srgb"
+    raw_form: Format = "jpg" if to_srgb and bits != "16" else "png"
+    jobs, clashes = plan_jobs(found, out, form=form, raw_form=raw_form, bits=bits, suffix=suffix)
+    raw = [job.source for job in jobs if is_raw(job.source)]
+    if strength != 1 and (inputs == "raw" or (raw and not to_srgb)):
+        what = "this network was trained on RAW" if inputs == "raw" else f"'{printable_path(raw[0])}' is linear RAW"
+        raise ValueError(
+            f"--strength {strength:g}: it blends a picture with what the network makes of it, and {what}, which is no "
+            f"picture yet. Leave it out; for a network that was trained on sRGB give --inputs srgb."
+        )
+    if raw:
         require_rawpy()
     report = EnhanceReport(remarks=remarks, skipped=clashes)
     begun = time.monotonic()
@@ -102,7 +119,7 @@ def enhance_files(
 
     def read(job: Job) -> tuple[Job, Picture | Exception]:
         try:
-            return job, read_picture(job.source, max_pixels=max_pixels)
+            return job, read_picture(job.source, max_pixels=max_pixels, raw_to_srgb=to_srgb)
         except UNUSABLE as error:
             return job, error
 
@@ -112,7 +129,8 @@ def enhance_files(
             try:
                 if isinstance(picture, Exception):
                     raise picture
-                yield job, picture._replace(pixels=enhancer.enhance_image(picture.pixels, show_tile))
+                pixels = enhancer.enhance_image(picture.pixels, show_tile, strength=strength)
+                yield job, picture._replace(pixels=pixels)
             except NetworkError:
                 raise
             except UNUSABLE as error:

@@ -8,13 +8,13 @@ import sys
 from typing import Any
 
 from semiisp_plugin.apps.enhance.batch import EnhanceReport, enhance_files
-from semiisp_plugin.apps.enhance.encoding import EXTENSIONS
+from semiisp_plugin.apps.enhance.encoding import EXTENSIONS, Format
 from semiisp_plugin.apps.enhance.enhancer import Enhancer
 from semiisp_plugin.apps.enhance.inputs import find_images
-from semiisp_plugin.apps.enhance.network import describe, load_network
+from semiisp_plugin.apps.enhance.network import LoadedNetwork, describe, load_network
 from semiisp_plugin.io.folder_job import SKIPPED, counted
 from semiisp_plugin.io.image_io import printable_path
-from semiisp_plugin.io.raw_io import RAW_SUMMARY, is_raw
+from semiisp_plugin.io.raw_io import RAW_SUMMARY, SRGB_SUMMARY, is_raw
 from semiisp_plugin.options import read_options
 
 _SHOWN = 20
@@ -27,7 +27,8 @@ def run_from_arguments(args: argparse.Namespace) -> None:
         ValueError: Something is wrong with the request, or images were skipped.
         OSError: What was asked for is not there, or nothing can be written.
     """
-    if args.quality != 95 and args.format in ("png", "tiff"):
+    form: Format | None = "tiff" if args.format == "tif" else args.format
+    if args.quality != 95 and form in ("png", "tiff"):
         raise ValueError(f"--quality is of JPEG and WebP, not of --format {args.format}; leave it out.")
     if args.tile == 0 and (args.overlap is not None or args.match == "on"):
         raise ValueError("--tile 0 makes no tiles: leave --overlap and --match out.")
@@ -36,6 +37,8 @@ def run_from_arguments(args: argparse.Namespace) -> None:
     found = find_images(args.images, args.out)
     sources = [image.path for image in found.images]
     loaded = load_network(args.opt, args.weights, args.network, args.param_key, args.force_yml)
+    if args.inputs != "auto":
+        loaded = loaded._replace(inputs=args.inputs)
     enhancer = Enhancer(
         loaded.network,
         device=_device(args),
@@ -46,13 +49,15 @@ def run_from_arguments(args: argparse.Namespace) -> None:
     )
     print(describe(loaded))
     print(f"{counted(len(sources), 'image')} on {enhancer.device} in {args.precision}, results in {args.out}")
-    for hint in _hints(loaded.options, sources):
+    for hint in _hints(loaded, sources):
         print(f"Note: {hint}")
     report = enhance_files(
         enhancer,
         found,
         args.out,
-        form=args.format,
+        inputs=loaded.inputs,
+        strength=args.strength,
+        form=form,
         bits=args.bits,
         quality=args.quality,
         suffix=args.suffix,
@@ -74,15 +79,20 @@ def _device(args: argparse.Namespace) -> str:
     return str(args.device)
 
 
-def _hints(options: dict[str, Any], sources: list[str]) -> list[str]:
+def _hints(loaded: LoadedNetwork, sources: list[str]) -> list[str]:
     """What a newcomer may not know about these images and this network."""
     hints = []
     raw = sum(is_raw(source) for source in sources)
-    if raw:
-        hints.append(f"{counted(raw, 'RAW file')}, {RAW_SUMMARY}: for networks that were trained on such images.")
-    if options.get("base_matrix", "identity") != "identity":
+    if raw and loaded.inputs == "srgb":
+        hints.append(f"{counted(raw, 'RAW file')}, {SRGB_SUMMARY}.")
+    elif raw:
+        hints.append(
+            f"{counted(raw, 'RAW file')}, {RAW_SUMMARY}: for networks that were trained on such images. For one that "
+            "was trained on sRGB give --inputs srgb."
+        )
+    if loaded.options.get("base_matrix", "identity") != "identity":
         hints.append("this network was made for CIE XYZ images, and gives wrong colours for others.")
-    elif options.get("type") == "PQDynamicISP" and not options.get("inverse_tone_mapping") and raw < len(sources):
+    elif loaded.inputs == "raw" and raw < len(sources):
         hints.append("this network was made for RAW images; ordinary photographs come out too bright.")
     return hints
 

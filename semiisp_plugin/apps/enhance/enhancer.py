@@ -24,6 +24,7 @@ from semiisp_plugin.io.image_io import to_tensor
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+MAX_STRENGTH = 1.5
 _SMALLEST_TILE = 16
 _MULTIPLE = 16  # of tiles of networks that do not say what they need
 # `tile: auto`: up to so many pixels, and with no longer side (attention along its rows grows with the square), an image
@@ -110,18 +111,23 @@ class Enhancer:
         self._pad_to = _padding_of(network)
         self._too_large: dict[tuple[int, int], int] = {}  # size -> tile that fitted after memory had run out
 
-    def enhance_image(self, image: np.ndarray, done: Callable[[int, int], None] | None = None) -> np.ndarray:
+    def enhance_image(
+        self, image: np.ndarray, done: Callable[[int, int], None] | None = None, *, strength: float = 1.0
+    ) -> np.ndarray:
         """Enhance an image.
 
         Args:
             image: RGB (H, W, 3): ``uint8``, ``uint16``, or floating point in [0, 1]. Grey (H, W) is taken as RGB.
             done: Called after each tile with how many are done and how many there are.
+            strength: How far from the image (0) to the network's result (1) and beyond it, 0 to 1.5:
+                image + strength * (result - image), clipped to [0, 1] before it is rounded.
 
         Returns:
             RGB (H, W, 3) of the image's type; floating point in [0, 1].
 
         Raises:
-            ValueError: The image has another shape or type, or the network's result has values that are not finite.
+            ValueError: The image has another shape or type, the network's result has values that are not finite, or the
+                strength is outside its range.
             NetworkError: The network gave something that is no image of its size.
         """
         if image.ndim == 2:
@@ -130,7 +136,11 @@ class Enhancer:
             raise ValueError(f"The image has shape {image.shape}; expected RGB (height, width, 3).")
         if image.dtype not in (np.uint8, np.uint16) and not np.issubdtype(image.dtype, np.floating):
             raise ValueError(f"The image is {image.dtype}; expected uint8, uint16 or floating point in [0, 1].")
-        out = self.enhance_tensor(to_tensor(image)[None], done)[0]
+        check_strength(strength)
+        given = to_tensor(image)
+        out = self.enhance_tensor(given[None], done)[0]
+        if strength != 1:
+            out = given.float().lerp(out, strength).clamp_(0, 1)
         if np.issubdtype(image.dtype, np.floating):
             return out.permute(1, 2, 0).contiguous().numpy().astype(image.dtype, copy=False)
         # In place: a large image is there often enough.
@@ -283,6 +293,15 @@ class Enhancer:
                 "network that keeps the size (for BasicSR's super-resolution ones: upscale: 1)."
             )
         return out
+
+
+def check_strength(strength: float) -> None:
+    """Raise a ValueError for a strength that `Enhancer.enhance_image` does not know."""
+    if not 0 <= strength <= MAX_STRENGTH:
+        raise ValueError(
+            f"--strength: {strength} cannot be; give 0 (the picture as it is) to {MAX_STRENGTH} (1: the network's "
+            f"result)."
+        )
 
 
 def choose_device(device: str | torch.device) -> torch.device:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from semiisp_plugin.apps.enhance.encoding import EXTENSIONS, Format
 from semiisp_plugin.io.image_io import IMAGE_EXTENSIONS, BitDepth, printable_path, scan_images
-from semiisp_plugin.io.raw_io import RAW_EXTENSIONS
+from semiisp_plugin.io.raw_io import RAW_EXTENSIONS, is_raw
 
 _EXTENSION: dict[Format, str] = {"png": ".png", "jpg": ".jpg", "tiff": ".tif", "webp": ".webp"}
 _FOUND = (*IMAGE_EXTENSIONS, *RAW_EXTENSIONS)
@@ -121,12 +121,14 @@ def plan_jobs(
     out: str | os.PathLike[str],
     *,
     form: Format | None = None,
+    raw_form: Format = "png",
     bits: BitDepth = "keep",
     suffix: str = "",
 ) -> tuple[list[Job], dict[str, str]]:
     """Where each result goes: the image's place below ``out``, with the suffix before the extension.
 
-    Without ``form`` the format is that of the image's name; PNG for RAW files, and for formats that are not written.
+    Without ``form`` the format is that of the image's name; ``raw_form`` for RAW files; PNG for formats that are not
+    written.
     Where two results would have one name (a camera's RAW file and its JPEG), both keep their images' extensions in
     theirs: ``a.dng.png``, ``a.jpg.png``.
 
@@ -134,6 +136,7 @@ def plan_jobs(
         found: The images.
         out: Folder of the results.
         form: Format of all results.
+        raw_form: Of those of RAW files where ``form`` is None.
         bits: With 16, what would be JPEG or WebP becomes PNG.
         suffix: Added to the names.
 
@@ -146,11 +149,12 @@ def plan_jobs(
     """
     if any(c in suffix for c in "/\\\0"):
         raise ValueError(f"--suffix: '{suffix}' cannot be part of a file's name; leave slashes out.")
-    jobs = [_job(image, out, form, bits, suffix) for image in found]
+    forms = [form or (raw_form if is_raw(image.path) else None) for image in found]
+    jobs = [_job(image, out, its, bits, suffix) for image, its in zip(found, forms, strict=True)]
     often = Counter(str(job.target).casefold() for job in jobs)
     jobs = [
-        _job(image, out, form, bits, suffix, whole=True) if often[str(job.target).casefold()] > 1 else job
-        for image, job in zip(found, jobs, strict=True)
+        _job(image, out, its, bits, suffix, whole=True) if often[str(job.target).casefold()] > 1 else job
+        for image, its, job in zip(found, forms, jobs, strict=True)
     ]
     results = {os.path.realpath(job.target) for job in jobs}
     seen: dict[str, str] = {}

@@ -6,15 +6,26 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
-from semiisp_plugin.io.checkpoint import CheckpointError, fit_weights, load_checkpoint, load_weights, weights_in
+from semiisp_plugin.io.checkpoint import (
+    CheckpointError,
+    fit_weights,
+    load_checkpoint,
+    load_weights,
+    save_atomically,
+    save_safetensors,
+    weights_in,
+)
 from semiisp_plugin.options import OptionError, Source, read_options
 from semiisp_plugin.options.check import check_network
 from semiisp_plugin.options.yaml_text import parse
 from semiisp_plugin.toolbox import build_network
+
+Inputs = Literal["srgb", "raw"]
+"""What a network takes: pictures, or linear RAW as `semiisp_plugin.io.raw_io.read_raw` gives it."""
 
 
 class LoadedNetwork(NamedTuple):
@@ -26,6 +37,7 @@ class LoadedNetwork(NamedTuple):
         weights: The file its weights are from.
         source: Where its options were found, in words.
         param_key: Which weights of the file were taken; None for a file of bare weights.
+        inputs: What the file says that the network takes, or, of an f_ISP, its options; None where neither does.
     """
 
     network: nn.Module
@@ -33,6 +45,7 @@ class LoadedNetwork(NamedTuple):
     weights: str
     source: str
     param_key: str | None
+    inputs: Inputs | None
 
 
 def load_network(
@@ -118,7 +131,7 @@ def _weights_of_options(options: Mapping[str, Any], paths: Mapping[str, Any], so
 def _of_checkpoint(path: Path, param_key: str | None) -> LoadedNetwork:
     """The network that a checkpoint is of, by its options in it, where the plugin's own models put them."""
     checkpoint = load_checkpoint(path)
-    stored = _stored_options(path, checkpoint)
+    stored = _stored_options(_about(path, checkpoint))
     if stored is not None:
         files = [v for k, v in stored.items() if k != "type" and isinstance(v, str) and ("/" in v or os.sep in v)]
         bare = None if files else check_network(stored, Source(f"{path}: the network's options in it"), ())
@@ -135,19 +148,63 @@ def _of_checkpoint(path: Path, param_key: str | None) -> LoadedNetwork:
     )
 
 
-def _stored_options(path: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The network's options, if the file has them."""
-    found = checkpoint.get("network")
-    if path.suffix == ".safetensors":
-        from safetensors import safe_open
+def _about(path: Path, checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where a file says what it is about: beside its weights, or in the header of safetensors."""
+    if path.suffix != ".safetensors":
+        return checkpoint
+    from safetensors import safe_open
 
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get("network", "")
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
+def _stored_options(about: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The network's options, if the file has them."""
+    found = about.get("network")
+    if isinstance(found, str):
         try:
-            found = json.loads(text)
+            found = json.loads(found)
         except (ValueError, RecursionError):  # the name of the class alone, as it was once written
             found = None
     return dict(found) if isinstance(found, Mapping) and isinstance(found.get("type"), str) else None
+
+
+def _inputs_of(path: Path, checkpoint: Mapping[str, Any], options: Mapping[str, Any]) -> Inputs | None:
+    """See `LoadedNetwork`."""
+    said = _about(path, checkpoint).get("inputs")
+    if said is not None and said not in get_args(Inputs):
+        raise CheckpointError(
+            f"{path}: 'inputs', by which a file says what its network takes, is {said!r:.40}; allowed are "
+            f"{' and '.join(get_args(Inputs))}. Save it again with one of them, or without."
+        )
+    if said is None and options.get("type") == "PQDynamicISP" and options.get("base_matrix", "identity") == "identity":
+        return "srgb" if options.get("inverse_tone_mapping") else "raw"
+    return cast("Inputs | None", said)
+
+
+def save_network(
+    path: str | os.PathLike[str],
+    options: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    inputs: Inputs | None = None,
+) -> None:
+    """Write a file that `load_network` reads without further options.
+
+    Args:
+        path: ``.pth``, or ``.safetensors``.
+        options: The network's section of an option file; values of YAML.
+        weights: Its state dict.
+        inputs: What it takes.
+
+    Raises:
+        OSError: The disk is full, the folder is missing, and the like.
+    """
+    said = {} if inputs is None else {"inputs": inputs}
+    if Path(path).suffix == ".safetensors":
+        save_safetensors(weights, path, {"network": json.dumps(options), **said})
+    else:
+        params = {name: value.cpu() for name, value in weights.items()}
+        save_atomically({"params": params, "network": dict(options), **said}, path)
 
 
 def _parsed(network: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -177,7 +234,7 @@ def _load(
         raise OptionError(f"{source}: a value is not usable: {error or type(error).__name__}.") from error
     load_weights(network, weights, path, strict=True)
     network.eval().requires_grad_(False)
-    return LoadedNetwork(network, dict(options), str(path), source, key)
+    return LoadedNetwork(network, dict(options), str(path), source, key, _inputs_of(path, checkpoint, options))
 
 
 def describe(loaded: LoadedNetwork) -> str:

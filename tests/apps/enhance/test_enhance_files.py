@@ -237,6 +237,58 @@ def test_a_raw_file_and_its_jpeg_both_get_a_result(photos, tmp_path, write_dng):
     assert names(tmp_path / "jpg") == ["a.JPG.jpg", "a.dng.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [({}, "a.jpg"), ({"bits": "16"}, "a.png"), ({"form": "tiff"}, "a.tif"), ({"form": "png", "bits": "8"}, "a.png")],
+)
+def test_for_networks_of_srgb_raw_files_are_developed_first(tmp_path, write_dng, settings, name):
+    """The white balance makes grey of the sensor's colour; EXIF comes along."""
+    pytest.importorskip("rawpy", reason="needs rawpy (pip install -e '.[raw]')")
+    grey = np.full((48, 64), 20000, np.uint16)
+    grey[0::2, 0::2], grey[1::2, 1::2] = 10000, 14000
+    write_dng(tmp_path / "a.dng", grey, orientation=6)
+    report = enhance_files(ENHANCER, tmp_path / "a.dng", tmp_path / "out", inputs="srgb", **settings)
+    assert (names(tmp_path / "out"), report.skipped) == ([name], {})
+    result = read_image(tmp_path / "out" / name)
+    assert result.shape == (64, 48, 3)
+    top = np.iinfo(result.dtype).max
+    srgb = 1.055 * (20000 / 65535) ** (1 / 2.4) - 0.055
+    np.testing.assert_allclose(result[20, 20] / top, (1 - (1 - srgb) ** 2) * np.array([1.0, 0.8, 0.5]), atol=0.01)
+    with Image.open(tmp_path / "out" / name) as image:
+        assert {tag: image.getexif()[tag] for tag in (271, 272, 274)} == {271: "Maker", 272: "Test", 274: 1}
+
+
+def test_strength(photos, tmp_path):
+    """0 is the image, 1 what it was without, between and beyond a straight line, with rounding once, at the end."""
+    for number, strength in enumerate((0, 0.5, 1, 1.5)):
+        enhance_files(ENHANCER, photos / "sub", tmp_path / str(number), strength=strength)
+        for name in ("b.png", "deeper/c d.png"):
+            source, result = (read_image(folder / name) for folder in (photos / "sub", tmp_path / str(number)))
+            wanted = source + strength * (expected(source) - source)
+            assert np.abs(result - wanted.clip(0, np.iinfo(source.dtype).max)).max() <= (0.6 if strength else 0)
+    assert (tmp_path / "2/b.png").read_bytes() != (tmp_path / "3/b.png").read_bytes()
+    enhance_files(ENHANCER, photos / "sub", tmp_path / "plain")
+    for name in ("b.png", "deeper/c d.png"):
+        assert (tmp_path / "2" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"strength": 1.6}, r"--strength: 1.6 cannot be; give 0 .* to 1.5"),
+        ({"strength": -0.1}, r"--strength: -0.1 cannot be"),
+        ({"strength": float("nan")}, r"--strength: nan cannot be"),
+        ({"strength": 0.5}, r"--strength 0.5: .*a.dng' is linear RAW, which is no picture yet.*--inputs srgb"),
+        ({"strength": 0.5, "inputs": "raw"}, r"--strength 0.5: .*this network was trained on RAW"),
+    ],
+)
+def test_strengths_that_cannot_be(tmp_path, write_dng, settings, message):
+    write_dng(tmp_path / "a.dng", np.full((48, 64), 9000, np.uint16))
+    with pytest.raises(ValueError, match=message):
+        enhance_files(ENHANCER, tmp_path / "a.dng", tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
 def test_names_that_differ_in_case_alone(photos, tmp_path):
     (photos / "a.jpg").write_bytes((photos / "a.JPG").read_bytes())
     if len(list(photos.glob("a.*"))) < 2:

@@ -13,7 +13,8 @@ import yaml
 from image_zoo import encoded, picture
 
 from semiisp_plugin.apps.enhance.command import run_from_arguments
-from semiisp_plugin.apps.enhance.network import load_network
+from semiisp_plugin.apps.enhance.enhancer import MAX_STRENGTH
+from semiisp_plugin.apps.enhance.network import load_network, save_network
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.archs.seplut_arch import SepLUT
 from semiisp_plugin.arguments import build_parser
@@ -76,6 +77,32 @@ def test_weights_that_say_what_they_are_need_no_option_file(tmp_path):
     save_safetensors(weights(2), tmp_path / "b.safetensors", {"network": json.dumps(NETWORK)})
     assert same(load_network(weights=tmp_path / "a.pth").network, weights(1))
     assert same(load_network(weights=tmp_path / "b.safetensors").network, weights(2))
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+@pytest.mark.parametrize("inputs", ["srgb", "raw", None])
+def test_a_file_says_what_its_network_takes(tmp_path, name, inputs):
+    save_network(tmp_path / name, NETWORK, weights(1), inputs)
+    loaded = load_network(weights=tmp_path / name)
+    assert same(loaded.network, weights(1))
+    assert loaded.inputs == inputs
+    assert load_network(weights=tmp_path / name, network=NETWORK).inputs == inputs
+
+
+def test_what_a_file_says_goes_before_what_an_f_isp_was_made_for(tmp_path):
+    cases = {"srgb": {"inverse_tone_mapping": True}, "raw": {}, None: {"base_matrix": "xyz_to_srgb"}}
+    for inputs, more in cases.items():
+        options = {"type": "PQDynamicISP", "thumbnail": 32, **more}
+        save_network(tmp_path / "a.pth", options, build_network(dict(options)).state_dict())
+        assert load_network(weights=tmp_path / "a.pth").inputs == inputs
+    save_network(tmp_path / "a.pth", options, build_network(dict(options)).state_dict(), "srgb")
+    assert load_network(weights=tmp_path / "a.pth").inputs == "srgb"
+
+
+def test_unknown_inputs_are_an_error(tmp_path):
+    torch.save({"params": weights(1), "network": NETWORK, "inputs": "xyz"}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"a.pth: 'inputs'.* is 'xyz'; allowed are srgb and raw"):
+        load_network(weights=tmp_path / "a.pth")
 
 
 def test_f_isp_is_an_enhancer(tmp_path):
@@ -188,6 +215,26 @@ def test_raw_files_in_a_folder_need_rawpy_before_anything_is_done(run, monkeypat
     with pytest.raises(ImportError, match="rawpy"):
         command("in", "-opt", "train.yml", "--out", "out", "--device", "cpu")
     assert not (run / "out").exists()
+
+
+def test_raw_in_picture_out(run, write_dng, capsys):
+    """By what the checkpoint says, and by --inputs against it; --format tif."""
+    pytest.importorskip("rawpy", reason="needs rawpy (pip install -e '.[raw]')")
+    write_dng(run / "in/a.dng", np.full((48, 64), 9000, np.uint16))
+    save_network("srgb.pth", NETWORK, weights(1), "srgb")
+    common = ("in", "--weights", "srgb.pth", "--device", "cpu", "--out")
+    command(*common, "srgb", "--strength", str(MAX_STRENGTH))
+    assert "1 RAW file, developed in the standard way" in capsys.readouterr().out
+    command(*common, "raw", "--inputs", "raw")
+    assert "--inputs srgb" in capsys.readouterr().out
+    command(*common, "tif", "--format", "tif")
+    assert [p.name for d in ("srgb", "raw", "tif") for p in (run / d).glob("a.*")] == ["a.jpg", "a.png", "a.tif"]
+    with pytest.raises(ValueError, match="trained on RAW"):
+        command(*common, "raw2", "--inputs", "raw", "--strength", "0.5")
+    for wrong in ("1.51", "-0.5", "nan"):
+        with pytest.raises(SystemExit):
+            command(*common, "x", "--strength", wrong)
+        assert f"'{wrong}' is no number from 0 to {MAX_STRENGTH}" in capsys.readouterr().err
 
 
 def test_networks_for_other_images_say_so(run, capsys):
