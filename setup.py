@@ -45,6 +45,8 @@ RAW = ["rawpy>=0.25"]
 HEIF = ["pillow-heif>=0.22"]
 # LPIPS, the learned perceptual metric (`calculate_lpips`).
 LPIPS = ["lpips>=0.1.4"]
+# The page of `basicsr serve`. Not among the tests' needs: it holds Pillow back to an older version.
+SERVE = ["gradio>=6.0"]
 # `scripts/export_onnx.py`.
 ONNX = ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"]
 TEST = [
@@ -85,6 +87,7 @@ setup(
         "heif": HEIF,
         "lpips": LPIPS,
         "onnx": ONNX,
+        "serve": SERVE,
     },
     entry_points={"console_scripts": ["basicsr = semiisp_plugin.cli:main"]},
     classifiers=[

@@ -163,14 +163,8 @@ def _recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--redo", nargs="*", metavar="PHASE", help=text)
 
 
-def _enhance(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = (
-        "Results that are there already are left alone, so that the same command resumes what was interrupted. "
-        "Exit status 1 if an image had to be skipped."
-    )
-    text = "files, and folders (with all below them); RAW files too"
-    parser.add_argument("images", nargs="+", metavar="IMAGES", help=text)
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results; the structure is kept")
+def _network(parser: argparse.ArgumentParser) -> None:
+    """A trained network."""
     network = parser.add_argument_group("network")
     text = "option file of training (its run's net_g_latest) or testing (its pretrain_network_g)"
     network.add_argument("-opt", metavar="FILE", help=text)
@@ -186,6 +180,27 @@ def _enhance(parser: argparse.ArgumentParser) -> None:
     network.add_argument("--inputs", choices=["auto", "srgb", "raw"], default="auto", help=text)
     _overrides(network, "override options of -opt")
     _imports(network)
+
+
+def _device(parser: argparse._ActionsContainer) -> None:
+    text = "auto (a GPU if there is one), cpu, cuda, cuda:1, mps"
+    parser.add_argument("--device", default="auto", metavar="NAME", help=text)
+
+
+def _max_pixels(parser: argparse._ActionsContainer) -> None:
+    text = "larger images are skipped (default: 200,000,000)"
+    parser.add_argument("--max_pixels", type=_number(int, 1, 10**12), default=200_000_000, metavar="N", help=text)
+
+
+def _enhance(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Results that are there already are left alone, so that the same command resumes what was interrupted. "
+        "Exit status 1 if an image had to be skipped."
+    )
+    text = "files, and folders (with all below them); RAW files too"
+    parser.add_argument("images", nargs="+", metavar="IMAGES", help=text)
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results; the structure is kept")
+    _network(parser)
     results = parser.add_argument_group("results")
     text = "default: each image's; RAW: jpg where it is developed to sRGB, else png"
     results.add_argument("--format", choices=["jpg", "png", "tif", "tiff", "webp"], help=text)
@@ -197,8 +212,7 @@ def _enhance(parser: argparse.ArgumentParser) -> None:
     results.add_argument("--suffix", default="", metavar="TEXT", help="added to the names, such as _enhanced")
     results.add_argument("--overwrite", action="store_true", help="make results again; images are never overwritten")
     run = parser.add_argument_group("running")
-    text = "auto (a GPU if there is one), cpu, cuda, cuda:1, mps"
-    run.add_argument("--device", default="auto", metavar="NAME", help=text)
+    _device(run)
     run.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="default: %(default)s")
     text = "side of the tiles in pixels, 0 for none (default: none up to 2 megapixels, else 1024)"
     run.add_argument("--tile", type=_tile, default="auto", metavar="N", help=text)
@@ -206,11 +220,18 @@ def _enhance(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--overlap", type=_number(int, 0, 10**6), metavar="N", help=text)
     text = "bring tiles to the tone of the whole image (default: if they disagree about what they share)"
     run.add_argument("--match", choices=["auto", "on", "off"], default="auto", help=text)
-    text = "larger images are skipped (default: 200,000,000)"
-    run.add_argument("--max_pixels", type=_number(int, 1, 10**12), default=200_000_000, metavar="N", help=text)
+    _max_pixels(run)
     run.add_argument(
         "--workers", type=_number(int, 1, 1024), default=2, metavar="N", help="threads that read (default: %(default)s)"
     )
+
+
+def _serve(parser: argparse.ArgumentParser) -> None:
+    _network(parser)
+    text = "on 127.0.0.1, which no other machine reaches (default: the first free one from 7860 on)"
+    parser.add_argument("--port", type=_number(int, 1, 65535), metavar="N", help=text)
+    _device(parser)
+    _max_pixels(parser)
 
 
 def _tile(text: str) -> int | str:
@@ -281,6 +302,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "denoise": ("denoise the inputs of noisy pairs before f_ISP is trained on them", _denoise),
     "recipe": ("run all phases of a recipe in order, or resume them, and compare the results", _recipe),
     "enhance": ("run a trained network over images: files, folders, RAW, of any size", _enhance),
+    "serve": ("serve a page on this machine: drop a photograph, compare before and after, download", _serve),
     "bank": ("show what the parameter banks of a trained f_ISP hold: statistics and pictures", _bank),
     "benchmark": (
         "compare systems over numbers of pairs and seeds: the method, baselines, ablations; with a report",

@@ -127,6 +127,10 @@ def _run(args: argparse.Namespace) -> None:
         from semiisp_plugin.apps.enhance import command
 
         command.run_from_arguments(args)
+    elif args.command == "serve":
+        from semiisp_plugin.apps import serve
+
+        serve.run_from_arguments(args)
     elif args.command == "bank":
         from semiisp_plugin.pseudo.f_isp import load_f_isp
         from semiisp_plugin.report.bank import report_banks

@@ -142,7 +142,7 @@ def test_isp_is_mathematics_alone():
 
 
 def test_what_need_not_be_installed_is_imported_when_called():
-    optional = [i for i in IMPORTS if i.imported.split(".")[0] in ("cupy", "cupyx", "rawpy", "lpips")]
+    optional = [i for i in IMPORTS if i.imported.split(".")[0] in ("cupy", "cupyx", "rawpy", "lpips", "gradio")]
     assert optional
     assert all(i.when_called for i in optional)
     kernels = [i for i in IMPORTS if i.imported == f"{PACKAGE}.isp.numba_kernels"]

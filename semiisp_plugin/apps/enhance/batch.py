@@ -103,12 +103,7 @@ def enhance_files(
     raw_form: Format = "jpg" if to_srgb and bits != "16" else "png"
     jobs, clashes = plan_jobs(found, out, form=form, raw_form=raw_form, bits=bits, suffix=suffix)
     raw = [job.source for job in jobs if is_raw(job.source)]
-    if strength != 1 and (inputs == "raw" or (raw and not to_srgb)):
-        what = "this network was trained on RAW" if inputs == "raw" else f"'{printable_path(raw[0])}' is linear RAW"
-        raise ValueError(
-            f"--strength {strength:g}: it blends a picture with what the network makes of it, and {what}, which is no "
-            f"picture yet. Leave it out; for a network that was trained on sRGB give --inputs srgb."
-        )
+    check_blend(strength, inputs, raw)
     if raw:
         require_rawpy()
     report = EnhanceReport(remarks=remarks, skipped=clashes)
@@ -176,3 +171,19 @@ def enhance_files(
     finally:
         report.seconds += time.monotonic() - begun
     return report
+
+
+def check_blend(strength: float, inputs: Inputs | None, raw: Sequence[str]) -> None:
+    """Raise a ValueError if images cannot be blended with what a network makes of them.
+
+    Args:
+        strength: See `Enhancer.enhance_image`; 1 is no blend.
+        inputs: What the network takes.
+        raw: Which of the images are RAW files.
+    """
+    if strength != 1 and (inputs == "raw" or (raw and inputs != "srgb")):
+        what = "this network was trained on RAW" if inputs == "raw" else f"'{printable_path(raw[0])}' is linear RAW"
+        raise ValueError(
+            f"--strength {strength:g}: it blends a picture with what the network makes of it, and {what}, which is no "
+            f"picture yet. Leave it out; for a network that was trained on sRGB give --inputs srgb."
+        )

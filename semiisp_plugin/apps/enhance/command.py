@@ -36,12 +36,10 @@ def run_from_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"--out: '{args.out}' looks like a file; give a folder, and the format with --format.")
     found = find_images(args.images, args.out)
     sources = [image.path for image in found.images]
-    loaded = load_network(args.opt, args.weights, args.network, args.param_key, args.force_yml)
-    if args.inputs != "auto":
-        loaded = loaded._replace(inputs=args.inputs)
+    loaded = load_from(args)
     enhancer = Enhancer(
         loaded.network,
-        device=_device(args),
+        device=choose_device_from(args),
         precision=args.precision,
         tile=args.tile,
         overlap=args.overlap,
@@ -72,7 +70,13 @@ def run_from_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"{len(report.skipped)} of {counted(len(sources), 'image')} skipped; '{why}' has all of them.")
 
 
-def _device(args: argparse.Namespace) -> str:
+def load_from(args: argparse.Namespace) -> LoadedNetwork:
+    """The network that a command's arguments name; ``--inputs`` goes before what its file says."""
+    loaded = load_network(args.opt, args.weights, args.network, args.param_key, args.force_yml)
+    return loaded if args.inputs == "auto" else loaded._replace(inputs=args.inputs)
+
+
+def choose_device_from(args: argparse.Namespace) -> str:
     """The device that was asked for; an option file may say that no GPU is to be used."""
     if args.device == "auto" and args.opt and read_options(args.opt, args.force_yml)[0].get("num_gpu") == 0:
         return "cpu"

@@ -138,14 +138,7 @@ class Enhancer:
             raise ValueError(f"The image is {image.dtype}; expected uint8, uint16 or floating point in [0, 1].")
         check_strength(strength)
         given = to_tensor(image)
-        out = self.enhance_tensor(given[None], done)[0]
-        if strength != 1:
-            out = given.float().lerp(out, strength).clamp_(0, 1)
-        if np.issubdtype(image.dtype, np.floating):
-            return out.permute(1, 2, 0).contiguous().numpy().astype(image.dtype, copy=False)
-        # In place: a large image is there often enough.
-        out.mul_(int(np.iinfo(image.dtype).max)).round_()
-        return np.ascontiguousarray(out.permute(1, 2, 0).numpy()).astype(image.dtype)
+        return blended(given, self.enhance_tensor(given[None], done)[0], strength, image.dtype)
 
     @torch.no_grad()
     def enhance_tensor(self, image: Tensor, done: Callable[[int, int], None] | None = None) -> Tensor:
@@ -293,6 +286,27 @@ class Enhancer:
                 "network that keeps the size (for BasicSR's super-resolution ones: upscale: 1)."
             )
         return out
+
+
+def blended(given: Tensor, result: Tensor, strength: float, dtype: np.dtype[Any]) -> np.ndarray:
+    """An image blended with what a network made of it; see `Enhancer.enhance_image`.
+
+    Args:
+        given: The image, (3, H, W) in [0, 1].
+        result: The network's, float32 on the CPU; its memory is used.
+        strength: 0 to 1.5.
+        dtype: Of what is returned.
+
+    Returns:
+        RGB (H, W, 3).
+    """
+    if strength != 1:
+        result = given.float().lerp(result, strength).clamp_(0, 1)
+    if np.issubdtype(dtype, np.floating):
+        return result.permute(1, 2, 0).contiguous().numpy().astype(dtype, copy=False)
+    # In place: a large image is there often enough.
+    result.mul_(int(np.iinfo(dtype).max)).round_()
+    return np.ascontiguousarray(result.permute(1, 2, 0).numpy()).astype(dtype)
 
 
 def check_strength(strength: float) -> None:
