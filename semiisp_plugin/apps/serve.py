@@ -29,11 +29,11 @@ from semiisp_plugin.io.folder_job import UNUSABLE, reason_of
 from semiisp_plugin.io.image_io import to_bit_depth, to_tensor
 from semiisp_plugin.io.picture import read_picture, shrink_short_side
 from semiisp_plugin.io.raw_io import is_raw
+from semiisp_plugin.io.signals import STOP_SIGNALS, is_heeded
 
 _MAX_UPLOAD = "500mb"  # a medium-format RAW file has 250, 16 bits of 80 megapixels without compression 480
 _PREVIEW_SIDE = 1600  # of the short side, in pixels
-_LIFE = 3600  # seconds that a photograph and what was made of it are kept
-_CLEAN_EVERY = 60
+_LIFE = 3600  # seconds that what was made of a photograph is kept
 
 
 class Opened:
@@ -78,19 +78,8 @@ class Opened:
         return str(path), [*self.picture.notes, *notes]
 
 
-def build_page(enhancer: Enhancer, inputs: Inputs | None, max_pixels: int | None, folder: Path, about: str) -> Any:
-    """The page.
-
-    Args:
-        enhancer: The enhancer.
-        inputs: What its network takes.
-        max_pixels: Larger photographs are refused.
-        folder: Where Gradio puts what it is given; nothing outside is read or deleted.
-        about: A line about the network.
-
-    Returns:
-        Gradio's ``Blocks``.
-    """
+def _page(enhancer: Enhancer, inputs: Inputs | None, max_pixels: int | None, folder: Path, about: str) -> Any:
+    """Gradio's ``Blocks``; nothing outside ``folder``, where it puts what it is given, is read or deleted."""
     import gradio as gr
 
     @contextmanager
@@ -126,8 +115,7 @@ def build_page(enhancer: Enhancer, inputs: Inputs | None, max_pixels: int | None
             gr.Info(note)
         return path
 
-    cleaning = (_CLEAN_EVERY, _LIFE)
-    with gr.Blocks(title="basicsr serve", analytics_enabled=False, delete_cache=cleaning) as page:
+    with gr.Blocks(title="basicsr serve", analytics_enabled=False, delete_cache=(60, _LIFE)) as page:
         gr.Markdown(f"### Enhance a photograph\n`{about}`")
         state = gr.State(time_to_live=_LIFE)
         with gr.Row():
@@ -142,10 +130,12 @@ def build_page(enhancer: Enhancer, inputs: Inputs | None, max_pixels: int | None
                 button = gr.Button("Make the full-size file", variant="primary")
                 result = gr.File(label="Full size", interactive=False, elem_id="result")
             slider = gr.ImageSlider(
-                label="Before and after", format="png", interactive=False, max_height=900, scale=3, elem_id="compare"
-            )
+                label="Before and after", format="png", interactive=False, max_height=900, scale=3, elem_id="compare",
+                buttons=["fullscreen"],
+            )  # fmt: skip
         hidden: dict[str, Any] = {"api_visibility": "private"}
-        given.change(open_photograph, [given, strength], [state, slider, result], **hidden)
+        opening = given.change(open_photograph, [given, strength], [state, slider, result], **hidden)
+        opening.failure(lambda: (None, None, None), outputs=[state, slider, result], **hidden)  # not the one before
         strength.input(show, [state, strength], [slider, result], trigger_mode="always_last", **hidden)
         button.click(write, [state, strength, form], result, **hidden)
     return page
@@ -153,21 +143,16 @@ def build_page(enhancer: Enhancer, inputs: Inputs | None, max_pixels: int | None
 
 @contextmanager
 def served(
-    enhancer: Enhancer,
-    inputs: Inputs | None = None,
-    *,
-    about: str = "",
-    max_pixels: int | None,
-    port: int | None = None,
+    enhancer: Enhancer, inputs: Inputs | None, max_pixels: int | None, port: int | None = None, about: str = ""
 ) -> Iterator[str]:
     """Serve the page to this machine; yields its address. All files are deleted at the end.
 
     Args:
         enhancer: The enhancer.
-        inputs: What its network takes.
-        about: A line about the network.
+        inputs: See `semiisp_plugin.apps.enhance.network.LoadedNetwork`.
         max_pixels: Larger photographs are refused.
         port: None: the first free one from 7860 on.
+        about: A line about the network.
 
     Raises:
         ImportError: Gradio is not installed.
@@ -179,17 +164,14 @@ def served(
         try:
             import gradio as gr
         except ImportError as error:
-            raise ImportError(
-                "The page is made with Gradio, which is not installed. In a clone of the plugin: pip install -e "
-                "'.[serve]'"
-            ) from error
-        page = build_page(enhancer, inputs, max_pixels, Path(folder), about)
-        fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # none to be fetched
+            how = "In a clone of the plugin: pip install -e '.[serve]'"
+            raise ImportError(f"The page is made with Gradio, which is not installed. {how}") from error
+        page = _page(enhancer, inputs, max_pixels, Path(folder), about)
+        theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # none to be fetched
         try:
             _, address, _ = page.launch(
-                server_name="127.0.0.1", server_port=port, share=False, inbrowser=False, quiet=True,
-                prevent_thread_lock=True, max_file_size=_MAX_UPLOAD, ssr_mode=False, mcp_server=False, pwa=False,
-                footer_links=[], theme=gr.themes.Default(**fonts), root_path="", enable_monitoring=False,
+                server_name="127.0.0.1", server_port=port, share=False, max_file_size=_MAX_UPLOAD, theme=theme,
+                footer_links=[], quiet=True, prevent_thread_lock=True,
             )  # fmt: skip
         except OSError as error:
             taken = f"--port {port} is taken" if port else "no port from 7860 on is free"
@@ -207,15 +189,12 @@ def run_from_arguments(args: argparse.Namespace) -> None:
         ValueError, OSError, ImportError: See `served` and `semiisp_plugin.apps.enhance.network.load_network`.
     """
     stop = threading.Event()
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda *_: stop.set())
+    for number in filter(is_heeded, STOP_SIGNALS):
+        signal.signal(number, lambda *_: stop.set())
     loaded = load_from(args)
     about = describe(loaded)
     enhancer = Enhancer(loaded.network, device=choose_device_from(args))
-    with served(enhancer, loaded.inputs, about=about, max_pixels=args.max_pixels, port=args.port) as address:
-        print(
-            f"{about}\nOpen {address} in a browser on this machine. Ctrl+C ends it, and deletes what was given.",
-            flush=True,
-        )
+    with served(enhancer, loaded.inputs, args.max_pixels, args.port, about) as address:
+        print(about)
+        print(f"Open {address} in a browser on this machine. Ctrl+C ends it and deletes what was given.", flush=True)
         stop.wait()

@@ -8,15 +8,17 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from image_zoo import encoded, picture
 from torch import Tensor, nn
 
+from semiisp_plugin.apps import serve
 from semiisp_plugin.apps.enhance.enhancer import Enhancer
 from semiisp_plugin.apps.enhance.network import save_network
 from semiisp_plugin.apps.serve import Opened, served
@@ -32,6 +34,14 @@ class Square(nn.Module):
 
 
 ENHANCER = Enhancer(Square(), device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def _folders_of_this_test(tmp_path, monkeypatch):
+    """What Gradio is told by environment variables is for one test; it makes a folder again that the first had."""
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture
@@ -78,7 +88,7 @@ def test_previews_are_reduced_and_the_limit_of_pixels_is_kept(tmp_path):
 
 def test_without_gradio_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(ImportError, match=r"pip install -e '.\[serve\]'"), served(ENHANCER, max_pixels=None):
+    with pytest.raises(ImportError, match=r"pip install -e '.\[serve\]'"), served(ENHANCER, "srgb", None):
         pass
 
 
@@ -87,15 +97,16 @@ def gradio():
     return pytest.importorskip("gradio", reason="needs gradio (pip install -e '.[serve]')")
 
 
-def test_the_page_is_for_this_machine_alone(gradio):
+def test_the_page_is_for_this_machine_alone_and_takes_no_file_that_is_too_large(gradio, monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         message = rf"--port {port} is taken; give another with --port"
-        with pytest.raises(OSError, match=message), served(ENHANCER, max_pixels=None, port=port):
+        with pytest.raises(OSError, match=message), served(ENHANCER, "srgb", None, port):
             pass
-    with served(ENHANCER, "srgb", max_pixels=None) as address:
+    monkeypatch.setattr(serve, "_MAX_UPLOAD", "1kb")
+    with served(ENHANCER, "srgb", None) as address:
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
         assert address.startswith("http://127.0.0.1:")
         port = int(address.rstrip("/").rpartition(":")[2])
@@ -105,6 +116,15 @@ def test_the_page_is_for_this_machine_alone(gradio):
                     socket.create_connection((other, port), 5)
         config = urllib.request.urlopen(f"{address}config").read().decode()
         assert '"api_visibility":"public"' not in config.replace(" ", "")
+        for size, status in ((500, 200), (5000, 413)):
+            body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n%s\r\n--x--\r\n'
+            kind = {"Content-Type": "multipart/form-data; boundary=x"}
+            request = urllib.request.Request(f"{address}gradio_api/upload", body % bytes(size), kind)
+            try:
+                found = urllib.request.urlopen(request).status
+            except urllib.error.HTTPError as error:
+                found = error.code
+            assert found == status
     assert not folder.exists()
 
 
@@ -139,8 +159,7 @@ def browser(gradio):
 @pytest.mark.slow
 def test_in_a_browser(browser, photo, tmp_path):
     """A photograph is given, compared, made weaker, downloaded; a file that is none is refused with the reason."""
-    torch.set_num_threads(1)
-    with served(ENHANCER, "srgb", about="Square", max_pixels=None) as address:
+    with served(ENHANCER, "srgb", None, about="Square") as address:
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         page.set_default_timeout(60_000)
@@ -166,9 +185,13 @@ def test_in_a_browser(browser, photo, tmp_path):
         wanted = ENHANCER.enhance_image(read_image(photo), strength=0.5)
         np.testing.assert_array_equal(read_image(tmp_path / "result.png"), wanted)
 
-        page.reload()
         (tmp_path / "page.jpg").write_text("<html>")
+        page.get_by_label("Clear").first.click()
+        page.locator("input[type=file]").first.set_input_files(photo)
+        images.nth(1).wait_for()
+        page.get_by_label("Clear").first.click()
         page.locator("input[type=file]").first.set_input_files(tmp_path / "page.jpg")
         page.get_by_text("a web page").wait_for()
+        images.first.wait_for(state="detached")
         assert not [url for url in asked if not url.startswith((address, "data:", "blob:"))]
     assert not folder.exists()
