@@ -83,11 +83,11 @@ def _page(enhancer: Enhancer, inputs: Inputs | None, max_pixels: int | None, fol
     import gradio as gr
 
     @contextmanager
-    def said() -> Iterator[None]:
+    def said(name: str = "") -> Iterator[None]:
         try:
             yield
         except UNUSABLE as error:
-            raise gr.Error(reason_of(error), duration=None, print_exception=False) from error
+            raise gr.Error(reason_of(error, name), duration=None, print_exception=False) from error
 
     def open_photograph(given: str | None, strength: float) -> tuple[Any, Any, None]:
         if given is None:
@@ -96,7 +96,7 @@ def _page(enhancer: Enhancer, inputs: Inputs | None, max_pixels: int | None, fol
         if not path.is_relative_to(folder.resolve()):
             raise gr.Error("This is no file that was given to the page.", print_exception=False)
         try:
-            with said():
+            with said(str(path)):
                 opened = Opened(enhancer, path, inputs, max_pixels)
                 return opened, opened.preview(strength), None
         finally:
