@@ -171,7 +171,8 @@ class Settings(Strict):
             none.
         loss: ``mse``, or ``mse_ssim`` (Table 6, with denoising).
         network: The target network's section; ``f_isp`` is the network of f_ISP with local control, and
-            ``f_isp_global`` that with global control. A PQDynamicISP is trained with warm-up and clipped gradients, as phase 1 is.
+            ``f_isp_global`` that with global control. A PQDynamicISP is trained with warm-up and clipped gradients, as
+            phase 1 is.
         warm_start: The target begins with the weights of f_ISP, whose network it must be (ours).
         rounds: More than 1: the trained target becomes the f_ISP that makes the pseudo ground truths of another phase
             2, and so on (ours). Its network must be ``f_isp``.
