@@ -262,6 +262,46 @@ def _number(kind: type[N], least: N, most: N) -> Callable[[str], N]:
     return number
 
 
+def _invert(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Results that are there already are left alone, so that the same command resumes what was interrupted. "
+        "Exit status 1 if a photograph had to be skipped."
+    )
+    parser.add_argument("images", nargs="+", metavar="PHOTO", help="files, and folders (with all below them)")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="f_isp_latest.pth of phase 1")
+    text = "folder of the results, new or of this command; the structure is kept"
+    parser.add_argument("--out", required=True, metavar="DIR", help=text)
+    text = "so many different ones of each photograph (default: %(default)s)"
+    parser.add_argument("--draws", type=_number(int, 1, 1000), default=1, metavar="N", help=text)
+    text = "of the draws; with a photograph's name it decides them (default: %(default)s)"
+    parser.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, help=text)
+    text = "16 bits each; dng: linear DNG, of f_ISPs for RAW (default: %(default)s)"
+    parser.add_argument("--format", choices=["tiff", "png", "dng"], default="tiff", help=text)
+    text = "on: bring the photograph to the quality of f_ISP's targets first (default: %(default)s, its own RAW)"
+    parser.add_argument("--quality", choices=["off", "on"], default="off", help=text)
+
+
+def _export(parser: argparse.ArgumentParser) -> None:
+    # Beside --weights, which it has like the other commands; what is not given must not take the other's place.
+    text = "checkpoint, as --weights: net_g_*.pth of a run, f_isp_*.pth, safetensors"
+    parser.add_argument("weights", nargs="?", default=argparse.SUPPRESS, metavar="WEIGHTS", help=text)
+    text = "onnx; cube and haldclut: a table of colours, for other programs; safetensors: weights and options"
+    parser.add_argument("--format", required=True, choices=["onnx", "cube", "haldclut", "safetensors"], help=text)
+    parser.add_argument("--out", metavar="FILE", help="default: beside WEIGHTS, by its name")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE; WEIGHTS are never overwritten")
+    _network(parser)
+    graph = parser.add_argument_group("onnx")
+    text = "for one image of this size (default: for images of any size)"
+    graph.add_argument("--fixed", type=_number(int, 1, 65536), nargs=2, metavar=("HEIGHT", "WIDTH"), help=text)
+    table = parser.add_argument_group("cube, haldclut")
+    what = table.add_mutually_exclusive_group()
+    text = "what the network does with this image: exact, if that is one thing everywhere, else the best fit"
+    what.add_argument("--for", dest="of", metavar="IMAGE", help=text)
+    what.add_argument("--average", metavar="FOLDER", help="the best fit to what it does with these images")
+    text = "cube: points a side, 17, 33 or 65 (default: 33); haldclut: level, 2 to 16 (default: 8, of 64 points)"
+    table.add_argument("--size", type=int, metavar="N", help=text)
+
+
 def _bank(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="f_isp_latest.pth of phase 1")
     _imports(parser)
@@ -303,6 +343,8 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "recipe": ("run all phases of a recipe in order, or resume them, and compare the results", _recipe),
     "enhance": ("run a trained network over images: files, folders, RAW, of any size", _enhance),
     "serve": ("serve a page on this machine: drop a photograph, compare before and after, download", _serve),
+    "invert": ("make pseudo RAW files of photographs with a trained f_ISP, run backwards", _invert),
+    "export": ("write a trained network for other programs: ONNX, .cube, HaldCLUT, safetensors", _export),
     "bank": ("show what the parameter banks of a trained f_ISP hold: statistics and pictures", _bank),
     "benchmark": (
         "compare systems over numbers of pairs and seeds: the method, baselines, ablations; with a report",

@@ -131,6 +131,14 @@ def _run(args: argparse.Namespace) -> None:
         from semiisp_plugin.apps import serve
 
         serve.run_from_arguments(args)
+    elif args.command == "invert":
+        from semiisp_plugin.apps import invert
+
+        invert.run_from_arguments(args)
+    elif args.command == "export":
+        from semiisp_plugin.apps.export import exporting
+
+        exporting.run_from_arguments(args)
     elif args.command == "bank":
         from semiisp_plugin.pseudo.f_isp import load_f_isp
         from semiisp_plugin.report.bank import report_banks
