@@ -20,7 +20,7 @@ REQUIRES = [
     "torch>=2.4",
     "torchvision>=0.19",
     "numpy>=1.26",
-    "scipy>=1.11",
+    "scipy>=1.12",
     "opencv-python>=4.8",
     "simplejpeg>=1.7.2",
     "Pillow>=10.1",
@@ -48,7 +48,7 @@ LPIPS = ["lpips>=0.1.4"]
 # The page of `basicsr serve`; pages of earlier versions (6.0) ask a CDN for a script. Not among the tests' needs: it
 # holds Pillow back to an older version.
 SERVE = ["gradio>=6.31"]
-# `scripts/export_onnx.py`.
+# `basicsr export --format onnx`.
 ONNX = ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"]
 TEST = [
     *DEMO,
@@ -61,6 +61,7 @@ TEST = [
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",
     "jsonschema>=4.20",
+    "colour-science>=0.4.4",
     "piexif>=1.1.3",
     "ruff>=0.17",
     "mypy>=1.13",

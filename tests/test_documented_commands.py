@@ -91,7 +91,7 @@ def test_commands_are_found() -> None:
         "basicsr prepare lolv1 --source LOLdataset --out datasets/lolv1",
         "basicsr denoise -opt options/denoise/lolv1.yml",
         "basicsr train --launcher slurm -opt FILE",
-        "python scripts/export_onnx.py -opt options/test_lolv1.yml --out retinexformer.onnx",
+        "basicsr export -opt options/test_lolv1.yml --format onnx --out retinexformer.onnx",
         "basicsr benchmark -opt options/benchmarks/quick.yml",
     ):
         assert expected in commands

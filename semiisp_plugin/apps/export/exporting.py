@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,11 +78,11 @@ def run_from_arguments(args: argparse.Namespace) -> None:
     enhancer = Enhancer(loaded.network, device="cpu" if form == "onnx" else "auto")
     enhancer.enhance_tensor(torch.full((1, 3, 64, 64), 0.5))  # must keep the size of an image
     if form == "onnx":
-        worst = export_onnx(loaded.network, out, args.fixed)
+        worst = export_onnx(loaded.network, out, args.fixed and tuple(args.fixed))
         of = "one image of {}x{}".format(*args.fixed) if args.fixed else "images of any size"
         print(f"{out}: {name}, for {of}; ONNX Runtime's results differ by {worst:.1e} of 1 at most.")
         return
-    images = [image.path for image in find_images([args.of or args.average], out.parent).images]
+    images = [image.path for image in find_images([args.of or args.average], out).images]
     points = size if form == "cube" else size**2
     if args.of:
         look = look_of_image(enhancer, args.of, points, loaded.inputs)
@@ -133,8 +134,9 @@ def _place(args: argparse.Namespace, weights: str) -> Path:
                 f"--out: '{printable_path(out)}' is no file's name for --format {args.format}; let it end in "
                 f"{extension}."
             )
-    if out.exists() and out.samefile(weights):
-        raise ValueError(f"'{out}' is the file of the weights itself; choose another --out.")
+    for file in (weights, args.of):
+        if file and out.exists() and os.path.exists(file) and out.samefile(file):
+            raise ValueError(f"'{out}' is what it would be made of; choose another --out.")
     if out.exists() and not args.overwrite:
         raise FileExistsError(f"'{out}' is there already. Give --overwrite, or another --out.")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +180,9 @@ def average_look(enhancer: Enhancer, paths: list[str], points: int, inputs: Inpu
     with progress_bar(len(paths), "export", "image") as bar:
         for path in paths:
             try:
-                image = to_tensor(shrink_short_side(read_picture(path, raw_to_srgb=inputs == "srgb").pixels, _SHORT_SIDE))[None]
+                image = to_tensor(
+                    shrink_short_side(read_picture(path, raw_to_srgb=inputs == "srgb").pixels, _SHORT_SIDE)
+                )[None]
                 samples[path] = _sample(enhancer, image, max(100, _PIXELS // len(paths)))
             except NetworkError:
                 raise
