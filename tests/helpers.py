@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TypeVar
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +19,8 @@ from semiisp_plugin.isp import ISPSpec, ParameterBank
 
 ROOT = Path(__file__).resolve().parents[1]
 Net = TypeVar("Net", bound=nn.Module)
+TORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
+needs_exporter = pytest.mark.skipif(TORCH < (2, 6), reason="the ONNX export needs torch 2.6")
 
 
 def load_script(name: str) -> ModuleType:

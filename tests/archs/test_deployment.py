@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import TORCH, needs_exporter
 from torch import Tensor, nn
 
 from semiisp_plugin.apps.export.onnx_graph import ExportError, difference, export_onnx, write_graph
@@ -40,8 +41,6 @@ LEAN = [(name, variant) for name, variant in CASES if (name, variant) != ("PQDyn
 every_lean = pytest.mark.parametrize("case", LEAN, ids=["-".join(filter(None, case)) for case in LEAN])
 every = pytest.mark.parametrize("case", CASES, ids=IDS)
 FLOAT32_AT_LEAST = {"NAFNet", "KBNet_s", "LLFormer", "SepLUT"}
-TORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
-needs_exporter = pytest.mark.skipif(TORCH < (2, 6), reason="the ONNX export needs torch 2.6")
 SIZES = [(side, 18 - side) for side in range(1, 18)] + [(side, side) for side in range(1, 18)]
 SIZES += [(1, 300), (257, 2), (33, 90)]
 
@@ -208,6 +207,6 @@ def test_a_network_that_cannot_be_exported_is_named(tmp_path: Path) -> None:
             return image * 2 if image.sum().item() > 0 else image
 
     needs_onnx()
-    with pytest.raises(ExportError, match="Undecided cannot be exported to ONNX for images of any size.*--fixed"):
+    with pytest.raises(ExportError, match=r"Undecided cannot be exported to ONNX for images of any size.*--fixed"):
         export_onnx(Undecided(), tmp_path / "net.onnx")
     assert not os.listdir(tmp_path)
