@@ -70,7 +70,8 @@ def _pair_data(folder: Path) -> PairData:
     return PairData(folder / "input", folder / "target")
 
 
-def _write_data(folder: Path, originals: Sequence[Pair], test: Sequence[Pair], photos: Path) -> None:
+def write_parts(folder: Path, originals: Sequence[Pair], test: Sequence[Pair], photos: Path) -> None:
+    """Note for `data_in` what is where."""
     noted = {"originals": originals, "test": test, "photos": os.path.abspath(photos)}
     (folder / _PAIRS).write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")
 
@@ -120,10 +121,15 @@ def make_data(task: Task, folder: Path, *, n_pairs: int, seed: int) -> None:
     else:
         simulate = _simulate_packaged if task.photographs is None else _simulate
         originals, test, photos = simulate(task, folder, n_pairs, seed)
+    labelled_copies(originals, folder, task.short_side)
+    write_parts(folder, originals, test, photos)
+
+
+def labelled_copies(originals: Sequence[Pair], folder: Path, short_side: int | None) -> None:
+    """Write the labelled pairs in their training size, targets with 8 bits."""
     for index, pair in enumerate(originals):
-        image, target = (shrink_short_side(picture, task.short_side) for picture in read_pair(pair))
+        image, target = (shrink_short_side(picture, short_side) for picture in read_pair(pair))
         _write_pair(folder / _LABELLED, _name(index), image, to_bit_depth(target, "8"))
-    _write_data(folder, originals, test, photos)
 
 
 def make_fold(data: Data, folder: Path, fold: int, folds: int) -> None:
@@ -136,7 +142,7 @@ def make_fold(data: Data, folder: Path, fold: int, folds: int) -> None:
             if index not in out:
                 shutil.copyfile(source / name, target / name)
     originals = [pair for index, pair in enumerate(data.originals) if index not in out]
-    _write_data(folder, originals, [data.originals[index] for index in out], data.photos)
+    write_parts(folder, originals, [data.originals[index] for index in out], data.photos)
 
 
 def _name(index: int) -> str:

@@ -58,7 +58,7 @@ class Step(Job):
 
     Attributes:
         kind: ``data``, ``fold``, ``f_isp``, ``pseudo``, ``guide``, ``semi``, ``finetune``, ``supervised``,
-            ``pseudo_only``, ``mean_teacher``, ``test``, ``choose``, ``weigh``; the demo has kinds of data of its own.
+            ``pseudo_only``, ``mean_teacher``, ``test``, ``choose``, ``weights``, ``weigh``; the demo has kinds of data of its own.
         seed: Of what is random in it.
         settings: Everything it depends on but the jobs before it; plain values.
         root: The folder that jobs' folders are in.
@@ -229,9 +229,26 @@ def choice(kind: str, candidates: Sequence[Step], in_folds: Sequence[Sequence[St
     """
     first = candidates[0]
     needs = {"data": first.needs["data"], **{str(k): step for k, step in enumerate(candidates)}}
-    for k, tests in enumerate(in_folds):
-        needs.update({f"{k} fold {fold}": step for fold, step in enumerate(tests)})
+    if kind == "weigh":
+        needs["weights"] = weights_of(first.needs["data"], in_folds)
+    else:
+        needs.update(_of_folds(in_folds))
     return Step(kind, first.seed, {"candidates": len(candidates)}, first.root, needs, first.quiet)
+
+
+def weights_of(data: Step, in_folds: Sequence[Sequence[Step]]) -> Step:
+    """The weights of candidates' outputs that make their mean best in cross-validation.
+
+    Args:
+        data: The whole of the labelled pairs.
+        in_folds: Of each candidate, its tests in all folds.
+    """
+    needs = {"data": data, **_of_folds(in_folds)}
+    return Step("weights", data.seed, {"candidates": len(in_folds)}, data.root, needs, data.quiet)
+
+
+def _of_folds(in_folds: Sequence[Sequence[Step]]) -> dict[str, Step]:
+    return {f"{k} fold {fold}": step for k, tests in enumerate(in_folds) for fold, step in enumerate(tests)}
 
 
 # --- options of the trainings ----------------------------------------------------------------------------------------
@@ -415,6 +432,8 @@ def work(step: Step, progress: bool) -> dict[str, Any]:
         return _test(step, data.test, [(1.0, _networks(step))])
     if step.kind == "choose":
         return _choose(step)
+    if step.kind == "weights":
+        return _weights(step)
     if step.kind == "weigh":
         return _weigh(step, data)
     return _train(_target_options(step, data), step, progress)
@@ -529,19 +548,29 @@ def _choose(step: Step) -> dict[str, Any]:
     return {**step.needs[str(best)].record.read()["result"], "chosen": best, "means": means}
 
 
-def _weigh(step: Step, data: Data) -> dict[str, Any]:
-    """The test scores of the weighted mean of the candidates' outputs that is best on all folds' test images."""
+def _weights(step: Step) -> dict[str, Any]:
+    """The weights, and what they are found from: of each image, mean products of the candidates' errors."""
     count = step.settings["candidates"]
     folds = [[need for part, need in step.needs.items() if part.startswith(f"{k} fold")] for k in range(count)]
-    products = []
+    products, images = [], []
     for tests in zip(*folds, strict=True):
         candidates = [_networks(test) for test in tests]
         for pair in tests[0].needs["data"].data().test:
             image, target = (to_tensor(picture)[None] for picture in read_pair(pair))
             errors = torch.stack([(_mean_output(networks, image) - target).flatten() for networks in candidates])
             products.append((errors.double() @ errors.double().T / errors.shape[1]).numpy())
-    weights = best_weights(np.stack(products))
-    networks = [_networks(step.needs[str(k)]) for k in range(count)]
+            images.append(pair.key)
+    return {
+        "weights": best_weights(np.stack(products)),
+        "images": images,
+        "products": [product.tolist() for product in products],
+    }
+
+
+def _weigh(step: Step, data: Data) -> dict[str, Any]:
+    """The test scores of the candidates' weighted mean."""
+    weights = step.needs["weights"].record.read()["result"]["weights"]
+    networks = [_networks(step.needs[str(k)]) for k in range(step.settings["candidates"])]
     return {**_test(step, data.test, list(zip(weights, networks, strict=True))), "weights": weights}
 
 

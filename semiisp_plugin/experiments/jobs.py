@@ -12,6 +12,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -307,8 +308,15 @@ class Runner:
         """A job's result; None if it is not done."""
         return self.noted[job.key]["result"] if job.key in self.noted else None
 
-    def run(self, jobs: Sequence[Job], what: str) -> bool:
-        """Do jobs and all that they need, and note them in `noted`; returns whether there was anything to do."""
+    def run(self, jobs: Sequence[J], what: str, cost: Callable[[J], float] | None = None) -> bool:
+        """Do jobs and all that they need, and note them in `noted`; returns whether there was anything to do.
+
+        Args:
+            jobs: The jobs.
+            what: In front of the bar.
+            cost: About how long one takes, in any unit, so that the bar can tell the time left; by default all take
+                as long. Where standard error is no terminal, there are lines with percentages instead of a bar.
+        """
         waiting = {}
         for job in (one for given in jobs for one in given.with_before()):
             if job.key in self.noted or job.key in self.failed or job.key in waiting:
@@ -319,7 +327,7 @@ class Runner:
                 waiting[job.key] = job
         if not waiting:
             return False
-        with _pool(min(self.workers, len(waiting))) as pool, tqdm(total=len(waiting), desc=what, unit="job") as bar:
+        with _pool(min(self.workers, len(waiting))) as pool, _progress(list(waiting.values()), what, cost) as bar:
             running: dict[Future[dict[str, Any]], str] = {}
             while waiting or running:
                 self._start(waiting, running, pool, bar)
@@ -339,11 +347,11 @@ class Runner:
                     except Exception as error:
                         self.failed[key] = f"{type(error).__name__}: {' '.join(str(error).split())}"
                         tqdm.write(f"{key} failed: {self.failed[key]}")
-                    bar.update()
+                    bar(key)
         return True
 
     def _start(
-        self, waiting: dict[str, Job], running: dict[Future[dict[str, Any]], str], pool: Executor, bar: Any
+        self, waiting: dict[str, Job], running: dict[Future[dict[str, Any]], str], pool: Executor, bar: Callable[[str], None]
     ) -> None:
         for key, job in list(waiting.items()):
             # No more than can be worked on: what is handed over is done even after Ctrl+C.
@@ -353,10 +361,31 @@ class Runner:
             if broken:
                 self.failed[key] = f"needs {broken[0]}, which failed"
                 del waiting[key]
-                bar.update()
+                bar(key)
             elif all(before.key in self.noted for before in job.before):
                 del waiting[key]
                 running[pool.submit(perform, job)] = key
+
+
+@contextmanager
+def _progress(jobs: Sequence[J], what: str, cost: Callable[[J], float] | None) -> Iterator[Callable[[str], None]]:
+    """A bar, or lines; what is called with the key of each job that is done."""
+    costs = {job.key: 1.0 if cost is None else cost(job) for job in jobs}
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    form = None if cost is None else "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, left: {remaining}"
+    done, said, began = 0.0, 0, time.monotonic()
+    with tqdm(total=sum(costs.values()), desc=what, unit="job", bar_format=form, disable=not terminal) as bar:
+
+        def update(key: str) -> None:
+            nonlocal done, said
+            done += costs[key]
+            bar.update(costs[key])
+            percent = int(100 * done / sum(costs.values()) + 1e-6)
+            if not terminal and sys.stderr is not None and (percent >= said + 5 or percent == 100 > said):
+                said = percent
+                print(f"{what}: {percent} % after {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
+        yield update
 
 
 class _ThisProcess(Executor):

@@ -60,14 +60,19 @@ def best_weights(products: np.ndarray) -> list[float]:
     count = products.shape[1]
 
     def loss(weights: np.ndarray) -> float:
-        square_errors = np.einsum("i,kij,j->k", weights, products, weights)
-        return float(np.log(square_errors.clip(1e-12)).mean())
+        return -float(psnr_of_mean(products, weights).mean())
 
     starts = [np.full(count, 1 / count), *np.eye(count)]
     sum_is_one = {"type": "eq", "fun": lambda weights: weights.sum() - 1}
     found = [minimize(loss, start, bounds=[(0, 1)] * count, constraints=sum_is_one).x.clip(0, 1) for start in starts]
     best = min(found, key=loss)
     return [float(weight) for weight in best / best.sum()]
+
+
+def psnr_of_mean(products: np.ndarray, weights: Sequence[float] | np.ndarray) -> np.ndarray:
+    """PSNR in dB of each image's weighted mean of outputs, (images,); see `best_weights`."""
+    square_errors = np.einsum("i,kij,j->k", weights, products, weights)
+    return -10 * np.log10(square_errors.clip(1e-12))
 
 
 def look_of(images: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ def test_phases_are_shared(finished):
     # systems, without USQ, chosen from candidates, online, of the folds' f_ISPs, of the second round. before_fine is
     # paper's phase 2, and f_isp_global is trained with f_isp.
     expected = {"data": 2, "fold": 2, "f_isp": 1 + 2, "pseudo": 6, "guide": 2, "supervised": 5 + 2, "pseudo_only": 1}
-    rest = {"mean_teacher": 1, "semi": 8, "finetune": 3, "test": len(finished[1]) - 2 + 6, "choose": 1, "weigh": 1}
+    rest = {"mean_teacher": 1, "semi": 8, "finetune": 3, "test": len(finished[1]) - 2 + 6, "choose": 1, "weigh": 1, "weights": 1}
     assert made == expected | rest
 
 
@@ -157,7 +157,7 @@ def test_weights_are_of_outputs_that_were_not_trained_on(finished):
     def in_folds(weights: list[float]) -> float:
         psnr: list[float] = []
         for fold in range(2):
-            tests = [job.needs[f"{k} fold {fold}"] for k in range(2)]
+            tests = [job.needs["weights"].needs[f"{k} fold {fold}"] for k in range(2)]
             psnr += mixed(tests, tests[0].needs["data"].data().test, weights)
         return sum(psnr) / len(psnr)
 

@@ -59,7 +59,7 @@ def read_own(pair: Pair, *, min_alignment: float, short_side: int | None) -> Pai
 
 def _find(request: Request) -> Listing:
     """List the pairs of two folders."""
-    input_root, target_root = _folders(request)
+    input_root, target_root = pair_folders(request)
     files = scan_images(input_root, _INPUT_EXTENSIONS).images
     if any(is_raw(name) for name in files):
         require_rawpy()
@@ -116,8 +116,12 @@ def _find(request: Request) -> Listing:
     return listing
 
 
-def _folders(request: Request) -> tuple[Path, Path]:
-    """The folders of inputs and edited images."""
+def pair_folders(request: Request) -> tuple[Path, Path]:
+    """The folders of inputs and edited images.
+
+    Raises:
+        ValueError, FileNotFoundError, NotADirectoryError: They are missing, or named twice.
+    """
     if request.input or request.target:
         if request.source:
             raise ValueError("give either --source, or --input and --target.")

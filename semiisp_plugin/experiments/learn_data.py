@@ -1,0 +1,230 @@
+"""What ``basicsr learn`` is given: a look at the pairs and photographs, and copies of them in the sizes it works with."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from semiisp_plugin.data.layouts.base import Reader, Request
+from semiisp_plugin.data.layouts.own import OWN, pair_folders
+from semiisp_plugin.data.pairs import Pair
+from semiisp_plugin.experiments.benchmark_data import labelled_copies, write_parts
+from semiisp_plugin.experiments.benchmark_jobs import Step
+from semiisp_plugin.io.folder_job import UNUSABLE, Journal, mapped, reason_of
+from semiisp_plugin.io.image_io import printable_path, scan_images, to_tensor, write_image
+from semiisp_plugin.io.picture import read_photograph
+from semiisp_plugin.io.raw_io import is_raw
+from semiisp_plugin.pseudo.noise_estimation import estimate_noise
+
+FULL_SIDE = 800
+"""Short side, pixels, at which networks are tested and chosen; larger pairs are shrunk to it."""
+TRAINING_SIDE = 72
+"""Short side of what networks that map colours are trained on."""
+MOST_PHOTOGRAPHS = 200
+FEWEST_PAIRS = 6
+
+_THREADS = 2
+
+
+@dataclass(frozen=True)
+class LookData(Step):
+    """Copies of the user's pairs and photographs.
+
+    Its settings: ``input`` and ``target``, folders; ``photos``, a folder or None; ``state``, a digest of the files.
+    """
+
+    def run(self, *, resume: bool, progress: bool) -> dict[str, Any]:
+        """Write the copies; returns what was found. What an interrupted run has left is kept."""
+        folder, s = self.folder / "data", self.settings
+        folder.mkdir(parents=True, exist_ok=True)
+        listing = OWN.find(Request(input=s["input"], target=s["target"], test_pairs=0, short_side=FULL_SIDE))
+        pairs, skipped = listing.splits["train"], {name: why for name, why in listing.left_out.items()}
+        copies: list[Pair] = []
+        with Journal(folder / "measured.jsonl") as journal:
+            work = partial(_copied, reader=listing.reader, folder=folder / "full", known=journal.entries)
+            for pair, (copy, noted) in zip(pairs, mapped(work, list(enumerate(pairs)), _THREADS), strict=True):
+                if copy is None:
+                    skipped[pair.key] = noted["problem"]
+                    continue
+                journal.add({pair.key: noted})
+                copies.append(copy)
+            measured = {copy.key: journal.entries[copy.key] for copy in copies}
+        if len(copies) < FEWEST_PAIRS:
+            raise ValueError(
+                f"{len(copies)} pairs can be used; at least {FEWEST_PAIRS} are needed, and 50 are a good start. "
+                + "; ".join(f"{name}: {why}" for name, why in list(skipped.items())[:5])
+            )
+        photos, unread = _copy_photos(s["photos"], folder / "photos", self.seed)
+        labelled_copies(copies, folder, TRAINING_SIDE)
+        write_parts(folder, copies, [], photos)
+        return {
+            "pairs": len(copies),
+            "photographs": len(list(photos.iterdir())),
+            "skipped": skipped,
+            "photographs_skipped": unread,
+            "warnings": listing.warnings,
+            "measured": measured,
+        }
+
+
+def look_data(
+    pairs: Sequence[str], photos: str | None, root: Path, seed: int
+) -> LookData:
+    """The job that copies them.
+
+    Args:
+        pairs: One folder that holds two of usual names, or the two of inputs and targets.
+        photos: Folder of photographs; None for none.
+        root: Folder of the jobs.
+        seed: Draws the photographs, where there are more than `MOST_PHOTOGRAPHS`.
+
+    Raises:
+        ValueError, FileNotFoundError, NotADirectoryError: Folders are missing or hold no pairs.
+    """
+    request = Request(source=pairs[0]) if len(pairs) == 1 else Request(input=pairs[0], target=pairs[1])
+    folders = [os.path.abspath(folder) for folder in pair_folders(request)]
+    if photos is not None and not scan_images(photos).images:
+        raise ValueError(f"--photos: '{photos}' holds no image, neither itself nor below.")
+    given = [*folders, *([os.path.abspath(photos)] if photos else [])]
+    settings = {
+        "input": folders[0],
+        "target": folders[1],
+        "photos": None if photos is None else given[2],
+        "state": _state(given),
+    }
+    return LookData("data", seed, settings, root)
+
+
+def _state(folders: Sequence[str]) -> str:
+    """A digest of names, sizes and times of all files."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(Path(folder).rglob("*")):
+            if path.is_file():
+                status = path.stat()
+                name = path.relative_to(folder).as_posix().encode("utf-8", "surrogateescape")
+                digest.update(name + f"\0{status.st_size} {status.st_mtime_ns}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def _copied(
+    numbered: tuple[int, Pair], *, reader: Reader, folder: Path, known: Mapping[str, Any]
+) -> tuple[Pair | None, dict[str, Any]]:
+    """Write a pair at the size of the tests, and measure it."""
+    number, pair = numbered
+    places = [folder / part / f"{number:05d}.png" for part in ("input", "target")]
+    copy = Pair(pair.key, *(str(place.absolute()) for place in places))
+    if pair.key in known and all(place.is_file() for place in places):
+        return copy, known[pair.key]
+    try:
+        read = reader(pair)
+        noted = {
+            "original": [pair.input, pair.target],
+            "size": list(read.target.shape[:2]),
+            "bits": 8 * read.input.itemsize,
+            "raw": is_raw(pair.input),
+            "alignment": None if read.alignment is None else round(read.alignment, 3),
+            "notes": list(read.notes),
+            "clipped": round(_clipped(read.input), 4),
+            "noise": [_noise(image) for image in (read.input, read.target)],
+        }
+        for place, image in zip(places, (read.input, read.target), strict=True):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_image(place, image)
+    except UNUSABLE as error:
+        return None, {"problem": reason_of(error)}
+    return copy, noted
+
+
+def _clipped(image: np.ndarray) -> float:
+    """Share of pixels of which a colour has its highest value."""
+    return float((image >= np.iinfo(image.dtype).max).any(2).mean())
+
+
+def _noise(image: np.ndarray) -> float | None:
+    """Standard deviation of the noise at the image's mean brightness, of 255 levels; None where it cannot be told."""
+    values = to_tensor(image)
+    try:
+        shot, read = estimate_noise(values)
+    except ValueError:
+        return None
+    return round(255 * float((shot * float(values.mean()) + read) ** 0.5), 2)
+
+
+def _copy_photos(photos: str | None, folder: Path, seed: int) -> tuple[Path, dict[str, str]]:
+    """Small copies of some of the photographs, and why others cannot be read."""
+    folder.mkdir(exist_ok=True)
+    if photos is None:
+        return folder, {}
+    names = scan_images(photos).images
+    order = np.random.default_rng((seed, 23)).permutation(len(names))
+    skipped: dict[str, str] = {}
+    written = 0
+
+    def read(name: str) -> np.ndarray | Exception:
+        try:
+            return read_photograph(Path(photos) / name, short_side=TRAINING_SIDE)
+        except UNUSABLE as error:
+            return error
+
+    chosen = [names[int(k)] for k in order]
+    for name, picture in zip(chosen, mapped(read, chosen, _THREADS), strict=False):
+        if isinstance(picture, Exception):
+            skipped[name] = reason_of(picture, name)
+            continue
+        write_image(folder / f"{written:05d}.png", picture)
+        written += 1
+        if written == MOST_PHOTOGRAPHS:
+            break
+    if written == 0:
+        first = f" The first: {next(iter(skipped.values()))}" if skipped else ""
+        raise ValueError(f"--photos: none of the {len(names)} images in '{photos}' can be read.{first}")
+    return folder, skipped
+
+
+def inputs_are(found: Mapping[str, Any]) -> Literal["raw", "srgb"]:
+    """Whether the inputs are RAW images (or have 16 bits, as linear ones have), by what `LookData` found.
+
+    Raises:
+        ValueError: Some are, some are not.
+    """
+    raw = {key for key, noted in found["measured"].items() if noted["raw"] or noted["bits"] == 16}
+    if raw and len(raw) < len(found["measured"]):
+        other = next(key for key in found["measured"] if key not in raw)
+        raise ValueError(
+            f"{len(raw)} inputs are RAW or have 16 bits ('{min(raw)}'), {len(found['measured']) - len(raw)} have 8 "
+            f"('{other}'). One network cannot learn both: put them into two folders and learn each by itself."
+        )
+    return "raw" if raw else "srgb"
+
+
+def described(found: Mapping[str, Any]) -> list[str]:
+    """What was found, in sentences."""
+    measured = list(found["measured"].values())
+    sides = sorted({tuple(noted["size"]) for noted in measured})
+    size = "x".join(map(str, sides[0])) if len(sides) == 1 else f"{sides[0]} to {sides[-1]}"
+    kind = "RAW files" if measured[0]["raw"] else f"{measured[0]['bits']}-bit images"
+    clipped = np.median([noted["clipped"] for noted in measured])
+    lines = [
+        f"{found['pairs']} pairs, inputs: {kind}; {size} pixels (of more than {FULL_SIDE}, shrunk to it)",
+        f"{found['photographs']} photographs are used" if found["photographs"] else "no photographs",
+        f"highlights: {clipped:.1%} of an input's pixels are clipped (median)",
+    ]
+    noise = [[n for noted in measured if (n := noted["noise"][k]) is not None] for k in (0, 1)]
+    if all(noise):
+        lines.append(
+            f"noise: {np.median(noise[0]):.1f} of 255 levels in the inputs, {np.median(noise[1]):.1f} in the targets"
+        )
+    for what in ("skipped", "photographs_skipped"):
+        reasons = list(found[what].items())
+        lines += [f"set aside: {printable_path(name)}: {printable_path(why)}" for name, why in reasons[:5]]
+        if len(reasons) > 5:
+            lines.append(f"set aside: {len(reasons) - 5} more")
+    return [*lines, *(f"note: {text}" for text in found["warnings"])]
