@@ -234,6 +234,33 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     _max_pixels(parser)
 
 
+def _learn(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "The same command resumes what was interrupted. OUT/model.pth is the model, OUT/report.html shows what it does "
+        "and how good it is on pairs it was not trained on."
+    )
+    text = "folder with {input,target}, {low,high} or {raw,edited}; or the two folders; names match without extension"
+    parser.add_argument("--pairs", nargs="+", required=True, metavar="DIR", help=text)
+    parser.add_argument("--photos", metavar="DIR", help="folder of ordinary photographs; without, the pairs alone")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
+    text = "minutes, about; or quick (4), default (20), best (240)"
+    parser.add_argument("--time", type=_minutes, default="default", metavar="T", help=text)
+    text = "what the inputs are (default: auto; RAW files, and images of 16 bits, are raw)"
+    parser.add_argument("--inputs", choices=["auto", "srgb", "raw"], default="auto", help=text)
+    parser.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, help="of everything (default: 0)")
+    text = "processes (default: one a core, or one a GPU; 0: this one alone)"
+    parser.add_argument("--workers", type=_number(int, 0, 1024), metavar="N", help=text)
+
+
+def _minutes(text: str) -> str:
+    if text not in ("quick", "default", "best"):
+        try:
+            _number(float, 1, 10**5)(text)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f"{error}, and none of quick, default, best") from None
+    return text
+
+
 def _tile(text: str) -> int | str:
     if text == "auto":
         return text
@@ -317,8 +344,6 @@ def _benchmark(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pairs", metavar="DIR", help="your pairs: DIR/{input,target} or DIR/{low,high}")
-    parser.add_argument("--photos", metavar="DIR", help="your ordinary photographs")
     parser.add_argument("--out", metavar="DIR", default="demo_output", help="folder to write (default: %(default)s)")
     parser.add_argument("--task", choices=["raw", "lowlight"], help="simulated task (default: lowlight)")
     text = "photographs of the simulated task: the default split, or one dealt out by the seed (default: %(default)s)"
@@ -340,6 +365,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     ),
     "pseudo": ("turn a folder of photographs into pseudo pairs with a trained f_ISP", _pseudo),
     "denoise": ("denoise the inputs of noisy pairs before f_ISP is trained on them", _denoise),
+    "learn": ("learn a look from pairs and photographs, compare, and keep what is best: all in one", _learn),
     "recipe": ("run all phases of a recipe in order, or resume them, and compare the results", _recipe),
     "enhance": ("run a trained network over images: files, folders, RAW, of any size", _enhance),
     "serve": ("serve a page on this machine: drop a photograph, compare before and after, download", _serve),
@@ -350,6 +376,6 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
         "compare systems over numbers of pairs and seeds: the method, baselines, ablations; with a report",
         _benchmark,
     ),
-    "demo": ("run all phases and the supervised baselines on simulated pairs, or on your own folders", _demo),
+    "demo": ("run all phases and the supervised baselines on simulated pairs", _demo),
 }
 """The subcommands: a line of help, and what declares the arguments."""

@@ -119,6 +119,10 @@ def _run(args: argparse.Namespace) -> None:
         from semiisp_plugin.apps.denoise import folder
 
         folder.run_from_arguments(args)
+    elif args.command == "learn":
+        from semiisp_plugin.experiments import learn
+
+        learn.run_from_arguments(args)
     elif args.command == "recipe":
         from semiisp_plugin.experiments import recipe
 

@@ -51,9 +51,7 @@ class WeightedMean(nn.Module):
         )
 
     def _mean(self, outputs: Sequence[Tensor]) -> Tensor:
-        return torch.stack(
-            [weight * out.clamp(0, 1) for weight, out in zip(self.weights, outputs, strict=True)]
-        ).sum(0)
+        return torch.stack([weight * out.clamp(0, 1) for weight, out in zip(self.weights, outputs, strict=True)]).sum(0)
 
     def forward(self, image: Tensor) -> Tensor:
         """``(N, 3, H, W)`` in [0, 1] to the same."""

@@ -58,7 +58,8 @@ class Step(Job):
 
     Attributes:
         kind: ``data``, ``fold``, ``f_isp``, ``pseudo``, ``guide``, ``semi``, ``finetune``, ``supervised``,
-            ``pseudo_only``, ``mean_teacher``, ``test``, ``choose``, ``weights``, ``weigh``; the demo has kinds of data of its own.
+            ``pseudo_only``, ``mean_teacher``, ``test``, ``choose``, ``weights``, ``weigh``; the demo and
+            ``basicsr learn`` have kinds of data of their own.
         seed: Of what is random in it.
         settings: Everything it depends on but the jobs before it; plain values.
         root: The folder that jobs' folders are in.
@@ -429,7 +430,7 @@ def work(step: Step, progress: bool) -> dict[str, Any]:
     if step.kind == "guide":
         return _guide(step, data)
     if step.kind == "test":
-        return _test(step, data.test, [(1.0, _networks(step))])
+        return _test(step, data.test, [(1.0, mean_networks(step))])
     if step.kind == "choose":
         return _choose(step)
     if step.kind == "weights":
@@ -493,7 +494,7 @@ def _network(step: Step, name: str = "net_g") -> torch.nn.Module:
     return torch.nn.Sequential(_network(step.needs["guide"].needs["f_isp"]), network)
 
 
-def _networks(test: Step) -> list[torch.nn.Module]:
+def mean_networks(test: Step) -> list[torch.nn.Module]:
     """Those whose mean output a job of `tested` tests."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return [
@@ -510,6 +511,11 @@ def _mean_output(networks: Sequence[torch.nn.Module], image: Tensor) -> Tensor:
     return torch.stack([network(image).clamp(0, 1) for network in networks]).mean(0).cpu()
 
 
+def weighted_output(parts: Sequence[tuple[float, list[torch.nn.Module]]], image: Tensor) -> Tensor:
+    """The weighted mean of mean outputs, ``(1, 3, H, W)`` in [0, 1]."""
+    return torch.stack([weight * _mean_output(networks, image) for weight, networks in parts]).sum(0)
+
+
 def _test(step: Step, test: Sequence[Pair], parts: Sequence[tuple[float, list[torch.nn.Module]]]) -> dict[str, Any]:
     """PSNR and SSIM of every test image, at full resolution; the first few outputs are kept, shrunk to be looked at.
 
@@ -523,17 +529,18 @@ def _test(step: Step, test: Sequence[Pair], parts: Sequence[tuple[float, list[to
     scores: dict[str, list[Any]] = {"images": [], "psnr": [], "ssim": []}
     for k, pair in enumerate(test):
         image, target = (to_tensor(picture)[None] for picture in read_pair(pair))
-        output = torch.stack([weight * _mean_output(networks, image) for weight, networks in parts]).sum(0)
+        output = weighted_output(parts, image)
         values = measure(output[0], target[0], METRICS)
         scores["images"].append(pair.key)
         for name in METRICS:
             scores[name].append(values[name] if math.isfinite(values[name]) else None)
         if k < OUTPUTS:
-            write_image(folder / f"{k}.png", shrink_short_side(_picture(output), _SHOWN))
+            write_image(folder / f"{k}.png", shrink_short_side(picture(output), _SHOWN))
     return scores
 
 
-def _picture(batch: Tensor) -> np.ndarray:
+def picture(batch: Tensor) -> np.ndarray:
+    """The first image of ``(N, 3, H, W)`` in [0, 1] as (H, W, 3) ``uint8``."""
     return to_uint8(batch[0].permute(1, 2, 0).numpy())
 
 
@@ -554,7 +561,7 @@ def _weights(step: Step) -> dict[str, Any]:
     folds = [[need for part, need in step.needs.items() if part.startswith(f"{k} fold")] for k in range(count)]
     products, images = [], []
     for tests in zip(*folds, strict=True):
-        candidates = [_networks(test) for test in tests]
+        candidates = [mean_networks(test) for test in tests]
         for pair in tests[0].needs["data"].data().test:
             image, target = (to_tensor(picture)[None] for picture in read_pair(pair))
             errors = torch.stack([(_mean_output(networks, image) - target).flatten() for networks in candidates])
@@ -570,7 +577,7 @@ def _weights(step: Step) -> dict[str, Any]:
 def _weigh(step: Step, data: Data) -> dict[str, Any]:
     """The test scores of the candidates' weighted mean."""
     weights = step.needs["weights"].record.read()["result"]["weights"]
-    networks = [_networks(step.needs[str(k)]) for k in range(step.settings["candidates"])]
+    networks = [mean_networks(step.needs[str(k)]) for k in range(step.settings["candidates"])]
     return {**_test(step, data.test, list(zip(weights, networks, strict=True))), "weights": weights}
 
 

@@ -1,4 +1,4 @@
-"""``basicsr demo``: the whole method on photographs that ship with installed packages, or on the user's own folders."""
+"""``basicsr demo``: the whole method on photographs that ship with installed packages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import torch
 
-from semiisp_plugin.data.pairs import find_pair_folders, match_pairs, read_pair
+from semiisp_plugin.data.pairs import match_pairs
 from semiisp_plugin.experiments.benchmark_data import Data, PairData
 from semiisp_plugin.experiments.benchmark_jobs import Step, chain, compare_outputs, run_folder, tested
 from semiisp_plugin.experiments.benchmark_options import Settings
@@ -63,24 +63,16 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     Returns:
         Metrics on the test pairs, by system.
     """
-    if bool(args.pairs) != bool(args.photos):
-        raise ValueError("Give --pairs and --photos together, or neither for the simulated pairs.")
-    if args.pairs and (args.task or args.split != "default"):
-        raise ValueError("--task and --split choose the simulated pairs; they do not go with --pairs.")
     started = time.time()
     # The images are small: a second thread brings little on an idle machine, and on a busy one the threads wait for
     # each other longer than they work.
     torch.set_num_threads(1)
     out, task, seed = Path(args.out), args.task or "lowlight", args.seed
     settings = demo_settings(args.iterations)
-    if args.pairs:
-        data, raw = own_data(args.pairs, args.photos, out, settings, seed)
-        what = f"the pairs of {args.pairs} and the photographs of {args.photos}"
-    else:
-        of_data = {"task": task, "split": args.split, "size": settings.size}
-        data, raw = SimulatedData("data", seed, of_data, out, quiet=False), task == "raw"
-        kind = "RAW to sRGB" if raw else "dark sRGB to good sRGB"
-        what = f"SIMULATED pairs ({kind}) made from photographs that ship with scikit-image, scikit-learn, matplotlib"
+    of_data = {"task": task, "split": args.split, "size": settings.size}
+    data, raw = SimulatedData("data", seed, of_data, out, quiet=False), task == "raw"
+    kind = "RAW to sRGB" if raw else "dark sRGB to good sRGB"
+    what = f"SIMULATED pairs ({kind}) made from photographs that ship with scikit-image, scikit-learn, matplotlib"
     with own_folder(out, "demo", "--out", empty=True):
         perform(data, progress=True)
         parts = data.data()
@@ -125,34 +117,6 @@ def demo_settings(iterations: int | None = None) -> Settings:
             "fine_iterations": max(1, iterations // 3),
         }
     return Settings(size=(96, 128), **phases)
-
-
-def own_data(pairs_root: str, photos: str, out: Path, settings: Settings, seed: int) -> tuple[Step, bool]:
-    """The job that makes small copies of the user's pairs, a fifth of them for the test; whether inputs have 16 bits.
-
-    Raises:
-        ValueError: There are too few pairs, or they lie in the folder that is to be replaced.
-    """
-    lq, gt = find_pair_folders(pairs_root)
-    found = match_pairs(lq, gt)
-    if len(found) < 5:
-        raise ValueError(f"{pairs_root} holds {len(found)} pairs; the demo needs at least 5 (50 are a good start).")
-    list_images(photos)
-    for folder in (pairs_root, photos):
-        if out.resolve() in (Path(folder).resolve(), *Path(folder).resolve().parents):
-            raise ValueError(f"{folder} lies in {out}, which the demo replaces; choose another folder with --out.")
-    n_pairs = len(found) - max(1, min(20, len(found) // 5))
-    task = {
-        "type": "pairs",
-        "pairs": [n_pairs],
-        "dataroot_lq": str(lq),
-        "dataroot_gt": str(gt),
-        "photographs": photos,
-        "short_side": 3 * min(settings.size) // 2,
-        "max_photographs": 200,
-    }
-    raw = read_pair(found[0])[0].dtype == np.uint16
-    return Step("data", seed, {"task": task, "n_pairs": n_pairs}, out, quiet=False), raw
 
 
 def report(results: Mapping[str, Mapping[str, float]], counts: list[int], seed: int, what: str, out: Path) -> None:

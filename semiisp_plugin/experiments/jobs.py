@@ -351,7 +351,11 @@ class Runner:
         return True
 
     def _start(
-        self, waiting: dict[str, Job], running: dict[Future[dict[str, Any]], str], pool: Executor, bar: Callable[[str], None]
+        self,
+        waiting: dict[str, J],
+        running: dict[Future[dict[str, Any]], str],
+        pool: Executor,
+        bar: Callable[[str], None],
     ) -> None:
         for key, job in list(waiting.items()):
             # No more than can be worked on: what is handed over is done even after Ctrl+C.

@@ -1,4 +1,4 @@
-"""What ``basicsr learn`` is given: a look at the pairs and photographs, and copies of them in the sizes it works with."""
+"""What ``basicsr learn`` is given: a look at the pairs and photographs, and copies in the sizes it works with."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class LookData(Step):
         folder, s = self.folder / "data", self.settings
         folder.mkdir(parents=True, exist_ok=True)
         listing = OWN.find(Request(input=s["input"], target=s["target"], test_pairs=0, short_side=FULL_SIDE))
-        pairs, skipped = listing.splits["train"], {name: why for name, why in listing.left_out.items()}
+        pairs, skipped = listing.splits["train"], dict(listing.left_out)
         copies: list[Pair] = []
         with Journal(folder / "measured.jsonl") as journal:
             work = partial(_copied, reader=listing.reader, folder=folder / "full", known=journal.entries)
@@ -74,9 +74,7 @@ class LookData(Step):
         }
 
 
-def look_data(
-    pairs: Sequence[str], photos: str | None, root: Path, seed: int
-) -> LookData:
+def look_data(pairs: Sequence[str], photos: str | None, root: Path, seed: int) -> LookData:
     """The job that copies them.
 
     Args:
@@ -133,7 +131,7 @@ def _copied(
             "alignment": None if read.alignment is None else round(read.alignment, 3),
             "notes": list(read.notes),
             "clipped": round(_clipped(read.input), 4),
-            "noise": [_noise(image) for image in (read.input, read.target)],
+            "noise": [noise_of(image) for image in (read.input, read.target)],
         }
         for place, image in zip(places, (read.input, read.target), strict=True):
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +146,7 @@ def _clipped(image: np.ndarray) -> float:
     return float((image >= np.iinfo(image.dtype).max).any(2).mean())
 
 
-def _noise(image: np.ndarray) -> float | None:
+def noise_of(image: np.ndarray) -> float | None:
     """Standard deviation of the noise at the image's mean brightness, of 255 levels; None where it cannot be told."""
     values = to_tensor(image)
     try:

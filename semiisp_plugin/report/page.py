@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jinja2
 import numpy as np
 import yaml
@@ -17,6 +18,7 @@ from semiisp_plugin.report.grids import draw_grid
 from semiisp_plugin.report.tables import Table, escape_markdown
 
 _TEMPLATE = "page.html.j2"
+_QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 92)
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,30 @@ class Pictures:
 
 
 @dataclass(frozen=True)
+class Slider:
+    """Two pictures of one size, one over the other, with a slider between them.
+
+    Attributes:
+        title: Below them.
+        before: RGB (H, W, 3) ``uint8``, on the left.
+        after: On the right.
+    """
+
+    title: str
+    before: np.ndarray
+    after: np.ndarray
+
+    def urls(self) -> list[str]:
+        """The pictures, in the page itself."""
+        return [_data_url(cv2.imencode(".jpg", image[..., ::-1], _QUALITY)[1].tobytes()) for image in self.both]
+
+    @property
+    def both(self) -> tuple[np.ndarray, np.ndarray]:
+        """The two."""
+        return self.before, self.after
+
+
+@dataclass(frozen=True)
 class Page:
     """A whole report.
 
@@ -85,6 +111,7 @@ class Page:
         pictures: Pictures at its end.
         failed: Names and reasons of what went wrong.
         options: Plain values, shown as YAML when asked.
+        sliders: On the HTML page alone.
     """
 
     title: str
@@ -93,6 +120,7 @@ class Page:
     pictures: Sequence[Pictures] = ()
     failed: Sequence[tuple[str, str]] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    sliders: Sequence[Slider] = ()
 
     def write(self, out: Path) -> dict[str, Path]:
         """Write ``report.md``, ``report.html`` and ``pictures*.jpg``; earlier ones are replaced.
@@ -124,8 +152,8 @@ class Page:
         images = {}
         for file in (plot.file for section in sections for plot in section.plots):
             with Image.open(out / file) as image:
-                data = base64.b64encode((out / file).read_bytes()).decode("ascii")
-                images[file] = (f"data:{image.get_format_mimetype()};base64,{data}", *image.size)
+                url = _data_url((out / file).read_bytes(), str(image.get_format_mimetype()))
+                images[file] = (url, *image.size)
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(Path(__file__).parent),
             autoescape=True,
@@ -136,6 +164,10 @@ class Page:
         options = yaml.safe_dump(dict(self.options), sort_keys=False, allow_unicode=True) if self.options else ""
         template = environment.get_template(_TEMPLATE)
         return template.render(page=self, sections=sections, images=images, options=options)
+
+
+def _data_url(data: bytes, kind: str = "image/jpeg") -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 # --- as text ---------------------------------------------------------------------------------------------------------

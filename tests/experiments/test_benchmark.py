@@ -108,7 +108,15 @@ def test_phases_are_shared(finished):
     # systems, without USQ, chosen from candidates, online, of the folds' f_ISPs, of the second round. before_fine is
     # paper's phase 2, and f_isp_global is trained with f_isp.
     expected = {"data": 2, "fold": 2, "f_isp": 1 + 2, "pseudo": 6, "guide": 2, "supervised": 5 + 2, "pseudo_only": 1}
-    rest = {"mean_teacher": 1, "semi": 8, "finetune": 3, "test": len(finished[1]) - 2 + 6, "choose": 1, "weigh": 1, "weights": 1}
+    rest = {
+        "mean_teacher": 1,
+        "semi": 8,
+        "finetune": 3,
+        "test": len(finished[1]) - 2 + 6,
+        "choose": 1,
+        "weigh": 1,
+        "weights": 1,
+    }
     assert made == expected | rest
 
 
@@ -147,7 +155,7 @@ def test_weights_are_of_outputs_that_were_not_trained_on(finished):
 
     def outputs(tests: list[Step], pair: Pair) -> torch.Tensor:
         image = to_tensor(read_pair(pair)[0])[None]
-        return torch.stack([benchmark_jobs._networks(test)[0](image)[0].clamp(0, 1) for test in tests])
+        return torch.stack([benchmark_jobs.mean_networks(test)[0](image)[0].clamp(0, 1) for test in tests])
 
     def mixed(tests: list[Step], pairs: list[Pair], weights: list[float]) -> list[float]:
         mixes = [torch.einsum("n,nchw->chw", torch.tensor(weights).float(), outputs(tests, pair)) for pair in pairs]

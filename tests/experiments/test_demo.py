@@ -1,7 +1,6 @@
-"""``basicsr demo``: a short run on the user's own folders, and that wrong arguments delete nothing."""
+"""``basicsr demo``: a short run, and that it deletes nothing of others."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -10,32 +9,15 @@ from semiisp_plugin.cli import main
 
 
 @pytest.mark.slow
-def test_own_folders(tiny_data, workspace, capsys):
-    argv = ["demo", "--pairs", str(tiny_data / "pairs"), "--photos", str(tiny_data / "photos"), "--iterations", "4"]
-    assert main(argv) == 0
+def test_the_whole_demo(workspace, capsys):
+    assert main(["demo", "--iterations", "4"]) == 0
     out = Path("demo_output")
     results = json.loads((out / "results.json").read_text())["results"]
     assert {"supervised", "semi-supervised", "f_ISP alone"} <= results.keys()
     assert all(system["psnr"] > 0 for system in results.values())
     assert (out / "comparison.png").exists()
     assert (out / "pseudo_pairs.png").exists()
-    printed = capsys.readouterr().out
-    assert "5 labelled pairs, 4 photographs, 1 test pairs" in printed
-
-    # Nothing below replaces what the run above made.
-    few = workspace / "few"
-    for kind in ("input", "target"):
-        (few / kind).mkdir(parents=True)
-        shutil.copy(tiny_data / "pairs" / kind / "00.png", few / kind)
-    for wrong in (
-        ["--pairs", "nowhere", "--photos", str(tiny_data / "photos")],
-        ["--pairs", str(few), "--photos", str(tiny_data / "photos")],
-        ["--pairs", str(tiny_data / "pairs"), "--photos", "nowhere"],
-        ["--pairs", str(out / "data"), "--photos", str(out / "data" / "photos")],
-        ["--pairs", str(tiny_data / "pairs")],
-    ):
-        assert main(["demo", *wrong]) == 1
-        assert (out / "results.json").exists(), wrong
+    assert "16 labelled pairs, 24 photographs, 16 test pairs" in capsys.readouterr().out
 
 
 def test_a_foreign_folder_is_left_alone(workspace, capsys):

@@ -133,8 +133,9 @@ def _of_checkpoint(path: Path, param_key: str | None) -> LoadedNetwork:
     checkpoint = load_checkpoint(path)
     stored = _stored_options(_about(path, checkpoint))
     if stored is not None:
-        files = [v for k, v in stored.items() if k != "type" and isinstance(v, str) and ("/" in v or os.sep in v)]
-        bare = None if files else check_network(stored, Source(f"{path}: the network's options in it"), ())
+        bare = (
+            None if _names_files(stored) else check_network(stored, Source(f"{path}: the network's options in it"), ())
+        )
         if bare is None:
             raise CheckpointError(
                 f"{path} describes a {stored['type']} that reads or fetches files when it is built, which is not done "
@@ -156,6 +157,15 @@ def _about(path: Path, checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
 
     with safe_open(path, "pt") as file:
         return file.metadata() or {}
+
+
+def _names_files(value: Any) -> bool:
+    """Whether a text anywhere in a network's options looks like a path."""
+    if isinstance(value, Mapping):
+        return any(_names_files(v) for k, v in value.items() if k != "type")
+    if isinstance(value, (list, tuple)):
+        return any(map(_names_files, value))
+    return isinstance(value, str) and ("/" in value or os.sep in value)
 
 
 def _stored_options(about: Mapping[str, Any]) -> dict[str, Any] | None:

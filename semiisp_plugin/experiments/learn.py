@@ -1,0 +1,382 @@
+"""``basicsr learn``: two folders in, a model and a page out, everything chosen by cross-validation over the pairs.
+
+Candidates are f_ISP's two networks, the local one trained further on the pairs alone, and the same on pseudo pairs of
+the photographs. What is kept is the weighted mean of their outputs that is best on pairs they were not trained on; a
+weight may be 0, and often one is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import torch
+
+from semiisp_plugin.apps.enhance.enhancer import Enhancer
+from semiisp_plugin.apps.enhance.network import Inputs, load_network, save_network
+from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
+from semiisp_plugin.data.pairs import read_pair
+from semiisp_plugin.experiments.benchmark_jobs import (
+    Step,
+    chain,
+    fold_of,
+    mean_networks,
+    picture,
+    run_folder,
+    tested,
+    weighted_output,
+    weights_of,
+)
+from semiisp_plugin.experiments.benchmark_options import Settings
+from semiisp_plugin.experiments.jobs import Runner, default_workers, own_folder
+from semiisp_plugin.experiments.learn_data import FULL_SIDE, LookData, described, inputs_are, look_data, noise_of
+from semiisp_plugin.experiments.tried import best_weights, psnr_of_mean
+from semiisp_plugin.io.files import write_atomically
+from semiisp_plugin.io.folder_job import UNUSABLE
+from semiisp_plugin.io.image_io import scan_images, to_float, to_tensor, to_uint8
+from semiisp_plugin.io.picture import read_photograph
+from semiisp_plugin.report.learn_report import HeldOut, Learned, summary, write_report
+from semiisp_plugin.toolbox import build_network
+
+MODEL = "model.pth"
+RESULT = "learned.json"
+_WORK = "work"
+
+CANDIDATES: Mapping[str, tuple[str, str]] = {
+    "f_isp": ("f_isp", "f_ISP"),
+    "f_isp_global": ("f_isp_global", "f_ISP, global"),
+    "alone": ("supervised", "pairs alone"),
+    "semi": ("semi", "semi-supervised"),
+}
+"""Kind and label of each."""
+
+MINUTES = {"quick": 4.0, "default": 20.0, "best": 240.0}
+"""What ``--time`` means on two cores."""
+
+_LEVELS = (
+    (0.15, 2, False),
+    (0.35, 3, False),
+    (0.6, 3, False),
+    (1.0, 3, True),
+    (1.0, 5, True),
+    (1.5, 5, True),
+    (2, 10, True),
+)
+"""From the shortest: length of the trainings, as a multiple of those in docs/when_it_helps.md; folds of the
+cross-validation; whether there is a learning curve."""
+
+# Seconds of one core, measured on the machine of docs/results.md: an iteration of phase 1 and one of a target, a pseudo
+# pair, a megapixel that is tested.
+_ISP_STEP, _TARGET_STEP, _PSEUDO_PAIR, _MEGAPIXEL = 0.036, 0.060, 0.03, 0.6
+_STARTING = 12.0  # of a process
+_LEAST_WEIGHT = 0.05
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained.
+
+    Attributes:
+        settings: Of all trainings.
+        folds: Of cross-validation.
+        curve: Whether f_ISP is also trained on fewer pairs.
+        core_seconds: How long it takes, about, on one core.
+    """
+
+    settings: Settings
+    folds: int
+    curve: bool
+    core_seconds: float
+
+
+def run_from_arguments(args: argparse.Namespace) -> None:
+    """Run ``basicsr learn``; see `semiisp_plugin.arguments`.
+
+    Raises:
+        ValueError: There are too few pairs, or something else is wrong with them; or a training failed.
+    """
+    if len(args.pairs) > 2:
+        raise ValueError("--pairs: give one folder that holds two, or the folders of inputs and of targets.")
+    learn(
+        args.pairs,
+        args.photos,
+        Path(args.out),
+        minutes=MINUTES[args.time] if args.time in MINUTES else float(args.time),
+        seed=args.seed,
+        workers=default_workers() if args.workers is None else args.workers,
+        inputs=args.inputs,
+    )
+
+
+def learn(
+    pairs: Sequence[str],
+    photos: str | None,
+    out: Path,
+    *,
+    minutes: float = 20.0,
+    seed: int = 0,
+    workers: int = 2,
+    inputs: Inputs | Literal["auto"] = "auto",
+) -> dict[str, Any]:
+    """Learn a look; the same call resumes what was interrupted.
+
+    Args:
+        pairs: Folder that holds inputs and targets in two folders of usual names, or these two.
+        photos: Folder of ordinary photographs, or None.
+        out: Folder of the results.
+        minutes: How long it may take, about.
+        seed: Of folds, weights and batches.
+        workers: Processes; 0 for this one alone.
+        inputs: ``raw``, ``srgb``, or ``auto``: RAW files and images of 16 bits are RAW.
+
+    Returns:
+        What ``learned.json`` holds.
+
+    Raises:
+        ValueError: There are too few pairs, or something else is wrong with them; or a training failed.
+    """
+    began = time.monotonic()
+    data = look_data(pairs, photos, out / _WORK, seed)
+    with own_folder(out, "learn", "--out"):
+        runner = Runner(workers)
+        _do(runner, [data], "looking at the pictures")
+        found = runner.noted[data.key]["result"]
+        for line in described(found):
+            print(line)
+        if photos is None:
+            print("Without photographs (--photos) it learns from the pairs alone; with few pairs, they bring more.")
+        domain: Inputs = inputs_are(found) if inputs == "auto" else inputs
+        asked = {"data": data.key, "minutes": minutes, "inputs": domain, "workers": workers}
+        record = _read(out / RESULT)
+        if record.get("asked") == asked and record.get("complete"):
+            print(f"This was learned already: {out / MODEL}, {out / 'report.html'}. Another --time learns again.")
+            return record
+        plan = _plan_of(record, asked) or make_plan(found, data, minutes, max(1, workers), domain)
+        record = {"asked": asked, "plan": msgspec.to_builtins(plan), "complete": False}
+        write_atomically(out / RESULT, json.dumps(record, indent=1) + "\n")
+        print(
+            f"Plan: {plan.folds}-fold cross-validation, trainings of {plan.settings.isp_iterations} and "
+            f"{plan.settings.semi_iterations} iterations; about {plan.core_seconds / max(1, workers) / 60:.0f} minutes."
+        )
+        learned = _learn(runner, data, found, plan, seed, domain, out)
+        paths = write_report(out, learned)
+        record |= summary(learned) | {"seconds": time.monotonic() - began, "complete": True}
+        write_atomically(out / RESULT, json.dumps(record, indent=1) + "\n")
+        print(f"\n{learned.table().text()}\n{learned.verdict()}\n")
+        print(f"The model is {out / MODEL}; what it does is shown in {paths['report.html']}.")
+        print(f"Use it: basicsr enhance --weights {out / MODEL} PHOTOS --out DIR")
+        return record
+
+
+def make_plan(found: Mapping[str, Any], data: LookData, minutes: float, workers: int, domain: Inputs) -> Plan:
+    """The longest trainings and most folds that fit into the time on this machine."""
+    pixels = sum(noted["size"][0] * noted["size"][1] for noted in found["measured"].values())
+    speed = _slowness(domain == "srgb")
+    plans = []
+    for length, folds, curve in _LEVELS:
+        settings = Settings(
+            size=(60, 60),
+            isp_iterations=round(2000 * length),
+            isp_lr=1e-3,
+            semi_iterations=round(1500 * length),
+            fine_iterations=0,
+            network="f_isp",
+            warm_start=True,
+            beta=float("inf"),
+            draws=4,
+        )
+        folds = min(folds, found["pairs"])
+        targets = 2 if found["photographs"] else 1
+        chains = settings.isp_iterations * _ISP_STEP + targets * settings.semi_iterations * _TARGET_STEP
+        chains += 4 * found["photographs"] * _PSEUDO_PAIR + _STARTING
+        work = (folds + 1) * chains + 2 * len(CANDIDATES) * pixels / 1e6 * _MEGAPIXEL
+        work += (6 * settings.isp_iterations * _ISP_STEP if curve else 0) + 60
+        plans.append(Plan(settings, folds, curve, work * speed))
+    fitting = [plan for plan in plans if plan.core_seconds <= minutes * 60 * workers]
+    return fitting[-1] if fitting else plans[0]
+
+
+def _slowness(image_enhancement: bool) -> float:
+    """Time that an iteration of phase 1 takes here, as a multiple of the one that costs are given for."""
+    generator = torch.Generator().manual_seed(0)
+    network = PQDynamicISP(inverse_tone_mapping=image_enhancement, grid=(2, 2), thumbnail=64)
+    both = [network, PQDynamicISP(inverse_tone_mapping=image_enhancement, thumbnail=64)]
+    image = torch.rand(4, 3, 60, 60, generator=generator)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    times = []
+    for _ in range(8):
+        began = time.perf_counter()
+        sum((one(image) - image).square().mean() for one in both).backward()  # type: ignore[union-attr]
+        times.append(time.perf_counter() - began)
+    torch.set_num_threads(threads)
+    return max(0.2, float(np.median(times)) / (0.85 * _ISP_STEP))
+
+
+def _plan_of(record: Mapping[str, Any], asked: Mapping[str, Any]) -> Plan | None:
+    """That of an earlier call of the same: this machine may be as busy now as it was not then."""
+    return msgspec.convert(record["plan"], Plan) if record.get("asked") == asked and record.get("plan") else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _do(runner: Runner, jobs: Sequence[Step], what: str, **more: Any) -> None:
+    """Do jobs, all of them.
+
+    Raises:
+        ValueError: One failed.
+    """
+    runner.run(jobs, what, **more)
+    for key, why in runner.failed.items():
+        if not why.startswith("needs "):
+            raise ValueError(f"{why.partition(': ')[2]} ({key}; give the same command again to resume.)")
+
+
+def _learn(
+    runner: Runner, data: LookData, found: Mapping[str, Any], plan: Plan, seed: int, domain: Inputs, out: Path
+) -> Learned:
+    """Cross-validation, the choice, and the trainings on all pairs."""
+
+    def trained(name: str, data: Step) -> Step:
+        return chain(CANDIDATES[name][0], plan.settings, data, seed, image_enhancement=domain == "srgb")
+
+    def cost(step: Step) -> float:
+        pairs = {"f_isp": plan.settings.isp_iterations * _ISP_STEP, "pseudo": 4 * found["photographs"] * _PSEUDO_PAIR}
+        return pairs.get(step.kind, plan.settings.semi_iterations * _TARGET_STEP if step.kind in _TARGETS else 5.0)
+
+    names = [name for name in CANDIDATES if name != "semi" or found["photographs"]]
+    folds = [fold_of(data, fold, plan.folds) for fold in range(plan.folds)]
+    kinds = {name: CANDIDATES[name][0] for name in names}
+    tests = [[tested([trained(name, fold)], [kinds[name]]) for fold in folds] for name in names]
+    weighing = weights_of(data, tests)
+    halves = [fold_of(data, k, 2) for k in range(2)] if plan.curve else []
+    quarters = [fold_of(half, k, 2) for half in halves for k in range(2)] if found["pairs"] >= 4 * 4 else []
+    curve = [[tested([trained("f_isp", part)], ["f_isp"]) for part in parts] for parts in (quarters, halves) if parts]
+    _do(runner, [weighing, *(test for tests in curve for test in tests)], "cross-validation", cost=cost)
+    result = runner.noted[weighing.key]["result"]
+    products = np.array(result["products"])
+    chosen = choose(names, products)
+    supervised = choose(_of_pairs(names), products[:, : len(_of_pairs(names)), : len(_of_pairs(names))])
+    finals = {name: trained(name, data) for name in chosen}
+    _do(runner, list(finals.values()), "training on all pairs", cost=cost)
+    network, options = _as_one(chosen, finals)
+    save_network(out / MODEL, options, network.state_dict(), inputs=domain)
+    of_fewer = [_point([runner.noted[test.key]["result"]["psnr"] for test in part], part) for part in curve]
+    learned = Learned(
+        labels={name: CANDIDATES[name][1] for name in names},
+        images=result["images"],
+        psnr={name: psnr_of_mean(products, weights) for name, weights in zip(names, np.eye(len(names)), strict=True)},
+        chosen=chosen,
+        chosen_psnr=psnr_of_mean(products, [chosen.get(name, 0.0) for name in names]),
+        supervised=supervised,
+        supervised_psnr=psnr_of_mean(products, [supervised.get(name, 0.0) for name in names]),
+        of_fewer=of_fewer,
+        facts=[("data", text) for text in described(found)],
+        photographs=found["photographs"],
+    )
+    _show(learned, [tests[names.index(name)] for name in chosen], network, data, domain)
+    return learned
+
+
+def _of_pairs(names: Sequence[str]) -> list[str]:
+    """Those of the candidates that learn from the pairs alone; they stand first."""
+    return [name for name in names if name != "semi"]
+
+
+def _point(psnr: Sequence[Sequence[float]], tests: Sequence[Step]) -> tuple[float, float]:
+    """How many pairs were trained on, and the mean PSNR on those that were not."""
+    pairs = [len(test.needs["data"].data().originals) for test in tests]
+    return float(np.mean(pairs)), float(np.mean([value for part in psnr for value in part]))
+
+
+def _show(
+    learned: Learned, tests: Sequence[Sequence[Step]], network: torch.nn.Module, data: LookData, domain: Inputs
+) -> None:
+    """Put pictures into what was learned: pairs from the best to the worst, the worst, and photographs."""
+    order = np.argsort(learned.chosen_psnr)
+    typical = {int(order[int(share * (len(order) - 1))]) for share in (1, 0.75, 0.5, 0.25)}
+    pairs = {}
+    for fold in zip(*tests, strict=True):
+        candidates = [mean_networks(test) for test in fold]
+        for pair in fold[0].needs["data"].data().test:
+            k = list(learned.images).index(pair.key)
+            if k in typical or k in order[:4]:
+                image, target = read_pair(pair)
+                parts = zip(learned.chosen.values(), candidates, strict=True)
+                output = weighted_output(list(parts), to_tensor(image)[None])
+                shown = image if domain == "srgb" else to_float(image) ** (1 / 2.2)
+                pairs[k] = HeldOut(
+                    pair.key,
+                    float(learned.chosen_psnr[k]),
+                    to_uint8(to_float(shown)),
+                    picture(output),
+                    to_uint8(to_float(target)),
+                )
+    learned.typical = [pairs[k] for k in sorted(typical, key=lambda k: -learned.chosen_psnr[k])]
+    learned.worst = [pairs[int(k)] for k in order[:4]]
+    noise = [[noise_of(image) for image in (pair.output, pair.target)] for pair in pairs.values()]
+    levels = np.median([both for both in noise if None not in both] or [[0.0, 0.0]], axis=0)
+    if levels[0] > max(3.0, 2 * levels[1]):
+        text = f"{levels[0]:.0f} of 255 levels, the targets {levels[1]:.0f}. Denoise the inputs first: basicsr denoise"
+        learned.facts.append(("The results are noisy", text))
+    if domain != "srgb" or data.settings["photos"] is None:
+        return
+    enhancer = Enhancer(network)
+    for name in scan_images(data.settings["photos"]).images[:3]:
+        with suppress(*UNUSABLE):
+            photograph = read_photograph(Path(data.settings["photos"]) / name, short_side=FULL_SIDE)
+            learned.pictures[name] = photograph, enhancer.enhance_image(photograph)
+
+
+_TARGETS = ("supervised", "semi")
+
+
+def choose(names: Sequence[str], products: np.ndarray) -> dict[str, float]:
+    """Weights of the candidates that are kept; the mean of several only where it is better by 0.05 dB.
+
+    Args:
+        names: Of the candidates.
+        products: See `semiisp_plugin.experiments.tried.best_weights`.
+    """
+    single = [float(psnr_of_mean(products, weights).mean()) for weights in np.eye(len(names))]
+    best = int(np.argmax(single))
+    weights = np.array(best_weights(products))
+    weights[weights < _LEAST_WEIGHT] = 0
+    weights /= weights.sum()
+    if psnr_of_mean(products, weights).mean() < single[best] + 0.05:
+        return {names[best]: 1.0}
+    return {name: float(weight) for name, weight in zip(names, weights, strict=True) if weight}
+
+
+def _as_one(chosen: Mapping[str, float], finals: Mapping[str, Step]) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """The chosen networks as one, and its section of an option file."""
+    files = {
+        name: run_folder(step) / ("net_global_latest.pth" if name == "f_isp_global" else "net_g_latest.pth")
+        for name, step in finals.items()
+    }
+    loaded = [load_network(weights=file) for file in files.values()]
+    if len(loaded) == 1:
+        return loaded[0].network, loaded[0].options
+    options = {
+        "type": "WeightedMean",
+        "networks": [one.options for one in loaded],
+        "weights": [round(weight, 6) for weight in chosen.values()],
+    }
+    network = build_network(options)
+    for part, one in zip(network.networks, loaded, strict=True):  # type: ignore[arg-type]  # a ModuleList
+        part.load_state_dict(one.network.state_dict())
+    return network.eval(), options
