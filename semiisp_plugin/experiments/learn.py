@@ -22,6 +22,9 @@ import torch
 
 from semiisp_plugin.apps.enhance.enhancer import Enhancer
 from semiisp_plugin.apps.enhance.network import Inputs, load_network, save_network
+from semiisp_plugin.apps.export.colour_table import cube_text
+from semiisp_plugin.apps.export.exporting import average_look
+from semiisp_plugin.apps.export.onnx_graph import ExportError, export_onnx
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.data.pairs import read_pair
 from semiisp_plugin.experiments.benchmark_jobs import (
@@ -46,7 +49,7 @@ from semiisp_plugin.io.picture import read_photograph
 from semiisp_plugin.report.learn_report import HeldOut, Learned, summary, write_report
 from semiisp_plugin.toolbox import build_network
 
-MODEL = "model.pth"
+MODEL, ONNX, CUBE = "model.pth", "model.onnx", "look.cube"
 RESULT = "learned.json"
 _WORK = "work"
 
@@ -78,6 +81,7 @@ cross-validation; whether there is a learning curve."""
 _ISP_STEP, _TARGET_STEP, _PSEUDO_PAIR, _MEGAPIXEL = 0.036, 0.060, 0.03, 0.6
 _STARTING = 12.0  # of a process
 _LEAST_WEIGHT = 0.05
+_LOOKED_AT = 12  # pictures that the average look is fitted to
 
 
 @dataclass(frozen=True)
@@ -288,8 +292,23 @@ def _learn(
         facts=[("data", text) for text in described(found)],
         photographs=found["photographs"],
     )
+    learned.facts += _export(out, network, [pair.input for pair in data.data().originals[:_LOOKED_AT]], domain)
     _show(learned, [tests[names.index(name)] for name in chosen], network, data, domain)
     return learned
+
+
+def _export(out: Path, network: torch.nn.Module, inputs: list[str], domain: Inputs) -> list[tuple[str, str]]:
+    """Write the network in other programs' formats; returns what was written, and why something was not."""
+    said = []
+    try:
+        worst = export_onnx(network, out / ONNX)
+        said.append((ONNX, f"differs from the network by {worst:.1e} of 1 at most"))
+    except ExportError as error:
+        said.append((ONNX, f"not written: {error}"))
+    look = average_look(Enhancer(network), inputs, points=33, inputs=domain)
+    about = f"the average look, for other programs; against the network: {look.error}"
+    write_atomically(out / CUBE, cube_text(look.table, "basicsr learn", [about]))
+    return [*said, (CUBE, about)]
 
 
 def _of_pairs(names: Sequence[str]) -> list[str]:

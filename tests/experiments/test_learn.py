@@ -68,6 +68,8 @@ def test_what_it_leaves(learned):
     page = (learned / "look" / "report.html").read_text()
     assert page.count('type="range"') == 4 + 3  # pairs and photographs
     assert "damaged" in page
+    assert "LUT_3D_SIZE 33" in (learned / "look" / "look.cube").read_text()[:1000]
+    assert ((learned / "look" / "model.onnx").is_file(), "not written:" in page) in ((True, False), (False, True))
     assert "<script" not in page
 
 
