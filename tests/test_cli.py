@@ -349,7 +349,7 @@ def test_option_file_of_another_command(option_files, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["demo", "--pairs", "x", "--photos", "y", "--split", "drawn"], "do not go with --pairs"),
+        (["learn", "--pairs", "x", "y", "z", "--out", "look"], "give one folder that holds two"),
         (["recipe", "lolv1", "--write", "x", "--until", "semi"], "--write runs nothing"),
         (["recipe", "lolv1", "--write", "x", "--redo"], "--write runs nothing"),
     ],

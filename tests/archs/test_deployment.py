@@ -33,12 +33,8 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
     "Retinexformer": {"": {"n_feat": 8, "num_blocks": [1, 1]}},
     "WeightedMean": {
         "": {
-            "networks": [{"type": "PQDynamicISP", "thumbnail": 32}, {"type": "NAFNet", **_UNET}],
+            "networks": [{"type": "PQDynamicISP", "thumbnail": 32, "grid": [2, 2]}, {"type": "NAFNet", **_UNET}],
             "weights": [0.25, 0.75],
-        },
-        "prepared": {
-            "networks": [{"type": "PQDynamicISP", "thumbnail": 32, "grid": grid} for grid in ([1, 1], [2, 2])],
-            "weights": [0.5, 0.5],
         },
     },
     "SepLUT": {"": {"thumbnail": 32, "n_vertices_3d": 5, "n_vertices_1d": 6}},
