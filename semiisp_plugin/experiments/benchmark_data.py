@@ -51,28 +51,32 @@ class Data:
         originals: The same at full resolution, in the same order.
         test: Pairs that nothing is trained or chosen on, at full resolution.
         photos: Folder of unlabelled photographs.
+        scenes: Which scene each of ``originals`` is of, where that is known: folds keep them together.
     """
 
     labelled: PairData
     originals: Sequence[Pair]
     test: Sequence[Pair]
     photos: Path
+    scenes: Sequence[str] = ()
 
 
 def data_in(folder: Path) -> Data:
     """The parts below a folder that `make_data` or `make_fold` wrote."""
     noted = json.loads((folder / _PAIRS).read_text(encoding="utf-8"))
     originals, test = ([Pair(*pair) for pair in noted[part]] for part in ("originals", "test"))
-    return Data(_pair_data(folder / _LABELLED), originals, test, Path(noted["photos"]))
+    return Data(_pair_data(folder / _LABELLED), originals, test, Path(noted["photos"]), noted.get("scenes", []))
 
 
 def _pair_data(folder: Path) -> PairData:
     return PairData(folder / "input", folder / "target")
 
 
-def write_parts(folder: Path, originals: Sequence[Pair], test: Sequence[Pair], photos: Path) -> None:
+def write_parts(
+    folder: Path, originals: Sequence[Pair], test: Sequence[Pair], photos: Path, scenes: Sequence[str] = ()
+) -> None:
     """Note for `data_in` what is where."""
-    noted = {"originals": originals, "test": test, "photos": os.path.abspath(photos)}
+    noted = {"originals": originals, "test": test, "photos": os.path.abspath(photos), "scenes": scenes}
     (folder / _PAIRS).write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")
 
 
@@ -133,16 +137,20 @@ def labelled_copies(originals: Sequence[Pair], folder: Path, short_side: int | N
 
 
 def make_fold(data: Data, folder: Path, fold: int, folds: int) -> None:
-    """Write the data of one fold of a cross-validation over the labelled pairs: every ``folds``-th is for the test."""
+    """Write the data of one fold of a cross-validation: every ``folds``-th labelled pair, or scene, is for the test."""
     shutil.rmtree(folder, ignore_errors=True)
-    left, out = _pair_data(folder / _LABELLED), range(fold, len(data.originals), folds)
+    left, units = _pair_data(folder / _LABELLED), sorted(set(data.scenes))
+    numbers = [units.index(scene) for scene in data.scenes] or range(len(data.originals))
+    out = {index for index, number in enumerate(numbers) if number % folds == fold}
     for source, target in ((data.labelled.input, left.input), (data.labelled.target, left.target)):
         target.mkdir(parents=True)
         for index, name in enumerate(list_images(source)):  # of a fold of a fold, not all numbers are there
             if index not in out:
                 shutil.copyfile(source / name, target / name)
-    originals = [pair for index, pair in enumerate(data.originals) if index not in out]
-    write_parts(folder, originals, [data.originals[index] for index in out], data.photos)
+    kept = [index for index in range(len(data.originals)) if index not in out]
+    originals, test = ([data.originals[index] for index in part] for part in (kept, sorted(out)))
+    scenes = [data.scenes[index] for index in kept] if data.scenes else []
+    write_parts(folder, originals, test, data.photos, scenes)
 
 
 def _name(index: int) -> str:

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,16 +89,31 @@ class Plan:
     """What is trained.
 
     Attributes:
-        settings: Of all trainings.
+        length: Of the trainings, as a multiple of those in docs/when_it_helps.md.
         folds: Of cross-validation.
         curve: Whether f_ISP is also trained on fewer pairs.
-        core_seconds: How long it takes, about, on one core.
+        core_seconds: How long it takes, about, on one core; 0 where that was not asked.
     """
 
-    settings: Settings
+    length: float
     folds: int
-    curve: bool
-    core_seconds: float
+    curve: bool = False
+    core_seconds: float = 0.0
+
+    @property
+    def settings(self) -> Settings:
+        """Of all trainings."""
+        return Settings(
+            size=(60, 60),
+            isp_iterations=round(2000 * self.length),
+            isp_lr=1e-3,
+            semi_iterations=round(1500 * self.length),
+            fine_iterations=0,
+            network="f_isp",
+            warm_start=True,
+            beta=float("inf"),
+            draws=4,
+        )
 
 
 def run_from_arguments(args: argparse.Namespace) -> None:
@@ -129,6 +144,7 @@ def learn(
     seed: int = 0,
     workers: int = 2,
     inputs: Inputs | Literal["auto"] = "auto",
+    plan: Plan | None = None,
 ) -> dict[str, Any]:
     """Learn a look; the same call resumes what was interrupted.
 
@@ -140,6 +156,7 @@ def learn(
         seed: Of folds, weights and batches.
         workers: Processes; 0 for this one alone.
         inputs: ``raw``, ``srgb``, or ``auto``: RAW files and images of 16 bits are RAW.
+        plan: What is trained, whatever time it takes.
 
     Returns:
         What ``learned.json`` holds.
@@ -159,18 +176,21 @@ def learn(
             print("Without photographs (--photos) it learns from the pairs alone; with few pairs, they bring more.")
         domain: Inputs = inputs_are(found) if inputs == "auto" else inputs
         asked = {"data": data.key, "minutes": minutes, "inputs": domain, "workers": workers}
+        if plan is not None:
+            asked["plan"] = msgspec.to_builtins(plan)
         record = _read(out / RESULT)
         if record.get("asked") == asked and record.get("complete"):
             print(f"This was learned already: {out / MODEL}, {out / 'report.html'}. Another --time learns again.")
             return record
-        plan = _plan_of(record, asked) or make_plan(found, data, minutes, max(1, workers), domain)
+        plan = plan or _plan_of(record, asked) or make_plan(found, data, minutes, max(1, workers), domain)
         record = {"asked": asked, "plan": msgspec.to_builtins(plan), "complete": False}
         write_atomically(out / RESULT, json.dumps(record, indent=1) + "\n")
+        time_ = f"; about {plan.core_seconds / max(1, workers) / 60:.0f} minutes" if plan.core_seconds else ""
         print(
             f"Plan: {plan.folds}-fold cross-validation, trainings of {plan.settings.isp_iterations} and "
-            f"{plan.settings.semi_iterations} iterations; about {plan.core_seconds / max(1, workers) / 60:.0f} minutes."
+            f"{plan.settings.semi_iterations} iterations{time_}."
         )
-        learned = _learn(runner, data, found, plan, seed, domain, out)
+        learned = _learn(runner, Look(data, plan, seed, domain), found, out)
         paths = write_report(out, learned)
         record |= summary(learned) | {"seconds": time.monotonic() - began, "complete": True}
         write_atomically(out / RESULT, json.dumps(record, indent=1) + "\n")
@@ -186,24 +206,14 @@ def make_plan(found: Mapping[str, Any], data: LookData, minutes: float, workers:
     speed = _slowness(domain == "srgb")
     plans = []
     for length, folds, curve in _LEVELS:
-        settings = Settings(
-            size=(60, 60),
-            isp_iterations=round(2000 * length),
-            isp_lr=1e-3,
-            semi_iterations=round(1500 * length),
-            fine_iterations=0,
-            network="f_isp",
-            warm_start=True,
-            beta=float("inf"),
-            draws=4,
-        )
-        folds = min(folds, found["pairs"])
+        plan = Plan(length, min(folds, found["pairs"] if found["scenes"] == 1 else found["scenes"]), curve)
+        settings = plan.settings
         targets = 2 if found["photographs"] else 1
         chains = settings.isp_iterations * _ISP_STEP + targets * settings.semi_iterations * _TARGET_STEP
         chains += 4 * found["photographs"] * _PSEUDO_PAIR + _STARTING
-        work = (folds + 1) * chains + 2 * len(CANDIDATES) * pixels / 1e6 * _MEGAPIXEL
+        work = (plan.folds + 1) * chains + 2 * len(CANDIDATES) * pixels / 1e6 * _MEGAPIXEL
         work += (6 * settings.isp_iterations * _ISP_STEP if curve else 0) + 60
-        plans.append(Plan(settings, folds, curve, work * speed))
+        plans.append(replace(plan, core_seconds=work * speed))
     fitting = [plan for plan in plans if plan.core_seconds <= minutes * 60 * workers]
     return fitting[-1] if fitting else plans[0]
 
@@ -250,13 +260,35 @@ def _do(runner: Runner, jobs: Sequence[Step], what: str, **more: Any) -> None:
             raise ValueError(f"{why.partition(': ')[2]} ({key}; give the same command again to resume.)")
 
 
-def _learn(
-    runner: Runner, data: LookData, found: Mapping[str, Any], plan: Plan, seed: int, domain: Inputs, out: Path
-) -> Learned:
-    """Cross-validation, the choice, and the trainings on all pairs."""
+@dataclass(frozen=True)
+class Look:
+    """A look that is to be learned.
 
-    def trained(name: str, data: Step) -> Step:
-        return chain(CANDIDATES[name][0], plan.settings, data, seed, image_enhancement=domain == "srgb")
+    Attributes:
+        data: Pairs and photographs.
+        plan: What is trained.
+        seed: Of weights and batches.
+        inputs: What the pairs' inputs are.
+    """
+
+    data: LookData
+    plan: Plan
+    seed: int
+    inputs: Inputs
+
+    def trained(self, name: str, data: Step | None = None) -> Step:
+        """The job that trains a candidate, on all pairs or on other data."""
+        kind, settings = CANDIDATES[name][0], self.plan.settings
+        return chain(kind, settings, data or self.data, self.seed, image_enhancement=self.inputs == "srgb")
+
+    def network(self, weights: Mapping[str, float]) -> tuple[torch.nn.Module, dict[str, Any]]:
+        """Candidates that are trained on all pairs, as one network, and its section of an option file."""
+        return _as_one(weights, {name: self.trained(name) for name in weights})
+
+
+def _learn(runner: Runner, look: Look, found: Mapping[str, Any], out: Path) -> Learned:
+    """Cross-validation, the choice, and the trainings on all pairs."""
+    data, plan, domain = look.data, look.plan, look.inputs
 
     def cost(step: Step) -> float:
         pairs = {"f_isp": plan.settings.isp_iterations * _ISP_STEP, "pseudo": 4 * found["photographs"] * _PSEUDO_PAIR}
@@ -265,19 +297,20 @@ def _learn(
     names = [name for name in CANDIDATES if name != "semi" or found["photographs"]]
     folds = [fold_of(data, fold, plan.folds) for fold in range(plan.folds)]
     kinds = {name: CANDIDATES[name][0] for name in names}
-    tests = [[tested([trained(name, fold)], [kinds[name]]) for fold in folds] for name in names]
+    tests = [[tested([look.trained(name, fold)], [kinds[name]]) for fold in folds] for name in names]
     weighing = weights_of(data, tests)
-    halves = [fold_of(data, k, 2) for k in range(2)] if plan.curve else []
+    halves = [fold_of(data, k, 2) for k in range(2)] if plan.curve and found["scenes"] == 1 else []
     quarters = [fold_of(half, k, 2) for half in halves for k in range(2)] if found["pairs"] >= 4 * 4 else []
-    curve = [[tested([trained("f_isp", part)], ["f_isp"]) for part in parts] for parts in (quarters, halves) if parts]
+    curve = [
+        [tested([look.trained("f_isp", part)], ["f_isp"]) for part in parts] for parts in (quarters, halves) if parts
+    ]
     _do(runner, [weighing, *(test for tests in curve for test in tests)], "cross-validation", cost=cost)
     result = runner.noted[weighing.key]["result"]
     products = np.array(result["products"])
     chosen = choose(names, products)
     supervised = choose(_of_pairs(names), products[:, : len(_of_pairs(names)), : len(_of_pairs(names))])
-    finals = {name: trained(name, data) for name in chosen}
-    _do(runner, list(finals.values()), "training on all pairs", cost=cost)
-    network, options = _as_one(chosen, finals)
+    _do(runner, [look.trained(name) for name in chosen], "training on all pairs", cost=cost)
+    network, options = look.network(chosen)
     save_network(out / MODEL, options, network.state_dict(), inputs=domain)
     of_fewer = [_point([runner.noted[test.key]["result"]["psnr"] for test in part], part) for part in curve]
     learned = Learned(

@@ -63,9 +63,11 @@ class LookData(Step):
             )
         photos, unread = _copy_photos(s["photos"], folder / "photos", self.seed)
         labelled_copies(copies, folder, TRAINING_SIDE)
-        write_parts(folder, copies, [], photos)
+        scenes = [copy.key.rpartition("/")[0] for copy in copies]
+        write_parts(folder, copies, [], photos, scenes if len(set(scenes)) > 1 else [])
         return {
             "pairs": len(copies),
+            "scenes": len(set(scenes)),
             "photographs": len(list(photos.iterdir())),
             "skipped": skipped,
             "photographs_skipped": unread,
@@ -215,6 +217,8 @@ def described(found: Mapping[str, Any]) -> list[str]:
         f"{found['photographs']} photographs are used" if found["photographs"] else "no photographs",
         f"highlights: {clipped:.1%} of an input's pixels are clipped (median)",
     ]
+    if found["scenes"] > 1:
+        lines.append(f"{found['scenes']} scenes (subfolders), which cross-validation keeps together")
     noise = [[n for noted in measured if (n := noted["noise"][k]) is not None] for k in (0, 1)]
     if all(noise):
         lines.append(

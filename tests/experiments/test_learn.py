@@ -14,6 +14,7 @@ from semiisp_plugin.apps.enhance.network import load_network
 from semiisp_plugin.apps.export.onnx_graph import ExportError
 from semiisp_plugin.cli import main
 from semiisp_plugin.experiments import learn
+from semiisp_plugin.experiments.benchmark_data import data_in, make_fold
 from semiisp_plugin.experiments.learn_data import described, inputs_are, look_data
 from semiisp_plugin.experiments.tried import psnr_of_mean
 from semiisp_plugin.io.image_io import read_image, to_tensor, write_image
@@ -154,6 +155,25 @@ def test_the_data_is_looked_at(tmp_path):
         measure(to_tensor(image), to_tensor(target), {"psnr": {"type": "calculate_psnr", "crop_border": 0}})["psnr"]
         < 15
     )
+
+
+def test_scenes_stay_together(tmp_path):
+    root = make_folders(tmp_path)
+    for k in range(PAIRS):
+        for kind in ("input", "target"):
+            folder = root / "pairs" / kind
+            (folder / "abc"[k % 3]).mkdir(exist_ok=True)
+            (folder / f"{k:02d}.png").rename(folder / "abc"[k % 3] / f"{k:02d}.png")
+    job, found = look(root)
+    assert found["scenes"] == 3
+    assert "3 scenes (subfolders)" in "\n".join(described(found))
+    for fold in range(2):
+        make_fold(job.data(), tmp_path / f"fold {fold}", fold, 2)
+        data = data_in(tmp_path / f"fold {fold}")
+        scenes = [{pair.key.partition("/")[0] for pair in part} for part in (data.originals, data.test)]
+        assert scenes == ([{"b"}, {"a", "c"}], [{"a", "c"}, {"b"}])[fold]
+        assert len(data.originals) + len(data.test) == PAIRS
+        assert len(list(data.labelled.input.iterdir())) == len(data.originals) == len(data.scenes)
 
 
 def test_other_files_are_other_data(tmp_path):
