@@ -326,7 +326,7 @@ def _learn(runner: Runner, look: Look, found: Mapping[str, Any], out: Path) -> L
         photographs=found["photographs"],
     )
     learned.facts += _export(out, network, [pair.input for pair in data.data().originals[:_LOOKED_AT]], domain)
-    _show(learned, [tests[names.index(name)] for name in chosen], network, data, domain)
+    _show(learned, dict(zip(names, tests, strict=True)), network, data, domain)
     return learned
 
 
@@ -356,27 +356,35 @@ def _point(psnr: Sequence[Sequence[float]], tests: Sequence[Step]) -> tuple[floa
 
 
 def _show(
-    learned: Learned, tests: Sequence[Sequence[Step]], network: torch.nn.Module, data: LookData, domain: Inputs
+    learned: Learned,
+    tests: Mapping[str, Sequence[Step]],
+    network: torch.nn.Module,
+    data: LookData,
+    domain: Inputs,
 ) -> None:
     """Put pictures into what was learned: pairs from the best to the worst, the worst, and photographs."""
     order = np.argsort(learned.chosen_psnr)
     typical = {int(order[int(share * (len(order) - 1))]) for share in (1, 0.75, 0.5, 0.25)}
     pairs = {}
-    for fold in zip(*tests, strict=True):
-        candidates = [mean_networks(test) for test in fold]
-        for pair in fold[0].needs["data"].data().test:
+    for fold, of_data in enumerate(next(iter(tests.values()))):
+        mixes = [
+            [(weight, mean_networks(tests[name][fold])) for name, weight in weights.items()]
+            for weights in (learned.chosen, learned.supervised)
+        ]
+        for pair in of_data.needs["data"].data().test:
             k = list(learned.images).index(pair.key)
             if k in typical or k in order[:4]:
                 image, target = read_pair(pair)
-                parts = zip(learned.chosen.values(), candidates, strict=True)
-                output = weighted_output(list(parts), to_tensor(image)[None])
+                output, alone = (picture(weighted_output(mix, to_tensor(image)[None])) for mix in mixes)
                 shown = image if domain == "srgb" else to_float(image) ** (1 / 2.2)
                 pairs[k] = HeldOut(
-                    pair.key,
-                    float(learned.chosen_psnr[k]),
-                    to_uint8(to_float(shown)),
-                    picture(output),
-                    to_uint8(to_float(target)),
+                    name=pair.key,
+                    psnr=float(learned.chosen_psnr[k]),
+                    psnr_alone=float(learned.supervised_psnr[k]),
+                    input=to_uint8(to_float(shown)),
+                    output=output,
+                    alone=alone,
+                    target=to_uint8(to_float(target)),
                 )
     learned.typical = [pairs[k] for k in sorted(typical, key=lambda k: -learned.chosen_psnr[k])]
     learned.worst = [pairs[int(k)] for k in order[:4]]

@@ -23,15 +23,19 @@ class HeldOut:
     Attributes:
         name: Of the pair.
         psnr: Of the output, dB.
+        psnr_alone: Of that of the pairs alone, dB.
         input: RGB (H, W, 3) ``uint8``, to be looked at.
-        output: The same size.
+        output: Of what is kept, the same size.
+        alone: Of the best that the pairs alone train, the same size.
         target: The same size.
     """
 
     name: str
     psnr: float
+    psnr_alone: float
     input: np.ndarray
     output: np.ndarray
+    alone: np.ndarray
     target: np.ndarray
 
 
@@ -146,11 +150,15 @@ def write_report(out: Path, learned: Learned) -> dict[str, Path]:
         ("Pairs it fits worst: misaligned, or edited in another way?", learned.worst, lambda image: image),
     ):
         if chosen:
-            rows_ = [
-                (one.name, [(cut(one.input), ""), (cut(one.output), f"{one.psnr:.2f} dB"), (cut(one.target), "")])
-                for one in chosen
-            ]
-            grids.append(Pictures(title, ("input", "result", "target"), rows_))
+            differ = dict(learned.chosen) != dict(learned.supervised)
+            rows_ = []
+            for one in chosen:
+                cells = [(cut(one.input), ""), (cut(one.output), f"{one.psnr:.2f} dB"), (cut(one.target), "")]
+                if differ:
+                    cells.insert(1, (cut(one.alone), f"{one.psnr_alone:.2f} dB"))
+                rows_.append((one.name, cells))
+            columns = ("input", *(("the pairs alone",) if differ else ()), "result", "target")
+            grids.append(Pictures(title, columns, rows_))
     page = Page("What was learned", [("Result", learned.verdict()), *learned.facts], sections, grids, sliders=sliders)
     return page.write(out)
 
