@@ -65,8 +65,8 @@ def lmdb_key(relative_path: str) -> str:
 
     The extension goes; letters, digits, ``_``, ``-`` and ``/`` stay; each other byte of the (UTF-8) path becomes
     ``%XX``: ``train/000000000009.jpg`` -> ``train/000000000009``, ``a.b é.png`` -> ``a%2Eb%20%C3%A9``. Paths that
-    differ in more than their extension get different keys. Keys over 440 bytes end in a SHA-256 of the path instead of
-    its tail, because LMDB keys are limited to 511.
+    differ in more than their extension, and how their letters are composed, get different keys. Keys over 440 bytes end
+    in a SHA-256 of the path instead of its tail, because LMDB keys are limited to 511.
 
     Args:
         relative_path: Relative, with ``/``; see `semiisp_plugin.io.image_io.list_images`.

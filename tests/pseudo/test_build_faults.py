@@ -129,7 +129,7 @@ def progress_of(out: Path) -> tuple[int, int]:
 
 
 @pytest.mark.slow
-def test_a_dozen_kills_leave_no_trace(photographs, generator, undisturbed, processes, tmp_path):
+def test_kills_leave_no_trace(photographs, generator, undisturbed, processes, tmp_path):
     """SIGKILL at random moments; a build resumes each time, and another begins when it is complete."""
     rng = random.Random(5)
     durations = []
@@ -141,9 +141,15 @@ def test_a_dozen_kills_leave_no_trace(photographs, generator, undisturbed, proce
         assert disagreements(contents(tmp_path / name), undisturbed) == []
     kills, builds, stages = 0, 0, set()
     out = tmp_path / "0"
-    while kills < 12 or process.exitcode != 0:
+
+    def enough() -> bool:
+        """A dozen kills; more, where a busy machine made them hit the same places."""
+        return kills >= 12 and len(stages) > 3
+
+    while not enough() or process.exitcode != 0:
+        assert kills < 60, "the kills did not hit different places"
         process = start(processes, photographs, out, generator)
-        process.join(rng.uniform(0, 1) * min(durations) if kills < 12 else None)
+        process.join(None if enough() else rng.uniform(0, 1) * min(durations))
         process.kill()
         process.join()
         if process.exitcode == -signal.SIGKILL:
@@ -155,9 +161,7 @@ def test_a_dozen_kills_leave_no_trace(photographs, generator, undisturbed, proce
             out = tmp_path / str(builds)
         else:
             pytest.fail(f"a restarted build ended with {process.exitcode} after {kills} kills")
-    assert kills == 12
     assert builds >= 1
-    assert len(stages) > 3, "the kills did not hit different places"
 
 
 @pytest.mark.slow
