@@ -8,7 +8,6 @@ weight may be 0, and often one is 1.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -39,7 +38,7 @@ from semiisp_plugin.experiments.benchmark_jobs import (
     weights_of,
 )
 from semiisp_plugin.experiments.benchmark_options import Settings
-from semiisp_plugin.experiments.jobs import Runner, default_workers, own_folder
+from semiisp_plugin.experiments.jobs import Record, Runner, default_workers, own_folder
 from semiisp_plugin.experiments.learn_data import FULL_SIDE, LookData, described, inputs_are, look_data, noise_of
 from semiisp_plugin.experiments.tried import best_weights, psnr_of_mean
 from semiisp_plugin.io.files import write_atomically
@@ -92,13 +91,13 @@ class Plan:
         length: Of the trainings, as a multiple of those in docs/when_it_helps.md.
         folds: Of cross-validation.
         curve: Whether f_ISP is also trained on fewer pairs.
-        core_seconds: How long it takes, about, on one core; 0 where that was not asked.
+        core_seconds: How long it takes, about, on one core.
     """
 
     length: float
     folds: int
-    curve: bool = False
-    core_seconds: float = 0.0
+    curve: bool
+    core_seconds: float
 
     @property
     def settings(self) -> Settings:
@@ -144,7 +143,6 @@ def learn(
     seed: int = 0,
     workers: int = 2,
     inputs: Inputs | Literal["auto"] = "auto",
-    plan: Plan | None = None,
 ) -> dict[str, Any]:
     """Learn a look; the same call resumes what was interrupted.
 
@@ -156,7 +154,6 @@ def learn(
         seed: Of folds, weights and batches.
         workers: Processes; 0 for this one alone.
         inputs: ``raw``, ``srgb``, or ``auto``: RAW files and images of 16 bits are RAW.
-        plan: What is trained, whatever time it takes.
 
     Returns:
         What ``learned.json`` holds.
@@ -173,27 +170,25 @@ def learn(
         for line in described(found):
             print(line)
         if photos is None:
-            print("Without photographs (--photos) it learns from the pairs alone; with few pairs, they bring more.")
+            print("Without photographs (--photos) it learns from the pairs alone; with few pairs they often help.")
         domain: Inputs = inputs_are(found) if inputs == "auto" else inputs
         asked = {"data": data.key, "minutes": minutes, "inputs": domain, "workers": workers}
-        if plan is not None:
-            asked["plan"] = msgspec.to_builtins(plan)
-        record = _read(out / RESULT)
+        file = Record(out / RESULT)
+        record = file.read()
         if record.get("asked") == asked and record.get("complete"):
             print(f"This was learned already: {out / MODEL}, {out / 'report.html'}. Another --time learns again.")
             return record
-        plan = plan or _plan_of(record, asked) or make_plan(found, data, minutes, max(1, workers), domain)
+        plan = _plan_of(record, asked) or make_plan(found, data, minutes, max(1, workers), domain)
         record = {"asked": asked, "plan": msgspec.to_builtins(plan), "complete": False}
-        write_atomically(out / RESULT, json.dumps(record, indent=1) + "\n")
-        time_ = f"; about {plan.core_seconds / max(1, workers) / 60:.0f} minutes" if plan.core_seconds else ""
+        file.write(**record)
         print(
             f"Plan: {plan.folds}-fold cross-validation, trainings of {plan.settings.isp_iterations} and "
-            f"{plan.settings.semi_iterations} iterations{time_}."
+            f"{plan.settings.semi_iterations} iterations; about {plan.core_seconds / max(1, workers) / 60:.0f} minutes."
         )
         learned = _learn(runner, Look(data, plan, seed, domain), found, out)
         paths = write_report(out, learned)
         record |= summary(learned) | {"seconds": time.monotonic() - began, "complete": True}
-        write_atomically(out / RESULT, json.dumps(record, indent=1) + "\n")
+        file.write(**record)
         print(f"\n{learned.table().text()}\n{learned.verdict()}\n")
         print(f"The model is {out / MODEL}; what it does is shown in {paths['report.html']}.")
         print(f"Use it: basicsr enhance --weights {out / MODEL} PHOTOS --out DIR")
@@ -206,11 +201,11 @@ def make_plan(found: Mapping[str, Any], data: LookData, minutes: float, workers:
     speed = _slowness(domain == "srgb")
     plans = []
     for length, folds, curve in _LEVELS:
-        plan = Plan(length, min(folds, found["pairs"] if found["scenes"] == 1 else found["scenes"]), curve)
+        plan = Plan(length, min(folds, found["pairs"] if found["scenes"] == 1 else found["scenes"]), curve, 0.0)
         settings = plan.settings
         targets = 2 if found["photographs"] else 1
         chains = settings.isp_iterations * _ISP_STEP + targets * settings.semi_iterations * _TARGET_STEP
-        chains += 4 * found["photographs"] * _PSEUDO_PAIR + _STARTING
+        chains += settings.draws * found["photographs"] * _PSEUDO_PAIR + _STARTING
         work = (plan.folds + 1) * chains + 2 * len(CANDIDATES) * pixels / 1e6 * _MEGAPIXEL
         work += (6 * settings.isp_iterations * _ISP_STEP if curve else 0) + 60
         plans.append(replace(plan, core_seconds=work * speed))
@@ -238,14 +233,6 @@ def _slowness(image_enhancement: bool) -> float:
 def _plan_of(record: Mapping[str, Any], asked: Mapping[str, Any]) -> Plan | None:
     """That of an earlier call of the same: this machine may be as busy now as it was not then."""
     return msgspec.convert(record["plan"], Plan) if record.get("asked") == asked and record.get("plan") else None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _do(runner: Runner, jobs: Sequence[Step], what: str, **more: Any) -> None:
@@ -283,16 +270,38 @@ class Look:
 
     def network(self, weights: Mapping[str, float]) -> tuple[torch.nn.Module, dict[str, Any]]:
         """Candidates that are trained on all pairs, as one network, and its section of an option file."""
-        return _as_one(weights, {name: self.trained(name) for name in weights})
+        files = [
+            run_folder(self.trained(name)) / ("net_global_latest.pth" if name == "f_isp_global" else "net_g_latest.pth")
+            for name in weights
+        ]
+        loaded = [load_network(weights=file) for file in files]
+        if len(loaded) == 1:
+            return loaded[0].network, loaded[0].options
+        options = {
+            "type": "WeightedMean",
+            "networks": [one.options for one in loaded],
+            "weights": [round(weight, 6) for weight in weights.values()],
+        }
+        network = build_network(options)
+        for part, one in zip(network.networks, loaded, strict=True):  # type: ignore[arg-type]  # a ModuleList
+            part.load_state_dict(one.network.state_dict())
+        return network.eval(), options
 
 
 def _learn(runner: Runner, look: Look, found: Mapping[str, Any], out: Path) -> Learned:
     """Cross-validation, the choice, and the trainings on all pairs."""
     data, plan, domain = look.data, look.plan, look.inputs
 
+    of_target = plan.settings.semi_iterations * _TARGET_STEP
+    costs = {
+        "f_isp": plan.settings.isp_iterations * _ISP_STEP,
+        "pseudo": plan.settings.draws * found["photographs"] * _PSEUDO_PAIR,
+        "supervised": of_target,
+        "semi": of_target,
+    }
+
     def cost(step: Step) -> float:
-        pairs = {"f_isp": plan.settings.isp_iterations * _ISP_STEP, "pseudo": 4 * found["photographs"] * _PSEUDO_PAIR}
-        return pairs.get(step.kind, plan.settings.semi_iterations * _TARGET_STEP if step.kind in _TARGETS else 5.0)
+        return costs.get(step.kind, 5.0)
 
     names = [name for name in CANDIDATES if name != "semi" or found["photographs"]]
     folds = [fold_of(data, fold, plan.folds) for fold in range(plan.folds)]
@@ -304,11 +313,14 @@ def _learn(runner: Runner, look: Look, found: Mapping[str, Any], out: Path) -> L
     curve = [
         [tested([look.trained("f_isp", part)], ["f_isp"]) for part in parts] for parts in (quarters, halves) if parts
     ]
+    if curve and plan.folds > 2:
+        curve.append(tests[0])  # f_ISP's own
     _do(runner, [weighing, *(test for tests in curve for test in tests)], "cross-validation", cost=cost)
     result = runner.noted[weighing.key]["result"]
     products = np.array(result["products"])
     chosen = choose(names, products)
-    supervised = choose(_of_pairs(names), products[:, : len(_of_pairs(names)), : len(_of_pairs(names))])
+    of_pairs = [name for name in names if name != "semi"]  # they stand first
+    supervised = choose(of_pairs, products[:, : len(of_pairs), : len(of_pairs)])
     _do(runner, [look.trained(name) for name in chosen], "training on all pairs", cost=cost)
     network, options = look.network(chosen)
     save_network(out / MODEL, options, network.state_dict(), inputs=domain)
@@ -342,11 +354,6 @@ def _export(out: Path, network: torch.nn.Module, inputs: list[str], domain: Inpu
     about = f"the average look, for other programs; against the network: {look.error}"
     write_atomically(out / CUBE, cube_text(look.table, "basicsr learn", [about]))
     return [*said, (CUBE, about)]
-
-
-def _of_pairs(names: Sequence[str]) -> list[str]:
-    """Those of the candidates that learn from the pairs alone; they stand first."""
-    return [name for name in names if name != "semi"]
 
 
 def _point(psnr: Sequence[Sequence[float]], tests: Sequence[Step]) -> tuple[float, float]:
@@ -402,9 +409,6 @@ def _show(
             learned.pictures[name] = photograph, enhancer.enhance_image(photograph)
 
 
-_TARGETS = ("supervised", "semi")
-
-
 def choose(names: Sequence[str], products: np.ndarray) -> dict[str, float]:
     """Weights of the candidates that are kept; the mean of several only where it is better by 0.05 dB.
 
@@ -420,23 +424,3 @@ def choose(names: Sequence[str], products: np.ndarray) -> dict[str, float]:
     if psnr_of_mean(products, weights).mean() < single[best] + 0.05:
         return {names[best]: 1.0}
     return {name: float(weight) for name, weight in zip(names, weights, strict=True) if weight}
-
-
-def _as_one(chosen: Mapping[str, float], finals: Mapping[str, Step]) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """The chosen networks as one, and its section of an option file."""
-    files = {
-        name: run_folder(step) / ("net_global_latest.pth" if name == "f_isp_global" else "net_g_latest.pth")
-        for name, step in finals.items()
-    }
-    loaded = [load_network(weights=file) for file in files.values()]
-    if len(loaded) == 1:
-        return loaded[0].network, loaded[0].options
-    options = {
-        "type": "WeightedMean",
-        "networks": [one.options for one in loaded],
-        "weights": [round(weight, 6) for weight in chosen.values()],
-    }
-    network = build_network(options)
-    for part, one in zip(network.networks, loaded, strict=True):  # type: ignore[arg-type]  # a ModuleList
-        part.load_state_dict(one.network.state_dict())
-    return network.eval(), options

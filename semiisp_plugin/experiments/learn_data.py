@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ from semiisp_plugin.data.layouts.own import OWN, pair_folders
 from semiisp_plugin.data.pairs import Pair
 from semiisp_plugin.experiments.benchmark_data import labelled_copies, write_parts
 from semiisp_plugin.experiments.benchmark_jobs import Step
-from semiisp_plugin.io.folder_job import UNUSABLE, Journal, mapped, reason_of
+from semiisp_plugin.io.folder_job import UNUSABLE, Journal, counted, mapped, reason_of
 from semiisp_plugin.io.image_io import printable_path, scan_images, to_tensor, write_image
 from semiisp_plugin.io.picture import read_photograph
 from semiisp_plugin.io.raw_io import is_raw
@@ -126,7 +127,6 @@ def _copied(
     try:
         read = reader(pair)
         noted = {
-            "original": [pair.input, pair.target],
             "size": list(read.target.shape[:2]),
             "bits": 8 * read.input.itemsize,
             "raw": is_raw(pair.input),
@@ -229,4 +229,6 @@ def described(found: Mapping[str, Any]) -> list[str]:
         lines += [f"set aside: {printable_path(name)}: {printable_path(why)}" for name, why in reasons[:5]]
         if len(reasons) > 5:
             lines.append(f"set aside: {len(reasons) - 5} more")
+    notes = Counter(note for noted in measured for note in noted["notes"])
+    lines += [f"note: {counted(n, 'pair')}: {note}" for note, n in notes.most_common(5)]
     return [*lines, *(f"note: {text}" for text in found["warnings"])]

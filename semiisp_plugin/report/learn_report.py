@@ -137,7 +137,7 @@ def write_report(out: Path, learned: Learned) -> dict[str, Path]:
         "Every figure is of pairs that the network was not trained on: of cross-validation over your pairs. The model "
         "itself is trained on all of them.",
         "Intervals are of the images alone; another start of the trainings may differ as well.",
-        "No pseudo pair is dropped: with few pairs the filter of the paper took back what the photographs brought.",
+        "No pseudo pair is dropped: the recipe has no filter (docs/when_it_helps.md).",
     ]
     sections.append(Section("How this was measured", text=about))
     sliders = [
