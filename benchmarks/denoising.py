@@ -22,7 +22,7 @@ import statistics
 import cv2
 import numpy as np
 
-from semiisp_plugin.apps.denoise.denoisers import noise_level
+from semiisp_plugin.apps.denoise.non_local_means import noise_level
 from semiisp_plugin.data.pairs import match_pairs, read_pair
 from semiisp_plugin.io.image_io import to_float
 

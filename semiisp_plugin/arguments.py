@@ -178,6 +178,8 @@ def _network(parser: argparse.ArgumentParser) -> None:
         "what the checkpoint says; linear where it says nothing)"
     )
     network.add_argument("--inputs", choices=["auto", "srgb", "raw"], default="auto", help=text)
+    text = "non-local means before the network (default: if the checkpoint says that it is made for it)"
+    network.add_argument("--denoise", choices=["auto", "on", "off"], default="auto", help=text)
     _overrides(network, "override options of -opt")
     _imports(network)
 

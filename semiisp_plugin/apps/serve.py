@@ -193,7 +193,7 @@ def run_from_arguments(args: argparse.Namespace) -> None:
         signal.signal(number, lambda *_: stop.set())
     loaded = load_from(args)
     about = describe(loaded)
-    enhancer = Enhancer(loaded.network, device=choose_device_from(args))
+    enhancer = Enhancer(loaded.network, device=choose_device_from(args), denoise=loaded.denoise)
     with served(enhancer, loaded.inputs, args.max_pixels, args.port, about) as address:
         print(about)
         print(f"Open {address} in a browser on this machine. Ctrl+C ends it and deletes what was given.", flush=True)

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 import torch
 
+from semiisp_plugin.apps.denoise.non_local_means import denoise_input
 from semiisp_plugin.apps.enhance.enhancer import Enhancer
 from semiisp_plugin.apps.enhance.network import Inputs, load_network, save_network
 from semiisp_plugin.apps.export.colour_table import cube_text
@@ -39,11 +40,19 @@ from semiisp_plugin.experiments.benchmark_jobs import (
 )
 from semiisp_plugin.experiments.benchmark_options import Settings
 from semiisp_plugin.experiments.jobs import Record, Runner, default_workers, own_folder
-from semiisp_plugin.experiments.learn_data import FULL_SIDE, LookData, described, inputs_are, look_data, noise_of
+from semiisp_plugin.experiments.learn_data import (
+    FULL_SIDE,
+    LookData,
+    as_given,
+    described,
+    inputs_are,
+    look_data,
+    noise_of,
+)
 from semiisp_plugin.experiments.tried import best_weights, psnr_of_mean
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.io.folder_job import UNUSABLE
-from semiisp_plugin.io.image_io import scan_images, to_float, to_tensor, to_uint8
+from semiisp_plugin.io.image_io import read_image, scan_images, to_float, to_tensor, to_uint8
 from semiisp_plugin.io.picture import read_photograph
 from semiisp_plugin.report.learn_report import HeldOut, Learned, summary, write_report
 from semiisp_plugin.toolbox import build_network
@@ -323,7 +332,7 @@ def _learn(runner: Runner, look: Look, found: Mapping[str, Any], out: Path) -> L
     supervised = choose(of_pairs, products[:, : len(of_pairs), : len(of_pairs)])
     _do(runner, [look.trained(name) for name in chosen], "training on all pairs", cost=cost)
     network, options = look.network(chosen)
-    save_network(out / MODEL, options, network.state_dict(), inputs=domain)
+    save_network(out / MODEL, options, network.state_dict(), domain, denoised=found["denoised"])
     of_fewer = [_point([runner.noted[test.key]["result"]["psnr"] for test in part], part) for part in curve]
     learned = Learned(
         labels={name: CANDIDATES[name][1] for name in names},
@@ -338,7 +347,8 @@ def _learn(runner: Runner, look: Look, found: Mapping[str, Any], out: Path) -> L
         photographs=found["photographs"],
     )
     learned.facts += _export(out, network, [pair.input for pair in data.data().originals[:_LOOKED_AT]], domain)
-    _show(learned, dict(zip(names, tests, strict=True)), network, data, domain)
+    enhancer = Enhancer(network, denoise=denoise_input if found["denoised"] else None)
+    _show(learned, dict(zip(names, tests, strict=True)), enhancer, data, domain)
     return learned
 
 
@@ -365,7 +375,7 @@ def _point(psnr: Sequence[Sequence[float]], tests: Sequence[Step]) -> tuple[floa
 def _show(
     learned: Learned,
     tests: Mapping[str, Sequence[Step]],
-    network: torch.nn.Module,
+    enhancer: Enhancer,
     data: LookData,
     domain: Inputs,
 ) -> None:
@@ -383,12 +393,13 @@ def _show(
             if k in typical or k in order[:4]:
                 image, target = read_pair(pair)
                 output, alone = (picture(weighted_output(mix, to_tensor(image)[None])) for mix in mixes)
-                shown = image if domain == "srgb" else to_float(image) ** (1 / 2.2)
+                given = to_float(read_image(as_given(pair)))
+                shown = given if domain == "srgb" else given ** (1 / 2.2)
                 pairs[k] = HeldOut(
                     name=pair.key,
                     psnr=float(learned.chosen_psnr[k]),
                     psnr_alone=float(learned.supervised_psnr[k]),
-                    input=to_uint8(to_float(shown)),
+                    input=to_uint8(shown),
                     output=output,
                     alone=alone,
                     target=to_uint8(to_float(target)),
@@ -398,11 +409,10 @@ def _show(
     noise = [[noise_of(image) for image in (pair.output, pair.target)] for pair in pairs.values()]
     levels = np.median([both for both in noise if None not in both] or [[0.0, 0.0]], axis=0)
     if levels[0] > max(3.0, 2 * levels[1]):
-        text = f"{levels[0]:.0f} of 255 levels, the targets {levels[1]:.0f}. Denoise the inputs first: basicsr denoise"
+        text = f"{levels[0]:.0f} of 255 levels, the targets {levels[1]:.0f}"
         learned.facts.append(("The results are noisy", text))
     if domain != "srgb" or data.settings["photos"] is None:
         return
-    enhancer = Enhancer(network)
     for name in scan_images(data.settings["photos"]).images[:3]:
         with suppress(*UNUSABLE):
             photograph = read_photograph(Path(data.settings["photos"]) / name, short_side=FULL_SIDE)

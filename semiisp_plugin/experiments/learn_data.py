@@ -11,15 +11,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 
+from semiisp_plugin.apps.denoise.non_local_means import denoise_input
 from semiisp_plugin.data.layouts.base import Reader, Request
 from semiisp_plugin.data.layouts.own import OWN, pair_folders
-from semiisp_plugin.data.pairs import Pair
+from semiisp_plugin.data.pairs import Pair, read_pair
 from semiisp_plugin.experiments.benchmark_data import labelled_copies, write_parts
 from semiisp_plugin.experiments.benchmark_jobs import Step
 from semiisp_plugin.io.folder_job import UNUSABLE, Journal, counted, mapped, reason_of
-from semiisp_plugin.io.image_io import printable_path, scan_images, to_tensor, write_image
+from semiisp_plugin.io.image_io import (
+    printable_path,
+    read_image,
+    scan_images,
+    to_float,
+    to_tensor,
+    to_uint16,
+    write_image,
+)
 from semiisp_plugin.io.picture import read_photograph
 from semiisp_plugin.io.raw_io import is_raw
 from semiisp_plugin.pseudo.noise_estimation import estimate_noise
@@ -30,8 +40,13 @@ TRAINING_SIDE = 72
 """Short side of what networks that map colours are trained on."""
 MOST_PHOTOGRAPHS = 200
 FEWEST_PAIRS = 6
+LEAST_GAIN = 0.5
+"""Decibels that denoising must bring inputs closer to their targets to be done."""
+DENOISED = "denoised"
+"""Folder of denoised inputs, beside ``full``, that of the inputs as they were given."""
 
 _THREADS = 2
+_TRIED_ON = 12  # pairs, to see whether denoising helps
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,10 @@ class LookData(Step):
                 f"{len(copies)} pairs can be used; at least {FEWEST_PAIRS} are needed, and 50 are a good start. "
                 + "; ".join(f"{name}: {why}" for name, why in list(skipped.items())[:5])
             )
+        gains = [g for copy in spread(copies, _TRIED_ON) if (g := denoising_gain(*read_pair(copy))) is not None]
+        gain = float(np.median(gains)) if gains else 0.0
+        if gain >= LEAST_GAIN:
+            copies = list(mapped(partial(_denoised, folder=folder / DENOISED), copies, _THREADS))
         photos, unread = _copy_photos(s["photos"], folder / "photos", self.seed)
         labelled_copies(copies, folder, TRAINING_SIDE)
         scenes = [copy.key.rpartition("/")[0] for copy in copies]
@@ -73,6 +92,8 @@ class LookData(Step):
             "skipped": skipped,
             "photographs_skipped": unread,
             "warnings": listing.warnings,
+            "denoising": round(gain, 2),
+            "denoised": gain >= LEAST_GAIN,
             "measured": measured,
         }
 
@@ -141,6 +162,55 @@ def _copied(
     except UNUSABLE as error:
         return None, {"problem": reason_of(error)}
     return copy, noted
+
+
+def denoising_gain(image: np.ndarray, target: np.ndarray) -> float | None:
+    """By how many dB an input comes closer to its target when it is denoised.
+
+    The target is given the input's tones first: of each colour the input's values, in order, take the place of the
+    target's. The input is blurred for this, so that its noise does not spread its tones. Compared is what denoisers
+    see, `semiisp_plugin.apps.denoise.non_local_means.denoise_image`.
+
+    Args:
+        image: The input, RGB (H, W, 3), ``uint8`` or ``uint16``.
+        target: Likewise, of its size.
+
+    Returns:
+        Decibels; None where input and target are one but for their tones.
+    """
+    noisy, wanted = to_float(image), to_float(target)
+    clean = denoise_input(noisy)
+    scale = np.float32(noisy.max() or 1)
+    noisy, clean = ((one / scale).clip(0, 1) ** np.float32(1 / 2.2) for one in (noisy, clean))
+    tones = cv2.GaussianBlur(noisy, (0, 0), 1.5)
+    toned = np.empty_like(noisy)
+    for colour in range(3):
+        order = np.argsort(wanted[..., colour], axis=None, kind="stable")
+        values = np.empty(order.size, np.float32)
+        values[order] = np.sort(tones[..., colour], axis=None)
+        toned[..., colour] = values.reshape(noisy.shape[:2])
+    before, after = (float(np.square(one - toned).mean(dtype=np.float64)) for one in (noisy, clean))
+    return 10 * float(np.log10(before / after)) if after > 0 else None
+
+
+def _denoised(pair: Pair, *, folder: Path) -> Pair:
+    """Write a pair's denoised input, with 16 bits: dark values need more than 8."""
+    place = folder / Path(pair.input).name
+    if not place.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_image(place, to_uint16(denoise_input(to_float(read_image(pair.input)))))
+    return Pair(pair.key, str(place.absolute()), pair.target)
+
+
+def as_given(pair: Pair) -> str:
+    """The input of a pair of `LookData` as it was before it was denoised, at the size of the tests."""
+    path = Path(pair.input)
+    return str(path.parents[1] / "full" / "input" / path.name) if path.parent.name == DENOISED else pair.input
+
+
+def spread(items: Sequence[Pair], count: int) -> list[Pair]:
+    """So many of them at most, evenly spread."""
+    return [items[int(k)] for k in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round())]
 
 
 def _clipped(image: np.ndarray) -> float:
@@ -224,6 +294,8 @@ def described(found: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"noise: {np.median(noise[0]):.1f} of 255 levels in the inputs, {np.median(noise[1]):.1f} in the targets"
         )
+    done, gain = "first, by non-local means" if found["denoised"] else "not", found["denoising"]
+    lines.append(f"inputs are denoised {done}: it brings them {gain:+.1f} dB closer to the targets")
     for what in ("skipped", "photographs_skipped"):
         reasons = list(found[what].items())
         lines += [f"set aside: {printable_path(name)}: {printable_path(why)}" for name, why in reasons[:5]]

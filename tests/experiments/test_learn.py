@@ -15,9 +15,9 @@ from semiisp_plugin.apps.export.onnx_graph import ExportError
 from semiisp_plugin.cli import main
 from semiisp_plugin.experiments import learn
 from semiisp_plugin.experiments.benchmark_data import data_in, make_fold
-from semiisp_plugin.experiments.learn_data import described, inputs_are, look_data
+from semiisp_plugin.experiments.learn_data import as_given, described, inputs_are, look_data
 from semiisp_plugin.experiments.tried import psnr_of_mean
-from semiisp_plugin.io.image_io import read_image, to_tensor, write_image
+from semiisp_plugin.io.image_io import read_image, to_float, to_tensor, write_image
 from semiisp_plugin.models.validation import measure
 from semiisp_plugin.report.learn_report import Learned
 
@@ -155,6 +155,35 @@ def test_the_data_is_looked_at(tmp_path):
         measure(to_tensor(image), to_tensor(target), {"psnr": {"type": "calculate_psnr", "crop_border": 0}})["psnr"]
         < 15
     )
+
+
+def test_noisy_inputs_are_denoised_before_all_else(tmp_path):
+    root = make_folders(tmp_path)
+    rng = np.random.default_rng(0)
+    for path in sorted((root / "pairs" / "input").glob("0*.png")):
+        noisy = read_image(path) + rng.normal(0, 8, (80, 100, 3))
+        write_image(path, noisy.clip(0, 255).astype(np.uint8))
+    job, found = look(root)
+    assert found["denoised"]
+    assert f"denoised first, by non-local means: it brings them {found['denoising']:+.1f} dB" in "\n".join(
+        described(found)
+    )
+    data = job.data()
+    for pair in data.originals:
+        given = read_image(root / "pairs" / "input" / f"{pair.key}.png")
+        assert (read_image(as_given(pair)) == given).all()
+        dark = to_float(read_image(pair.target)) * 0.4
+        errors = [np.square(to_float(image) - dark).mean() for image in (read_image(pair.input), given)]
+        assert errors[0] < 0.3 * errors[1]
+    assert read_image(data.labelled.input / "0000.png").dtype == np.uint16
+    assert inputs_are(found) == "srgb"
+
+
+def test_clean_inputs_are_not_denoised(tmp_path):
+    root = make_folders(tmp_path)
+    found = look(root)[1]
+    assert not found["denoised"]
+    assert found["denoising"] < 0.5
 
 
 def test_scenes_stay_together(tmp_path):

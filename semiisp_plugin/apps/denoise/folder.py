@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from semiisp_plugin._version import __version__
-from semiisp_plugin.apps.denoise.denoisers import Denoiser, denoise_image, network_denoiser, non_local_means
+from semiisp_plugin.apps.denoise.denoisers import network_denoiser
+from semiisp_plugin.apps.denoise.non_local_means import Denoiser, denoise_image, non_local_means
 from semiisp_plugin.apps.denoise.options import DenoiseOptions, is_lmdb, load_denoise_options
 from semiisp_plugin.data.pairs import locations, read_location
 from semiisp_plugin.io.checkpoint import CheckpointError

@@ -44,6 +44,7 @@ def run_from_arguments(args: argparse.Namespace) -> None:
         tile=args.tile,
         overlap=args.overlap,
         match="auto" if args.match == "auto" else args.match == "on",
+        denoise=loaded.denoise,
     )
     print(describe(loaded))
     print(f"{counted(len(sources), 'image')} on {enhancer.device} in {args.precision}, results in {args.out}")
@@ -71,9 +72,11 @@ def run_from_arguments(args: argparse.Namespace) -> None:
 
 
 def load_from(args: argparse.Namespace) -> LoadedNetwork:
-    """The network that a command's arguments name; ``--inputs`` goes before what its file says."""
+    """The network that a command's arguments name; ``--inputs`` and ``--denoise`` go before what its file says."""
     loaded = load_network(args.opt, args.weights, args.network, args.param_key, args.force_yml)
-    return loaded if args.inputs == "auto" else loaded._replace(inputs=args.inputs)
+    if args.inputs != "auto":
+        loaded = loaded._replace(inputs=args.inputs)
+    return loaded if args.denoise == "auto" else loaded._replace(denoised=args.denoise == "on")
 
 
 def choose_device_from(args: argparse.Namespace) -> str:
@@ -85,7 +88,7 @@ def choose_device_from(args: argparse.Namespace) -> str:
 
 def _hints(loaded: LoadedNetwork, sources: list[str]) -> list[str]:
     """What a newcomer may not know about these images and this network."""
-    hints = []
+    hints = ["images are denoised first (--denoise off leaves them as they are)."] if loaded.denoised else []
     raw = sum(is_raw(source) for source in sources)
     if raw and loaded.inputs == "srgb":
         hints.append(f"{counted(raw, 'RAW file')}, {SRGB_SUMMARY}.")

@@ -76,6 +76,7 @@ class Enhancer:
             decides by the whole image.
         match: Whether tiles are brought to the tone of the whole image; ``auto``: of networks whose result depends on
             more than a neighbourhood, which is tried out, where tiles differ from the whole image, both reduced.
+        denoise: What is done to a noisy image first: ``float32`` (H, W, 3) in [0, 1] to the same.
 
     Raises:
         ValueError: An argument is outside what is said above.
@@ -90,6 +91,7 @@ class Enhancer:
         tile: int | Literal["auto"] = "auto",
         overlap: int | None = None,
         match: bool | Literal["auto"] = "auto",
+        denoise: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"precision: '{precision}' is none of {', '.join(PRECISIONS)}.")
@@ -105,6 +107,7 @@ class Enhancer:
         self.tile = tile
         self.overlap = overlap
         self.match = match
+        self.denoise = denoise
         self._asks = match == "auto"  # by the tiles' disagreement, whether they are matched
         self.decides_by_whole = all(callable(getattr(network, name, None)) for name in ("prepare", "apply_prepared"))
         self.multiple = _multiple_of(network)
@@ -143,6 +146,8 @@ class Enhancer:
     @torch.no_grad()
     def enhance_tensor(self, image: Tensor, done: Callable[[int, int], None] | None = None) -> Tensor:
         """Enhance ``(1, 3, H, W)`` in [0, 1] to the same, float32 on the CPU; see `enhance_image`."""
+        if self.denoise is not None:
+            image = to_tensor(self.denoise(image[0].float().permute(1, 2, 0).numpy()))[None]
         height, width = image.shape[-2:]
         while True:
             plan = self.plan(height, width)

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 
 from torch import Tensor, nn
 
+from semiisp_plugin.apps.denoise.non_local_means import Denoiser, denoise_input
 from semiisp_plugin.io.checkpoint import (
     CheckpointError,
     fit_weights,
@@ -26,6 +27,7 @@ from semiisp_plugin.toolbox import build_network
 
 Inputs = Literal["srgb", "raw"]
 """What a network takes: pictures, or linear RAW as `semiisp_plugin.io.raw_io.read_raw` gives it."""
+_DENOISED = "non_local_means"  # in files
 
 
 class LoadedNetwork(NamedTuple):
@@ -38,6 +40,7 @@ class LoadedNetwork(NamedTuple):
         source: Where its options were found, in words.
         param_key: Which weights of the file were taken; None for a file of bare weights.
         inputs: What the file says that the network takes, or, of an f_ISP, its options; None where neither does.
+        denoised: Whether the file says that inputs are to be denoised first, as those were that it was trained on.
     """
 
     network: nn.Module
@@ -46,6 +49,12 @@ class LoadedNetwork(NamedTuple):
     source: str
     param_key: str | None
     inputs: Inputs | None
+    denoised: bool
+
+    @property
+    def denoise(self) -> Denoiser | None:
+        """What does it; None where inputs are not denoised."""
+        return denoise_input if self.denoised else None
 
 
 def load_network(
@@ -192,11 +201,24 @@ def _inputs_of(path: Path, checkpoint: Mapping[str, Any], options: Mapping[str, 
     return cast("Inputs | None", said)
 
 
+def _denoised(path: Path, checkpoint: Mapping[str, Any]) -> bool:
+    """See `LoadedNetwork`."""
+    said = _about(path, checkpoint).get("denoised")
+    if said not in (None, _DENOISED):
+        raise CheckpointError(
+            f"{path}: 'denoised', how a file says that inputs are denoised, is {said!r:.40}; it can be {_DENOISED!r}, "
+            f"or be left out. Save it again so."
+        )
+    return said is not None
+
+
 def save_network(
     path: str | os.PathLike[str],
     options: Mapping[str, Any],
     weights: Mapping[str, Tensor],
     inputs: Inputs | None = None,
+    *,
+    denoised: bool = False,
 ) -> None:
     """Write a file that `load_network` reads without further options.
 
@@ -205,11 +227,15 @@ def save_network(
         options: The network's section of an option file; values of YAML.
         weights: Its state dict.
         inputs: What it takes.
+        denoised: Inputs are to be denoised first
+            (`semiisp_plugin.apps.denoise.non_local_means.denoise_input`).
 
     Raises:
         OSError: The disk is full, the folder is missing, and the like.
     """
-    said = {} if inputs is None else {"inputs": inputs}
+    said: dict[str, str] = {} if inputs is None else {"inputs": inputs}
+    if denoised:
+        said["denoised"] = _DENOISED
     if Path(path).suffix == ".safetensors":
         save_safetensors(weights, path, {"network": json.dumps(options), **said})
     else:
@@ -244,7 +270,8 @@ def _load(
         raise OptionError(f"{source}: a value is not usable: {error or type(error).__name__}.") from error
     load_weights(network, weights, path, strict=True)
     network.eval().requires_grad_(False)
-    return LoadedNetwork(network, dict(options), str(path), source, key, _inputs_of(path, checkpoint, options))
+    inputs, denoised = _inputs_of(path, checkpoint, options), _denoised(path, checkpoint)
+    return LoadedNetwork(network, dict(options), str(path), source, key, inputs, denoised)
 
 
 def describe(loaded: LoadedNetwork) -> str:

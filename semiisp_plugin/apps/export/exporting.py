@@ -72,7 +72,7 @@ def run_from_arguments(args: argparse.Namespace) -> None:
     out = _place(args, loaded.weights)
     name = f"{loaded.options['type']} of {loaded.weights}"
     if form == "safetensors":
-        save_network(out, loaded.options, loaded.network.state_dict(), loaded.inputs)
+        save_network(out, loaded.options, loaded.network.state_dict(), loaded.inputs, denoised=loaded.denoised)
         print(f"{out}: {name}, with its options; `basicsr enhance --weights` takes it.")
         return
     enhancer = Enhancer(loaded.network, device="cpu" if form == "onnx" else "auto")

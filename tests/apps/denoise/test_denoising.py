@@ -19,13 +19,9 @@ from helpers import ROOT
 from torch import Tensor, nn
 
 from semiisp_plugin.apps.denoise import folder
-from semiisp_plugin.apps.denoise.denoisers import (
-    denoise_image,
-    network_denoiser,
-    noise_level,
-    non_local_means,
-)
+from semiisp_plugin.apps.denoise.denoisers import network_denoiser
 from semiisp_plugin.apps.denoise.folder import denoise_folder
+from semiisp_plugin.apps.denoise.non_local_means import denoise_image, noise_level, non_local_means
 from semiisp_plugin.apps.denoise.options import DenoiseOptions, load_denoise_options
 from semiisp_plugin.arguments import build_parser
 from semiisp_plugin.data.pairs import match_pairs

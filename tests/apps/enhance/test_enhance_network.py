@@ -12,6 +12,7 @@ import torch
 import yaml
 from image_zoo import encoded, picture
 
+from semiisp_plugin.apps.denoise.non_local_means import denoise_input
 from semiisp_plugin.apps.enhance.command import run_from_arguments
 from semiisp_plugin.apps.enhance.enhancer import MAX_STRENGTH
 from semiisp_plugin.apps.enhance.network import load_network, save_network
@@ -19,7 +20,7 @@ from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.archs.seplut_arch import SepLUT
 from semiisp_plugin.arguments import build_parser
 from semiisp_plugin.io.checkpoint import CheckpointError, save_safetensors
-from semiisp_plugin.io.image_io import read_image
+from semiisp_plugin.io.image_io import read_image, to_float, to_tensor, to_uint8
 from semiisp_plugin.isp import ParameterBank
 from semiisp_plugin.options import OptionError
 from semiisp_plugin.pseudo.f_isp import save_f_isp
@@ -99,10 +100,35 @@ def test_what_a_file_says_goes_before_what_an_f_isp_was_made_for(tmp_path):
     assert load_network(weights=tmp_path / "a.pth").inputs == "srgb"
 
 
-def test_unknown_inputs_are_an_error(tmp_path):
-    torch.save({"params": weights(1), "network": NETWORK, "inputs": "xyz"}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"a.pth: 'inputs'.* is 'xyz'; allowed are srgb and raw"):
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"inputs": "xyz"}, r"a.pth: 'inputs'.* is 'xyz'; allowed are srgb and raw"),
+        ({"denoised": True}, r"a.pth: 'denoised'.* is True; it can be 'non_local_means'"),
+    ],
+)
+def test_what_a_file_says_is_checked(tmp_path, said, message):
+    torch.save({"params": weights(1), "network": NETWORK, **said}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=message):
         load_network(weights=tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_noisy_images_are_denoised_for_a_network_that_is_made_for_it(run, name, capsys):
+    noisy = np.random.default_rng(0).normal(90, 12, (60, 80, 3)).clip(0, 255).astype(np.uint8)
+    (run / "in").mkdir()
+    (run / "in" / "a.png").write_bytes(encoded(noisy, "PNG"))
+    save_network(run / name, NETWORK, weights(1), "srgb", denoised=True)
+    loaded = load_network(weights=run / name)
+    assert loaded.denoised
+    clean = denoise_input(to_float(noisy))
+    assert clean.std() < 0.5 * to_float(noisy).std()
+    for option, image in (("auto", clean), ("on", clean), ("off", to_float(noisy))):
+        command("in", "--weights", name, "--denoise", option, "--out", option, "--device", "cpu")
+        with torch.no_grad():
+            expected = to_uint8(loaded.network(to_tensor(image)[None])[0].permute(1, 2, 0).clamp(0, 1).numpy())
+        np.testing.assert_array_equal(read_image(run / option / "a.png"), expected)
+        assert ("denoised first" in capsys.readouterr().out) == (option != "off")
 
 
 def test_f_isp_is_an_enhancer(tmp_path):
