@@ -1,0 +1,197 @@
+"""What `basicsr learn` is worth on pairs that it never saw, and whether its own estimate of that is right.
+
+    python benchmarks/learned_looks.py --out learned_looks                    # datasets/..., three seeds; resumes
+    python benchmarks/learned_looks.py --out learned_looks --only lolv1 --seeds 0 --time quick
+
+A seed deals the pairs of a data set into those that are given to `learn` and test pairs. The model is tested at full
+resolution, through the same code as `basicsr enhance`. It is compared with every candidate that the pairs alone train, on all
+the pairs that were given: with the one that is best on the test pairs, which nobody can know before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from machine import describe
+
+from semiisp_plugin.apps.denoise.non_local_means import denoise_input
+from semiisp_plugin.apps.enhance.enhancer import Enhancer
+from semiisp_plugin.apps.enhance.network import load_network
+from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair
+from semiisp_plugin.experiments.jobs import Runner
+from semiisp_plugin.experiments.learn import CANDIDATES, MODEL, RESULT, Look, Plan
+from semiisp_plugin.experiments.learn_data import look_data
+from semiisp_plugin.io.image_io import to_float, to_uint8
+from semiisp_plugin.io.picture import shrink_short_side
+from semiisp_plugin.report.grids import draw_grid
+from semiisp_plugin.report.paired import paired_difference
+from semiisp_plugin.report.tables import Table
+
+PICTURES, SHOWN = 12, 360  # of a data set and seed; their short side, pixels
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A data set.
+
+    Attributes:
+        roots: Folders of inputs and of targets; several are one pool.
+        given: How many pairs `learn` gets.
+    """
+
+    roots: tuple[tuple[str, str], ...]
+    given: int
+
+
+SETS = {
+    "google_look": Pairs((("google_photos_look_22/input", "google_photos_look_22/target"),), 16),
+    "lolv1": Pairs(
+        (("lolv1_100/our485/low", "lolv1_100/our485/high"), ("lolv1_100/val20/low", "lolv1_100/val20/high")), 80
+    ),
+    "fivek_ie": Pairs(
+        (("fivek_ie_15/input", "fivek_ie_15/target"), ("fivek_ie_12_more/input", "fivek_ie_12_more/target")), 20
+    ),
+    "underwater": Pairs(
+        (("lsui_260/train/input", "lsui_260/train/target"), ("lsui_260/test/input", "lsui_260/test/target")), 80
+    ),
+}
+
+
+def deal(pairs: Pairs, data: Path, folder: Path, seed: int) -> tuple[Path, list[Pair]]:
+    """Write the pairs that are given into a folder; returns it, and the test pairs."""
+    pool = [
+        pair._replace(key=f"{number}_{pair.key}".replace("/", "_"))
+        for number, roots in enumerate(pairs.roots)
+        for pair in match_pairs(*(data / root for root in roots))
+    ]
+    order = np.random.default_rng(seed).permutation(len(pool))
+    for k in order[: pairs.given]:
+        for kind, path in (("input", pool[k].input), ("target", pool[k].target)):
+            copy = folder / "pairs" / kind / f"{pool[k].key}{Path(path).suffix}"
+            if not copy.is_file():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, copy)
+    return folder / "pairs", [pool[k] for k in sorted(order[pairs.given :])]
+
+
+def psnr(output: np.ndarray, target: np.ndarray) -> float:
+    return -10 * math.log10(float(np.square(to_float(output) - to_float(target)).mean(dtype=np.float64)))
+
+
+def test(folder: Path, given: Path, photos: Path, tests: list[Pair], seed: int, workers: int) -> dict[str, object]:
+    """PSNR of the model, and of every candidate that the pairs alone train, on the test pairs."""
+    record = json.loads((folder / "look" / RESULT).read_text(encoding="utf-8"))
+    look = Look(
+        look_data([str(given)], str(photos), folder / "look" / "work", seed),
+        Plan(**record["plan"]),
+        seed,
+        record["asked"]["inputs"],
+    )
+    alone = [name for name in CANDIDATES if name != "semi"]
+    runner = Runner(workers)
+    runner.run([look.trained(name) for name in alone], "training the others on all pairs")
+    if runner.failed:
+        raise SystemExit(str(runner.failed))
+    model = load_network(weights=folder / "look" / MODEL)
+    denoise = denoise_input if model.denoised else None
+    networks = {"model": model.network, **{name: look.network({name: 1.0})[0] for name in alone}}
+    if len(record["of_pairs_alone"]["kept"]) > 1:
+        networks["mean"] = look.network(record["of_pairs_alone"]["kept"])[0]
+    enhancers = {name: Enhancer(network, denoise=denoise) for name, network in networks.items()}
+    scores: dict[str, dict[str, float]] = {name: {} for name in enhancers}
+    rows = []
+    for k, pair in enumerate(tests):
+        image, target = (to_float(picture) for picture in read_pair(pair))
+        outputs = {name: enhancer.enhance_image(image) for name, enhancer in enhancers.items()}
+        for name, output in outputs.items():
+            scores[name][pair.key] = psnr(to_uint8(output), target)
+        if k < PICTURES:
+            full = folder / "full"
+            full.mkdir(exist_ok=True)
+            draw_grid([[to_uint8(outputs["model"])]], [pair.key], path=full / f"{pair.key}.png")
+            shown = (image, outputs["alone"], outputs["model"], target)
+            rows.append([shrink_short_side(to_uint8(picture), SHOWN) for picture in shown])
+    draw_grid(rows, ["input", "pairs alone", "learned", "target"], path=folder / "comparison.png")
+    return {
+        "pairs": len(list((given / "input").iterdir())),
+        "estimate": record["psnr"],
+        "standard_error": record["standard_error"],
+        "kept": record["kept"],
+        "denoised": model.denoised,
+        "seconds": record["seconds"],
+        "psnr": scores,
+    }
+
+
+def main() -> None:
+    """Run what is not there yet, and print the table."""
+    parser = argparse.ArgumentParser(description="What `basicsr learn` is worth on pairs that it never saw.")
+    parser.add_argument("--data", default="datasets", help="folder of the data sets (default: %(default)s)")
+    parser.add_argument("--photos", default="datasets/coco/images", help="photographs (default: %(default)s)")
+    parser.add_argument("--out", required=True, help="folder of the results")
+    parser.add_argument("--only", nargs="+", choices=SETS, default=list(SETS), help="data sets (default: all)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--time", default="default", help="of `basicsr learn`")
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    for seed in args.seeds:
+        for name in args.only:
+            folder = Path(args.out, f"{name}-{seed}")
+            given, tests = deal(SETS[name], Path(args.data), folder, seed)
+            if (folder / "result.json").is_file():
+                continue
+            command = ["basicsr", "learn", "--pairs", given, "--photos", args.photos, "--out", folder / "look"]
+            command += ["--time", args.time, "--seed", seed, "--workers", args.workers]
+            if subprocess.run([str(part) for part in command], check=False).returncode:
+                sys.exit(f"stopped at {folder}")
+            result = test(folder, given, Path(args.photos), tests, seed, args.workers)
+            (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(table(args.out, args.only, args.seeds).markdown())
+    print(f"\n{describe()}")
+
+
+def table(out: str, names: list[str], seeds: list[int]) -> Table:
+    """A row of each data set, over the seeds that are there."""
+    rows = []
+    for name in names:
+        found = {seed: Path(out, f"{name}-{seed}", "result.json") for seed in seeds}
+        done = {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in found.items() if path.is_file()}
+        if not done:
+            continue
+        model = {(seed, key): value for seed, one in done.items() for key, value in one["psnr"]["model"].items()}
+        # The strongest in the mean over all seeds.
+        others = [other for other in next(iter(done.values()))["psnr"] if other not in ("model", "mean")]
+        of = {
+            other: {(seed, key): value for seed, one in done.items() for key, value in one["psnr"][other].items()}
+            for other in others
+        }
+        best = max(of, key=lambda other: float(np.mean(list(of[other].values()))))
+        errors = [float(np.mean(list(one["psnr"]["model"].values()))) - one["estimate"] for one in done.values()]
+        rows.append(
+            (
+                name,
+                str(next(iter(done.values()))["pairs"]),
+                f"{np.mean(list(model.values())):.2f}",
+                CANDIDATES[best][1],
+                f"{np.mean(list(of[best].values())):.2f}",
+                str(paired_difference(model, of[best])),
+                ", ".join(
+                    f"{error:+.2f} ({error / one['standard_error']:+.1f})"
+                    for error, one in zip(errors, done.values(), strict=True)
+                ),
+            )
+        )
+    heads = ("data", "pairs", "learned [dB]", "strongest on the pairs alone", "[dB]", "difference [dB]")
+    return Table((*heads, "test minus own estimate [dB] (in standard errors)"), rows, (1, 2, 4))
+
+
+if __name__ == "__main__":
+    main()
