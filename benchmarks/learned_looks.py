@@ -4,8 +4,8 @@
     python benchmarks/learned_looks.py --out learned_looks --only lolv1 --seeds 0 --time quick
 
 A seed deals the pairs of a data set into those that are given to `learn` and test pairs. The model is tested at full
-resolution, through the same code as `basicsr enhance`. It is compared with every candidate that the pairs alone train, on
-all the pairs that were given: with the one that is best on the test pairs, which nobody can know before.
+resolution, through the same code as `basicsr enhance`. It is compared with every candidate that the pairs alone
+train, on all the pairs that were given: with the one that is best on the test pairs, which nobody can know before.
 """
 
 from __future__ import annotations
