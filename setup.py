@@ -35,8 +35,6 @@ REQUIRES = [
     "tabulate>=0.10",
     "tqdm>=4.64",
 ]
-# The demo's photographs are those that scikit-learn, matplotlib and scikit-image ship.
-DEMO = ["scikit-learn>=1.3"]
 # Compiles the ISP and its inverse to machine code (isp/numba_kernels.py); without it the same in tensor steps.
 FAST = ["numba>=0.60"]
 # Reads camera RAW files (`basicsr prepare`).
@@ -51,7 +49,6 @@ SERVE = ["gradio>=6.31"]
 # `basicsr export --format onnx`.
 ONNX = ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"]
 TEST = [
-    *DEMO,
     *FAST,
     *RAW,
     *HEIF,
@@ -78,10 +75,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["semiisp_plugin", "semiisp_plugin.*"]),
-    package_data={"semiisp_plugin": ["py.typed", "report/*.j2", "experiments/*.yml", "data/name_lists/*.txt"]},
+    package_data={
+        "semiisp_plugin": ["py.typed", "report/*.j2", "experiments/*.yml", "data/name_lists/*.txt", "simulation/cc0/*"]
+    },
     install_requires=REQUIRES,
     extras_require={
-        "demo": DEMO,
         "fast": FAST,
         "test": TEST,
         "cupy": ["cupy-cuda12x"],

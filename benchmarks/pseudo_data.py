@@ -48,7 +48,7 @@ STAGES = ("read the file", "decode", "step 1", "step 2", "step 3", "round to 16 
 
 
 def packaged_photographs(folder: Path) -> Path:
-    """The photographs that scikit-image and others ship, as JPEGs in a folder."""
+    """The photographs that ship with the plugin, as JPEGs in a folder."""
     for name, image in load_photographs().items():
         write_image(folder / f"{name}.jpg", image)
     return folder
@@ -269,7 +269,7 @@ def planning(counts: Sequence[int]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photographs", metavar="DIR", help="default: those that scikit-image and others ship")
+    parser.add_argument("--photographs", metavar="DIR", help="default: those that ship with the plugin")
     parser.add_argument("--f_isp", metavar="FILE", help="f_isp_latest.pth (default: an untrained one)")
     parser.add_argument("--count", type=int, default=40, help="photographs for tables 1 to 3 (default: %(default)s)")
     parser.add_argument("--tables", type=int, default=8, help="of them by the paper's table (default: %(default)s)")

@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="invert_photograph.png", metavar="FILE")
     args = parser.parse_args()
-    pixels = read_image(args.photograph) if args.photograph else load_photographs(["chelsea"])["chelsea"]
+    pixels = read_image(args.photograph) if args.photograph else load_photographs(["kitten_lawn"])["kitten_lawn"]
     photograph = to_tensor(to_float(pixels)).float()
 
     generator = torch.Generator().manual_seed(args.seed)

@@ -110,8 +110,8 @@ def main() -> None:
         pairs = read_pairs(args.pairs)
         photos = [to_tensor(to_float(read_image(path))).float() for path in list_images(args.photos)]
     else:
-        pairs = simulated_pairs(photographs(["flower", "coffee", "astronaut", "grace_hopper"]))
-        photos = photographs(["chelsea", "china", "motorcycle_left", "rocket"])
+        pairs = simulated_pairs(photographs(["great_wall", "spices", "kitten_lawn", "table_mountain"]))
+        photos = photographs(["mountain_lake", "onion_domes", "floating_market", "opera_house"])
     half = len(pairs) // 2
     real, test = pairs[:half], pairs[half:]
     pseudo = make_pseudo_pairs(real, photos, args.steps, args.seed)

@@ -10,6 +10,7 @@ RAWs: see invert_photograph.py, semi_supervised_loop.py, and ``basicsr bank f_is
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch import Tensor
 from semiisp_plugin import ParameterBank, PQDynamicISP, save_f_isp
 from semiisp_plugin.data.pairs import find_pair_folders, match_pairs, read_pair
 from semiisp_plugin.io.image_io import to_float, to_tensor
-from semiisp_plugin.simulation.photographs import load_photographs
+from semiisp_plugin.simulation.photographs import PHOTOGRAPHS, load_photographs
 
 Pairs = list[tuple[Tensor, Tensor]]
 OPTIONS = {"thumbnail": 96, "dropout": 0.1}
@@ -30,8 +31,8 @@ def read_pairs(folder: str) -> Pairs:
     return [(to_tensor(to_float(lq)).float(), to_tensor(to_float(gt)).float()) for lq, gt in pairs]
 
 
-def photographs(names: list[str] | None = None) -> list[Tensor]:
-    """Photographs ``(3, H, W)`` in [0, 1] that scikit-image, scikit-learn and matplotlib ship."""
+def photographs(names: Sequence[str] = PHOTOGRAPHS) -> list[Tensor]:
+    """Photographs ``(3, H, W)`` in [0, 1] that ship with the plugin."""
     return [to_tensor(to_float(photo)).float() for photo in load_photographs(names).values()]
 
 

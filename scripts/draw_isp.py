@@ -1,7 +1,7 @@
 """Pictures of the invertible ISP: what each parameter does, and a photograph under twelve parameter sets.
 
-    basicsr demo --task raw --split drawn --seed 1 --out demo_raw_1
-    python scripts/draw_isp.py --f_isp demo_raw_1/f_isp-*/experiments/run/models/f_isp_latest.pth --out docs/images
+    basicsr demo --task raw --out demo_raw
+    python scripts/draw_isp.py --f_isp demo_raw/f_isp_latest.pth --out docs/images
 
 Writes isp_functions.png and isp_twelve_sets.jpg, and prints how well the photograph survives the way back and forward
 again: the pictures and the table of docs/functions.md.
@@ -42,7 +42,7 @@ CELL_WIDTH = 204
 DIFFERENCE_GAIN = 4
 NO_F_ISP = """--f_isp is missing: the parameter sets are those of a trained f_ISP. The demo leaves one in a few minutes:
     basicsr demo
-    python scripts/draw_isp.py --f_isp demo_output/experiments/1_fisp/models/f_isp_latest.pth"""
+    python scripts/draw_isp.py --f_isp demo_output/f_isp_latest.pth"""
 
 
 # --- what each parameter does ---------------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ def draw_sets(path: Path, photograph: Tensor, trip: RoundTrip, spec: ISPSpec, ti
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--f_isp", metavar="FILE", help="f_isp_latest.pth of phase 1; its global bank is drawn from")
-    text = "an image file (default: china.jpg, which ships with scikit-learn)"
+    text = "an image file (default: onion_domes.jpg, which ships with the plugin)"
     parser.add_argument("--photograph", metavar="FILE", help=text)
     parser.add_argument("--out", metavar="DIR", default="isp_pictures", help="folder to write (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the twelve sets (default: %(default)s)")
@@ -356,7 +356,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def read_small(path: str | None) -> Tensor:
     """The photograph at the width of a cell, ``(3, H, W)``."""
-    image = read_image(path, bit_depth="8") if path else load_photographs(["china"])["china"]
+    image = read_image(path, bit_depth="8") if path else load_photographs(["onion_domes"])["onion_domes"]
     height = max(1, round(image.shape[0] * CELL_WIDTH / image.shape[1]))
     return to_tensor(cv2.resize(image, (CELL_WIDTH, height), interpolation=cv2.INTER_AREA))
 

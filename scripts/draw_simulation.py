@@ -36,8 +36,8 @@ from semiisp_plugin.simulation.colour import srgb_to_linear
 from semiisp_plugin.simulation.look import LOOKS, apply_look
 from semiisp_plugin.simulation.photographs import load_photographs
 
-PHOTOGRAPH = "china"
-PHOTOGRAPHS_OF_LOOKS = ("china", "coffee", "chelsea", "rocket")
+PHOTOGRAPH = "onion_domes"
+PHOTOGRAPHS_OF_LOOKS = (PHOTOGRAPH, "spices", "kitten_lawn", "mountain_lake")
 LOOK_OF_PAIRS = "default"
 FONT_SIZE = 15
 JPEG_QUALITY = 88
@@ -294,7 +294,7 @@ def at_width(image: np.ndarray, width: int) -> Tensor:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    text = "an image file for all but the looks (default: china.jpg, which ships with scikit-learn)"
+    text = "an image file for all but the looks (default: onion_domes.jpg, which ships with the plugin)"
     parser.add_argument("--photograph", metavar="FILE", help=text)
     text = "folder to write (default: %(default)s)"
     parser.add_argument("--out", metavar="DIR", default="simulation_pictures", help=text)

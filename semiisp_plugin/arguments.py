@@ -194,6 +194,11 @@ def _max_pixels(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--max_pixels", type=_number(int, 1, 10**12), default=200_000_000, metavar="N", help=text)
 
 
+def _workers(parser: argparse.ArgumentParser) -> None:
+    text = "processes (default: one a core, or one a GPU; 0: this one alone)"
+    parser.add_argument("--workers", type=_number(int, 0, 1024), metavar="N", help=text)
+
+
 def _enhance(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Results that are there already are left alone, so that the same command resumes what was interrupted. "
@@ -250,8 +255,7 @@ def _learn(parser: argparse.ArgumentParser) -> None:
     text = "what the inputs are (default: auto; RAW files, and images of 16 bits, are raw)"
     parser.add_argument("--inputs", choices=["auto", "srgb", "raw"], default="auto", help=text)
     parser.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, help="of everything (default: 0)")
-    text = "processes (default: one a core, or one a GPU; 0: this one alone)"
-    parser.add_argument("--workers", type=_number(int, 0, 1024), metavar="N", help=text)
+    _workers(parser)
 
 
 def _minutes(text: str) -> str:
@@ -347,15 +351,13 @@ def _benchmark(parser: argparse.ArgumentParser) -> None:
 
 def _demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", default="demo_output", help="folder to write (default: %(default)s)")
-    parser.add_argument("--task", choices=["raw", "lowlight"], help="simulated task (default: lowlight)")
-    text = "photographs of the simulated task: the default split, or one dealt out by the seed (default: %(default)s)"
-    parser.add_argument("--split", choices=["default", "drawn"], default="default", help=text)
-    parser.add_argument(
-        "--seed", type=_number(int, 0, 2**32 - 1), default=0, help="seed of everything (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--iterations", type=_number(int, 4, 10**9), metavar="N", help="iterations of semi-supervised training"
-    )
+    text = "simulated task (default: %(default)s)"
+    parser.add_argument("--task", choices=["raw", "lowlight"], default="lowlight", help=text)
+    text = "as of basicsr learn (default: %(default)s)"
+    parser.add_argument("--time", type=_minutes, default="quick", metavar="T", help=text)
+    text = "of everything, and of which scene serves what (default: 0)"
+    parser.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, help=text)
+    _workers(parser)
 
 
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
@@ -378,6 +380,6 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
         "compare systems over numbers of pairs and seeds: the method, baselines, ablations; with a report",
         _benchmark,
     ),
-    "demo": ("run all phases and the supervised baselines on simulated pairs", _demo),
+    "demo": ("learn a look from photographs that ship with the plugin, made dark, and test it on others", _demo),
 }
 """The subcommands: a line of help, and what declares the arguments."""

@@ -627,7 +627,7 @@ def test_usage_errors_exit_with_2(capsys):
         [],
         ["train"],
         ["trian", "-opt", "x"],
-        ["demo", "--iterations", "many"],
+        ["demo", "--time", "long"],
         ["bank"],
         ["bank", "f_isp_latest.pth", "--label", "both"],
     ):
@@ -649,7 +649,7 @@ def test_usage_errors_exit_with_2(capsys):
         ("prepare own --workers -1", "--workers: '-1' is no whole number from 0 to 1,024"),
         ("benchmark -opt x --workers -1", "--workers: '-1' is no whole number from 0 to 1,024"),
         ("recipe lolv1 --pairs 0", "--pairs: '0' is no whole number from 1 to"),
-        ("demo --iterations 3", "--iterations: '3' is no whole number from 4 to"),
+        ("demo --time 0", "--time: '0' is no number from 1 to"),
         ("demo --seed -1", "--seed: '-1' is no whole number from 0 to 4,294,967,295"),
     ],
 )

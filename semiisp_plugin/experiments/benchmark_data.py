@@ -27,7 +27,7 @@ from semiisp_plugin.io.image_io import (
 from semiisp_plugin.io.picture import shrink_short_side
 from semiisp_plugin.simulation.camera import SimulatedCamera
 from semiisp_plugin.simulation.look import LOOKS
-from semiisp_plugin.simulation.photographs import PHOTOGRAPHS, load_photographs
+from semiisp_plugin.simulation.photographs import load_photographs
 from semiisp_plugin.simulation.scenes import draw_split, random_crop, simulate_pair
 
 _PAIRS = "pairs.json"
@@ -242,7 +242,7 @@ def _simulate(task: Task, folder: Path, n_pairs: int, seed: int) -> tuple[list[P
 
 
 def _simulate_packaged(task: Task, folder: Path, n_pairs: int, seed: int) -> tuple[list[Pair], list[Pair], Path]:
-    """Pairs from the few photographs that ship with packages: parts of them; scenes are disjoint between the parts."""
+    """Pairs from the few photographs that ship with the plugin: parts of them; none serves two of the three."""
     split = draw_split(seed)
     made: list[list[Pair]] = []
     for number, (names, count) in enumerate(((split.labelled, n_pairs), (split.test, task.tests))):
@@ -261,5 +261,5 @@ def _simulate_packaged(task: Task, folder: Path, n_pairs: int, seed: int) -> tup
         name = split.unlabelled[k % len(split.unlabelled)]
         crop = random_crop(photographs[name], task.simulated_size, rng)
         picture = shrink_short_side(np.ascontiguousarray(crop), task.short_side)
-        write_image(photos / f"{k:05d}_{PHOTOGRAPHS[name].scene}.png", picture)
+        write_image(photos / f"{k:05d}_{name}.png", picture)
     return made[0], made[1], photos

@@ -53,7 +53,7 @@ class Task(Strict):
         narrow: The labelled pairs are those whose targets are most like that of a random one (mean and spread of the
             colours), instead of random ones: pairs of one kind, tests of all kinds.
         photographs: Folder of ordinary photographs; for ``simulation`` it may be left out: photographs that ship with
-            installed packages.
+            the plugin.
         max_photographs: How many photographs at most, after shuffling by the seed; None for all.
         image_enhancement: The inputs are sRGB images, not RAW (f_ISP gets inverse tone mapping).
         short_side: Labelled pairs and photographs are shrunk to this short side, pixels; None keeps the sizes. Tests

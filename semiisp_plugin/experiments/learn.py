@@ -136,11 +136,16 @@ def run_from_arguments(args: argparse.Namespace) -> None:
         args.pairs,
         args.photos,
         Path(args.out),
-        minutes=MINUTES[args.time] if args.time in MINUTES else float(args.time),
+        minutes=minutes_of(args.time),
         seed=args.seed,
         workers=default_workers() if args.workers is None else args.workers,
         inputs=args.inputs,
     )
+
+
+def minutes_of(time: str) -> float:
+    """What ``--time`` means: a key of `MINUTES`, or a number."""
+    return MINUTES[time] if time in MINUTES else float(time)
 
 
 def learn(
@@ -152,7 +157,7 @@ def learn(
     seed: int = 0,
     workers: int = 2,
     inputs: Inputs | Literal["auto"] = "auto",
-) -> dict[str, Any]:
+) -> LearnedLook:
     """Learn a look; the same call resumes what was interrupted.
 
     Args:
@@ -165,7 +170,7 @@ def learn(
         inputs: ``raw``, ``srgb``, or ``auto``: RAW files and images of 16 bits are RAW.
 
     Returns:
-        What ``learned.json`` holds.
+        What was learned.
 
     Raises:
         ValueError: There are too few pairs, or something else is wrong with them; or a training failed.
@@ -184,27 +189,28 @@ def learn(
         asked = {"data": data.key, "minutes": minutes, "inputs": domain, "workers": workers}
         file = Record(out / RESULT)
         record = file.read()
+        plan = _plan_of(record, asked) or make_plan(found, minutes, max(1, workers), domain)
+        look = Look(data, plan, seed, domain)
         if record.get("asked") == asked and record.get("complete"):
             print(f"This was learned already: {out / MODEL}, {out / 'report.html'}. Another --time learns again.")
-            return record
-        plan = _plan_of(record, asked) or make_plan(found, data, minutes, max(1, workers), domain)
+            return LearnedLook(look, record)
         record = {"asked": asked, "plan": msgspec.to_builtins(plan), "complete": False}
         file.write(**record)
         print(
             f"Plan: {plan.folds}-fold cross-validation, trainings of {plan.settings.isp_iterations} and "
             f"{plan.settings.semi_iterations} iterations; about {plan.core_seconds / max(1, workers) / 60:.0f} minutes."
         )
-        learned = _learn(runner, Look(data, plan, seed, domain), found, out)
+        learned = _learn(runner, look, found, out)
         paths = write_report(out, learned)
         record |= summary(learned) | {"seconds": time.monotonic() - began, "complete": True}
         file.write(**record)
         print(f"\n{learned.table().text()}\n{learned.verdict()}\n")
         print(f"The model is {out / MODEL}; what it does is shown in {paths['report.html']}.")
         print(f"Use it: basicsr enhance --weights {out / MODEL} PHOTOS --out DIR")
-        return record
+        return LearnedLook(look, record)
 
 
-def make_plan(found: Mapping[str, Any], data: LookData, minutes: float, workers: int, domain: Inputs) -> Plan:
+def make_plan(found: Mapping[str, Any], minutes: float, workers: int, domain: Inputs) -> Plan:
     """The longest trainings and most folds that fit into the time on this machine."""
     pixels = sum(noted["size"][0] * noted["size"][1] for noted in found["measured"].values())
     speed = _slowness(domain == "srgb")
@@ -295,6 +301,29 @@ class Look:
         for part, one in zip(network.networks, loaded, strict=True):  # type: ignore[arg-type]  # a ModuleList
             part.load_state_dict(one.network.state_dict())
         return network.eval(), options
+
+
+@dataclass(frozen=True)
+class LearnedLook:
+    """What `learn` has made.
+
+    Attributes:
+        look: What was learned, and how.
+        record: What ``learned.json`` holds.
+    """
+
+    look: Look
+    record: dict[str, Any]
+
+    def network(self, weights: Mapping[str, float], workers: int = 0) -> torch.nn.Module:
+        """A weighted mean of candidates that are trained on all pairs; those that are not yet are trained first.
+
+        Args:
+            weights: Of the candidates; ``record["of_pairs_alone"]["kept"]`` are the best of those without photographs.
+            workers: See `learn`.
+        """
+        _do(Runner(workers), [self.look.trained(name) for name in weights], "training on all pairs")
+        return self.look.network(weights)[0]
 
 
 def _learn(runner: Runner, look: Look, found: Mapping[str, Any], out: Path) -> Learned:

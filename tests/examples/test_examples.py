@@ -11,6 +11,7 @@ import pytest
 
 from semiisp_plugin import load_f_isp
 from semiisp_plugin.io.image_io import read_image
+from semiisp_plugin.simulation.photographs import PHOTOGRAPHS
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 # What an example says it does without.
@@ -31,7 +32,7 @@ def run(example: str, *arguments: str) -> str:
 def test_train_f_isp_and_invert_with_it(workspace):
     assert "torch alone" in run("train_f_isp", "--steps", "4")
     network, banks, n_pairs = load_f_isp("f_isp.pth")
-    assert (network.grid, len(banks["global"]), len(banks["local"]), n_pairs) == ((4, 4), 16, 16, 27)
+    assert (network.grid, len(banks["global"]), len(banks["local"]), n_pairs) == ((4, 4), 16, 16, 3 * len(PHOTOGRAPHS))
     assert "torch alone" in run("invert_photograph", "--f_isp", "f_isp.pth")
     assert read_image("invert_photograph.png").shape[1] > 1500
 

@@ -81,7 +81,7 @@ def test_the_seed_draws_the_sets(script, photograph, tmp_path, capsys, monkeypat
         script.main(["--f_isp", f_isp, "--photograph", photograph, "--out", str(tmp_path), "--seed", seed])
         tables.append(rows_of(capsys.readouterr().out))
     assert tables[0] == tables[2] != tables[1]
-    # Without --photograph, the one that ships with scikit-learn.
+    # Without --photograph, the one that ships with the plugin.
     script.main(["--f_isp", f_isp, "--out", str(tmp_path)])
     assert len(rows_of(capsys.readouterr().out)) == script.SETS
 
@@ -97,7 +97,7 @@ def test_errors(script, photograph, tmp_path, capsys):
     message = fails(status=2)
     assert "--f_isp is missing" in message
     assert "basicsr demo" in message
-    assert "demo_output/experiments/1_fisp/models/f_isp_latest.pth" in message
+    assert "demo_output/f_isp_latest.pth" in message
     assert "no checkpoint" in fails("--f_isp", str(tmp_path / "missing.pth"))
     f_isp = save(tmp_path / "f_isp.pth", image_enhancement=False)
     assert "nowhere.png" in fails("--f_isp", f_isp, "--photograph", str(tmp_path / "nowhere.png"))

@@ -75,13 +75,13 @@ def test_pictures_and_table(script, picture, tmp_path, capsys, monkeypatch):
         assert float(grid) >= float(one_set)  # it begins there
 
 
-def test_without_a_photograph_the_one_of_scikit_learn(script, tmp_path, monkeypatch):
+def test_without_a_photograph_one_that_ships(script, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "STEPS", 1)
     seen = []
     monkeypatch.setattr(script, "draw_sensors", lambda path, photograph: seen.append(photograph))
     script.main(["--out", str(tmp_path)])
-    china = script.load_photographs(["china"])["china"]
-    assert torch.equal(seen[0], script.at_width(china, seen[0].shape[2]))
+    shipped = script.load_photographs([script.PHOTOGRAPH])[script.PHOTOGRAPH]
+    assert torch.equal(seen[0], script.at_width(shipped, seen[0].shape[2]))
 
 
 def test_stages_are_those_of_the_camera(script, picture):
