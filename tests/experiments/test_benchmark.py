@@ -174,6 +174,18 @@ def test_weights_are_of_outputs_that_were_not_trained_on(finished):
     assert cells["weighed"]["test"]["psnr"] == pytest.approx(expected, abs=1e-3)
 
 
+def test_a_penalty_on_tables_is_of_the_target_alone(tmp_path):
+    options = make_options(tmp_path)
+    for system in ("supervised", "pseudo_only", "mean_teacher", "before_fine", "paper"):
+        without, job = ending(options, system), ending(options, system, table_penalty=True)
+        assert "table_penalty" not in without.settings  # jobs from before there was such a setting keep their keys
+        assert job.key != without.key
+        assert all(job.needs[part].key == step.key for part, step in without.needs.items() if part != "start")
+        sections = [benchmark_jobs._target_options(step, step.needs["data"].data())["train"] for step in (without, job)]
+        assert sections == [sections[0], {**sections[0], "table_penalty": {}}]
+        assert "table_penalty" not in sections[0]
+
+
 def test_folds_are_pooled(tmp_path):
     """Not averaged; what has a PSNR that is no number does not win; the test has no say."""
 
