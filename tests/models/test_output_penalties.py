@@ -303,7 +303,7 @@ def test_network_without_tables(make):
 
 
 def test_options_of_tables(make):
-    with pytest.raises(OptionError, match="table_penalty:axes: 'any' is none of the choices. Choose own or all"):
+    with pytest.raises(OptionError, match=r"table_penalty:axes: 'any' is none of the choices\. Choose own or all"):
         make(module=None, table_penalty={"axes": "any"})
     with pytest.raises(OptionError, match="table_penalty:monotonicity: expected a number from 0"):
         make(module=None, table_penalty={"monotonicity": -1})
