@@ -20,7 +20,8 @@ dictionary as it is. The weights published for 16-bit CIE XYZ input were trained
 read by OpenCV without reordering: feed them the channels in the reverse of the file's order.
 
 What the public repository adds around the network and this file leaves to the trainer: the sparsity term
-``1e-4 * mean(w ** 2)`` of its loss (``w`` is ``SepLUT.predict_tables(image).weights``).
+``1e-4 * mean(w ** 2)`` of its loss (``w`` is ``SepLUT.predict_tables(image).weights``). Its terms for smooth
+and monotone 3D tables are switched off there (factors of 0); `semiisp_plugin.losses.table_regularity` has such terms.
 """
 
 from __future__ import annotations
@@ -163,9 +164,9 @@ class _LUT3DGenerator(nn.Module):
 
     def __init__(self, n_features: int, n_vertices: int, n_ranks: int) -> None:
         super().__init__()
-        self.n_vertices = n_vertices
         self.weights_generator = nn.Linear(n_features, n_ranks)
         self.basis_luts_bank = nn.Linear(n_ranks, N_COLOURS * n_vertices**3, bias=False)
+        self.table = nn.Unflatten(1, (N_COLOURS, n_vertices, n_vertices, n_vertices))
         # The first learned table starts as the identity with a weight near one, the others as zero.
         nn.init.ones_(self.weights_generator.bias)
         nn.init.zeros_(self.basis_luts_bank.weight)
@@ -178,9 +179,7 @@ class _LUT3DGenerator(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         weights: Tensor = self.weights_generator(features)
-        luts: Tensor = self.basis_luts_bank(weights)
-        v = self.n_vertices
-        return weights, luts.reshape(-1, N_COLOURS, v, v, v)
+        return weights, self.table(self.basis_luts_bank(weights))
 
 
 @register(ARCH_REGISTRY)
@@ -214,6 +213,8 @@ class SepLUT(nn.Module):
     Raises:
         ValueError: An option is outside what is said above, or both stages are switched off.
     """
+
+    table_modules = ("lut1d_generator", "lut3d_generator.table")  # see `semiisp_plugin.models.output_penalties`
 
     def __init__(
         self,

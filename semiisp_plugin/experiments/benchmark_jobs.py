@@ -151,6 +151,8 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
                 chosen["network"]["grid"] = [1, 1]
         if kind in _OF_TARGET and settings.full_size:
             chosen["size"] = values["full_size"]
+        if kind in _OF_TARGET and settings.table_penalty:
+            chosen["table_penalty"] = True  # not where it is False: keys from before there was such a setting stay
         return Step(kind, seed + 1000 * round_, chosen, data.root, {"data": of_target, **needs}, data.quiet)
 
     def f_isp_on(data: Step) -> Step:
@@ -359,6 +361,8 @@ def _target_options(step: Step, data: Data) -> dict[str, Any]:
         start = step.needs["start"]
         part = "net_global" if start.kind == "f_isp" and step.settings["network"]["grid"] == [1, 1] else "net_g"
         options["path"] = {"pretrain_network_g": str(run_folder(start) / f"{part}_latest.pth")}
+    if s.table_penalty:
+        training["table_penalty"] = {}
     if s.loss == "mse_ssim":
         training["ssim_opt"] = {"type": "SSIMLoss", "loss_weight": 1.0}
     if made is None or kind == "pseudo_only":

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from semiisp_plugin import options as options_module
+from semiisp_plugin.models.output_penalties import networks_with_tables
 from semiisp_plugin.options import Source, check_section, load_yaml, nearest, read_options
 from semiisp_plugin.options.messages import kind_of
 from semiisp_plugin.options.ranges import (
@@ -170,6 +171,7 @@ class Settings(Strict):
         augment: Photometric jitter of the inputs in supervised training, phase 3 included (there it is ours); 0 for
             none.
         loss: ``mse``, or ``mse_ssim`` (Table 6, with denoising).
+        table_penalty: Keep the target's lookup tables smooth and monotone: ``train: table_penalty`` with its defaults.
         network: The target network's section; ``f_isp`` is the network of f_ISP with local control, and
             ``f_isp_global`` that with global control. A PQDynamicISP is trained with warm-up and clipped gradients, as
             phase 1 is.
@@ -215,6 +217,7 @@ class Settings(Strict):
     ema_decay: Decay = 0.0
     augment: Share = 0.0
     loss: Literal["mse", "mse_ssim"] = "mse"
+    table_penalty: bool = False
     network: dict[str, Any] | Literal["f_isp", "f_isp_global"] = msgspec.field(
         default_factory=lambda: {
             "type": "SepLUT",
@@ -368,6 +371,12 @@ def _check_together(settings: Settings, kind: Kind, source: Source, keys: tuple[
     if otherwise and (settings.isp_folds > 1 or settings.lookalikes):
         what = "isp_folds and lookalikes store inputs, of whole sets of f_ISP's"
         source.fail(keys, f"{what}; leave them out, or online, source and sets.")
+    if settings.table_penalty and kind not in OWN_NETWORKS:
+        network = settings.network if isinstance(settings.network, str) else settings.network["type"]
+        known = networks_with_tables()
+        if network not in known:
+            fix = f"leave it out, or take one of {', '.join(known)}"
+            source.fail(keys, f"table_penalty is for networks with lookup tables, and {network} has none; {fix}.")
     if settings.network not in OWN_NETWORKS:
         for key, used in (("warm_start", settings.warm_start), ("rounds", settings.rounds > 1)):
             if used:

@@ -22,9 +22,9 @@ from torchvision.utils import make_grid
 from semiisp_plugin.data.photometric import photometric_jitter
 from semiisp_plugin.losses.per_sample import full_precision, per_sample
 from semiisp_plugin.metrics import prepare_metric
-from semiisp_plugin.models.activity_penalty import ActivityPenalty
 from semiisp_plugin.models.checkpointed import CheckpointedModel
 from semiisp_plugin.models.learning_rate import schedule_factor
+from semiisp_plugin.models.output_penalties import ActivityPenalty, OutputPenalty, TablePenalty
 from semiisp_plugin.models.random_state import iteration_generator
 from semiisp_plugin.models.step_guard import Statistics, StepGuard, gradient_norm
 from semiisp_plugin.models.validation import validate
@@ -132,9 +132,12 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
             if train.get(key):
                 with naming(f"train:{key}"):
                     self.losses[name] = build_loss({**train[key], "reduction": "none"}).to(self.device)
-        penalty = train.get("activity_penalty")
         networks = dict(zip(("network_g", "network_global"), self.trained_networks(), strict=False))
-        self.activity_penalty = ActivityPenalty(networks, **penalty) if penalty else None
+        self.penalties: dict[str, OutputPenalty] = {}
+        if train.get("activity_penalty"):
+            self.penalties["l_penalty"] = ActivityPenalty(networks, **train["activity_penalty"])
+        if train.get("table_penalty") is not None:
+            self.penalties["l_tables"] = TablePenalty(networks, **train["table_penalty"])
         self.setup_optimizers()
         self.setup_schedulers()
 
@@ -202,8 +205,8 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         self.keys = data.get("key")
         if self.is_train:
             self.statistics.keep()
-            if self.activity_penalty is not None:
-                self.activity_penalty.clear()
+            for penalty in self.penalties.values():
+                penalty.clear()
             if self.micro_batch == 0:
                 # Not at the end of a step: with the gradients, the C library would give back the memory of the whole
                 # step to the system, and fetch it page by page in the next one.
@@ -260,7 +263,9 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         return losses, parts
 
     def penalised(self, losses: Tensor) -> Tensor:
-        """The loss of each sample and its ``train:activity_penalty``, if there is one; logged as ``l_penalty``.
+        """The loss of each sample with what ``train:activity_penalty`` and ``train:table_penalty`` add to it.
+
+        They are logged as ``l_penalty`` and ``l_tables``.
 
         Called after the forward pass and with the losses that the step is made of. What a filter looks at, and what is
         logged as the losses, is without it: it measures the network and not how well a sample is learned.
@@ -271,11 +276,11 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         Returns:
             ``(N,)``.
         """
-        if self.activity_penalty is None:
-            return losses
-        penalty = self.activity_penalty.take(len(losses))
-        self.record(l_penalty=penalty.mean())
-        return losses + penalty
+        for name, penalty in self.penalties.items():
+            values = penalty.take(len(losses))
+            self.record(**{name: values.mean()})
+            losses = losses + values
+        return losses
 
     def step(self, loss: Tensor) -> None:
         """Backward, clip, update, EMA; nothing but a warning where the loss or the gradient is not finite.

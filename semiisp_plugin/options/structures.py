@@ -270,6 +270,22 @@ class ActivityPenalty(Strict):
     weight: Annotated[NotNegative, doc("Factor of the penalty; SepLUT's: 1e-4.")] = 1e-4
 
 
+class TablePenalty(Strict):
+    """The lookup tables that a network (`SepLUT`) predicts are kept smooth and monotone."""
+
+    smoothness: Annotated[NotNegative, doc("Factor of squared steps between neighbouring vertices; Zeng's: 1e-4.")] = (
+        1e-4
+    )
+    monotonicity: Annotated[NotNegative, doc("Factor of steps down; Zeng's: 10.")] = 10.0
+    axes: Annotated[
+        Literal["own", "all"],
+        doc(
+            "Steps down of 3D tables: of each colour along its own axis, and of all along greys (`own`, ours), or of "
+            "each along every axis (`all`, Zeng's R_m), which forbids more saturation."
+        ),
+    ] = "own"
+
+
 class CosineAnnealing(Strict, tag_field="type", tag=True):
     """Half a cosine from the learning rate down to a floor (Tables 5 and 6)."""
 
@@ -388,6 +404,9 @@ class Train(Strict):
     ] = None
     activity_penalty: Annotated[
         ActivityPenalty | None, doc("A loss on what a part of the network gives; not seen by the filter.")
+    ] = None
+    table_penalty: Annotated[
+        TablePenalty | None, doc("A loss on the lookup tables of a network; not seen by the filter.")
     ] = None
 
 

@@ -18,6 +18,7 @@ from semiisp_plugin.apps.enhance.network import load_network
 from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair
 from semiisp_plugin.experiments import benchmark, benchmark_jobs
 from semiisp_plugin.experiments.benchmark import Run, job_of
+from semiisp_plugin.experiments.benchmark_data import Data, PairData
 from semiisp_plugin.experiments.benchmark_jobs import METRICS, Step, choice, run_folder
 from semiisp_plugin.experiments.benchmark_options import complete_benchmark_options
 from semiisp_plugin.experiments.jobs import perform
@@ -172,6 +173,18 @@ def test_weights_are_of_outputs_that_were_not_trained_on(finished):
     assert in_folds(weights) >= max(in_folds([w, 1 - w]) for w in (0, 0.25, 0.5, 0.75, 1)) - 1e-3
     expected = mixed([job.needs["0"], job.needs["1"]], job.needs["data"].data().test, weights)
     assert cells["weighed"]["test"]["psnr"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_penalty_on_tables_is_of_the_target_alone(tmp_path):
+    options, data = make_options(tmp_path), Data(PairData(tmp_path, tmp_path), [], [], tmp_path)
+    for system in ("supervised", "pseudo_only", "mean_teacher", "before_fine", "paper"):
+        without, job = ending(options, system), ending(options, system, table_penalty=True)
+        assert "table_penalty" not in without.settings  # jobs from before there was such a setting keep their keys
+        assert job.key != without.key
+        assert all(job.needs[part].key == step.key for part, step in without.needs.items() if part != "start")
+        sections = [benchmark_jobs._target_options(step, data)["train"] for step in (without, job)]
+        assert sections == [sections[0], {**sections[0], "table_penalty": {}}]
+        assert "table_penalty" not in sections[0]
 
 
 def test_folds_are_pooled(tmp_path):

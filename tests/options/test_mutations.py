@@ -102,6 +102,7 @@ ISP = {
         "warmup_iter": -1,
         "pixel_opt": {"type": "L1Loss", "loss_weight": 0.01, "reduction": "mean"},
         "activity_penalty": {"module": "body", "weight": 0.0001},
+        "table_penalty": {"smoothness": 0.0001, "monotonicity": 10.0, "axes": "own"},
     },
     "val": {"val_freq": 5000, "save_img": True, "metrics": deepcopy(METRICS)},
     "logger": deepcopy(LOGGER),

@@ -1,4 +1,4 @@
-"""The penalty on a part's outputs: its value, its gradient, and whom it leaves alone."""
+"""Penalties on parts' outputs: their values, their gradients, and whom they leave alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 import yaml
 from torch import nn
 
-from semiisp_plugin.models.activity_penalty import ActivityPenalty
+from semiisp_plugin.archs.seplut_arch import SepLUT
+from semiisp_plugin.losses.table_regularity import falls, roughness
+from semiisp_plugin.models.output_penalties import ActivityPenalty, TablePenalty
 from semiisp_plugin.options import OptionError
 from semiisp_plugin.toolbox import build_model
 
@@ -155,10 +157,10 @@ def test_validation_leaves_nothing_behind(make):
     model.test()
     with torch.no_grad():
         model.net_g(data["lq"])
-    assert model.activity_penalty._outputs == []
+    assert model.penalties["l_penalty"]._outputs == []
     model.net_g(data["lq"])  # of a step that was broken off
     model.feed_data(data)
-    assert model.activity_penalty._outputs == []
+    assert model.penalties["l_penalty"]._outputs == []
 
 
 def test_a_module_that_runs_twice_counts_twice():
@@ -223,3 +225,85 @@ def test_options(make):
         make(module=None, activity_penalty={"weight": 1e-4})
     with pytest.raises(OptionError, match="unknown key; did you mean 'module'"):
         make(module=None, activity_penalty={"modul": "gain"})
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def seplut_options(option_files, **more) -> dict:
+    options = option_files.base("m", "SupervisedModel", 10)
+    options["train"]["table_penalty"] = {}
+    options["train"].update(more)
+    options["network_g"].update(dropout=0.0, n_vertices_1d=5, n_vertices_3d=3)
+    return options
+
+
+def images() -> dict:
+    generator = torch.Generator().manual_seed(6)
+    return {**batch(), **{key: torch.rand(4, 3, 32, 32, generator=generator) for key in ("lq", "gt")}}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_of_seplut_both_tables_pay(option_files, completed, precision):
+    model, data = build_model(completed(seplut_options(option_files, precision=precision))), images()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        lut_1d, lut_3d, _ = model.net_g.predict_tables(data["lq"])
+    expected = sum(1e-4 * roughness(t) + 10 * falls(t) for t in (lut_1d, lut_3d))
+    assert lut_1d.dtype == lut_3d.dtype == expected.dtype == torch.float32
+    model.feed_data(data)
+    model.optimize_parameters(1)
+    assert all(p.grad.isfinite().all() for p in model.net_g.parameters() if p.grad is not None)
+    log = model.get_current_log()
+    assert log["l_tables"] == pytest.approx(expected.mean().item(), rel=1e-5)
+    assert log["l_total"] == pytest.approx(log["l_pix"] + log["l_tables"], rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["n_vertices_1d", "n_vertices_3d"])
+def test_of_seplut_one_stage_may_be_missing(option_files, completed, stage):
+    options = seplut_options(option_files, activity_penalty={"module": "backbone"})
+    options["network_g"][stage] = 0
+    model = build_model(completed(options))
+    model.feed_data(images())
+    model.optimize_parameters(1)
+    log = model.get_current_log()
+    assert log["l_total"] == pytest.approx(log["l_pix"] + log["l_penalty"] + log["l_tables"], rel=1e-5)
+
+
+def test_tables_of_a_part_of_a_network_pay():
+    seplut = SepLUT(n_vertices_1d=5, n_vertices_3d=3, thumbnail=32, dropout=0.0)
+    penalty = TablePenalty({"network_g": nn.Sequential(nn.Identity(), seplut)}, smoothness=1.0, monotonicity=0.0)
+    seplut(images()["lq"])
+    lut_1d, lut_3d, _ = seplut.eval().predict_tables(images()["lq"])
+    assert len(penalty._outputs) == 2
+    torch.testing.assert_close(penalty.take(4), roughness(lut_1d) + roughness(lut_3d))
+
+
+def test_resumed_with_it_is_the_same(option_files, completed, tmp_path):
+    """It has no state of its own: another model goes on from the weights and the optimiser's state."""
+    runs = []
+    for stop in (False, True):
+        torch.manual_seed(1)
+        model = build_model(completed(seplut_options(option_files)))
+        for iteration in (1, 2):
+            if stop and iteration == 2:
+                weights, state = model.net_g.state_dict(), model.optimizer_g.state_dict()
+                model = build_model(completed(seplut_options(option_files)))
+                model.net_g.load_state_dict(weights)
+                model.optimizer_g.load_state_dict(state)
+            model.feed_data(images())
+            model.optimize_parameters(iteration)
+        runs.append(model.net_g.state_dict())
+    assert all(torch.equal(a, runs[1][name]) for name, a in runs[0].items())
+
+
+def test_network_without_tables(make):
+    message = r"train:table_penalty: network_g \(Scaled\) predicts no lookup tables. Leave .*network that does: SepLUT"
+    with pytest.raises(ValueError, match=message):
+        make(module=None, table_penalty={})
+
+
+def test_options_of_tables(make):
+    with pytest.raises(OptionError, match=r"table_penalty:axes: 'any' is none of the choices\. Choose own or all"):
+        make(module=None, table_penalty={"axes": "any"})
+    with pytest.raises(OptionError, match="table_penalty:monotonicity: expected a number from 0"):
+        make(module=None, table_penalty={"monotonicity": -1})
