@@ -89,6 +89,7 @@ cross-validation; whether there is a learning curve."""
 _ISP_STEP, _TARGET_STEP, _PSEUDO_PAIR, _MEGAPIXEL = 0.036, 0.060, 0.03, 0.6
 _STARTING = 12.0  # of a process
 _LEAST_WEIGHT = 0.05
+_WHITE, _FEWEST_WHITE = 253, 100  # levels; pixels
 _LOOKED_AT = 12  # pictures that the average look is fitted to
 
 
@@ -435,17 +436,43 @@ def _show(
                 )
     learned.typical = [pairs[k] for k in sorted(typical, key=lambda k: -learned.chosen_psnr[k])]
     learned.worst = [pairs[int(k)] for k in order[:4]]
-    noise = [[noise_of(image) for image in (pair.output, pair.target)] for pair in pairs.values()]
-    levels = np.median([both for both in noise if None not in both] or [[0.0, 0.0]], axis=0)
-    if levels[0] > max(3.0, 2 * levels[1]):
-        text = f"{levels[0]:.0f} of 255 levels, the targets {levels[1]:.0f}"
-        learned.facts.append(("The results are noisy", text))
+    learned.facts += _flaws(list(pairs.values()))
     if domain != "srgb" or data.settings["photos"] is None:
         return
     for name in scan_images(data.settings["photos"]).images[:3]:
         with suppress(*UNUSABLE):
             photograph = read_photograph(Path(data.settings["photos"]) / name, short_side=FULL_SIDE)
             learned.pictures[name] = photograph, enhancer.enhance_image(photograph)
+
+
+def _flaws(pairs: Sequence[HeldOut]) -> list[tuple[str, str]]:
+    """What is wrong with results at full size, in words: noise, and highlights that are tinted."""
+    noise = [[noise_of(image) for image in (pair.output, pair.target)] for pair in pairs]
+    tint = [[tint_of(image, pair.input) for image in (pair.output, pair.target)] for pair in pairs]
+    flaws = []
+    for what, least, levels in (("The results are noisy", 3.0, noise), ("Highlights are tinted", 8.0, tint)):
+        known = [both for both in levels if None not in both]
+        of_output, of_target = np.median(np.array(known or [[0, 0]], float), axis=0)
+        if of_output > max(least, 2 * of_target):
+            flaws.append((what, f"{of_output:.0f} of 255 levels, the targets {of_target:.0f}"))
+    return flaws
+
+
+def tint_of(image: np.ndarray, given: np.ndarray) -> float | None:
+    """By how many levels the colours differ where the input is white.
+
+    Args:
+        image: RGB (H, W, 3) ``uint8``.
+        given: The input, likewise.
+
+    Returns:
+        The mean difference of a pixel's largest and smallest value; None where next to nothing is white.
+    """
+    white = (given >= _WHITE).all(2)
+    if white.sum() < _FEWEST_WHITE:
+        return None
+    colours = image[white].astype(float)
+    return float((colours.max(1) - colours.min(1)).mean())
 
 
 def choose(names: Sequence[str], products: np.ndarray) -> dict[str, float]:

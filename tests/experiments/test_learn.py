@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -19,7 +20,7 @@ from semiisp_plugin.experiments.learn_data import as_given, described, inputs_ar
 from semiisp_plugin.experiments.tried import psnr_of_mean
 from semiisp_plugin.io.image_io import read_image, to_float, to_tensor, write_image
 from semiisp_plugin.models.validation import measure
-from semiisp_plugin.report.learn_report import Learned
+from semiisp_plugin.report.learn_report import HeldOut, Learned
 
 PAIRS = 8
 
@@ -243,6 +244,20 @@ def test_wrong_folders(tmp_path, monkeypatch, capsys, argv, words):
     assert main(["learn", *argv, "--out", "look", "--workers", "0"]) == 1
     err = capsys.readouterr().err
     assert re.search(words, err), err
+
+
+def test_tinted_highlights_are_told():
+    given = np.zeros((40, 40, 3), np.uint8)
+    given[:20] = 255
+    output, target = given.copy(), given.copy()
+    output[:20, :, 2] = 235
+    output[20:, :, 0] = 90  # not white
+    assert learn.tint_of(output, given) == 20
+    assert learn.tint_of(target, given) == 0
+    assert learn.tint_of(output, given // 2) is None
+    pair = HeldOut("a", 20.0, 20.0, given, output, output, target)
+    assert learn._flaws([pair]) == [("Highlights are tinted", "20 of 255 levels, the targets 0")]
+    assert learn._flaws([replace(pair, output=target)]) == []
 
 
 def make_learned(gain: float, *, semi: bool = True, photographs: int = 9) -> Learned:
