@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast lint format pins clean
+.PHONY: help demo learn test test-fast lint format pins clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,8 +24,11 @@ PAIR_ON_310 := torchvision<0.29.2; python_version < "3.11"
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(STAMP)  ## semi-supervised training at toy size, end to end; options: make demo ARGS="..."
+demo: $(STAMP)  ## learn a look from photographs that ship with it, test it, show it; options: make demo ARGS="..."
 	$(BIN)/basicsr demo $(ARGS)
+
+learn: $(STAMP)  ## learn your look: make learn ARGS="--pairs DIR --photos DIR --out look"
+	$(BIN)/basicsr learn $(ARGS)
 
 test: lint  ## static checks, then the test suite; options for pytest: make test ARGS="..."; JOBS=4 processes
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
