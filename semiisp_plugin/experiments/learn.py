@@ -1,8 +1,8 @@
 """``basicsr learn``: two folders in, a model and a page out, everything chosen by cross-validation over the pairs.
 
-Candidates are f_ISP's two networks, the local one trained further on the pairs alone, and the same on pseudo pairs of
-the photographs. What is kept is the weighted mean of their outputs that is best on pairs they were not trained on; a
-weight may be 0, and often one is 1.
+Candidates are f_ISP's two networks, the local one trained further on the pairs alone, with and without photometric
+jitter, and on pseudo pairs of the photographs. What is kept is the weighted mean of their outputs that is best on pairs
+they were not trained on; a weight may be 0, and often one is 1.
 """
 
 from __future__ import annotations
@@ -65,9 +65,13 @@ CANDIDATES: Mapping[str, tuple[str, str]] = {
     "f_isp": ("f_isp", "f_ISP"),
     "f_isp_global": ("f_isp_global", "f_ISP, global"),
     "alone": ("supervised", "pairs alone"),
+    "alone_jitter": ("supervised", "pairs alone, photometric jitter"),
     "semi": ("semi", "semi-supervised"),
 }
 """Kind and label of each."""
+
+JITTER = 0.2
+"""Of the candidate with photometric jitter."""
 
 MINUTES = {"quick": 4.0, "default": 20.0, "best": 240.0}
 """What ``--time`` means on two cores."""
@@ -219,7 +223,7 @@ def make_plan(found: Mapping[str, Any], minutes: float, workers: int, domain: In
     for length, folds, curve in _LEVELS:
         plan = Plan(length, min(folds, found["pairs"] if found["scenes"] == 1 else found["scenes"]), curve, 0.0)
         settings = plan.settings
-        targets = 2 if found["photographs"] else 1
+        targets = 3 if found["photographs"] else 2
         chains = settings.isp_iterations * _ISP_STEP + targets * settings.semi_iterations * _TARGET_STEP
         chains += settings.draws * found["photographs"] * _PSEUDO_PAIR + _STARTING
         work = (plan.folds + 1) * chains + 2 * len(CANDIDATES) * pixels / 1e6 * _MEGAPIXEL
@@ -282,6 +286,8 @@ class Look:
     def trained(self, name: str, data: Step | None = None) -> Step:
         """The job that trains a candidate, on all pairs or on other data."""
         kind, settings = CANDIDATES[name][0], self.plan.settings
+        if name == "alone_jitter":
+            settings = msgspec.structs.replace(settings, augment=JITTER)
         return chain(kind, settings, data or self.data, self.seed, image_enhancement=self.inputs == "srgb")
 
     def network(self, weights: Mapping[str, float]) -> tuple[torch.nn.Module, dict[str, Any]]:
