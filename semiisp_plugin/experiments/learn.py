@@ -78,6 +78,7 @@ MINUTES = {"quick": 4.0, "default": 20.0, "best": 240.0}
 
 _LEVELS = (
     (0.15, 2, False),
+    (0.25, 2, False),
     (0.35, 3, False),
     (0.6, 3, False),
     (1.0, 3, True),
