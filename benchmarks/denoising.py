@@ -24,6 +24,7 @@ import numpy as np
 
 from semiisp_plugin.apps.denoise.non_local_means import noise_level
 from semiisp_plugin.data.pairs import match_pairs, read_pair
+from semiisp_plugin.experiments.learn_data import with_tones_of
 from semiisp_plugin.io.image_io import to_float
 
 GAMMA = 2.2
@@ -41,14 +42,7 @@ def scaled(low: np.ndarray, high: np.ndarray) -> float:
 
 def toned(encoded: np.ndarray, noisy: np.ndarray, high: np.ndarray) -> float:
     """PSNR of the encoded image with its partner, whose tones are those of the noisy image."""
-    smooth = cv2.GaussianBlur(noisy, (0, 0), 1.5)
-    partner = np.empty_like(high)
-    for channel in range(3):
-        order = np.argsort(high[..., channel], axis=None, kind="stable")
-        values = np.empty(order.size, high.dtype)
-        values[order] = np.sort(smooth[..., channel], axis=None)
-        partner[..., channel] = values.reshape(high.shape[:2])
-    return psnr(encoded, partner)
+    return psnr(encoded, with_tones_of(noisy, high))
 
 
 def luminance_noise(encoded: np.ndarray) -> float:

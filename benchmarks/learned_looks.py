@@ -14,21 +14,16 @@ import argparse
 import json
 import math
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from machine import describe
 
-from semiisp_plugin.apps.denoise.non_local_means import denoise_input
 from semiisp_plugin.apps.enhance.enhancer import Enhancer
 from semiisp_plugin.apps.enhance.network import load_network
 from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair
-from semiisp_plugin.experiments.jobs import Runner
-from semiisp_plugin.experiments.learn import CANDIDATES, MODEL, RESULT, Look, Plan
-from semiisp_plugin.experiments.learn_data import look_data
+from semiisp_plugin.experiments.learn import CANDIDATES, MODEL, LearnedLook, learn, minutes_of
 from semiisp_plugin.io.image_io import to_float, to_uint8
 from semiisp_plugin.io.picture import shrink_short_side
 from semiisp_plugin.report.grids import draw_grid
@@ -86,26 +81,15 @@ def psnr(output: np.ndarray, target: np.ndarray) -> float:
     return -10 * math.log10(float(np.square(to_float(output) - to_float(target)).mean(dtype=np.float64)))
 
 
-def test(folder: Path, given: Path, photos: Path, tests: list[Pair], seed: int, workers: int) -> dict[str, object]:
+def test(folder: Path, given: Path, found: LearnedLook, tests: list[Pair], workers: int) -> dict[str, object]:
     """PSNR of the model, and of every candidate that the pairs alone train, on the test pairs."""
-    record = json.loads((folder / "look" / RESULT).read_text(encoding="utf-8"))
-    look = Look(
-        look_data([str(given)], str(photos), folder / "look" / "work", seed),
-        Plan(**record["plan"]),
-        seed,
-        record["asked"]["inputs"],
-    )
-    alone = [name for name in CANDIDATES if name != "semi"]
-    runner = Runner(workers)
-    runner.run([look.trained(name) for name in alone], "training the others on all pairs")
-    if runner.failed:
-        raise SystemExit(str(runner.failed))
+    record = found.record
     model = load_network(weights=folder / "look" / MODEL)
-    denoise = denoise_input if model.denoised else None
-    networks = {"model": model.network, **{name: look.network({name: 1.0})[0] for name in alone}}
+    networks = {"model": model.network}
+    networks |= {name: found.network({name: 1.0}, workers) for name in CANDIDATES if name != "semi"}
     if len(record["of_pairs_alone"]["kept"]) > 1:
-        networks["mean"] = look.network(record["of_pairs_alone"]["kept"])[0]
-    enhancers = {name: Enhancer(network, denoise=denoise) for name, network in networks.items()}
+        networks["mean"] = found.network(record["of_pairs_alone"]["kept"], workers)
+    enhancers = {name: Enhancer(network, denoise=model.denoise) for name, network in networks.items()}
     scores: dict[str, dict[str, float]] = {name: {} for name in enhancers}
     rows = []
     for k, pair in enumerate(tests):
@@ -148,11 +132,15 @@ def main() -> None:
             given, tests = deal(SETS[name], Path(args.data), folder, seed)
             if (folder / "result.json").is_file():
                 continue
-            command = ["basicsr", "learn", "--pairs", given, "--photos", args.photos, "--out", folder / "look"]
-            command += ["--time", args.time, "--seed", seed, "--workers", args.workers]
-            if subprocess.run([str(part) for part in command], check=False).returncode:
-                sys.exit(f"stopped at {folder}")
-            result = test(folder, given, Path(args.photos), tests, seed, args.workers)
+            found = learn(
+                [str(given)],
+                args.photos,
+                folder / "look",
+                minutes=minutes_of(args.time),
+                seed=seed,
+                workers=args.workers,
+            )
+            result = test(folder, given, found, tests, args.workers)
             (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(table(args.out, args.only, args.seeds).markdown())
     print(f"\n{describe()}")

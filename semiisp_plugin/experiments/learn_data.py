@@ -167,9 +167,8 @@ def _copied(
 def denoising_gain(image: np.ndarray, target: np.ndarray) -> float | None:
     """By how many dB an input comes closer to its target when it is denoised.
 
-    The target is given the input's tones first: of each colour the input's values, in order, take the place of the
-    target's. The input is blurred for this, so that its noise does not spread its tones. Compared is what denoisers
-    see, `semiisp_plugin.apps.denoise.non_local_means.denoise_image`.
+    The target is given the input's tones first (`with_tones_of`). Compared is what denoisers see,
+    `semiisp_plugin.apps.denoise.non_local_means.denoise_image`.
 
     Args:
         image: The input, RGB (H, W, 3), ``uint8`` or ``uint16``.
@@ -182,15 +181,31 @@ def denoising_gain(image: np.ndarray, target: np.ndarray) -> float | None:
     clean = denoise_input(noisy)
     scale = np.float32(noisy.max() or 1)
     noisy, clean = ((one / scale).clip(0, 1) ** np.float32(1 / 2.2) for one in (noisy, clean))
+    toned = with_tones_of(noisy, wanted)
+    before, after = (float(np.square(one - toned).mean(dtype=np.float64)) for one in (noisy, clean))
+    return 10 * float(np.log10(before / after)) if after > 0 else None
+
+
+def with_tones_of(noisy: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """A target with the tones of its input: of each colour the input's values, in order, take the place of its own.
+
+    The input is blurred for this (sigma 1.5 pixels), so that its noise does not spread its tones.
+
+    Args:
+        noisy: The input, (H, W, 3) ``float32`` in [0, 1].
+        target: Of that size.
+
+    Returns:
+        The same, ``float32``.
+    """
     tones = cv2.GaussianBlur(noisy, (0, 0), 1.5)
     toned = np.empty_like(noisy)
     for colour in range(3):
-        order = np.argsort(wanted[..., colour], axis=None, kind="stable")
+        order = np.argsort(target[..., colour], axis=None, kind="stable")
         values = np.empty(order.size, np.float32)
         values[order] = np.sort(tones[..., colour], axis=None)
         toned[..., colour] = values.reshape(noisy.shape[:2])
-    before, after = (float(np.square(one - toned).mean(dtype=np.float64)) for one in (noisy, clean))
-    return 10 * float(np.log10(before / after)) if after > 0 else None
+    return toned
 
 
 def _denoised(pair: Pair, *, folder: Path) -> Pair:
