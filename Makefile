@@ -31,7 +31,7 @@ learn: $(STAMP)  ## learn your look: make learn ARGS="--pairs DIR --photos DIR -
 	$(BIN)/basicsr learn $(ARGS)
 
 test: lint  ## static checks, then the test suite; options for pytest: make test ARGS="..."; JOBS=4 processes
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: $(STAMP)  ## the tests that are neither slow nor need a GPU
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow and not gpu' $(ARGS)

@@ -9,6 +9,8 @@ what breaks                     what is done
 ==============================  ======================================================================================
 torchvision >= 0.17 has no      a module of that name with ``rgb_to_grayscale`` (all that BasicSR takes from it) is put
 ``transforms.functional_tensor``  into ``sys.modules``
+torchvision imports torch's     the one function that it takes from it (for RoIAlign, unused here) imports it when it
+compiler: 4 of 11 seconds       is called
 lmdb >= 3 refuses to open the   BasicSR's ``LmdbBackend`` gets its environments from one cache per process (see
 same environment twice          ``semiisp_plugin.io.lmdb_io``), also after a fork
 resuming assumes CUDA, and looks  `run_basicsr` puts functions of its own in the place of those that read options and
@@ -22,6 +24,7 @@ or keeps the old one
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
 import os
 import re
@@ -40,6 +43,32 @@ from semiisp_plugin.registry import FILTER_REGISTRY, register
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+@contextmanager
+def _compiler_imported_late() -> Iterator[None]:
+    """Let torchvision be imported without ``torch._dynamo``, which is imported when anything of it is used."""
+    name = "torch._dynamo.utils"
+    if name in sys.modules:
+        yield
+        return
+
+    def of_the_compiler(attribute: str) -> Any:
+        if attribute.startswith("__"):  # the import system asks; importing for it would be in vain
+            raise AttributeError(attribute)
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
+        return getattr(importlib.import_module(name), attribute)
+
+    stand_in = types.ModuleType(name)
+    stand_in.is_compile_supported = lambda device: of_the_compiler("is_compile_supported")(device)  # type: ignore[attr-defined]
+    stand_in.__getattr__ = of_the_compiler  # type: ignore[method-assign]  # whatever else a torchvision takes
+    sys.modules[name] = stand_in
+    try:
+        yield
+    finally:
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
+
+
 def _install_functional_tensor() -> None:
     """Give BasicSR the torchvision module it imports and torchvision >= 0.17 no longer has (BasicSR#663)."""
     name = "torchvision.transforms.functional_tensor"
@@ -55,7 +84,8 @@ def _install_functional_tensor() -> None:
         sys.modules[name] = module
 
 
-_install_functional_tensor()
+with _compiler_imported_late():
+    _install_functional_tensor()
 
 with warnings.catch_warnings():
     # scipy.ndimage.filters and friends: BasicSR's own deprecations, nothing a user of the plugin can act on.

@@ -61,6 +61,7 @@ FRESH = """
 import importlib, json, sys
 import semiisp_plugin
 semiisp_plugin.register()
+compiler = "torch._dynamo" in sys.modules
 from semiisp_plugin import toolbox
 
 def registered():
@@ -75,6 +76,7 @@ for module in modules:
     importlib.reload(module)
 from semiisp_plugin.archs.seplut_arch import SepLUT
 json.dump({
+    "compiler": compiler,
     "first": first,
     "again": registered(),
     "latest": dict(iter(toolbox.ARCH_REGISTRY))["SepLUT"] is SepLUT,
@@ -93,6 +95,7 @@ def test_fresh_import_is_silent_and_reloading_registers_once():
     found = json.loads(done.stdout)  # nothing else was printed
     # BasicSR announces each network it builds; before that, no warning and no message.
     assert done.stderr.strip() in ("", "Network [SepLUT] is created.")
+    assert not found["compiler"], "its import takes seconds, and few commands need it"
     assert found["first"] == found["again"] == decorated()
     assert found["latest"]
     assert found["builds"]
