@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -80,6 +81,12 @@ def probes(out: Tensor) -> list[float]:
     """Mean, standard deviation and six values of an output, to compare with recorded ones."""
     flat = out.detach().reshape(-1)
     return [flat.mean().item(), flat.std().item(), *flat[:: flat.numel() // 6][:6].tolist()]
+
+
+def names_and_shapes(net: nn.Module) -> tuple[int, str]:
+    """How many tensors a network's state has, and a digest of their names and shapes."""
+    lines = sorted(f"{name} {'x'.join(map(str, value.shape))}" for name, value in net.state_dict().items())
+    return len(lines), hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def touch(root: Path, names) -> Path:

@@ -103,7 +103,7 @@ _NO_DENOISING = Sourced(False, "Sec. 4")
 _SRGB_F_ISP: Mapping[str, Sourced[Any]] = {
     "inverse_tone_mapping": Sourced(True, "Sec. 3.5, A.1", "image enhancement, sRGB in, sRGB out")
 }
-_ON_FIVEK = ("nafnet_s", "nafnet", "seplut", "pqdynamicisp")
+_ON_FIVEK = ("nafnet_s", "nafnet", "seplut", "pqdynamicisp", "csrnet")
 _ON_LOL = ("llformer", "retinexformer")
 
 
@@ -276,7 +276,7 @@ class Supervised:
         )
 
 
-_LENGTHS = ("T_max", "periods", "total_iter", "start_iter", "warmup_iter")
+_LENGTHS = ("T_max", "periods", "milestones", "total_iter", "start_iter", "warmup_iter")
 _HALVED = "its length halved with the iterations (ours)"
 
 
@@ -405,6 +405,32 @@ def _pq_training(task: Task, pairs: int) -> Supervised:
     )
 
 
+# CSRNet ..............................................................................................................
+
+_CSRNET = "CSRNet's repository"
+_CSRNET_ITERATIONS = 600_000
+
+
+def _csrnet_network(task: Task) -> Sourced[dict[str, Any]]:
+    return Sourced({"type": "CSRNet", "num_feat": 64, "condition_feat": 32}, _CSRNET)
+
+
+def _csrnet_training(task: Task, pairs: int) -> Supervised:
+    steps = list(range(100_000, _CSRNET_ITERATIONS, 100_000))
+    return Supervised(
+        iterations=Sourced(_CSRNET_ITERATIONS, _CSRNET)
+        if pairs == task.full
+        else ours(_CSRNET_ITERATIONS, "as the repository's for all pairs"),
+        batch=Sourced(1, _CSRNET),
+        crop=Sourced([1.0, 1.0], _CSRNET, "whole images"),
+        flips=Sourced((False, False), _CSRNET, "no augmentation"),
+        optimiser=Sourced({"type": "Adam", "lr": 1e-4, "betas": [0.9, 0.99]}, _CSRNET),
+        scheduler=Sourced({"type": "MultiStepLR", "milestones": steps, "gamma": 0.5}, _CSRNET),
+        losses={"pixel_opt": Sourced({"type": "L1Loss", "loss_weight": 1.0}, _CSRNET)},
+        ratio=True,
+    )
+
+
 # LLFormer ............................................................................................................
 
 _LLFORMER = "LLFormer's paper and published settings (LOL)"
@@ -486,6 +512,7 @@ MODELS: Mapping[str, TargetModel] = {
         TargetModel("nafnet", "NAFNet", None, _nafnet_network(32), _nafnet_training),
         TargetModel("seplut", "SepLUT", "SepLUT", _seplut_network, _seplut_training),
         TargetModel("pqdynamicisp", "PQDynamicISP", "PQDynamicISP", _pq_network, _pq_training),
+        TargetModel("csrnet", "CSRNet", None, _csrnet_network, _csrnet_training),
         TargetModel("llformer", "LLFormer", "LLFormer", _llformer_network, _llformer_training),
         TargetModel("retinexformer", "Retinexformer", "Retinexformer", _retinexformer_network, _retinexformer_training),
     )

@@ -37,6 +37,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
             "weights": [0.25, 0.75],
         },
     },
+    "CSRNet": {"": {"num_feat": 8, "condition_feat": 6}},
     "SepLUT": {"": {"thumbnail": 32, "n_vertices_3d": 5, "n_vertices_1d": 6}},
 }
 CLASSES = sorted(name for name, it in ARCH_REGISTRY if it.__module__.startswith("semiisp_plugin.archs."))
@@ -46,7 +47,7 @@ IDS = [f"{name}-{variant}" if variant else name for name, variant in CASES]
 LEAN = [(name, variant) for name, variant in CASES if (name, variant) != ("PQDynamicISP", "")]
 every_lean = pytest.mark.parametrize("case", LEAN, ids=["-".join(filter(None, case)) for case in LEAN])
 every = pytest.mark.parametrize("case", CASES, ids=IDS)
-FLOAT32_AT_LEAST = {"NAFNet", "KBNet_s", "LLFormer", "SepLUT"}
+FLOAT32_AT_LEAST = {"CSRNet", "NAFNet", "KBNet_s", "LLFormer", "SepLUT"}
 SIZES = [(side, 18 - side) for side in range(1, 18)] + [(side, side) for side in range(1, 18)]
 SIZES += [(1, 300), (257, 2), (33, 90)]
 
@@ -150,8 +151,8 @@ def test_cuda_is_like_the_cpu(net: nn.Module, case: tuple[str, str]) -> None:
 def test_compiles_forward_and_backward(case: tuple[str, str]) -> None:
     """One graph each way, without breaks. No code is generated, which takes ten times as long: what it computes is
     torch's affair; one network goes all the way below."""
-    if case == ("NAFNet", "local") and TORCH < (2, 5):
-        pytest.skip("torch 2.4 cannot compile torch.sym_min")
+    if case in (("CSRNet", ""), ("NAFNet", "local")) and TORCH < (2, 5):
+        pytest.skip("torch 2.4 cannot compile torch.sym_min and torch.sym_max")
     torch._dynamo.reset()
     net, image = build_copy(case), picture(1, 3, 21, 18)
     expected = net(image)

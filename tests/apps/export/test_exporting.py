@@ -28,6 +28,7 @@ NETWORKS = {
     "local": {"type": "PQDynamicISP", "inverse_tone_mapping": True, "thumbnail": 64, "grid": [2, 2]},
     "raw": {"type": "PQDynamicISP", "thumbnail": 32},
     "seplut": {"type": "SepLUT", "n_vertices_3d": 5, "n_vertices_1d": 6, "thumbnail": 32, "identity_start": True},
+    "csrnet": {"type": "CSRNet", "num_feat": 16, "condition_feat": 8},
     "nafnet": {"type": "NAFNet", "width": 4, "middle_blk_num": 0, "enc_blk_nums": [1], "dec_blk_nums": [0]},
     "larger": {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 4},
 }
@@ -63,7 +64,7 @@ def largest(found: np.ndarray, expected: np.ndarray) -> float:
     return 255 * float(np.abs(found - expected).max())
 
 
-@pytest.mark.parametrize("name", ["global", "seplut", "raw"])
+@pytest.mark.parametrize("name", ["csrnet", "global", "seplut", "raw"])
 def test_a_cube_for_an_image_is_the_network_in_other_programs(files, name, capsys):
     """colour-science reads it as it is defined, Pillow applies it."""
     colour_io = pytest.importorskip("colour.io", reason="needs colour-science")
@@ -162,6 +163,7 @@ def test_what_is_one_thing_everywhere_is_found_out(files):
 
     assert table("global") is not None
     assert table("seplut") is not None
+    assert table("csrnet") is not None
     assert table("local") is None
     assert table("nafnet") is None
 
