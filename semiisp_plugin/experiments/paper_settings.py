@@ -103,7 +103,7 @@ _NO_DENOISING = Sourced(False, "Sec. 4")
 _SRGB_F_ISP: Mapping[str, Sourced[Any]] = {
     "inverse_tone_mapping": Sourced(True, "Sec. 3.5, A.1", "image enhancement, sRGB in, sRGB out")
 }
-_ON_FIVEK = ("nafnet_s", "nafnet", "seplut", "pqdynamicisp", "csrnet")
+_ON_FIVEK = ("nafnet_s", "nafnet", "seplut", "pqdynamicisp", "csrnet", "hdrnet")
 _ON_LOL = ("llformer", "retinexformer")
 
 
@@ -431,6 +431,27 @@ def _csrnet_training(task: Task, pairs: int) -> Supervised:
     )
 
 
+# HDRNet ..............................................................................................................
+
+_HDRNET = "HDRNet's repository (its script for FiveK, expert C)"
+
+
+def _hdrnet_network(task: Task) -> Sourced[dict[str, Any]]:
+    return Sourced({"type": "HDRNet", "guide": "network", "luma_bins": 8, "spatial_bin": 16}, _HDRNET)
+
+
+def _hdrnet_training(task: Task, pairs: int) -> Supervised:
+    return Supervised(
+        iterations=ours(30_000, "nowhere said; 100 epochs of 4,500 pairs are 28,125"),
+        batch=Sourced(16, _HDRNET),
+        crop=Sourced(256, _HDRNET),
+        flips=Sourced((False, False), _HDRNET),
+        optimiser=Sourced({"type": "Adam", "lr": 1e-4}, _HDRNET),
+        scheduler=Sourced({"type": "Constant"}, _HDRNET),
+        losses={"pixel_opt": Sourced({"type": "MSELoss", "loss_weight": 1.0}, _HDRNET)},
+    )
+
+
 # LLFormer ............................................................................................................
 
 _LLFORMER = "LLFormer's paper and published settings (LOL)"
@@ -513,6 +534,7 @@ MODELS: Mapping[str, TargetModel] = {
         TargetModel("seplut", "SepLUT", "SepLUT", _seplut_network, _seplut_training),
         TargetModel("pqdynamicisp", "PQDynamicISP", "PQDynamicISP", _pq_network, _pq_training),
         TargetModel("csrnet", "CSRNet", None, _csrnet_network, _csrnet_training),
+        TargetModel("hdrnet", "HDRNet", None, _hdrnet_network, _hdrnet_training),
         TargetModel("llformer", "LLFormer", "LLFormer", _llformer_network, _llformer_training),
         TargetModel("retinexformer", "Retinexformer", "Retinexformer", _retinexformer_network, _retinexformer_training),
     )

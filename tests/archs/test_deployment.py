@@ -38,6 +38,10 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "CSRNet": {"": {"num_feat": 8, "condition_feat": 6}},
+    "HDRNet": {
+        "": {"luma_bins": 2, "spatial_bin": 4, "thumbnail": 32, "guide_feat": 4},
+        "curves": {"luma_bins": 2, "spatial_bin": 4, "thumbnail": 32, "guide": "curves"},
+    },
     "SepLUT": {"": {"thumbnail": 32, "n_vertices_3d": 5, "n_vertices_1d": 6}},
 }
 CLASSES = sorted(name for name, it in ARCH_REGISTRY if it.__module__.startswith("semiisp_plugin.archs."))
@@ -47,7 +51,7 @@ IDS = [f"{name}-{variant}" if variant else name for name, variant in CASES]
 LEAN = [(name, variant) for name, variant in CASES if (name, variant) != ("PQDynamicISP", "")]
 every_lean = pytest.mark.parametrize("case", LEAN, ids=["-".join(filter(None, case)) for case in LEAN])
 every = pytest.mark.parametrize("case", CASES, ids=IDS)
-FLOAT32_AT_LEAST = {"CSRNet", "NAFNet", "KBNet_s", "LLFormer", "SepLUT"}
+FLOAT32_AT_LEAST = {"CSRNet", "HDRNet", "NAFNet", "KBNet_s", "LLFormer", "SepLUT"}
 SIZES = [(side, 18 - side) for side in range(1, 18)] + [(side, side) for side in range(1, 18)]
 SIZES += [(1, 300), (257, 2), (33, 90)]
 

@@ -45,6 +45,7 @@ SMALL = {
     "NAFNet": {"width": 4, "enc_blk_nums": [1, 1, 1, 1], "middle_blk_num": 1, "dec_blk_nums": [1, 1, 1, 1]},
     "SepLUT": {"n_vertices_3d": 5, "n_vertices_1d": 5, "thumbnail": 32},
     "PQDynamicISP": {"thumbnail": 32},
+    "HDRNet": {"luma_bins": 2, "spatial_bin": 4, "thumbnail": 32},
     "CSRNet": {"num_feat": 8, "condition_feat": 4},
     "LLFormer": {"dim": 4, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1},
     "Retinexformer": {"n_feat": 4, "num_blocks": [1, 1, 1]},
@@ -54,6 +55,7 @@ PARAMETERS = {  # of the full networks, in millions
     "nafnet": 29.16,
     "seplut": 0.120,
     "csrnet": 0.0365,
+    "hdrnet": 0.482,
     "retinexformer": 1.61,
 }
 
