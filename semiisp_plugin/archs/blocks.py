@@ -50,6 +50,23 @@ def as_thumbnail(image: Tensor, side: int, *, antialias: bool = False) -> Tensor
     return F.interpolate(image, size=(side, side), mode="bilinear", align_corners=False, antialias=antialias)
 
 
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Pad (N, C, H, W) at the bottom and the right to sides that are multiples of ``multiple``, by reflection.
+
+    An axis too short to be reflected is padded by repeating its last pixel.
+    """
+    # By an index, without branches: an exported graph is for all sizes. One axis at a time: reflection needs more
+    # pixels than it adds, and an axis that lacks them must not decide for the other.
+    for axis in (2, 3):
+        side = image.shape[axis]
+        more = -side % multiple
+        places = torch.arange(side + more, device=image.device)
+        last = torch.full_like(places, side - 1)
+        beyond = torch.where(torch.full_like(places, more) < side, 2 * last - places, last)
+        image = image.index_select(axis, torch.where(places < side, places, beyond))
+    return image
+
+
 def check_image(network: str, image: Tensor, channels: int = N_COLOURS) -> None:
     """Raise ValueError unless ``image`` is a batch (N, channels, H, W) with pixels."""
     if image.ndim != 4 or image.shape[1] != channels:

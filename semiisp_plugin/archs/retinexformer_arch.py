@@ -22,7 +22,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, check_image, likeness
+from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, check_image, likeness, pad_to_multiple
 from semiisp_plugin.options.ranges import BlocksOfLevels, Channels
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
@@ -255,23 +255,9 @@ class Retinexformer(nn.Module):
         """
         check_image("Retinexformer", image)
         height, width = image.shape[-2:]
-        x = _pad_to_multiple(image, self.multiple)
+        x = pad_to_multiple(image, self.multiple)
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
             # Attention and norms take the channels of a pixel side by side: so laid out, a CPU copies less.
             x = x.contiguous(memory_format=torch.channels_last)
         out: Tensor = self.body(x)
         return out[..., :height, :width].contiguous()
-
-
-def _pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Pad (N, C, H, W) at the bottom and the right to sides that are multiples of ``multiple``."""
-    # By an index, without branches: an exported graph is for all sizes. One axis at a time: reflection needs more
-    # pixels than it adds, and an axis that lacks them must not decide for the other.
-    for axis in (2, 3):
-        side = image.shape[axis]
-        more = -side % multiple
-        places = torch.arange(side + more, device=image.device)
-        last = torch.full_like(places, side - 1)
-        beyond = torch.where(torch.full_like(places, more) < side, 2 * last - places, last)
-        image = image.index_select(axis, torch.where(places < side, places, beyond))
-    return image

@@ -104,7 +104,7 @@ _SRGB_F_ISP: Mapping[str, Sourced[Any]] = {
     "inverse_tone_mapping": Sourced(True, "Sec. 3.5, A.1", "image enhancement, sRGB in, sRGB out")
 }
 _ON_FIVEK = ("nafnet_s", "nafnet", "seplut", "pqdynamicisp", "csrnet", "hdrnet")
-_ON_LOL = ("llformer", "retinexformer")
+_ON_LOL = ("llformer", "retinexformer", "cidnet")
 
 
 def _fivek(name: str, title: str, paper: str, raw: bool, f_isp: Mapping[str, Sourced[Any]]) -> Task:
@@ -526,6 +526,34 @@ def _retinexformer_network(task: Task) -> Sourced[dict[str, Any]]:
     return Sourced(values, _RETINEXFORMER)
 
 
+# CIDNet ..............................................................................................................
+
+_CIDNET = "CIDNet's repository"
+_CIDNET_BATCH = 8
+
+
+def _cidnet_network(task: Task) -> Sourced[dict[str, Any]]:
+    return Sourced({"type": "CIDNet", "channels": [36, 36, 72, 144], "heads": [2, 4, 8]}, _CIDNET)
+
+
+def _cidnet_training(task: Task, pairs: int) -> Supervised:
+    total, warmup = 1000 * -(-task.full // _CIDNET_BATCH), 3 * -(-pairs // _CIDNET_BATCH)
+    lengths = f"1,000 epochs of {task.full} pairs"
+    return Supervised(
+        iterations=Sourced(total, _CIDNET, lengths) if pairs == task.full else ours(total, f"as for {lengths}"),
+        batch=Sourced(_CIDNET_BATCH, _CIDNET),
+        crop=Sourced(256, _CIDNET),
+        flips=Sourced((True, True), _CIDNET, "both flips; turns are BasicSR's addition to the second"),
+        optimiser=Sourced({"type": "Adam", "lr": 1e-4}, _CIDNET),
+        scheduler=Sourced({"type": "CosineAnnealing", "eta_min": 1e-7, "start_iter": warmup}, _CIDNET),
+        losses={
+            "pixel_opt": Sourced({"type": "L1Loss", "loss_weight": 1.0}, _CIDNET, "without its terms in HVI"),
+            "ssim_opt": Sourced({"type": "SSIMLoss", "loss_weight": 0.5}, _CIDNET, "without its edge and VGG terms"),
+        },
+        more={"warmup_iter": Sourced(warmup, _CIDNET, f"3 epochs of {pairs} pairs")},
+    )
+
+
 MODELS: Mapping[str, TargetModel] = {
     model.name: model
     for model in (
@@ -537,6 +565,7 @@ MODELS: Mapping[str, TargetModel] = {
         TargetModel("hdrnet", "HDRNet", None, _hdrnet_network, _hdrnet_training),
         TargetModel("llformer", "LLFormer", "LLFormer", _llformer_network, _llformer_training),
         TargetModel("retinexformer", "Retinexformer", "Retinexformer", _retinexformer_network, _retinexformer_training),
+        TargetModel("cidnet", "CIDNet", None, _cidnet_network, _cidnet_training),
     )
 }
 """The paper's target models, and NAFNet in its published size, by name."""

@@ -37,6 +37,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
             "weights": [0.25, 0.75],
         },
     },
+    "CIDNet": {"": {"channels": [4, 4, 8, 8], "heads": [1, 2, 2]}},
     "CSRNet": {"": {"num_feat": 8, "condition_feat": 6}},
     "HDRNet": {
         "": {"luma_bins": 2, "spatial_bin": 4, "thumbnail": 32, "guide_feat": 4},
@@ -51,7 +52,7 @@ IDS = [f"{name}-{variant}" if variant else name for name, variant in CASES]
 LEAN = [(name, variant) for name, variant in CASES if (name, variant) != ("PQDynamicISP", "")]
 every_lean = pytest.mark.parametrize("case", LEAN, ids=["-".join(filter(None, case)) for case in LEAN])
 every = pytest.mark.parametrize("case", CASES, ids=IDS)
-FLOAT32_AT_LEAST = {"CSRNet", "HDRNet", "NAFNet", "KBNet_s", "LLFormer", "SepLUT"}
+FLOAT32_AT_LEAST = {"CIDNet", "CSRNet", "HDRNet", "NAFNet", "KBNet_s", "LLFormer", "SepLUT"}
 SIZES = [(side, 18 - side) for side in range(1, 18)] + [(side, side) for side in range(1, 18)]
 SIZES += [(1, 300), (257, 2), (33, 90)]
 

@@ -24,6 +24,7 @@ SEPLUT_PPR = {"type": "SepLUT", "backbone": "res18", "n_ranks": 5}
 NAFNET = {"type": "NAFNet", "width": 4, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]}
 NAFNET_LOCAL = {**NAFNET, "tlc_train_size": 24}
 CSRNET = {"type": "CSRNet", "num_feat": 8, "condition_feat": 4}
+CIDNET = {"type": "CIDNet", "channels": [4, 4, 8, 8], "heads": [1, 2, 2]}
 RETINEXFORMER = {"type": "Retinexformer", "n_feat": 8}
 
 
@@ -67,6 +68,7 @@ def parallel(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         (SEPLUT, lambda state: state, {}),
         (NAFNET, lambda state: {"params": state}, {}),
         (NAFNET_LOCAL, lambda state: {"params": parallel(state)}, {}),
+        (CIDNET, lambda state: state, {}),
         (CSRNET, lambda state: state, {}),
         (RETINEXFORMER, lambda state: {"params": state}, {}),
         (RETINEXFORMER, lambda state: {"params": parallel(state)}, {}),
