@@ -104,7 +104,7 @@ _SRGB_F_ISP: Mapping[str, Sourced[Any]] = {
     "inverse_tone_mapping": Sourced(True, "Sec. 3.5, A.1", "image enhancement, sRGB in, sRGB out")
 }
 _ON_FIVEK = ("nafnet_s", "nafnet", "seplut", "pqdynamicisp", "csrnet", "hdrnet")
-_ON_LOL = ("llformer", "retinexformer", "cidnet")
+_ON_LOL = ("llformer", "retinexformer", "cidnet", "snr_aware")
 
 
 def _fivek(name: str, title: str, paper: str, raw: bool, f_isp: Mapping[str, Sourced[Any]]) -> Task:
@@ -554,6 +554,39 @@ def _cidnet_training(task: Task, pairs: int) -> Supervised:
     )
 
 
+# SNR-Aware ...........................................................................................................
+
+_SNR_AWARE = "SNR-Aware's repository"
+_SNR_AWARE_STEPS = 600_000
+
+
+def _snr_aware_network(task: Task) -> Sourced[dict[str, Any]]:
+    values = {"type": "SNRAware", "num_feat": 64, "num_block": 6, "layers": 6, "heads": 8, "head_feat": 64}
+    return Sourced(values, _SNR_AWARE)
+
+
+def _snr_aware_training(task: Task, pairs: int) -> Supervised:
+    real = task.name == "lolv2_real"
+    own = pairs == task.full
+    return Supervised(
+        iterations=Sourced(_SNR_AWARE_STEPS, _SNR_AWARE) if own else ours(_SNR_AWARE_STEPS, "as for all pairs"),
+        batch=Sourced(4 if real else 32, _SNR_AWARE),
+        crop=Sourced(128, _SNR_AWARE),
+        flips=Sourced((True, True), _SNR_AWARE),
+        optimiser=Sourced({"type": "Adam", "lr": 4e-4, "betas": [0.9, 0.99]}, _SNR_AWARE),
+        scheduler=Sourced(
+            {"type": "MultiStepLR", "milestones": [50_000, 100_000, 200_000, 300_000], "gamma": 0.5}, _SNR_AWARE
+        ),
+        losses={
+            "pixel_opt": Sourced(
+                {"type": "CharbonnierLoss", "loss_weight": 1.0, "eps": 1e-6},
+                _SNR_AWARE,
+                "the mean where they sum, which Adam does not tell apart" + (", without its VGG term" if real else ""),
+            )
+        },
+    )
+
+
 MODELS: Mapping[str, TargetModel] = {
     model.name: model
     for model in (
@@ -566,6 +599,7 @@ MODELS: Mapping[str, TargetModel] = {
         TargetModel("llformer", "LLFormer", "LLFormer", _llformer_network, _llformer_training),
         TargetModel("retinexformer", "Retinexformer", "Retinexformer", _retinexformer_network, _retinexformer_training),
         TargetModel("cidnet", "CIDNet", None, _cidnet_network, _cidnet_training),
+        TargetModel("snr_aware", "SNR-Aware", None, _snr_aware_network, _snr_aware_training),
     )
 }
 """The paper's target models, and NAFNet in its published size, by name."""

@@ -43,6 +43,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "": {"luma_bins": 2, "spatial_bin": 4, "thumbnail": 32, "guide_feat": 4},
         "curves": {"luma_bins": 2, "spatial_bin": 4, "thumbnail": 32, "guide": "curves"},
     },
+    "SNRAware": {"": {"num_feat": 4, "num_block": 1, "layers": 1, "heads": 2, "head_feat": 4}},
     "SepLUT": {"": {"thumbnail": 32, "n_vertices_3d": 5, "n_vertices_1d": 6}},
 }
 CLASSES = sorted(name for name, it in ARCH_REGISTRY if it.__module__.startswith("semiisp_plugin.archs."))
@@ -52,7 +53,7 @@ IDS = [f"{name}-{variant}" if variant else name for name, variant in CASES]
 LEAN = [(name, variant) for name, variant in CASES if (name, variant) != ("PQDynamicISP", "")]
 every_lean = pytest.mark.parametrize("case", LEAN, ids=["-".join(filter(None, case)) for case in LEAN])
 every = pytest.mark.parametrize("case", CASES, ids=IDS)
-FLOAT32_AT_LEAST = {"CIDNet", "CSRNet", "HDRNet", "NAFNet", "KBNet_s", "LLFormer", "SepLUT"}
+FLOAT32_AT_LEAST = {"CIDNet", "CSRNet", "HDRNet", "NAFNet", "KBNet_s", "LLFormer", "SNRAware", "SepLUT"}
 SIZES = [(side, 18 - side) for side in range(1, 18)] + [(side, side) for side in range(1, 18)]
 SIZES += [(1, 300), (257, 2), (33, 90)]
 
@@ -192,7 +193,7 @@ def needs_onnx() -> None:
 def test_onnx_of_any_size(net: nn.Module, case: tuple[str, str], tmp_path: Path) -> None:
     """ONNX Runtime gives what torch gives, at sizes other than that of the export."""
     needs_onnx()
-    side = SMALL[case[0]][case[1]].get("thumbnail")
+    side = SMALL[case[0]][case[1]].get("thumbnail", 18 if case[0] == "SNRAware" else None)  # of several tokens
     file = tmp_path / "net.onnx"
     # Of their own thumbnails, or smaller than the windows of the local one; not simplified: it takes half the time.
     write_graph(net, file, (side, side) if side else (16, 14), optimize=False)
