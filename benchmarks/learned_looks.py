@@ -5,7 +5,8 @@
 
 A seed deals the pairs of a data set into those that are given to `learn` and test pairs. The model is tested at full
 resolution, through the same code as `basicsr enhance`. It is compared with every candidate that the pairs alone
-train, on all the pairs that were given: with the one that is best on the test pairs, which nobody can know before.
+train, on all the pairs that were given: with the one that is best on the test pairs, which nobody can know before; and
+with the weighted mean of them that `learn` would have kept without photographs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from machine import describe
@@ -87,8 +89,7 @@ def test(folder: Path, given: Path, found: LearnedLook, tests: list[Pair], worke
     model = load_network(weights=folder / "look" / MODEL)
     networks = {"model": model.network}
     networks |= {name: found.network({name: 1.0}, workers) for name in CANDIDATES if name != "semi"}
-    if len(record["of_pairs_alone"]["kept"]) > 1:
-        networks["mean"] = found.network(record["of_pairs_alone"]["kept"], workers)
+    networks["mean"] = found.network(record["of_pairs_alone"]["kept"], workers)
     enhancers = {name: Enhancer(network, denoise=model.denoise) for name, network in networks.items()}
     scores: dict[str, dict[str, float]] = {name: {} for name in enhancers}
     rows = []
@@ -148,19 +149,19 @@ def main() -> None:
 
 def table(out: str, names: list[str], seeds: list[int]) -> Table:
     """A row of each data set, over the seeds that are there."""
+
+    def scores(done: dict[int, dict[str, Any]], system: str) -> dict[tuple[int, str], float]:
+        return {(seed, key): value for seed, one in done.items() for key, value in one["psnr"][system].items()}
+
     rows = []
     for name in names:
         found = {seed: Path(out, f"{name}-{seed}", "result.json") for seed in seeds}
         done = {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in found.items() if path.is_file()}
         if not done:
             continue
-        model = {(seed, key): value for seed, one in done.items() for key, value in one["psnr"]["model"].items()}
+        model = scores(done, "model")
         # The strongest in the mean over all seeds.
-        others = [other for other in next(iter(done.values()))["psnr"] if other not in ("model", "mean")]
-        of = {
-            other: {(seed, key): value for seed, one in done.items() for key, value in one["psnr"][other].items()}
-            for other in others
-        }
+        of = {other: scores(done, other) for other in CANDIDATES if other != "semi"}
         best = max(of, key=lambda other: float(np.mean(list(of[other].values()))))
         errors = [float(np.mean(list(one["psnr"]["model"].values()))) - one["estimate"] for one in done.values()]
         rows.append(
@@ -171,6 +172,7 @@ def table(out: str, names: list[str], seeds: list[int]) -> Table:
                 CANDIDATES[best][1],
                 f"{np.mean(list(of[best].values())):.2f}",
                 str(paired_difference(model, of[best])),
+                str(paired_difference(model, scores(done, "mean"))),
                 ", ".join(
                     f"{error:+.2f} ({error / one['standard_error']:+.1f})"
                     for error, one in zip(errors, done.values(), strict=True)
@@ -178,7 +180,11 @@ def table(out: str, names: list[str], seeds: list[int]) -> Table:
             )
         )
     heads = ("data", "pairs", "learned [dB]", "strongest on the pairs alone", "[dB]", "difference [dB]")
-    return Table((*heads, "test minus own estimate [dB] (in standard errors)"), rows, (1, 2, 4))
+    return Table(
+        (*heads, "over the weighted mean of those [dB]", "test minus own estimate [dB] (in standard errors)"),
+        rows,
+        (1, 2, 4),
+    )
 
 
 if __name__ == "__main__":
