@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,8 +51,10 @@ def as_thumbnail(image: Tensor, side: int, *, antialias: bool = False) -> Tensor
     return F.interpolate(image, size=(side, side), mode="bilinear", align_corners=False, antialias=antialias)
 
 
-def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+def pad_to_multiple(image: Tensor, multiple: int, least: int = 0) -> Tensor:
     """Pad (N, C, H, W) at the bottom and the right to sides that are multiples of ``multiple``, by reflection.
+
+    Sides of fewer than ``least`` pixels, a multiple itself, are padded to that.
 
     An axis too short to be reflected is padded by repeating its last pixel.
     """
@@ -59,12 +62,23 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     # pixels than it adds, and an axis that lacks them must not decide for the other.
     for axis in (2, 3):
         side = image.shape[axis]
-        more = -side % multiple
+        more: Any = -side % multiple  # a number, or a symbol of one while a graph is made
+        if least:
+            more = torch.sym_max(more, least - side)
         places = torch.arange(side + more, device=image.device)
         last = torch.full_like(places, side - 1)
         beyond = torch.where(torch.full_like(places, more) < side, 2 * last - places, last)
         image = image.index_select(axis, torch.where(places < side, places, beyond))
     return image
+
+
+def pack_mosaic(image: Tensor) -> Tensor:
+    """Sample an RGB image as a Bayer mosaic, (N, 3, H, W) -> (N, 4, H / 2, W / 2), of even sides.
+
+    The channels are the pixels of each 2x2 in the order of rows: red, green, green, blue.
+    """
+    upper, lower = image[:, :2, ::2], image[:, 1:, 1::2]
+    return torch.cat([upper[:, :1, :, ::2], upper[:, 1:, :, 1::2], lower[:, :1, :, ::2], lower[:, 1:, :, 1::2]], dim=1)
 
 
 def check_image(network: str, image: Tensor, channels: int = N_COLOURS) -> None:

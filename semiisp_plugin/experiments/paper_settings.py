@@ -103,8 +103,8 @@ _NO_DENOISING = Sourced(False, "Sec. 4")
 _SRGB_F_ISP: Mapping[str, Sourced[Any]] = {
     "inverse_tone_mapping": Sourced(True, "Sec. 3.5, A.1", "image enhancement, sRGB in, sRGB out")
 }
-_ON_FIVEK = ("nafnet_s", "nafnet", "seplut", "pqdynamicisp", "csrnet", "hdrnet")
-_ON_LOL = ("llformer", "retinexformer", "cidnet", "snr_aware")
+_ON_FIVEK = ("nafnet_s", "nafnet", "seplut", "pqdynamicisp", "csrnet", "hdrnet", "syenet", "namedcurves", "microisp")
+_ON_LOL = ("llformer", "retinexformer", "cidnet", "syenet", "snr_aware")
 
 
 def _fivek(name: str, title: str, paper: str, raw: bool, f_isp: Mapping[str, Sourced[Any]]) -> Task:
@@ -452,6 +452,96 @@ def _hdrnet_training(task: Task, pairs: int) -> Supervised:
     )
 
 
+# SYENet ..............................................................................................................
+
+_SYENET = "SYENet's repository (low-light enhancement)"
+_SYENET_BATCH = 4
+_SYENET_EPOCHS = 200
+
+
+def _syenet_network(task: Task) -> Sourced[dict[str, Any]]:
+    return Sourced({"type": "SYENet", "rep_scale": 4}, _SYENET)
+
+
+def _syenet_training(task: Task, pairs: int) -> Supervised:
+    epoch = -(-task.full // _SYENET_BATCH)
+    total, lengths = _SYENET_EPOCHS * epoch, f"{_SYENET_EPOCHS} epochs of {task.full} pairs"
+    return Supervised(
+        iterations=Sourced(total, _SYENET, f"{lengths}, without its warm-up")
+        if pairs == task.full
+        else ours(total, f"as for {lengths}"),
+        batch=Sourced(_SYENET_BATCH, _SYENET, "its batch norms need 2 or more"),
+        crop=Sourced(task.size.value, _SYENET, "whole images, all but those of FiveK that are longer"),
+        flips=Sourced((False, False), _SYENET, "no augmentation"),
+        optimiser=Sourced({"type": "Adam", "lr": 1e-3}, _SYENET),
+        scheduler=Sourced(
+            {"type": "CosineAnnealingRestartLR", "periods": [50 * epoch, 100 * epoch, 50 * epoch], "eta_min": 1e-7},
+            _SYENET,
+            "there the last of its cycles is cut off after 50 of 200 epochs; it is whole here (ours)",
+        ),
+        losses={
+            "pixel_opt": Sourced({"type": "OutlierAwareLoss", "loss_weight": 1.0}, _SYENET),
+            "perceptual_opt": Sourced({"type": "CosineLoss", "loss_weight": 1.0}, _SYENET),
+        },
+    )
+
+
+# NamedCurves .........................................................................................................
+
+_NAMEDCURVES = "NamedCurves' repository"
+_NAMEDCURVES_BATCH = 8
+
+
+def _namedcurves_network(task: Task) -> Sourced[dict[str, Any]]:
+    values = {"type": "NamedCurves", "skip_feat": 64, "curve_feat": 64}
+    return Sourced(values, _NAMEDCURVES, "with the plugin's table of colour names: set colour_table for the published")
+
+
+def _namedcurves_training(task: Task, pairs: int) -> Supervised:
+    total, lengths = 100 * -(-task.full // _NAMEDCURVES_BATCH), f"100 epochs of {task.full} pairs"
+    return Supervised(
+        iterations=Sourced(total, _NAMEDCURVES, lengths) if pairs == task.full else ours(total, f"as for {lengths}"),
+        batch=Sourced(_NAMEDCURVES_BATCH, _NAMEDCURVES),
+        crop=Sourced(256, _NAMEDCURVES),
+        flips=Sourced((True, True), _NAMEDCURVES, "both flips; turns are BasicSR's addition to the second"),
+        optimiser=Sourced({"type": "Adam", "lr": 1e-4}, _NAMEDCURVES),
+        scheduler=Sourced({"type": "Constant"}, _NAMEDCURVES),
+        losses={
+            "pixel_opt": Sourced({"type": "MSELoss", "loss_weight": 1.0}, _NAMEDCURVES),
+            "ssim_opt": Sourced({"type": "SSIMLoss", "loss_weight": 1.0, "window_size": 5}, _NAMEDCURVES),
+        },
+        more={
+            "deep_supervision": Sourced(
+                {"module": "backbone", "weight": 0.5}, _NAMEDCURVES, "the squared error of its backbone's image"
+            ),
+        },
+    )
+
+
+# MicroISP ............................................................................................................
+
+_MICROISP = "its recipe is not known; MSE and VGG as in its paper, in one stage"
+
+
+def _microisp_network(task: Task) -> Sourced[dict[str, Any]]:
+    return ours({"type": "MicroISP", "num_feat": 4}, "for images of three channels; the published one reads a mosaic")
+
+
+def _microisp_training(task: Task, pairs: int) -> Supervised:
+    return Supervised(
+        iterations=ours(100_000, _MICROISP),
+        batch=ours(16, _MICROISP),
+        crop=ours(256, "its attention needs 81 pixels a side"),
+        flips=ours((True, False), "as in phase 2"),
+        optimiser=ours({"type": "Adam", "lr": 5e-4}, _MICROISP),
+        scheduler=ours({"type": "CosineAnnealing", "eta_min": 5e-5}, _MICROISP),
+        losses={
+            "pixel_opt": ours({"type": "MSELoss", "loss_weight": 1.0}, _MICROISP),
+            "perceptual_opt": ours({"type": "VGGPerceptualLoss", "loss_weight": VGG_WEIGHT}, _MICROISP),
+        },
+    )
+
+
 # LLFormer ............................................................................................................
 
 _LLFORMER = "LLFormer's paper and published settings (LOL)"
@@ -596,6 +686,9 @@ MODELS: Mapping[str, TargetModel] = {
         TargetModel("pqdynamicisp", "PQDynamicISP", "PQDynamicISP", _pq_network, _pq_training),
         TargetModel("csrnet", "CSRNet", None, _csrnet_network, _csrnet_training),
         TargetModel("hdrnet", "HDRNet", None, _hdrnet_network, _hdrnet_training),
+        TargetModel("syenet", "SYENet", None, _syenet_network, _syenet_training),
+        TargetModel("namedcurves", "NamedCurves", None, _namedcurves_network, _namedcurves_training),
+        TargetModel("microisp", "MicroISP", None, _microisp_network, _microisp_training),
         TargetModel("llformer", "LLFormer", "LLFormer", _llformer_network, _llformer_training),
         TargetModel("retinexformer", "Retinexformer", "Retinexformer", _retinexformer_network, _retinexformer_training),
         TargetModel("cidnet", "CIDNet", None, _cidnet_network, _cidnet_training),

@@ -1,6 +1,7 @@
-"""Penalties on what parts of a network give, a sample: on large values, or on rough and falling lookup tables.
+"""Penalties on what parts of a network give, a sample: large values, rough and falling lookup tables, or wrong images.
 
-SepLUT's "sparsity" term, 1e-4 times the mean square of the weights that mix its 3D tables, is one on large values.
+SepLUT's "sparsity" term, 1e-4 times the mean square of the weights that mix its 3D tables, is one on large values;
+NamedCurves' term of its backbone, half of its squared error, is one on wrong images.
 """
 
 from __future__ import annotations
@@ -41,23 +42,27 @@ class OutputPenalty:
         if module.training and torch.is_grad_enabled():
             self._outputs.append(output)
 
-    def of(self, output: Tensor) -> Tensor:
-        """The penalty of one output ``(N, ...)``: ``(N,)``, float32 at least."""
+    def of(self, output: Tensor, target: Tensor) -> Tensor:
+        """The penalty of one output ``(N, ...)`` with the target ``(N, C, H, W)``: ``(N,)``, float32 at least."""
         raise NotImplementedError
 
     def clear(self) -> None:
         """Forget what was noted."""
         self._outputs.clear()
 
-    def take(self, batch_size: int) -> Tensor:
+    def take(self, target: Tensor) -> Tensor:
         """The penalty of each sample, ``(N,)`` float32, of what was noted since the last call.
 
         A module that ran several times counts each time.
+
+        Args:
+            target: ``(N, C, H, W)``, what the network's output should be.
 
         Raises:
             ValueError: None ran, or one gives something else than a tensor ``(N, ...)``.
         """
         outputs, self._outputs = self._outputs, []
+        batch_size = len(target)
         if not outputs:
             raise ValueError(f"{self.where} did not run in the network's forward pass; name a module that does.")
         for output in outputs:
@@ -66,7 +71,7 @@ class OutputPenalty:
                 raise ValueError(
                     f"{self.where} gives {shape}; it has to be a tensor of {batch_size} samples, (N, ...)."
                 )
-        return torch.stack([self.of(output) for output in outputs]).sum(0)
+        return torch.stack([self.of(output, target) for output in outputs]).sum(0)
 
 
 class ActivityPenalty(OutputPenalty):
@@ -84,21 +89,42 @@ class ActivityPenalty(OutputPenalty):
     def __init__(self, networks: Mapping[str, nn.Module], module: str, weight: float = 1e-4) -> None:
         self.weight = weight
         where = "train:activity_penalty:module:"
-        modules = []
-        for key, network in networks.items():
-            bare = _bare(network)
-            found = dict(bare.named_modules())
-            if not module or module not in found:
-                raise ValueError(
-                    f"{where} {key} ({type(bare).__name__}) has no module '{module}'"
-                    f"{nearest(module, found)} It has: {', '.join([n for n in found if n][:_LISTED])}."
-                )
-            modules.append(found[module])
-        super().__init__(modules, f"{where} '{module}'")
+        super().__init__(_named(networks, module, where), f"{where} '{module}'")
 
-    def of(self, output: Tensor) -> Tensor:
+    def of(self, output: Tensor, target: Tensor) -> Tensor:
         """See `OutputPenalty.of`."""
         return self.weight * per_sample(full_precision(output).square())
+
+
+class DeepSupervision(OutputPenalty):
+    """The mean squared error of an image that a named module gives, as if it were the network's output.
+
+    Args:
+        networks: As of `ActivityPenalty`.
+        module: Its name; `NamedCurves`: ``backbone``.
+        weight: Factor of the error; NamedCurves': 0.5.
+
+    Raises:
+        ValueError: A network has no such module; the message names the nearest, or those that there are.
+    """
+
+    def __init__(self, networks: Mapping[str, nn.Module], module: str, weight: float = 0.5) -> None:
+        self.weight = weight
+        where = "train:deep_supervision:module:"
+        super().__init__(_named(networks, module, where), f"{where} '{module}'")
+
+    def of(self, output: Tensor, target: Tensor) -> Tensor:
+        """See `OutputPenalty.of`.
+
+        Raises:
+            ValueError: The module's image is not of the target's size.
+        """
+        if output.shape != target.shape:
+            raise ValueError(
+                f"{self.where} gives {tuple(output.shape)}, and the targets are {tuple(target.shape)}; name a module "
+                f"that gives an image of their size."
+            )
+        return self.weight * per_sample((full_precision(output) - target).square())
 
 
 class TablePenalty(OutputPenalty):
@@ -145,9 +171,24 @@ class TablePenalty(OutputPenalty):
             modules += found
         super().__init__(modules, "train:table_penalty: a module of tables")
 
-    def of(self, output: Tensor) -> Tensor:
+    def of(self, output: Tensor, target: Tensor) -> Tensor:
         """See `OutputPenalty.of`."""
         return self.smoothness * roughness(output) + self.monotonicity * falls(output, self.axes)
+
+
+def _named(networks: Mapping[str, nn.Module], module: str, where: str) -> list[nn.Module]:
+    """The module of that name of each network."""
+    modules = []
+    for key, network in networks.items():
+        bare = _bare(network)
+        found = dict(bare.named_modules())
+        if not module or module not in found:
+            raise ValueError(
+                f"{where} {key} ({type(bare).__name__}) has no module '{module}'"
+                f"{nearest(module, found)} It has: {', '.join([n for n in found if n][:_LISTED])}."
+            )
+        modules.append(found[module])
+    return modules
 
 
 def networks_with_tables() -> list[str]:

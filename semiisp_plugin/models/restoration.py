@@ -24,7 +24,7 @@ from semiisp_plugin.losses.per_sample import full_precision, per_sample
 from semiisp_plugin.metrics import prepare_metric
 from semiisp_plugin.models.checkpointed import CheckpointedModel
 from semiisp_plugin.models.learning_rate import schedule_factor
-from semiisp_plugin.models.output_penalties import ActivityPenalty, OutputPenalty, TablePenalty
+from semiisp_plugin.models.output_penalties import ActivityPenalty, DeepSupervision, OutputPenalty, TablePenalty
 from semiisp_plugin.models.random_state import iteration_generator
 from semiisp_plugin.models.step_guard import Statistics, StepGuard, gradient_norm
 from semiisp_plugin.models.validation import validate
@@ -136,6 +136,8 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         self.penalties: dict[str, OutputPenalty] = {}
         if train.get("activity_penalty"):
             self.penalties["l_penalty"] = ActivityPenalty(networks, **train["activity_penalty"])
+        if train.get("deep_supervision"):
+            self.penalties["l_deep"] = DeepSupervision(networks, **train["deep_supervision"])
         if train.get("table_penalty") is not None:
             self.penalties["l_tables"] = TablePenalty(networks, **train["table_penalty"])
         self.setup_optimizers()
@@ -263,9 +265,9 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         return losses, parts
 
     def penalised(self, losses: Tensor) -> Tensor:
-        """The loss of each sample with what ``train:activity_penalty`` and ``train:table_penalty`` add to it.
+        """The loss of each sample with what ``train:activity_penalty`` and its like add to it.
 
-        They are logged as ``l_penalty`` and ``l_tables``.
+        They are logged as ``l_penalty``, ``l_deep`` (``deep_supervision``) and ``l_tables`` (``table_penalty``).
 
         Called after the forward pass and with the losses that the step is made of. What a filter looks at, and what is
         logged as the losses, is without it: it measures the network and not how well a sample is learned.
@@ -277,7 +279,7 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
             ``(N,)``.
         """
         for name, penalty in self.penalties.items():
-            values = penalty.take(len(losses))
+            values = penalty.take(self.gt)
             self.record(**{name: values.mean()})
             losses = losses + values
         return losses

@@ -270,6 +270,13 @@ class ActivityPenalty(Strict):
     weight: Annotated[NotNegative, doc("Factor of the penalty; SepLUT's: 1e-4.")] = 1e-4
 
 
+class DeepSupervision(Strict):
+    """The squared error of an image that a part of the network gives (NamedCurves' term of its backbone)."""
+
+    module: Annotated[str, doc("Name of the part, as in PyTorch: `backbone` of NamedCurves.")]
+    weight: Annotated[NotNegative, doc("Factor of the mean squared error; NamedCurves': 0.5.")] = 0.5
+
+
 class TablePenalty(Strict):
     """The lookup tables that a network (`SepLUT`) predicts are kept smooth and monotone."""
 
@@ -404,6 +411,9 @@ class Train(Strict):
     ] = None
     activity_penalty: Annotated[
         ActivityPenalty | None, doc("A loss on what a part of the network gives; not seen by the filter.")
+    ] = None
+    deep_supervision: Annotated[
+        DeepSupervision | None, doc("A loss on an image that a part of the network gives; not seen by the filter.")
     ] = None
     table_penalty: Annotated[
         TablePenalty | None, doc("A loss on the lookup tables of a network; not seen by the filter.")

@@ -43,6 +43,10 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "": {"luma_bins": 2, "spatial_bin": 4, "thumbnail": 32, "guide_feat": 4},
         "curves": {"luma_bins": 2, "spatial_bin": 4, "thumbnail": 32, "guide": "curves"},
     },
+    "MicroISP": {"": {}, "mosaic": {"mosaic": True}},
+    "NamedCurves": {"": {"skip_feat": 4, "curve_feat": 8}},
+    # With a rep_scale of 1 the last convolution cancels nearly all of what it gets, and roundings are what is left.
+    "SYENet": {"": {"rep_scale": 2}, "mosaic": {"rep_scale": 2, "mosaic": True}},
     "SNRAware": {"": {"num_feat": 4, "num_block": 1, "layers": 1, "heads": 2, "head_feat": 4}},
     "SepLUT": {"": {"thumbnail": 32, "n_vertices_3d": 5, "n_vertices_1d": 6}},
 }
@@ -50,10 +54,13 @@ CLASSES = sorted(name for name, it in ARCH_REGISTRY if it.__module__.startswith(
 CASES = [(name, variant) for name in CLASSES for variant in SMALL.get(name, {"": {}})]
 IDS = [f"{name}-{variant}" if variant else name for name, variant in CASES]
 # What takes seconds is not done for a network of which another variant does more.
-LEAN = [(name, variant) for name, variant in CASES if (name, variant) != ("PQDynamicISP", "")]
+_LESSER = [("PQDynamicISP", ""), ("MicroISP", ""), ("SYENet", "")]
+LEAN = [(name, variant) for name, variant in CASES if (name, variant) not in _LESSER]
 every_lean = pytest.mark.parametrize("case", LEAN, ids=["-".join(filter(None, case)) for case in LEAN])
 every = pytest.mark.parametrize("case", CASES, ids=IDS)
-FLOAT32_AT_LEAST = {"CIDNet", "CSRNet", "HDRNet", "NAFNet", "KBNet_s", "LLFormer", "SNRAware", "SepLUT"}
+FLOAT32_AT_LEAST = {"CIDNet", "CSRNet", "HDRNet", "MicroISP", "NAFNet", "NamedCurves", "KBNet_s", "LLFormer", "SepLUT"}
+FLOAT32_AT_LEAST |= {"SNRAware", "SYENet"}
+STEPS = {"NamedCurves": 0.02}  # Share of pixels whose colour's name may be another after rounding, which is a jump.
 SIZES = [(side, 18 - side) for side in range(1, 18)] + [(side, side) for side in range(1, 18)]
 SIZES += [(1, 300), (257, 2), (33, 90)]
 
@@ -80,9 +87,11 @@ def picture(*shape: int) -> Tensor:
     return (image + 0.2 * torch.rand(shape, generator=generator) - 0.1).clamp(0, 1)
 
 
-def relative(out: Tensor, reference: Tensor) -> float:
-    """Root of the mean squared difference, by that of the reference."""
-    return ((out.double() - reference.double()).square().mean() / reference.double().square().mean()).sqrt().item()
+def relative(out: Tensor, reference: Tensor, but: float = 0) -> float:
+    """Root of the mean squared difference, by that of the reference; but for this share of what differs most."""
+    squares = (out.double() - reference.double()).square().flatten().sort().values
+    squares = squares[: len(squares) - int(but * len(squares))]
+    return (squares.mean() / reference.double().square().mean()).sqrt().item()
 
 
 @pytest.fixture
@@ -130,7 +139,9 @@ def test_bfloat16(net: nn.Module, case: tuple[str, str], device: str) -> None:
     for out in (mixed, bare):
         assert out.shape == image.shape
         assert torch.isfinite(out).all()
-        assert relative(out, reference) < 0.02  # one rounding to the eight bits of bfloat16 is 0.001 to 0.002
+        assert (
+            relative(out, reference, STEPS.get(case[0], 0)) < 0.02
+        )  # one rounding to the eight bits of bfloat16 is 0.001 to 0.002
 
 
 def build_copy(case: tuple[str, str]) -> nn.Module:
@@ -157,7 +168,7 @@ def test_cuda_is_like_the_cpu(net: nn.Module, case: tuple[str, str]) -> None:
 def test_compiles_forward_and_backward(case: tuple[str, str]) -> None:
     """One graph each way, without breaks. No code is generated, which takes ten times as long: what it computes is
     torch's affair; one network goes all the way below."""
-    if case in (("CSRNet", ""), ("NAFNet", "local")) and TORCH < (2, 5):
+    if (case[0] in ("CSRNet", "MicroISP", "NamedCurves") or case == ("NAFNet", "local")) and TORCH < (2, 5):
         pytest.skip("torch 2.4 cannot compile torch.sym_min and torch.sym_max")
     torch._dynamo.reset()
     net, image = build_copy(case), picture(1, 3, 21, 18)

@@ -47,6 +47,8 @@ SMALL = {
     "PQDynamicISP": {"thumbnail": 32},
     "HDRNet": {"luma_bins": 2, "spatial_bin": 4, "thumbnail": 32},
     "CIDNet": {"channels": [4, 4, 8, 8], "heads": [1, 2, 2]},
+    "SYENet": {"rep_scale": 1},
+    "NamedCurves": {"skip_feat": 4, "curve_feat": 8},
     "SNRAware": {"num_feat": 4, "num_block": 1, "layers": 1, "heads": 2, "head_feat": 4},
     "CSRNet": {"num_feat": 8, "condition_feat": 4},
     "LLFormer": {"dim": 4, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1},
@@ -59,6 +61,9 @@ PARAMETERS = {  # of the full networks, in millions
     "cidnet": 1.976,
     "csrnet": 0.0365,
     "hdrnet": 0.482,
+    "syenet": 0.1025,
+    "microisp": 0.01312,
+    "namedcurves": 0.9936,
     "retinexformer": 1.61,
     "snr_aware": 39.12,
 }

@@ -169,7 +169,9 @@ def test_a_module_that_runs_twice_counts_twice():
     x = torch.rand(4, 3)
     first, second = layer(x), layer(x.square()).bfloat16()
     penalty._outputs[1] = second
-    torch.testing.assert_close(penalty.take(4), 2 * (first.square().mean(1) + second.float().square().mean(1)))
+    torch.testing.assert_close(
+        penalty.take(torch.zeros(4, 3, 6, 5)), 2 * (first.square().mean(1) + second.float().square().mean(1))
+    )
     assert penalty._outputs == []
 
 
@@ -275,7 +277,7 @@ def test_tables_of_a_part_of_a_network_pay():
     seplut(images()["lq"])
     lut_1d, lut_3d, _ = seplut.eval().predict_tables(images()["lq"])
     assert len(penalty._outputs) == 2
-    torch.testing.assert_close(penalty.take(4), roughness(lut_1d) + roughness(lut_3d))
+    torch.testing.assert_close(penalty.take(torch.zeros(4, 3, 6, 5)), roughness(lut_1d) + roughness(lut_3d))
 
 
 def test_resumed_with_it_is_the_same(option_files, completed, tmp_path):
@@ -307,3 +309,66 @@ def test_options_of_tables(make):
         make(module=None, table_penalty={"axes": "any"})
     with pytest.raises(OptionError, match="table_penalty:monotonicity: expected a number from 0"):
         make(module=None, table_penalty={"monotonicity": -1})
+
+
+# --- deep supervision ------------------------------------------------------------------------------------------------
+
+
+class TwoImages(nn.Module):
+    """A first image, ``start``, and a second made of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start = nn.Conv2d(3, 3, 1)
+        self.end = nn.Conv2d(3, 3, 1)
+        self.smaller = nn.AvgPool2d(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = self.start(x)
+        self.smaller(first)
+        return self.end(first)
+
+
+@pytest.fixture
+def supervised(networks, tiny_model):
+    networks(TwoImages)
+
+    def make(kind: str, module: str = "start", **train):
+        torch.manual_seed(1)
+        return tiny_model(kind, "TwoImages", RATE, deep_supervision={"module": module, "weight": 0.5}, **train)
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["SupervisedModel", "SemiSupervisedModel"])
+def test_an_image_of_a_part_is_compared_with_the_target(supervised, kind):
+    """The step is that of both errors; of a sample that the filter drops, of neither."""
+    semi = kind == "SemiSupervisedModel"
+    model, data = supervised(kind, **({"filter": {"beta": 1.0}} if semi else {})), batch(2 if semi else 4)
+    data["gt"][3] += 5
+    data["gt"][2] = model.net_g(data["lq"][2:3]).detach()
+    model.feed_data(data)
+    model.optimize_parameters(1)
+    torch.manual_seed(1)
+    net = TwoImages()
+    first = net.start(data["lq"])
+    deep = (first - data["gt"]).square().mean((1, 2, 3))
+    errors = (net.end(first) - data["gt"]).square().mean((1, 2, 3))
+    kept = slice(3 if semi else 4)
+    (errors + 0.5 * deep)[kept].mean().backward()
+    for name, value in model.net_g.named_parameters():
+        torch.testing.assert_close(
+            value.detach(), net.get_parameter(name).detach() - RATE * net.get_parameter(name).grad
+        )
+    log = model.get_current_log()
+    assert log["l_deep"] == pytest.approx(0.5 * deep.mean().item(), rel=1e-5)
+    assert log["l_pix"] == pytest.approx(errors.mean().item(), rel=1e-5)
+
+
+def test_a_part_that_gives_no_image_of_the_targets_size_is_named(supervised):
+    model = supervised("SupervisedModel", "smaller")
+    model.feed_data(batch())
+    with pytest.raises(ValueError, match=r"deep_supervision:module: 'smaller' gives \(4, 3, 3, 2\), .* \(4, 3, 6, 5\)"):
+        model.optimize_parameters(1)
+    with pytest.raises((ValueError, OptionError), match=r"deep_supervision:module: network_g .* no module 'star'"):
+        supervised("SupervisedModel", "star")
