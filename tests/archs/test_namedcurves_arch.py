@@ -72,7 +72,7 @@ def test_output_is_the_mean_over_the_names_that_are_present() -> None:
     net, image = fill(NamedCurves(**SMALL)), torch.rand(1, 3, 16, 24).double()
     curved = torch.rand(1, 3, 6, 16, 24).double()
     maps = torch.full((1, 6, 16, 24), 1 / 6, dtype=torch.float64)  # all as large as the largest
-    maps[0, :, 3, 4] = torch.tensor([0.5, 0.3, 0.2, 0, 0, 0])  # two above 0.2
+    maps[0, :, 3, 4] = torch.tensor([0.5, 0.3, 0.2, 0, 0, 0], dtype=torch.float64)  # two above 0.2
     maps[0, :, 5, 6] = torch.tensor([0.15, 0.15, 0.2, 0.2, 0.15, 0.15])  # none above: the largest
     each = torch.stack(
         [curved[:, :, i] + fusion(image, curved[:, :, i]) for i, fusion in enumerate(net.local_fusion.attention_fusion)]
