@@ -95,3 +95,19 @@ def touch(root: Path, names) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
     return root
+
+
+def trilinear(image: np.ndarray, lut: np.ndarray) -> np.ndarray:
+    """Plain loops: (3, H, W) RGB through lut[colour, blue, green, red]."""
+    vertices = lut.shape[-1]
+    out = np.zeros_like(image)
+    for y in range(image.shape[1]):
+        for x in range(image.shape[2]):
+            position = np.clip(image[:, y, x], 0, 1) * (vertices - 1)
+            low = np.minimum(position.astype(int), vertices - 2)
+            fraction = position - low
+            for corner in np.ndindex(2, 2, 2):
+                weight = np.prod([f if up else 1 - f for f, up in zip(fraction, corner, strict=True)])
+                red, green, blue = low + corner
+                out[:, y, x] += weight * lut[:, blue, green, red]
+    return out

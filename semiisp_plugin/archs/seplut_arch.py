@@ -29,20 +29,18 @@ from __future__ import annotations
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, as_thumbnail, check_at_least, check_image
+from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least
+from semiisp_plugin.archs.lookup import LookupNetwork, coordinates, identity_lut_3d, pass_nan, sample_1d, sample_3d
+from semiisp_plugin.archs.table_prediction import MIN_THUMBNAIL, LightBackbone, Res18Backbone, TableBank, WideLinear
 from semiisp_plugin.options.ranges import Channels, Decay, Thumbnail
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
-__all__ = ["SepLUT", "SepLUTTables", "identity_lut_3d"]
+__all__ = ["SepLUT", "SepLUTTables"]
 
 _DEFAULT_THUMBNAIL = {"light": 256, "res18": 224}
-# light: the fourth of five stride-2 convolutions must leave more than one pixel for its instance norm.
-# res18: the fifth must, for the batch norm of a batch of one.
-_MIN_THUMBNAIL = {"light": 32, "res18": 64}
 # identity_start: the sigmoid that makes the curves cannot reach 0 or 1, and nearer to them it hardly has a slope.
 _IDENTITY_MARGIN = 0.02
 
@@ -63,88 +61,13 @@ class SepLUTTables(NamedTuple):
     weights: Tensor | None
 
 
-def _coordinates(image: Tensor) -> Tensor:
-    """[0, 1] to the [-1, 1] of grid_sample; NaN becomes 0: its gradient crashes on a CPU where a grid is NaN."""
-    return torch.nan_to_num(image * 2 - 1, nan=0.0)
-
-
-def _sample_1d(x: Tensor, lut: Tensor) -> Tensor:
-    """(N, C, H, W) in [-1, 1] through tables (N, C, V), V >= 2: outputs at equally spaced inputs -1 ... 1."""
-    n, c, h, w = x.shape
-    # A table is an image of one row: whatever y is, padding by the border takes it to that row. So x stands in for it,
-    # which costs no memory.
-    grid = x.reshape(n * c, h, w, 1).expand(-1, -1, -1, 2)
-    out = F.grid_sample(lut.reshape(n * c, 1, 1, -1), grid, mode="bilinear", padding_mode="border", align_corners=True)
-    return out.reshape(n, c, h, w)
-
-
-def _sample_3d(x: Tensor, lut: Tensor) -> Tensor:
-    """(N, 3, H, W) RGB in [-1, 1] through tables (N, C, V, V, V), indexed ``[n, output colour, blue, green, red]``."""
-    # grid_sample reads a point as (x, y, z) = (last axis, ..., first axis) of the volume, hence red, green, blue.
-    grid = x.permute(0, 2, 3, 1).unsqueeze(1)
-    out = F.grid_sample(lut, grid, mode="bilinear", padding_mode="border", align_corners=True)
-    return out.squeeze(2)
-
-
-def identity_lut_3d(n_vertices: int) -> Tensor:
-    """The (3, V, V, V) table, float32, that maps every colour to itself."""
-    axis = torch.linspace(0.0, 1.0, n_vertices)
-    blue, green, red = torch.meshgrid(axis, axis, axis, indexing="ij")
-    return torch.stack([red, green, blue])
-
-
-class _LightBackbone(nn.Sequential):
-    """The five-convolution network of Image-Adaptive-3DLUT and SepLUT, (N, 3, t, t) -> (N, 32 m)."""
-
-    def __init__(self, n_base_feats: int, thumbnail: int, dropout: float) -> None:
-        widths = [N_COLOURS] + [n_base_feats * k for k in (1, 2, 4, 8, 8)]
-        stages: list[nn.Module] = []
-        for i in range(5):
-            layers: list[nn.Module] = [
-                nn.Conv2d(widths[i], widths[i + 1], 3, stride=2, padding=1),
-                nn.LeakyReLU(0.2),
-            ]
-            if i < 4:
-                layers.append(nn.InstanceNorm2d(widths[i + 1], affine=True))
-            stages.append(nn.Sequential(*layers))
-        super().__init__(*stages, nn.Dropout(dropout), nn.AdaptiveAvgPool2d(2))
-        self.thumbnail = thumbnail
-        self.out_features = widths[-1] * 4
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.xavier_normal_(module.weight)
-            elif isinstance(module, nn.InstanceNorm2d):
-                nn.init.normal_(module.weight, 1.0, 0.02)
-                nn.init.zeros_(module.bias)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return super().forward(as_thumbnail(image, self.thumbnail)).flatten(1)
-
-
-class _Res18Backbone(nn.Module):
-    """torchvision's ResNet-18 without its classifier, (N, 3, t, t) -> (N, 512)."""
-
-    def __init__(self, thumbnail: int) -> None:
-        super().__init__()
-        from torchvision.models import resnet18
-
-        self.net = resnet18(weights=None)
-        self.net.fc = nn.Identity()
-        self.thumbnail = thumbnail
-        self.out_features = 512
-
-    def forward(self, image: Tensor) -> Tensor:
-        features: Tensor = self.net(as_thumbnail(image, self.thumbnail))
-        return features
-
-
 class _LUT1DGenerator(nn.Module):
     """Features (N, F) -> 1D tables (N, 3, V) in (0, 1)."""
 
     def __init__(self, n_features: int, n_vertices: int, color_share: bool) -> None:
         super().__init__()
         self.n_vertices = n_vertices
-        self.lut1d_generator = nn.Linear(n_features, n_vertices * (1 if color_share else N_COLOURS))
+        self.lut1d_generator = WideLinear(n_features, n_vertices * (1 if color_share else N_COLOURS))
 
     def set_identity(self) -> None:
         """Predict for every image the curve that maps each value to itself, but for the margin at its ends."""
@@ -159,36 +82,13 @@ class _LUT1DGenerator(nn.Module):
         return luts.expand(-1, N_COLOURS, -1)
 
 
-class _LUT3DGenerator(nn.Module):
-    """Features (N, F) -> mixture weights (N, R) and 3D tables (N, 3, V, V, V)."""
-
-    def __init__(self, n_features: int, n_vertices: int, n_ranks: int) -> None:
-        super().__init__()
-        self.weights_generator = nn.Linear(n_features, n_ranks)
-        self.basis_luts_bank = nn.Linear(n_ranks, N_COLOURS * n_vertices**3, bias=False)
-        self.table = nn.Unflatten(1, (N_COLOURS, n_vertices, n_vertices, n_vertices))
-        # The first learned table starts as the identity with a weight near one, the others as zero.
-        nn.init.ones_(self.weights_generator.bias)
-        nn.init.zeros_(self.basis_luts_bank.weight)
-        with torch.no_grad():
-            self.basis_luts_bank.weight[:, 0] = identity_lut_3d(n_vertices).flatten()
-
-    def set_identity(self) -> None:
-        """Predict for every image the 3D table that maps each colour to itself."""
-        nn.init.zeros_(self.weights_generator.weight)
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        weights: Tensor = self.weights_generator(features)
-        return weights, self.table(self.basis_luts_bank(weights))
-
-
 @register(ARCH_REGISTRY)
-class SepLUT(nn.Module):
+class SepLUT(LookupNetwork[SepLUTTables]):
     """Separable image-adaptive lookup tables: a cascade of 1D and 3D tables predicted from a thumbnail.
 
     Input (N, 3, H, W) RGB in [0, 1] of any size; output of the same size, float32 at least, not clamped (the 3D table
-    is unbounded). Values outside [0, 1] in the input are clamped by the first lookup. Under ``torch.autocast`` the
-    backbone runs in the lower precision, the tables and the lookups in float32: bfloat16 is coarser than 8 bits.
+    is unbounded). Values outside [0, 1] in the input are clamped by the first lookup. Only ``"res18"`` is
+    computed in a precision below float32, under ``torch.autocast``: bfloat16 is coarser than 8 bits.
 
     Args:
         n_ranks: Number of learned 3D tables that are mixed. Published: 3 (FiveK), 5 (PPR10K).
@@ -238,21 +138,21 @@ class SepLUT(nn.Module):
             raise ValueError("SepLUT: n_vertices_3d and n_vertices_1d are both 0; nothing is left to learn.")
         check_at_least("SepLUT", 1, n_ranks=n_ranks, n_base_feats=n_base_feats)
         side = _DEFAULT_THUMBNAIL[backbone] if thumbnail is None else thumbnail
-        if side < _MIN_THUMBNAIL[backbone]:
+        if side < MIN_THUMBNAIL[backbone]:
             raise ValueError(
-                f"SepLUT: thumbnail is {side}; backbone '{backbone}' needs {_MIN_THUMBNAIL[backbone]} or more."
+                f"SepLUT: thumbnail is {side}; backbone '{backbone}' needs {MIN_THUMBNAIL[backbone]} or more."
             )
 
         self.n_vertices_3d = n_vertices_3d
         self.n_vertices_1d = n_vertices_1d
-        self.backbone: _LightBackbone | _Res18Backbone
+        self.backbone: LightBackbone | Res18Backbone
         if backbone == "light":
-            self.backbone = _LightBackbone(n_base_feats, side, dropout)
+            self.backbone = LightBackbone(n_base_feats, side, dropout)
         else:
-            self.backbone = _Res18Backbone(side)
+            self.backbone = Res18Backbone(side)
         n_features = self.backbone.out_features
         if n_vertices_3d > 0:
-            self.lut3d_generator = _LUT3DGenerator(n_features, n_vertices_3d, n_ranks)
+            self.lut3d_generator = TableBank(n_features, n_ranks, identity_lut_3d(n_vertices_3d))
             if identity_start:
                 self.lut3d_generator.set_identity()
         if n_vertices_1d > 0:
@@ -261,79 +161,27 @@ class SepLUT(nn.Module):
                 self.lut1d_generator.set_identity()
 
     def predict_tables(self, image: Tensor) -> SepLUTTables:
-        """The tables for each image of a batch.
-
-        Args:
-            image: (N, 3, H, W) RGB in [0, 1].
-        """
+        """See `LookupNetwork.predict_tables`."""
         features = self.backbone(image)
         lut_1d = lut_3d = weights = None
-        with torch.autocast(device_type=image.device.type, enabled=False):
-            if self.n_vertices_3d > 0:
-                weights, lut_3d = self.lut3d_generator(features.to(self.lut3d_generator.weights_generator.weight.dtype))
-            if self.n_vertices_1d > 0:
-                lut_1d = self.lut1d_generator(features.to(self.lut1d_generator.lut1d_generator.weight.dtype))
+        if self.n_vertices_3d > 0:
+            weights, lut_3d = self.lut3d_generator(features)
+        if self.n_vertices_1d > 0:
+            lut_1d = self.lut1d_generator(features)
         return SepLUTTables(lut_1d, lut_3d, weights)
 
-    def prepare(self, image: Tensor) -> SepLUTTables:
-        """All that :meth:`apply_prepared` needs to know of a whole image, to go over it in parts.
-
-        Args:
-            image: (N, 3, H, W) RGB in [0, 1].
-
-        Raises:
-            ValueError: The input is not (N, 3, H, W), or has no pixels.
-        """
-        check_image("SepLUT", image)
-        return self.predict_tables(image)
-
-    def apply_prepared(
-        self, tile: Tensor, context: SepLUTTables, box: tuple[int, int], size: tuple[int, int]
-    ) -> Tensor:
-        """Enhance a part of an image; together the parts are what :meth:`forward` makes of the whole.
-
-        Args:
-            tile: (N, 3, h, w), the part.
-            context: What :meth:`prepare` made of the whole image.
-            box: Row and column of its upper left pixel. SepLUT treats all places alike and does not look at it.
-            size: Height and width of the whole image; not looked at either.
-
-        Returns:
-            (N, 3, h, w), of the tile's dtype, or float32 where that is of lower precision.
-
-        Raises:
-            ValueError: The tile is not (N, 3, h, w), or has no pixels.
-        """
-        check_image("SepLUT", tile)
-        image = tile.to(torch.promote_types(tile.dtype, torch.float32))
-        lut_1d, lut_3d, _ = context
+    def look_up(self, image: Tensor, tables: SepLUTTables, box: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """See `LookupNetwork.look_up`."""
+        lut_1d, lut_3d, _ = tables
         # grid_sample under autocast keeps the widest type it is given.
-        x = _coordinates(image)
+        x = coordinates(image)
         if lut_1d is not None:
             lut_1d = lut_1d.to(image.dtype)
             # Before the 3D table the curves lead to coordinates at once.
-            x = _sample_1d(x, lut_1d if lut_3d is None else _coordinates(lut_1d))
+            x = sample_1d(x, lut_1d if lut_3d is None else coordinates(lut_1d))
         if lut_3d is not None:
             lut_3d = lut_3d.to(image.dtype)
             if lut_1d is not None:  # NaN of the curves, which coordinates do not show
                 lut_3d = lut_3d + 0 * lut_1d.sum((1, 2))[:, None, None, None, None]
-            x = _sample_3d(x, lut_3d)
-        # On a CPU a look at the sum is cheaper than a mask. NaN is rare: only damaged images have it.
-        if not torch.compiler.is_compiling() and image.device.type == "cpu" and not bool(image.detach().sum().isnan()):
-            return x
-        missing = image.isnan()
-        return torch.where(missing if lut_3d is None else missing.any(1, keepdim=True), float("nan"), x)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Enhance a batch.
-
-        Args:
-            image: (N, 3, H, W) RGB in [0, 1].
-
-        Returns:
-            (N, 3, H, W), of the input's dtype, or float32 where that is of lower precision.
-
-        Raises:
-            ValueError: The input is not (N, 3, H, W), or has no pixels.
-        """
-        return self.apply_prepared(image, self.prepare(image), (0, 0), (image.shape[-2], image.shape[-1]))
+            x = sample_3d(x, lut_3d)
+        return pass_nan(image, x, colours_apart=lut_3d is None)

@@ -103,7 +103,20 @@ _NO_DENOISING = Sourced(False, "Sec. 4")
 _SRGB_F_ISP: Mapping[str, Sourced[Any]] = {
     "inverse_tone_mapping": Sourced(True, "Sec. 3.5, A.1", "image enhancement, sRGB in, sRGB out")
 }
-_ON_FIVEK = ("nafnet_s", "nafnet", "seplut", "pqdynamicisp", "csrnet", "hdrnet", "syenet", "namedcurves", "microisp")
+_ON_FIVEK = (
+    "nafnet_s",
+    "nafnet",
+    "seplut",
+    "imageadaptive3dlut",
+    "adaint",
+    "lutwithbgrid",
+    "pqdynamicisp",
+    "csrnet",
+    "hdrnet",
+    "syenet",
+    "namedcurves",
+    "microisp",
+)
 _ON_LOL = ("llformer", "retinexformer", "cidnet", "syenet", "snr_aware")
 
 
@@ -337,46 +350,128 @@ def _nafnet_training(task: Task, pairs: int) -> Supervised:
     )
 
 
-# SepLUT ..............................................................................................................
+# SepLUT, 3D LUT, AdaInt, LUTwithBGrid ................................................................................
 
 _SEPLUT = "SepLUT's repository"
-_SEPLUT_LEAST = 40_000
+_LUT3D = "Image-Adaptive-3DLUT's repository"
+_ADAINT = "AdaInt's repository"
+_BGRID = "LUTwithBGrid's repository"
+_TABLES_LEAST = 40_000
+_ZENG = {"smoothness": 1e-4, "monotonicity": 10, "axes": "all"}
+_OF_THE_IMAGE = "of the table that an image gets"
 
 
-def _seplut_training(task: Task, pairs: int) -> Supervised:
-    epochs = 400
-    iterations = max(_SEPLUT_LEAST, epochs * pairs)
-    words = f"{epochs} epochs"
-    whole = pairs == 4500
-    more: dict[str, Sourced[Any]] = {
-        "activity_penalty": Sourced(
-            {"module": SEPLUT_WEIGHTS, "weight": 1e-4}, _SEPLUT, "its sparsity term on the mixture weights"
-        ),
-    }
-    if not task.raw:
-        more["photometric_jitter"] = Sourced(0.2, _SEPLUT, "brightness and saturation, for sRGB inputs alone")
-    return Supervised(
-        iterations=Sourced(iterations, _SEPLUT, words)
-        if whole
-        else ours(iterations, f"{words}, as of the repository's 4,500 pairs, and at least {_SEPLUT_LEAST:,d}"),
-        batch=Sourced(1, _SEPLUT),
-        crop=Sourced([0.6, 1.0], _SEPLUT, "shares of height and width"),
-        flips=Sourced((True, False), _SEPLUT),
-        optimiser=Sourced({"type": "Adam", "lr": 1e-4, "betas": [0.9, 0.999]}, _SEPLUT),
-        scheduler=Sourced({"type": "Constant"}, _SEPLUT),
-        losses={"pixel_opt": Sourced({"type": "MSELoss", "loss_weight": 1.0}, _SEPLUT)},
-        more=more,
-        ratio=True,
-    )
+def _tables_training(
+    source: str,
+    weights: str,
+    penalty: Sourced[dict[str, Any]] | None = None,
+    optimiser: str = "",
+    loss: str = "",
+    quarters: bool = False,
+) -> Callable[[Task, int], Supervised]:
+    """What networks that mix learned tables have in common, which is Zeng's training of 3D LUT.
 
+    Args:
+        source: The repository.
+        weights: Name of the submodule whose output mixes the tables.
+        penalty: Section ``table_penalty``.
+        optimiser: What to say of the optimiser.
+        loss: What to say of the loss.
+        quarters: Whether the learning rate falls to a tenth after each quarter.
+    """
 
-SEPLUT_WEIGHTS = "lut3d_generator.weights_generator"
-"""Name of the submodule of SepLUT whose output mixes the 3D tables."""
+    def training(task: Task, pairs: int) -> Supervised:
+        epochs = 400
+        iterations = max(_TABLES_LEAST, epochs * pairs)
+        words = f"{epochs} epochs"
+        more: dict[str, Sourced[Any]] = {
+            "activity_penalty": Sourced(
+                {"module": weights, "weight": 1e-4}, source, "its sparsity term on the mixture weights"
+            ),
+        }
+        if penalty is not None:
+            more["table_penalty"] = penalty
+        if not task.raw:
+            more["photometric_jitter"] = Sourced(0.2, source, "brightness and saturation, for sRGB inputs alone")
+        steps = [iterations * k // 4 for k in (1, 2, 3)]
+        return Supervised(
+            iterations=Sourced(iterations, source, words)
+            if pairs == task.full
+            else ours(iterations, f"{words}, as of the repository's 4,500 pairs, and at least {_TABLES_LEAST:,d}"),
+            batch=Sourced(1, source),
+            crop=Sourced([0.6, 1.0], source, "shares of height and width"),
+            flips=Sourced((True, False), source),
+            optimiser=Sourced({"type": "Adam", "lr": 1e-4, "betas": [0.9, 0.999]}, source, optimiser),
+            scheduler=Sourced({"type": "MultiStepLR", "milestones": steps, "gamma": 0.1}, source, "every 100 epochs")
+            if quarters
+            else Sourced({"type": "Constant"}, source),
+            losses={"pixel_opt": Sourced({"type": "MSELoss", "loss_weight": 1.0}, source, loss)},
+            more=more,
+            ratio=True,
+        )
+
+    return training
 
 
 def _seplut_network(task: Task) -> Sourced[dict[str, Any]]:
     values = {"type": "SepLUT", "n_ranks": 3, "n_vertices_3d": 17, "n_vertices_1d": 17, "n_base_feats": 8}
     return Sourced(values, _SEPLUT)
+
+
+def _lut3d_network(task: Task) -> Sourced[dict[str, Any]]:
+    return Sourced({"type": "ImageAdaptive3DLUT", "n_ranks": 3, "n_vertices": 33, "n_base_feats": 16}, _LUT3D)
+
+
+def _adaint_network(task: Task) -> Sourced[dict[str, Any]]:
+    return Sourced({"type": "AdaInt", "n_ranks": 3, "n_vertices": 33, "n_base_feats": 16}, _ADAINT)
+
+
+def _bgrid_network(task: Task) -> Sourced[dict[str, Any]]:
+    values = {"type": "LUTwithBGrid", "n_ranks": 8, "n_vertices": 17, "n_base_feats": 8, "coordinates": "published"}
+    return Sourced(values, _BGRID)
+
+
+_TABLE_MODELS = (
+    TargetModel(
+        "seplut",
+        "SepLUT",
+        "SepLUT",
+        _seplut_network,
+        _tables_training(_SEPLUT, "lut3d_generator.weights_generator"),
+    ),
+    TargetModel(
+        "imageadaptive3dlut",
+        "ImageAdaptive3DLUT",
+        None,
+        _lut3d_network,
+        _tables_training(_LUT3D, "classifier", Sourced(_ZENG, _LUT3D, _OF_THE_IMAGE)),
+    ),
+    TargetModel(
+        "adaint",
+        "AdaInt",
+        None,
+        _adaint_network,
+        _tables_training(
+            _ADAINT,
+            "lut_generator.weights_generator",
+            Sourced({**_ZENG, "smoothness": 0}, _ADAINT, _OF_THE_IMAGE),
+            optimiser="there the vertices' places have a tenth, and stay even for 5 epochs",
+        ),
+    ),
+    TargetModel(
+        "lutwithbgrid",
+        "LUTwithBGrid",
+        None,
+        _bgrid_network,
+        _tables_training(
+            _BGRID,
+            "gen_3d_lut.weights_generator",
+            Sourced(_ZENG, _BGRID, _OF_THE_IMAGE),
+            loss="without its terms of LPIPS and of colour differences",
+            quarters=True,
+        ),
+    ),
+)
 
 
 # PQDynamicISP ........................................................................................................
@@ -682,7 +777,7 @@ MODELS: Mapping[str, TargetModel] = {
     for model in (
         TargetModel("nafnet_s", "NAFNet-s", "NAFNet-s", _nafnet_network(16), _nafnet_training),
         TargetModel("nafnet", "NAFNet", None, _nafnet_network(32), _nafnet_training),
-        TargetModel("seplut", "SepLUT", "SepLUT", _seplut_network, _seplut_training),
+        *_TABLE_MODELS,
         TargetModel("pqdynamicisp", "PQDynamicISP", "PQDynamicISP", _pq_network, _pq_training),
         TargetModel("csrnet", "CSRNet", None, _csrnet_network, _csrnet_training),
         TargetModel("hdrnet", "HDRNet", None, _hdrnet_network, _hdrnet_training),

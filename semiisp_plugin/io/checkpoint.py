@@ -30,7 +30,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a checkpoint on the CPU; no code in it can run (``weights_only=True``).
 
     Args:
-        path: BasicSR's ``.pth`` or ``.state``, or a ``.safetensors`` file, which holds one network's bare weights.
+        path: BasicSR's ``.pth`` or ``.state``, or a ``.safetensors`` file, which holds one network's bare weights. Or
+            the tables of Image-Adaptive-3DLUT (``LUTs.pth``), beside which the rest of that network has to lie
+            (``classifier.pth``); both together are its bare weights.
 
     Raises:
         CheckpointError: The file is missing, damaged, or no checkpoint.
@@ -60,6 +62,15 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from None
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path} holds {type(loaded).__name__}, not a checkpoint.")
+    if loaded and all(isinstance(part, Mapping) and list(part) == ["LUT"] for part in loaded.values()):
+        rest = path.with_name(path.name.replace("LUTs", "classifier"))
+        if rest == path or not rest.is_file():
+            raise CheckpointError(
+                f"{path} holds the tables of Image-Adaptive-3DLUT alone, and the file with the rest of the network is "
+                f"not beside it. Name the two LUTs.pth and classifier.pth, as published, in one folder."
+            )
+        tables = {f"luts.{number}": part["LUT"] for number, part in loaded.items()}
+        return tables | {f"classifier.{name}": value for name, value in load_checkpoint(rest).items()}
     return loaded
 
 

@@ -278,7 +278,7 @@ class DeepSupervision(Strict):
 
 
 class TablePenalty(Strict):
-    """The lookup tables that a network (`SepLUT`) predicts are kept smooth and monotone."""
+    """The lookup tables that a network such as `SepLUT` predicts are kept smooth and monotone."""
 
     smoothness: Annotated[NotNegative, doc("Factor of squared steps between neighbouring vertices; Zeng's: 1e-4.")] = (
         1e-4

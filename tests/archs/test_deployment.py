@@ -21,6 +21,10 @@ from semiisp_plugin.apps.export.onnx_graph import ExportError, difference, expor
 from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
 
 _UNET = {"width": 4, "middle_blk_num": 0, "enc_blk_nums": [1], "dec_blk_nums": [0]}
+_LUT = {"thumbnail": 32, "n_vertices": 5, "n_base_feats": 4}
+# Of 32 the last instance norm has 2 x 2 pixels, which are very unlike of images and weights that are rounded to
+# bfloat16, although nothing is computed in it; and its random convolution takes most colours out of the table.
+_BGRID = {**_LUT, "thumbnail": 64}
 # By class, then by variant. A class that is not here is tested with its defaults.
 SMALL: dict[str, dict[str, dict[str, Any]]] = {
     "NAFNet": {"": _UNET, "local": {**_UNET, "tlc_train_size": 12}},
@@ -49,17 +53,20 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
     "SYENet": {"": {"rep_scale": 2}, "mosaic": {"rep_scale": 2, "mosaic": True}},
     "SNRAware": {"": {"num_feat": 4, "num_block": 1, "layers": 1, "heads": 2, "head_feat": 4}},
     "SepLUT": {"": {"thumbnail": 32, "n_vertices_3d": 5, "n_vertices_1d": 6}},
+    "ImageAdaptive3DLUT": {"": _LUT},
+    "AdaInt": {"": _LUT},
+    "LUTwithBGrid": {"": _BGRID, "exact": {**_BGRID, "coordinates": "exact"}},
 }
 CLASSES = sorted(name for name, it in ARCH_REGISTRY if it.__module__.startswith("semiisp_plugin.archs."))
 CASES = [(name, variant) for name in CLASSES for variant in SMALL.get(name, {"": {}})]
 IDS = [f"{name}-{variant}" if variant else name for name, variant in CASES]
 # What takes seconds is not done for a network of which another variant does more.
-_LESSER = [("PQDynamicISP", ""), ("MicroISP", ""), ("SYENet", "")]
+_LESSER = [("PQDynamicISP", ""), ("MicroISP", ""), ("SYENet", ""), ("LUTwithBGrid", "exact")]
 LEAN = [(name, variant) for name, variant in CASES if (name, variant) not in _LESSER]
 every_lean = pytest.mark.parametrize("case", LEAN, ids=["-".join(filter(None, case)) for case in LEAN])
 every = pytest.mark.parametrize("case", CASES, ids=IDS)
 FLOAT32_AT_LEAST = {"CIDNet", "CSRNet", "HDRNet", "MicroISP", "NAFNet", "NamedCurves", "KBNet_s", "LLFormer", "SepLUT"}
-FLOAT32_AT_LEAST |= {"SNRAware", "SYENet"}
+FLOAT32_AT_LEAST |= {"SNRAware", "SYENet", "ImageAdaptive3DLUT", "AdaInt", "LUTwithBGrid"}
 STEPS = {"NamedCurves": 0.02}  # Share of pixels whose colour's name may be another after rounding, which is a jump.
 SIZES = [(side, 18 - side) for side in range(1, 18)] + [(side, side) for side in range(1, 18)]
 SIZES += [(1, 300), (257, 2), (33, 90)]

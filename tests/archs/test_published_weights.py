@@ -24,6 +24,8 @@ SEPLUT_PPR = {"type": "SepLUT", "backbone": "res18", "n_ranks": 5}
 NAFNET = {"type": "NAFNet", "width": 4, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]}
 NAFNET_LOCAL = {**NAFNET, "tlc_train_size": 24}
 CSRNET = {"type": "CSRNet", "num_feat": 8, "condition_feat": 4}
+ADAINT = {"type": "AdaInt", "n_vertices": 5, "thumbnail": 32, "n_base_feats": 4}
+BGRID = {**ADAINT, "type": "LUTwithBGrid"}
 CIDNET = {"type": "CIDNet", "channels": [4, 4, 8, 8], "heads": [1, 2, 2]}
 RETINEXFORMER = {"type": "Retinexformer", "n_feat": 8}
 
@@ -68,6 +70,8 @@ def parallel(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         (SEPLUT, lambda state: state, {}),
         (NAFNET, lambda state: {"params": state}, {}),
         (NAFNET_LOCAL, lambda state: {"params": parallel(state)}, {}),
+        (ADAINT, lambda state: {"meta": {}, "state_dict": state}, {}),
+        (BGRID, lambda state: state, {}),
         (CIDNET, lambda state: state, {}),
         (CSRNET, lambda state: state, {}),
         (RETINEXFORMER, lambda state: {"params": state}, {}),

@@ -12,16 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import Net, filled, probes
+from helpers import Net, filled, probes, trilinear
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.seplut_arch import (
-    SepLUT,
-    _coordinates,
-    _sample_1d,
-    _sample_3d,
-    identity_lut_3d,
-)
+from semiisp_plugin.archs.lookup import identity_lut_3d
+from semiisp_plugin.archs.seplut_arch import SepLUT
 from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
 
 NAMES_AND_SHAPES: dict[str, tuple[int, ...]] = {
@@ -170,22 +165,6 @@ def fill(net: Net, seed: int) -> Net:
     return filled(net, seed, _value)
 
 
-def trilinear(image: np.ndarray, lut: np.ndarray) -> np.ndarray:
-    """Plain loops: (3, H, W) RGB through lut[colour, blue, green, red]."""
-    vertices = lut.shape[-1]
-    out = np.zeros_like(image)
-    for y in range(image.shape[1]):
-        for x in range(image.shape[2]):
-            position = np.clip(image[:, y, x], 0, 1) * (vertices - 1)
-            low = np.minimum(position.astype(int), vertices - 2)
-            fraction = position - low
-            for corner in np.ndindex(2, 2, 2):
-                weight = np.prod([f if up else 1 - f for f, up in zip(fraction, corner, strict=True)])
-                red, green, blue = low + corner
-                out[:, y, x] += weight * lut[:, blue, green, red]
-    return out
-
-
 @pytest.mark.parametrize(
     ("options", "count"),
     [
@@ -220,48 +199,6 @@ def test_output_is_the_public_implementations(
     out = fill(SepLUT(**options), seed)(image)
     assert out.dtype == torch.float64
     np.testing.assert_allclose(probes(out), recorded, rtol=0, atol=1e-10)
-
-
-def apply_lut_1d(image: Tensor, lut: Tensor) -> Tensor:
-    return _sample_1d(_coordinates(image), lut)
-
-
-def apply_lut_3d(image: Tensor, lut: Tensor) -> Tensor:
-    return _sample_3d(_coordinates(image), lut)
-
-
-@pytest.mark.parametrize("vertices", [2, 5, 9])
-def test_lookup_3d_is_trilinear(vertices: int) -> None:
-    rng = np.random.default_rng(vertices)
-    image = rng.uniform(0, 1, (3, 6, 7))
-    image[:, 0] = rng.integers(0, 2, (3, 7))  # corners of the cube
-    image[0, 1], image[1, 2], image[2, 3] = 1.0, 0.0, 1.0  # its faces
-    image[:, 4] = rng.integers(0, vertices, (3, 7)) / (vertices - 1)  # vertices of the table
-    image[:, 5, :2] = [[-0.3, 1.4], [0.5, 2.0], [1.2, -1.0]]  # outside
-    lut = rng.normal(size=(3, vertices, vertices, vertices))
-    out = apply_lut_3d(torch.from_numpy(image)[None], torch.from_numpy(lut)[None])
-    np.testing.assert_allclose(out[0].numpy(), trilinear(image, lut), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("vertices", [2, 9, 17])
-def test_lookup_1d_is_linear(vertices: int) -> None:
-    rng = np.random.default_rng(vertices)
-    image = rng.uniform(-0.2, 1.2, (2, 3, 5, 8))
-    image[..., 0], image[..., 1] = 0.0, 1.0
-    lut = rng.normal(size=(2, 3, vertices))
-    expected = np.stack(
-        [[np.interp(image[n, c], np.linspace(0, 1, vertices), lut[n, c]) for c in range(3)] for n in range(2)]
-    )
-    out = apply_lut_1d(torch.from_numpy(image), torch.from_numpy(lut))
-    np.testing.assert_allclose(out.numpy(), expected, rtol=0, atol=1e-12)
-
-
-def test_lookups_have_the_right_gradients() -> None:
-    image = torch.rand(1, 3, 2, 3, dtype=torch.float64, requires_grad=True)
-    lut_1d = torch.rand(1, 3, 4, dtype=torch.float64, requires_grad=True)
-    lut_3d = torch.rand(1, 3, 3, 3, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(apply_lut_1d, (image, lut_1d))
-    assert torch.autograd.gradcheck(apply_lut_3d, (image, lut_3d))
 
 
 def test_the_cascade_is_1d_then_3d() -> None:

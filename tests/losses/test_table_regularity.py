@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from semiisp_plugin.archs.seplut_arch import identity_lut_3d
+from semiisp_plugin.archs.lookup import identity_lut_3d
 from semiisp_plugin.losses.table_regularity import falls, roughness
 
 AXES = ("own", "all")

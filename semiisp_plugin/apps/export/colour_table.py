@@ -22,7 +22,7 @@ from scipy.sparse.linalg import cg
 from torch import Tensor
 
 from semiisp_plugin.apps.enhance.enhancer import Enhancer
-from semiisp_plugin.archs.seplut_arch import identity_lut_3d
+from semiisp_plugin.archs.lookup import identity_lut_3d
 
 # Weight of the table's squared second derivatives, of which the integral over all colours is taken, beside the mean
 # squared error. Less of it follows single pictures more, and fits others less: tried with tables of half of the

@@ -18,7 +18,7 @@ from semiisp_plugin.apps.enhance.enhancer import Enhancer
 from semiisp_plugin.apps.enhance.network import load_network
 from semiisp_plugin.apps.export.colour_table import apply_table, difference, exact_table, fitted_table, haldclut
 from semiisp_plugin.apps.export.exporting import run_from_arguments
-from semiisp_plugin.archs.seplut_arch import identity_lut_3d
+from semiisp_plugin.archs.lookup import identity_lut_3d
 from semiisp_plugin.arguments import build_parser
 from semiisp_plugin.io.image_io import read_image, to_tensor
 from semiisp_plugin.toolbox import build_network
@@ -29,6 +29,9 @@ NETWORKS = {
     "raw": {"type": "PQDynamicISP", "thumbnail": 32},
     "seplut": {"type": "SepLUT", "n_vertices_3d": 5, "n_vertices_1d": 6, "thumbnail": 32, "identity_start": True},
     "csrnet": {"type": "CSRNet", "num_feat": 16, "condition_feat": 8},
+    "adaint": {"type": "AdaInt", "n_vertices": 5, "thumbnail": 32, "n_base_feats": 4},
+    "bgrid": {"type": "LUTwithBGrid", "n_vertices": 5, "thumbnail": 32, "n_base_feats": 4},
+    "lut3d": {"type": "ImageAdaptive3DLUT", "n_vertices": 5, "thumbnail": 32, "n_base_feats": 4},
     "nafnet": {"type": "NAFNet", "width": 4, "middle_blk_num": 0, "enc_blk_nums": [1], "dec_blk_nums": [0]},
     "larger": {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 4},
 }
@@ -164,6 +167,10 @@ def test_what_is_one_thing_everywhere_is_found_out(files):
     assert table("global") is not None
     assert table("seplut") is not None
     assert table("csrnet") is not None
+    assert table("adaint") is not None
+    own = load_network(weights="lut3d.pth").network.prepare(photograph)[0].detach().clamp(0, 1)
+    torch.testing.assert_close(table("lut3d"), own, rtol=0, atol=1e-6)
+    assert table("bgrid") is None  # its last row and column
     assert table("local") is None
     assert table("nafnet") is None
 
