@@ -459,7 +459,7 @@ class LLFLUT(nn.Module):
     becomes depends on all others. Under ``torch.autocast`` the transformer and the filter's networks run in the lower
     precision, tables, pyramids and remapping in float32.
 
-    The defaults are the published network for FiveK in 480p (716,277 parameters; of 164,272 nothing comes, they are
+    The defaults are the published network for FiveK in 480p (716,277 parameters; of 164,320 nothing comes, they are
     kept for the files, neither used nor trained); ``num_lap: 6`` is that for 4K images.
 
     Args:

@@ -113,6 +113,7 @@ _ON_FIVEK = (
     "pqdynamicisp",
     "csrnet",
     "hdrnet",
+    "llf_lut",
     "syenet",
     "namedcurves",
     "microisp",
@@ -637,6 +638,46 @@ def _microisp_training(task: Task, pairs: int) -> Supervised:
     )
 
 
+# LLF-LUT .............................................................................................................
+
+_LLF_LUT = "LLF-LUT's repository"
+_LLF_LUT_ITERATIONS = 1_350_000
+
+
+def _llf_lut_network(task: Task) -> Sourced[dict[str, Any]]:
+    values = {"type": "LLFLUT", "num_lap": 3, "n_vertices": 33, "embed_dim": 32, "heads": [2, 4, 8, 16]}
+    return Sourced(values, _LLF_LUT, "for images of 480p")
+
+
+def _llf_lut_training(task: Task, pairs: int) -> Supervised:
+    return Supervised(
+        iterations=Sourced(_LLF_LUT_ITERATIONS, _LLF_LUT, "300 epochs of 4,500 pairs")
+        if pairs == task.full
+        else ours(_LLF_LUT_ITERATIONS, "as the repository's for all pairs"),
+        batch=Sourced(1, _LLF_LUT),
+        crop=Sourced([0.8, 1.0], _LLF_LUT, "shares of height and width, which are the same there"),
+        flips=Sourced((True, False), _LLF_LUT),
+        optimiser=Sourced({"type": "AdamW", "lr": 2e-4, "weight_decay": 0.0, "betas": [0.9, 0.99]}, _LLF_LUT),
+        scheduler=Sourced(
+            {
+                "type": "CosineAnnealingRestartLR",
+                "periods": [180_000, 180_000, 180_000, 810_000],
+                "restart_weights": [1, 0.5, 0.5, 0.5],
+                "eta_min": 1e-7,
+            },
+            _LLF_LUT,
+            "each period to its end; there the second and the third are cut off at a half and a third",
+        ),
+        losses={"pixel_opt": Sourced({"type": "L1Loss", "loss_weight": 1.0}, _LLF_LUT, "without its LPIPS of 0.1")},
+        more={
+            "photometric_jitter": Sourced(0.4, _LLF_LUT, "there of brightness alone"),
+            "activity_penalty": Sourced({"module": "transformer.conv_last", "weight": 1e-4}, _LLF_LUT, "on its maps"),
+            "table_penalty": Sourced({"smoothness": 1e-4, "monotonicity": 10.0, "axes": "all"}, _LLF_LUT),
+        },
+        ratio=True,
+    )
+
+
 # LLFormer ............................................................................................................
 
 _LLFORMER = "LLFormer's paper and published settings (LOL)"
@@ -784,6 +825,7 @@ MODELS: Mapping[str, TargetModel] = {
         TargetModel("syenet", "SYENet", None, _syenet_network, _syenet_training),
         TargetModel("namedcurves", "NamedCurves", None, _namedcurves_network, _namedcurves_training),
         TargetModel("microisp", "MicroISP", None, _microisp_network, _microisp_training),
+        TargetModel("llf_lut", "LLF-LUT", None, _llf_lut_network, _llf_lut_training),
         TargetModel("llformer", "LLFormer", "LLFormer", _llformer_network, _llformer_training),
         TargetModel("retinexformer", "Retinexformer", "Retinexformer", _retinexformer_network, _retinexformer_training),
         TargetModel("cidnet", "CIDNet", None, _cidnet_network, _cidnet_training),

@@ -51,6 +51,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
     "NamedCurves": {"": {"skip_feat": 4, "curve_feat": 8}},
     # With a rep_scale of 1 the last convolution cancels nearly all of what it gets, and roundings are what is left.
     "SYENet": {"": {"rep_scale": 2}, "mosaic": {"rep_scale": 2, "mosaic": True}},
+    "LLFLUT": {"": {"num_lap": 2, "n_vertices": 5, "embed_dim": 8, "heads": [1, 2], "filter_feat": 8}},
     "SNRAware": {"": {"num_feat": 4, "num_block": 1, "layers": 1, "heads": 2, "head_feat": 4}},
     "SepLUT": {"": {"thumbnail": 32, "n_vertices_3d": 5, "n_vertices_1d": 6}},
     "ImageAdaptive3DLUT": {"": _LUT},
@@ -66,7 +67,7 @@ LEAN = [(name, variant) for name, variant in CASES if (name, variant) not in _LE
 every_lean = pytest.mark.parametrize("case", LEAN, ids=["-".join(filter(None, case)) for case in LEAN])
 every = pytest.mark.parametrize("case", CASES, ids=IDS)
 FLOAT32_AT_LEAST = {"CIDNet", "CSRNet", "HDRNet", "MicroISP", "NAFNet", "NamedCurves", "KBNet_s", "LLFormer", "SepLUT"}
-FLOAT32_AT_LEAST |= {"SNRAware", "SYENet", "ImageAdaptive3DLUT", "AdaInt", "LUTwithBGrid"}
+FLOAT32_AT_LEAST |= {"LLFLUT", "SNRAware", "SYENet", "ImageAdaptive3DLUT", "AdaInt", "LUTwithBGrid"}
 STEPS = {"NamedCurves": 0.02}  # Share of pixels whose colour's name may be another after rounding, which is a jump.
 SIZES = [(side, 18 - side) for side in range(1, 18)] + [(side, side) for side in range(1, 18)]
 SIZES += [(1, 300), (257, 2), (33, 90)]
@@ -175,7 +176,7 @@ def test_cuda_is_like_the_cpu(net: nn.Module, case: tuple[str, str]) -> None:
 def test_compiles_forward_and_backward(case: tuple[str, str]) -> None:
     """One graph each way, without breaks. No code is generated, which takes ten times as long: what it computes is
     torch's affair; one network goes all the way below."""
-    if (case[0] in ("CSRNet", "MicroISP", "NamedCurves") or case == ("NAFNet", "local")) and TORCH < (2, 5):
+    if (case[0] in ("CSRNet", "LLFLUT", "MicroISP", "NamedCurves") or case == ("NAFNet", "local")) and TORCH < (2, 5):
         pytest.skip("torch 2.4 cannot compile torch.sym_min and torch.sym_max")
     torch._dynamo.reset()
     net, image = build_copy(case), picture(1, 3, 21, 18)

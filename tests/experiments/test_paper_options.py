@@ -52,6 +52,7 @@ SMALL = {
     "CIDNet": {"channels": [4, 4, 8, 8], "heads": [1, 2, 2]},
     "SYENet": {"rep_scale": 1},
     "NamedCurves": {"skip_feat": 4, "curve_feat": 8},
+    "LLFLUT": {"num_lap": 2, "n_vertices": 5, "embed_dim": 8, "heads": [1, 2], "filter_feat": 8},
     "SNRAware": {"num_feat": 4, "num_block": 1, "layers": 1, "heads": 2, "head_feat": 4},
     "CSRNet": {"num_feat": 8, "condition_feat": 4},
     "LLFormer": {"dim": 4, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1},
@@ -71,6 +72,7 @@ PARAMETERS = {  # of the full networks, in millions
     "microisp": 0.01312,
     "namedcurves": 0.9936,
     "retinexformer": 1.61,
+    "llf_lut": 0.716,
     "snr_aware": 39.12,
 }
 
