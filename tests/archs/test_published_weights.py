@@ -26,6 +26,7 @@ NAFNET_LOCAL = {**NAFNET, "tlc_train_size": 24}
 CSRNET = {"type": "CSRNet", "num_feat": 8, "condition_feat": 4}
 ADAINT = {"type": "AdaInt", "n_vertices": 5, "thumbnail": 32, "n_base_feats": 4}
 BGRID = {**ADAINT, "type": "LUTwithBGrid"}
+LLF_LUT = {"type": "LLFLUT", "num_lap": 2, "n_vertices": 5, "embed_dim": 8, "heads": [1, 2], "filter_feat": 8}
 CIDNET = {"type": "CIDNet", "channels": [4, 4, 8, 8], "heads": [1, 2, 2]}
 RETINEXFORMER = {"type": "Retinexformer", "n_feat": 8}
 
@@ -72,6 +73,7 @@ def parallel(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         (NAFNET_LOCAL, lambda state: {"params": parallel(state)}, {}),
         (ADAINT, lambda state: {"meta": {}, "state_dict": state}, {}),
         (BGRID, lambda state: state, {}),
+        (LLF_LUT, lambda state: state, {}),
         (CIDNET, lambda state: state, {}),
         (CSRNET, lambda state: state, {}),
         (RETINEXFORMER, lambda state: {"params": state}, {}),
