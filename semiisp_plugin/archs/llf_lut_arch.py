@@ -511,15 +511,16 @@ class LLFLUT(nn.Module):
             self._set_identity()
 
     def _set_identity(self) -> None:
+        convs = [layer for layer in self.laplacian_filter.modules() if isinstance(layer, nn.Conv2d)]
+        layers: list[nn.Conv2d | nn.Linear] = [conv for conv in convs if conv.out_channels == 2]
         first = torch.eye(1, _TABLES)[0]
-        last = [layer for layer in self.laplacian_filter.modules() if isinstance(layer, nn.Conv2d)]
-        layers = [layer for layer in last if layer.out_channels == 2]
         with torch.no_grad():
             for layer in (self.transformer.head, self.transformer.conv_last, *layers):
-                layer.weight.zero_()
-                layer.bias.zero_()  # type: ignore[union-attr]  # it has one
+                for parameter in layer.parameters():
+                    parameter.zero_()
             self.transformer.head.bias.copy_(first)
-            self.transformer.conv_last.bias.copy_(first.repeat_interleave(N_COLOURS))  # type: ignore[union-attr]
+            if self.transformer.conv_last.bias is not None:
+                self.transformer.conv_last.bias.copy_(first.repeat_interleave(N_COLOURS))
 
     def forward(self, image: Tensor) -> Tensor:
         """Enhance a batch.
