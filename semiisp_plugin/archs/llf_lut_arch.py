@@ -27,9 +27,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from semiisp_plugin.archs.blocks import N_COLOURS, ChannelNorm, Gate, check_at_least, check_image, check_numbers
-from semiisp_plugin.archs.seplut_arch import _coordinates as coordinates
-from semiisp_plugin.archs.seplut_arch import _sample_3d as sample_3d
-from semiisp_plugin.archs.seplut_arch import identity_lut_3d
+from semiisp_plugin.archs.lookup import coordinates, identity_lut_3d, sample_3d
 from semiisp_plugin.options.ranges import Channels, Decay
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
