@@ -125,9 +125,11 @@ def edge_map(image: Tensor) -> Tensor:
         return strength > torch.maximum(ahead, behind)
 
     narrow = math.tan(math.pi / 8)
-    ridge = torch.where(dx * dy > 0, beats(1, 1), beats(1, -1))
-    ridge = torch.where(dx.abs() <= narrow * dy.abs(), beats(1, 0), ridge)
-    ridge = torch.where(dy.abs() <= narrow * dx.abs(), beats(0, 1), ridge)
+    falling, steep, flat = dx * dy > 0, dx.abs() <= narrow * dy.abs(), dy.abs() <= narrow * dx.abs()
+    # No torch.where of truth values: ONNX Runtime has none.
+    ridge = (falling & beats(1, 1)) | (~falling & beats(1, -1))
+    ridge = (steep & beats(1, 0)) | (~steep & ridge)
+    ridge = (flat & beats(0, 1)) | (~flat & ridge)
     edges = ((strength > _HIGH) & ridge).to(image.dtype)
     weak = ((strength > _LOW) & ridge).to(image.dtype)
     for _ in range(_GROWTH):
@@ -290,10 +292,9 @@ class _CrossAttention(_Attention):
 def _in_windows(attention: nn.Module, *maps: Tensor) -> Tensor:
     """Attention in windows of 4x4, (N, H, W, C) -> (N, H, W, C); windows at the right and the bottom end in zeros."""
     n, height, width, channels = maps[0].shape
-    right, below = -width % _WINDOW, -height % _WINDOW
-    rows, columns = (height + below) // _WINDOW, (width + right) // _WINDOW
+    rows, columns = (height + _WINDOW - 1) // _WINDOW, (width + _WINDOW - 1) // _WINDOW
     tokens = [
-        F.pad(x, (0, 0, 0, right, 0, below))
+        F.pad(x, (0, 0, 0, columns * _WINDOW - width, 0, rows * _WINDOW - height))
         .reshape(n, rows, _WINDOW, columns, _WINDOW, channels)
         .transpose(2, 3)
         .reshape(n * rows * columns, _WINDOW**2, channels)
