@@ -215,8 +215,12 @@ def test_onnx_of_any_size(net: nn.Module, case: tuple[str, str], tmp_path: Path)
     side = SMALL[case[0]][case[1]].get("thumbnail", 18 if case[0] == "SNRAware" else None)  # of several tokens
     file = tmp_path / "net.onnx"
     # Of their own thumbnails, or smaller than the windows of the local one; not simplified: it takes half the time.
-    write_graph(net, file, (side, side) if side else (16, 14), optimize=False)
-    for shape in ((2, 3, 16, 14), (1, 3, 17, 23), (3, 3, 61, 40), (1, 3, 3, 5), (1, 3, 1, 1)):
+    # LLFLUT of one size: it exports for any, whose sizes torch works out in a minute and a half.
+    fixed = case[0] == "LLFLUT"
+    write_graph(net, file, (side, side) if side else (16, 14), fixed=fixed, optimize=False)
+    for shape in (
+        ((1, 3, 16, 14),) if fixed else ((2, 3, 16, 14), (1, 3, 17, 23), (3, 3, 61, 40), (1, 3, 3, 5), (1, 3, 1, 1))
+    ):
         assert difference(net, file, picture(*shape)) < 1e-4
     assert os.listdir(tmp_path) == ["net.onnx"]
 

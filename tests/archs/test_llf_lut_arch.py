@@ -157,8 +157,9 @@ def test_its_tables_are_asked_to_be_smooth() -> None:
     """All three, as published; those of the start: one that returns its input, and two of zeros."""
     net = LLFLUT(**SMALL)
     penalty = TablePenalty({"network_g": net}, smoothness=1.0, monotonicity=0.0)
-    net(torch.rand(2, 3, 12, 12))
-    assert penalty.take(2).tolist() == pytest.approx([1 / 16] * 2)
+    image = torch.rand(2, 3, 12, 12)
+    net(image)
+    assert penalty.take(image).tolist() == pytest.approx([1 / 16] * 2)
 
 
 @pytest.mark.parametrize(
