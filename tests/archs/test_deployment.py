@@ -62,12 +62,14 @@ CLASSES = sorted(name for name, it in ARCH_REGISTRY if it.__module__.startswith(
 CASES = [(name, variant) for name in CLASSES for variant in SMALL.get(name, {"": {}})]
 IDS = [f"{name}-{variant}" if variant else name for name, variant in CASES]
 # What takes seconds is not done for a network of which another variant does more.
-_LESSER = [("PQDynamicISP", ""), ("MicroISP", ""), ("SYENet", ""), ("LUTwithBGrid", "exact")]
+_LESSER = [("PQDynamicISP", ""), ("MicroISP", ""), ("SYENet", ""), ("LUTwithBGrid", "exact"), ("NAFNet", "")]
+_LESSER += [("HDRNet", "")]
 LEAN = [(name, variant) for name, variant in CASES if (name, variant) not in _LESSER]
 every_lean = pytest.mark.parametrize("case", LEAN, ids=["-".join(filter(None, case)) for case in LEAN])
 every = pytest.mark.parametrize("case", CASES, ids=IDS)
 FLOAT32_AT_LEAST = {"CIDNet", "CSRNet", "HDRNet", "MicroISP", "NAFNet", "NamedCurves", "KBNet_s", "LLFormer", "SepLUT"}
 FLOAT32_AT_LEAST |= {"LLFLUT", "SNRAware", "SYENet", "ImageAdaptive3DLUT", "AdaInt", "LUTwithBGrid"}
+ONE_SIZE = ("CIDNet", "LLFLUT", "NamedCurves")  # Exporting these for any size takes 20 seconds and more each.
 STEPS = {"NamedCurves": 0.02}  # Share of pixels whose colour's name may be another after rounding, which is a jump.
 SIZES = [(side, 18 - side) for side in range(1, 18)] + [(side, side) for side in range(1, 18)]
 SIZES += [(1, 300), (257, 2), (33, 90)]
@@ -215,8 +217,7 @@ def test_onnx_of_any_size(net: nn.Module, case: tuple[str, str], tmp_path: Path)
     side = SMALL[case[0]][case[1]].get("thumbnail", 18 if case[0] == "SNRAware" else None)  # of several tokens
     file = tmp_path / "net.onnx"
     # Of their own thumbnails, or smaller than the windows of the local one; not simplified: it takes half the time.
-    # LLFLUT of one size: it exports for any, whose sizes torch works out in a minute and a half.
-    fixed = case[0] == "LLFLUT"
+    fixed = case[0] in ONE_SIZE
     write_graph(net, file, (side, side) if side else (16, 14), fixed=fixed, optimize=False)
     for shape in (
         ((1, 3, 16, 14),) if fixed else ((2, 3, 16, 14), (1, 3, 17, 23), (3, 3, 61, 40), (1, 3, 3, 5), (1, 3, 1, 1))

@@ -139,13 +139,13 @@ def test_two_pairs_are_learned_by_heart() -> None:
     image = 0.1 + 0.5 * F.interpolate(torch.rand(2, 3, 3, 3), (16, 16), mode="bilinear")
     wanted = image**0.5
     net = MicroISP()
-    optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
-    for _ in range(50):
+    optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
+    for _ in range(100):
         loss = (net(image) - wanted).abs().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    assert loss.item() < 0.06  # 0.12 at the start
+    assert loss.item() < 0.06  # 0.10 at the start
 
 
 def test_bad_options_are_named() -> None:

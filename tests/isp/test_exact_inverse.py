@@ -27,7 +27,7 @@ PAIRS = {
 BAR = {torch.float32: 1e-6, torch.float64: 1e-12}
 # Steepest slope of an inverse at white, by which rounding is multiplied there: 0.98 / 0.02, and its square.
 STEEPEST = {"stretch": 49, "stretch of four": 2401}
-ROUNDS, BATCH = 40, 33_334  # batches of sets for three channels: 4 million (value, parameter) draws
+ROUNDS, BATCH = 20, 33_334  # batches of sets for three channels: 2 million (value, parameter) draws
 
 
 def draw_parameters(spec: ISPSpec, n: int, generator: torch.Generator) -> torch.Tensor:
