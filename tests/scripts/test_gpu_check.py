@@ -15,7 +15,7 @@ SCRIPT = ROOT / "scripts" / "gpu_check.sh"
 
 @pytest.mark.slow
 def test_dry_run(workspace):
-    parts = ["Inverse of f_GM", "Networks", "Draws of pseudo pairs"]
+    parts = ["Inverse of f_GM", "Networks", "Precision and compilation", "Draws of pseudo pairs"]
     subprocess.run([SCRIPT, "--cpu", "--out", "out", "--parts", *parts], check=True, capture_output=True)
     found = json.loads(Path("out/gpu_check.json").read_text())
     assert list(found["parts"]) == parts
