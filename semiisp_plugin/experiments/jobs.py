@@ -20,7 +20,6 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExe
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -30,7 +29,7 @@ from tqdm import tqdm
 from semiisp_plugin import plugins
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.io.locks import LockTakenError, file_lock, owned
-from semiisp_plugin.pseudo.workers import leave_with_parent
+from semiisp_plugin.pseudo.workers import leave_with_parent, start_context
 
 J = TypeVar("J", bound="Job")
 State = Literal["complete", "interrupted", "to do", "stale"]
@@ -417,8 +416,7 @@ def _pool(workers: int) -> Iterator[Executor]:
     if workers == 0:
         yield _ThisProcess()
         return
-    # Fresh interpreters: a forked one would share torch's threads and GPU state.
-    context = get_context("spawn")
+    context = start_context("semiisp_plugin.training")
     devices = None
     if torch.cuda.is_available():
         devices = context.Queue()

@@ -198,17 +198,21 @@ class Workers:
             )
 
 
-def start_context() -> Any:
+def start_context(*also: str) -> Any:
     """Processes that share neither torch's threads nor GPU state with this one.
 
     Where the system has it, by forking one that has imported everything and done nothing: a worker then starts in
     milliseconds, and shares what is imported with the others.
+
+    Args:
+        also: Further modules for that one to import. It is started by the first worker: those of later calls count no
+            more, and neither do changes of the environment's variables.
     """
     # What macOS's libraries do when they are loaded does not survive a fork.
     if "forkserver" not in get_all_start_methods() or sys.platform == "darwin":
         return get_context("spawn")
     context = get_context("forkserver")
-    modules = [__name__, "semiisp_plugin.archs.pqdynamicisp_arch"]
+    modules = [__name__, "semiisp_plugin.archs.pqdynamicisp_arch", *also]
     if find_spec("numba") is not None:
         modules.append("semiisp_plugin.isp.numba_kernels")
     context.set_forkserver_preload(modules)
