@@ -1,9 +1,9 @@
 """Pieces of normalising flows: invertible layers whose Jacobians have determinants that are known.
 
-They are Glow's (Kingma & Dhariwal, "Glow: Generative Flow with Invertible 1x1 Convolutions", NeurIPS 2018), its coupling
-with conditions. A layer's call goes from images towards the latent, ``inverse`` back, and ``log_determinant`` is the
-logarithm of the absolute determinant of the Jacobian of the call. What they compute with is float32 at least, under
-``torch.autocast`` as well; only the networks inside of a coupling are of lower precision there.
+They are Glow's (Kingma & Dhariwal, "Glow: Generative Flow with Invertible 1x1 Convolutions", NeurIPS 2018), its
+coupling with conditions. A layer's call goes from images towards the latent, ``inverse`` back, and ``log_determinant``
+is the logarithm of the absolute determinant of the Jacobian of the call. What they compute with is float32 at least,
+under ``torch.autocast`` as well; only the networks inside of a coupling are of lower precision there.
 """
 
 from __future__ import annotations
@@ -194,8 +194,8 @@ class ConditionalCoupling(nn.Module):
             first, second = _NormedConv(inputs, hidden, 3), _NormedConv(hidden, hidden, 1)
             return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), _ZeroConv(hidden, outputs))
 
-        self.half = channels // 2
-        self.fAffine = network(self.half + features, channels)
+        self.split = channels // 2
+        self.fAffine = network(self.split + features, channels)
         self.fFeatures = network(features, 2 * channels)
 
     def _of_features(self, features: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,14 +212,14 @@ class ConditionalCoupling(nn.Module):
         """
         shift, scale = self._of_features(features, x)
         z = (x + shift) * scale
-        first, second = z[:, : self.half], z[:, self.half :]
+        first, second = z[:, : self.split], z[:, self.split :]
         shift, other = self._of_half(first, features)
         z = torch.cat([first, (second + shift) * other], 1)
         return z, scale.log().sum((1, 2, 3)) + other.log().sum((1, 2, 3))
 
     def inverse(self, z: Tensor, features: Tensor) -> Tensor:
         """What the call makes ``z`` of."""
-        first, second = z[:, : self.half], z[:, self.half :]
+        first, second = z[:, : self.split], z[:, self.split :]
         shift, scale = self._of_half(first, features)
         z = torch.cat([first, second / scale - shift], 1)
         shift, scale = self._of_features(features, z)
