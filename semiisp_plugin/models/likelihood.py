@@ -39,7 +39,12 @@ class Likelihood:
         self.true_colours = true_colours
 
     def __call__(
-        self, network: Callable[..., Tensor], image: Tensor, target: Tensor, generator: torch.Generator
+        self,
+        network: Callable[..., Tensor],
+        image: Tensor,
+        target: Tensor,
+        generator: torch.Generator,
+        of_batch: torch.Generator,
     ) -> Tensor:
         """The loss of each sample, ``(N,)`` float32.
 
@@ -49,18 +54,26 @@ class Likelihood:
             network: With its wrappers; what calls it will do.
             image: ``(N, C, H, W)``.
             target: Of that shape.
-            generator: On their device; of the noise, and of whether colours are the target's.
+            generator: Of the noise; on their device.
+            of_batch: Of whether colours are the target's; on the CPU, the same in all processes.
         """
         usable = torch.isfinite(target).flatten(1).all(1)
         target = torch.where(usable.view(-1, 1, 1, 1), target, 0)
         noise = torch.rand(target.shape, generator=generator, device=target.device)
         # Held-out pairs, which are compared with many batches, are seen as in validation.
         share = self.true_colours if torch.is_grad_enabled() else 0.0
-        true_colours = torch.rand((), generator=generator, device=target.device) < share
+        true_colours = (torch.rand((), generator=of_batch) < share).to(target.device, non_blocking=True)
         losses = full_precision(network(image, target, noise, true_colours))
         return self.weight * torch.where(usable, losses, torch.nan)
 
-    def fit(self, network: nn.Module, image: Tensor, target: Tensor, generator: torch.Generator) -> bool:
+    def fit(
+        self,
+        network: nn.Module,
+        image: Tensor,
+        target: Tensor,
+        generator: torch.Generator,
+        of_batch: torch.Generator,
+    ) -> bool:
         """Fit the network's `ActNorm`s to a batch; nothing where that was done, or weights of a training were loaded.
 
         Values that are not finite count as 0.
@@ -70,6 +83,7 @@ class Likelihood:
             image: As of a call.
             target: As of a call.
             generator: As of a call.
+            of_batch: As of a call.
 
         Returns:
             Whether they were fitted now.
@@ -77,7 +91,7 @@ class Likelihood:
         if act_norms_are_fitted(network):
             return False
         image, target = (torch.nan_to_num(x, 0, 0, 0) for x in (image, target))
-        fit_act_norms(network, lambda: self(network.forward, image, target, generator))
+        fit_act_norms(network, lambda: self(network.forward, image, target, generator, of_batch))
         return True
 
 

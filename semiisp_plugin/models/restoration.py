@@ -261,13 +261,19 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
             return
         self._flow_is_fitted = True
         net = self.get_bare_model(self.net_g)
-        if not self.likelihood.fit(net, self.lq, self.gt, self.generator_of(self.iteration, _OF_LIKELIHOOD)):
+        if not self.likelihood.fit(net, self.lq, self.gt, *self._generators_of_likelihood()):
             return
         if self.opt.get("dist"):  # each process has fitted its own to its part of the batch
             for parameter in net.parameters():
                 torch.distributed.broadcast(parameter.data, 0)
         if self.ema_decay > 0:
             self.net_g_ema.load_state_dict(net.state_dict())
+
+    def _generators_of_likelihood(self) -> tuple[torch.Generator, torch.Generator]:
+        """Of this process, and of all."""
+        seed, number = self.opt["manual_seed"], self.draw_number(self.iteration)
+        of_batch = iteration_generator(seed, number, torch.device("cpu"), _OF_LIKELIHOOD)
+        return self.generator_of(self.iteration, _OF_LIKELIHOOD), of_batch
 
     def sample_losses(self, net: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
         """Run a network on the batch: the loss of each sample, ``(N,)``, and its parts by name.
@@ -292,8 +298,8 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
                 )
             parts = {name: per_sample(loss(output, self.gt)) for name, loss in self.losses.items()}
         if self.likelihood is not None:
-            generator = self.generator_of(self.iteration, _OF_LIKELIHOOD)
-            parts["l_nll"] = self.likelihood(partial(self.predict, net), self.lq, self.gt, generator)
+            run = partial(self.predict, net)
+            parts["l_nll"] = self.likelihood(run, self.lq, self.gt, *self._generators_of_likelihood())
         losses = torch.stack(tuple(parts.values())).sum(0)
         self._sample_losses = losses.detach()
         return losses, parts
