@@ -35,6 +35,7 @@ from semiisp_plugin.experiments.jobs import Job, Record
 from semiisp_plugin.experiments.tried import LookalikeInverse, best_weights, generator_of_folds
 from semiisp_plugin.io.image_io import read_image, to_float, to_tensor, to_uint8, to_uint16, write_image
 from semiisp_plugin.io.picture import shrink_short_side
+from semiisp_plugin.models.likelihood import networks_with_likelihood
 from semiisp_plugin.models.validation import measure
 from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
@@ -344,6 +345,7 @@ def _target_options(step: Step, data: Data) -> dict[str, Any]:
     made = _pseudo_data(step.needs["pseudo"].folder) if "pseudo" in step.needs else None
     labelled = data.labelled if "guide" not in step.needs else _guided_data(step.needs["guide"].folder)
     total = s.semi_iterations if kind == "semi" else step.settings["iterations"]
+    is_flow = s.network["type"] in networks_with_likelihood()  # type: ignore[index]  # `chain` has put its section there
     options = _options(
         step,
         s,
@@ -351,8 +353,8 @@ def _target_options(step: Step, data: Data) -> dict[str, Any]:
         s.network,
         total_iter=total,
         optim_g={"type": "AdamW", "lr": s.fine_lr if kind == "finetune" else s.lr},
-        pixel_opt={"type": "MSELoss"},
         ema_decay=s.ema_decay,
+        **({"likelihood": {}} if is_flow else {"pixel_opt": {"type": "MSELoss"}}),
     )
     if s.network["type"] == "PQDynamicISP":  # type: ignore[index]  # `chain` has put its section there
         options["train"].update(grad_clip=1.0, warmup_iter=total // 20)
@@ -363,7 +365,7 @@ def _target_options(step: Step, data: Data) -> dict[str, Any]:
         options["path"] = {"pretrain_network_g": str(run_folder(start) / f"{part}_latest.pth")}
     if s.table_penalty:
         training["table_penalty"] = {}
-    if s.loss == "mse_ssim":
+    if s.loss == "mse_ssim" and not is_flow:
         training["ssim_opt"] = {"type": "SSIMLoss", "loss_weight": 1.0}
     if made is None or kind == "pseudo_only":
         train_set["batch_size_per_gpu"] = step.settings["batch"]

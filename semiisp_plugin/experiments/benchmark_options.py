@@ -170,7 +170,7 @@ class Settings(Strict):
         ema_decay: Of the target network's weights.
         augment: Photometric jitter of the inputs in supervised training, phase 3 included (there it is ours); 0 for
             none.
-        loss: ``mse``, or ``mse_ssim`` (Table 6, with denoising).
+        loss: ``mse``, or ``mse_ssim`` (Table 6, with denoising). A normalising flow has its likelihood in any case.
         table_penalty: Keep the target's lookup tables smooth and monotone: ``train: table_penalty`` with its defaults.
         network: The target network's section; ``f_isp`` is the network of f_ISP with local control, and
             ``f_isp_global`` that with global control. A PQDynamicISP is trained with warm-up and clipped gradients, as

@@ -324,12 +324,17 @@ def _semi(e: Experiment) -> dict[str, Any]:
         "filter": Sourced({"beta": table.beta}, f"{source}, eq. 12"),
         "optim_g": Sourced({"type": "AdamW", "lr": SEMI_LR}, "Table 6", "weight decay and betas are torch's (ours)"),
         "scheduler": Sourced({"type": "CosineAnnealing", "eta_min_ratio": FLOOR}, "Table 6"),
-        "pixel_opt": Sourced({"type": "MSELoss", "loss_weight": 1.0}, source),
     }
-    if noisy:
+    own = e.model.training(task, e.pairs).losses.get("likelihood")
+    if own is not None:
+        train["likelihood"] = own
+    else:
+        train["pixel_opt"] = Sourced({"type": "MSELoss", "loss_weight": 1.0}, source)
+    if noisy and own is None:
         train["ssim_opt"] = Sourced(
             {"type": "SSIMLoss", "loss_weight": 1.0}, source, "its definition and weight are ours, 1 - SSIM"
         )
+    if noisy:
         train["noise"] = Sourced(
             {"shot_variance": SHOT_VARIANCE, "read_variance": READ_VARIANCE},
             "eq. 15, Sec. A.3",

@@ -118,7 +118,7 @@ _ON_FIVEK = (
     "namedcurves",
     "microisp",
 )
-_ON_LOL = ("llformer", "retinexformer", "cidnet", "syenet", "snr_aware")
+_ON_LOL = ("llformer", "retinexformer", "cidnet", "syenet", "snr_aware", "llflow")
 
 
 def _fivek(name: str, title: str, paper: str, raw: bool, f_isp: Mapping[str, Sourced[Any]]) -> Task:
@@ -813,6 +813,31 @@ def _snr_aware_training(task: Task, pairs: int) -> Supervised:
     )
 
 
+# LLFlow ..............................................................................................................
+
+_LLFLOW = "LLFlow's repository"
+_LLFLOW_STEPS = 40_000
+
+
+def _llflow_network(task: Task) -> Sourced[dict[str, Any]]:
+    values = {"type": "LLFlow", "num_feat": 64, "num_block": 24, "stacked": [1, 3, 5, 7], "flow_steps": 12}
+    return Sourced(values, _LLFLOW)
+
+
+def _llflow_training(task: Task, pairs: int) -> Supervised:
+    steps = [_LLFLOW_STEPS * percent // 100 for percent in (50, 75, 90, 95)]
+    likelihood = {"weight": 1.0, "true_colours": 0.2 if task.name == "lolv1" else 0.5}
+    return Supervised(
+        iterations=Sourced(_LLFLOW_STEPS, _LLFLOW) if pairs == task.full else ours(_LLFLOW_STEPS, "as for all pairs"),
+        batch=Sourced(16, _LLFLOW),
+        crop=Sourced(160, _LLFLOW),
+        flips=Sourced((True, False), _LLFLOW),
+        optimiser=Sourced({"type": "Adam", "lr": 5e-4}, _LLFLOW, "there the encoder has a weight decay of 1e-5"),
+        scheduler=Sourced({"type": "MultiStepLR", "milestones": steps, "gamma": 0.5}, _LLFLOW),
+        losses={"likelihood": Sourced(likelihood, _LLFLOW, "its only loss, in phase 2 as well (ours)")},
+    )
+
+
 MODELS: Mapping[str, TargetModel] = {
     model.name: model
     for model in (
@@ -830,6 +855,7 @@ MODELS: Mapping[str, TargetModel] = {
         TargetModel("retinexformer", "Retinexformer", "Retinexformer", _retinexformer_network, _retinexformer_training),
         TargetModel("cidnet", "CIDNet", None, _cidnet_network, _cidnet_training),
         TargetModel("snr_aware", "SNR-Aware", None, _snr_aware_network, _snr_aware_training),
+        TargetModel("llflow", "LLFlow", None, _llflow_network, _llflow_training),
     )
 }
 """The paper's target models, and NAFNet in its published size, by name."""

@@ -70,14 +70,12 @@ class ISPModel(RestorationModel):
             captured: list[torch.Tensor] = []
             # The sets are those of the training forward pass itself (Sec. 3.1), also inside a parallel wrapper.
             hook = net.encoder.register_forward_hook(lambda _m, _i, z, kept=captured: kept.append(z.detach()))
-            output = self.predict(wrapped, self.lq)
+            losses, parts = self.sample_losses(wrapped)
             hook.remove()
-            losses, parts = self.sample_losses(output)
             total = total + self.penalised(losses).mean()
             logs.update({f"{name}_{label}": value.mean() for name, value in parts.items()})
             for z in captured:
                 self.banks[label].append(self.of_all_processes(net.spec.squash(z.float())))
-        self.output = output
         self.step(total)
         self.record(**logs)
 

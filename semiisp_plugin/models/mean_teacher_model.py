@@ -43,9 +43,9 @@ class MeanTeacherModel(PseudoInputsModel):
     def optimize_parameters(self, current_iter: int) -> None:
         """One iteration on the batch of `feed_data`."""
         self._iteration = current_iter
+        self.fit_flow()
         self.take_targets_of_the_teacher(current_iter)
-        self.output = self.predict(self.net_g, self.lq)
-        losses, parts = self.sample_losses(self.output)
+        losses, parts = self.sample_losses(self.net_g)
         unlabelled = self.is_pseudo.to(self.device)
         supervised, consistency = mean_over(losses, ~unlabelled), mean_over(losses, unlabelled)
         weight = self.mean_teacher.weight * sigmoid_rampup(current_iter, self.mean_teacher.rampup_iter)

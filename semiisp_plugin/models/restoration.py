@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from copy import deepcopy
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +25,7 @@ from semiisp_plugin.losses.per_sample import full_precision, per_sample
 from semiisp_plugin.metrics import prepare_metric
 from semiisp_plugin.models.checkpointed import CheckpointedModel
 from semiisp_plugin.models.learning_rate import schedule_factor
+from semiisp_plugin.models.likelihood import Likelihood
 from semiisp_plugin.models.output_penalties import ActivityPenalty, DeepSupervision, OutputPenalty, TablePenalty
 from semiisp_plugin.models.random_state import iteration_generator
 from semiisp_plugin.models.step_guard import Statistics, StepGuard, gradient_norm
@@ -35,6 +37,7 @@ from semiisp_plugin.toolbox import SRModel, build_loss, build_network, get_root_
 LOSS_KEYS = {"pixel_opt": "l_pix", "perceptual_opt": "l_percep", "ssim_opt": "l_ssim"}
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _GRID_IMAGES = 4
+_OF_LIKELIHOOD = 2  # of `generator_of`: a stream of its own, beside those of jitter and noise
 
 
 @contextmanager
@@ -124,6 +127,7 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         self.statistics = Statistics(self.trained_networks())
         self._drop_update = False
         self._sample_losses: Tensor | None = None
+        self._flow_is_fitted = False
         # Without fp16 it does nothing: bf16 has the range of float32.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype is torch.float16)
         # Built without reduction: every loss is taken per sample, and averaged by the model.
@@ -132,6 +136,9 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
             if train.get(key):
                 with naming(f"train:{key}"):
                     self.losses[name] = build_loss({**train[key], "reduction": "none"}).to(self.device)
+        self.likelihood: Likelihood | None = None
+        if train.get("likelihood") is not None:
+            self.likelihood = Likelihood(self.get_bare_model(self.net_g), **train["likelihood"])
         networks = dict(zip(("network_g", "network_global"), self.trained_networks(), strict=False))
         self.penalties: dict[str, OutputPenalty] = {}
         if train.get("activity_penalty"):
@@ -214,12 +221,13 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
                 # step to the system, and fetch it page by page in the next one.
                 self.optimizer_g.zero_grad(set_to_none=True)
 
-    def predict(self, net: nn.Module, x: Tensor) -> Tensor:
+    def predict(self, net: nn.Module, x: Tensor, *more: Tensor) -> Tensor:
         """The network's output for ``x`` in float32, computed in the precision of ``train:precision``.
 
         Args:
             net: A trained network, parallel wrapper included.
             x: ``(N, C, H, W)``.
+            more: What else the network takes.
 
         Returns:
             ``(N, C', H', W')``.
@@ -227,9 +235,9 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         if self.amp_dtype is None:
-            return full_precision(net(x))
+            return full_precision(net(x, *more))
         with torch.autocast(self.device.type, self.amp_dtype):
-            output = net(x)
+            output = net(x, *more)
         return full_precision(output)
 
     def draw_number(self, current_iter: int) -> int:
@@ -247,19 +255,51 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         if strength:
             self.lq = photometric_jitter(self.lq, float(strength), self.generator_of(current_iter))
 
-    def sample_losses(self, output: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of each sample, ``(N,)``, and its parts by name.
+    def fit_flow(self) -> None:
+        """Before the first step with ``train:likelihood``: fit the flow to the batch, unless it is a trained one."""
+        if self.likelihood is None or self._flow_is_fitted:
+            return
+        self._flow_is_fitted = True
+        net = self.get_bare_model(self.net_g)
+        if not self.likelihood.fit(net, self.lq, self.gt, *self._generators_of_likelihood()):
+            return
+        if self.opt.get("dist"):  # each process has fitted its own to its part of the batch
+            for parameter in net.parameters():
+                torch.distributed.broadcast(parameter.data, 0)
+        if self.ema_decay > 0:
+            self.net_g_ema.load_state_dict(net.state_dict())
+
+    def _generators_of_likelihood(self) -> tuple[torch.Generator, torch.Generator]:
+        """Of this process, and of all."""
+        seed, number = self.opt["manual_seed"], self.draw_number(self.iteration)
+        of_batch = iteration_generator(seed, number, torch.device("cpu"), _OF_LIKELIHOOD)
+        return self.generator_of(self.iteration, _OF_LIKELIHOOD), of_batch
+
+    def sample_losses(self, net: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run a network on the batch: the loss of each sample, ``(N,)``, and its parts by name.
+
+        ``self.output`` is its output then, or None where no loss looks at it.
+
+        Args:
+            net: A trained network, parallel wrapper included.
 
         Raises:
             OptionError: The network's output has another size than the target.
         """
-        if output.shape != self.gt.shape:
-            raise OptionError(
-                f"network_g ({type(self.get_bare_model(self.net_g)).__name__}) turns inputs of {tuple(self.lq.shape)} "
-                f"into {tuple(output.shape)}; the targets are {tuple(self.gt.shape)}. Take a network that keeps the "
-                f"size (for BasicSR's super-resolution ones: upscale: 1)."
-            )
-        parts = {name: per_sample(loss(output, self.gt)) for name, loss in self.losses.items()}
+        parts: dict[str, Tensor] = {}
+        self.output: Tensor | None = None
+        if len(self.losses):
+            self.output = output = self.predict(net, self.lq)
+            if output.shape != self.gt.shape:
+                raise OptionError(
+                    f"network_g ({type(self.get_bare_model(self.net_g)).__name__}) turns inputs of "
+                    f"{tuple(self.lq.shape)} into {tuple(output.shape)}; the targets are {tuple(self.gt.shape)}. Take "
+                    f"a network that keeps the size (for BasicSR's super-resolution ones: upscale: 1)."
+                )
+            parts = {name: per_sample(loss(output, self.gt)) for name, loss in self.losses.items()}
+        if self.likelihood is not None:
+            run = partial(self.predict, net)
+            parts["l_nll"] = self.likelihood(run, self.lq, self.gt, *self._generators_of_likelihood())
         losses = torch.stack(tuple(parts.values())).sum(0)
         self._sample_losses = losses.detach()
         return losses, parts
@@ -394,13 +434,21 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         """Which samples of the current batch go into which grid, as boolean masks ``(N,)`` on the model's device."""
         return {"batch": torch.ones(len(self.lq), dtype=torch.bool, device=self.device)}
 
+    def output_to_show(self) -> Tensor:
+        """The output for the current batch; where training did without (``train:likelihood`` alone), that of `test`."""
+        if self.output is None:
+            self.test()
+        assert self.output is not None
+        return self.output
+
     @torch.no_grad()
     def log_images(self, tb_logger: Any, current_iter: int) -> None:
         """Write grids of the current batch to TensorBoard: a sample a column; rows input, output, target."""
+        output = self.output_to_show()
         for name, chosen in self.image_groups().items():
             columns = int(chosen.sum().clamp_max(_GRID_IMAGES))
             if columns:
-                rows = [t[chosen][:columns].detach().float().clamp(0, 1) for t in (self.lq, self.output, self.gt)]
+                rows = [t[chosen][:columns].detach().float().clamp(0, 1) for t in (self.lq, output, self.gt)]
                 tb_logger.add_image(f"images/{name}", make_grid(torch.cat(rows).cpu(), nrow=columns), current_iter)
 
     def log_histograms(self, tb_logger: Any, current_iter: int) -> None:

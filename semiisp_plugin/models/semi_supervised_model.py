@@ -93,7 +93,7 @@ class SemiSupervisedModel(PseudoInputsModel):
             for batch in self._held_out_batches[self.opt.get("rank", 0) :: self.opt.get("world_size") or 1]:
                 self.lq, self.gt = (batch[name].to(self.device, non_blocking=True) for name in ("lq", "gt"))
                 # Not compiled: it would be, once more, for batches of another size and another mode.
-                losses, _ = self.sample_losses(self.predict(net.forward if self.compiled else net, self.lq))
+                losses, _ = self.sample_losses(net.forward if self.compiled else net)
                 total += torch.stack((losses.sum(), losses.new_tensor(len(losses))))
         finally:
             net.train(was_training)
@@ -123,10 +123,10 @@ class SemiSupervisedModel(PseudoInputsModel):
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One iteration on the batch of `feed_data`."""
+        self.fit_flow()
         self.update_held_out(current_iter)
         self.add_noise(current_iter)
-        self.output = self.predict(self.net_g, self.lq)
-        losses, parts = self.sample_losses(self.output)
+        losses, parts = self.sample_losses(self.net_g)
         detached = losses.detach()
         mean_real = mean_real_loss(detached, self.is_pseudo)
         if self.opt.get("dist"):
@@ -135,7 +135,8 @@ class SemiSupervisedModel(PseudoInputsModel):
             mean_real /= self.opt["world_size"]
         in_warmup = self.filter.in_warmup
         weights, threshold, kept_ratio, reference = self.filter(detached, self.is_pseudo, reference=mean_real)
-        zero_dropped_gradient(self.output, weights)
+        if self.output is not None:
+            zero_dropped_gradient(self.output, weights)
         loss = semi_supervised_loss(self.penalised(losses), weights)
         pseudo = self.is_pseudo.to(self.device, non_blocking=True)
         counts = batch_counts(weights, pseudo)

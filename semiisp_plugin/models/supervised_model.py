@@ -20,8 +20,8 @@ class SupervisedModel(RestorationModel):
         """One iteration on the batch of `feed_data`."""
         self.jitter_inputs(current_iter)
         self.mix_pairs(current_iter)
-        self.output = self.predict(self.net_g, self.lq)
-        losses, parts = self.sample_losses(self.output)
+        self.fit_flow()
+        losses, parts = self.sample_losses(self.net_g)
         total = self.penalised(losses).mean()
         self.step(total)
         self.record(**{name: value.mean() for name, value in parts.items()}, l_total=total)

@@ -220,10 +220,12 @@ def _check_testing(options: dict[str, Any], source: Source) -> None:
 def _check_training(options: dict[str, Any], model: Any, source: Source) -> None:
     train, val, name = options["train"], options.get("val") or {}, options["model_type"]
     losses = [f.encode_name for f in msgspec.structs.fields(Train) if marks_of(f.type).get("names") == "loss"]
-    if not any(train.get(key) for key in losses):
-        source.fail(("train",), f"there is no loss: give {', '.join(losses[:-1])} or {losses[-1]}.")
     given = [key for key in losses if train.get(key)]
-    if all(train[key].get("loss_weight") == 0 for key in given):
+    flow = train.get("likelihood") is not None
+    if not given and not flow:
+        fix = f"give {', '.join(losses[:-1])} or {losses[-1]}; or, for a normalising flow such as LLFlow, likelihood"
+        source.fail(("train",), f"there is no loss: {fix}.")
+    if not flow and all(train[key].get("loss_weight") == 0 for key in given):
         source.fail(("train", given[0], "loss_weight"), "is 0, so that nothing is learned; give one above 0.")
     if train.get("mixup") is not None and options["datasets"]["train"].get("batch_size_per_gpu") == 1:
         source.fail(

@@ -277,6 +277,18 @@ class DeepSupervision(Strict):
     weight: Annotated[NotNegative, doc("Factor of the mean squared error; NamedCurves': 0.5.")] = 0.5
 
 
+class Likelihood(Strict):
+    """The negative log-likelihood of the target, the loss of a normalising flow (`LLFlow`), in bits a number."""
+
+    weight: Annotated[AboveZero, doc("Factor of the loss.")] = 1.0
+    true_colours: Annotated[
+        Share,
+        doc(
+            "How often, a batch, the latent's mean is the target's own colour map; LLFlow's: 0.2 (LOLv1), 0.5 (LOLv2)."
+        ),
+    ] = 0.2
+
+
 class TablePenalty(Strict):
     """The lookup tables that a network such as `SepLUT` predicts are kept smooth and monotone."""
 
@@ -376,6 +388,13 @@ class Train(Strict):
     ] = None
     perceptual_opt: Annotated[dict[str, Any] | None, doc("As `pixel_opt`.", names="loss")] = None
     ssim_opt: Annotated[dict[str, Any] | None, doc("As `pixel_opt`.", names="loss")] = None
+    likelihood: Annotated[
+        Likelihood | None,
+        doc(
+            "The loss of a normalising flow (`LLFlow`), in place of other losses or beside them; seen by the filter.",
+            models=("SupervisedModel", "SemiSupervisedModel", "MeanTeacherModel"),
+        ),
+    ] = None
     bank_size: Annotated[
         Positive | None, doc("Parameter sets that are kept (N of Table 5); `ISPModel` alone.", models=("ISPModel",))
     ] = None

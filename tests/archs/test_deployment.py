@@ -52,6 +52,10 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
     # With a rep_scale of 1 the last convolution cancels nearly all of what it gets, and roundings are what is left.
     "SYENet": {"": {"rep_scale": 2}, "mosaic": {"rep_scale": 2, "mosaic": True}},
     "LLFLUT": {"": {"num_lap": 2, "n_vertices": 5, "embed_dim": 8, "heads": [1, 2], "filter_feat": 8}},
+    "LLFlow": {
+        "": {"num_feat": 4, "num_block": 1, "num_grow_ch": 2, "stacked": [0]}
+        | {"levels": 1, "flow_steps": 1, "hidden_feat": 4}
+    },
     "SNRAware": {"": {"num_feat": 4, "num_block": 1, "layers": 1, "heads": 2, "head_feat": 4}},
     "SepLUT": {"": {"thumbnail": 32, "n_vertices_3d": 5, "n_vertices_1d": 6}},
     "ImageAdaptive3DLUT": {"": _LUT},
@@ -67,7 +71,7 @@ LEAN = [(name, variant) for name, variant in CASES if (name, variant) not in _LE
 every_lean = pytest.mark.parametrize("case", LEAN, ids=["-".join(filter(None, case)) for case in LEAN])
 every = pytest.mark.parametrize("case", CASES, ids=IDS)
 FLOAT32_AT_LEAST = {"CIDNet", "CSRNet", "HDRNet", "MicroISP", "NAFNet", "NamedCurves", "KBNet_s", "LLFormer", "SepLUT"}
-FLOAT32_AT_LEAST |= {"LLFLUT", "SNRAware", "SYENet", "ImageAdaptive3DLUT", "AdaInt", "LUTwithBGrid"}
+FLOAT32_AT_LEAST |= {"LLFLUT", "LLFlow", "SNRAware", "SYENet", "ImageAdaptive3DLUT", "AdaInt", "LUTwithBGrid"}
 ONE_SIZE = ("LLFLUT",)  # It exports for any, whose sizes torch works out in a minute and a half.
 STEPS = {"NamedCurves": 0.02}  # Share of pixels whose colour's name may be another after rounding, which is a jump.
 SIZES = [(side, 18 - side) for side in range(1, 18)] + [(side, side) for side in range(1, 18)]

@@ -187,6 +187,14 @@ def test_a_penalty_on_tables_is_of_the_target_alone(tmp_path):
         assert "table_penalty" not in sections[0]
 
 
+def test_a_flow_is_trained_by_its_likelihood(tmp_path):
+    options, data = make_options(tmp_path), Data(PairData(tmp_path, tmp_path), [], [], tmp_path)
+    for system in ("supervised", "pseudo_only", "mean_teacher", "before_fine", "paper"):
+        train = benchmark_jobs._target_options(ending(options, system, network={"type": "LLFlow"}), data)["train"]
+        assert train["likelihood"] == {}
+        assert "pixel_opt" not in train
+
+
 def test_folds_are_pooled(tmp_path):
     """Not averaged; what has a PSNR that is no number does not win; the test has no say."""
 

@@ -53,6 +53,7 @@ SMALL = {
     "SYENet": {"rep_scale": 1},
     "NamedCurves": {"skip_feat": 4, "curve_feat": 8},
     "LLFLUT": {"num_lap": 2, "n_vertices": 5, "embed_dim": 8, "heads": [1, 2], "filter_feat": 8},
+    "LLFlow": {"num_feat": 4, "num_block": 1, "num_grow_ch": 2, "stacked": [0], "flow_steps": 1, "hidden_feat": 4},
     "SNRAware": {"num_feat": 4, "num_block": 1, "layers": 1, "heads": 2, "head_feat": 4},
     "CSRNet": {"num_feat": 8, "condition_feat": 4},
     "LLFormer": {"dim": 4, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1},
@@ -74,6 +75,7 @@ PARAMETERS = {  # of the full networks, in millions
     "retinexformer": 1.61,
     "llf_lut": 0.716,
     "snr_aware": 39.12,
+    "llflow": 38.86,
 }
 
 
@@ -343,7 +345,7 @@ def made_small(options: dict, root: Path) -> dict:
         data["num_worker_per_gpu"] = 0
         if name != "train":
             continue
-        pooled = options["train"]["pixel_opt"]["type"] == "PooledL1Loss"  # its largest kernel is 64
+        pooled = options["train"].get("pixel_opt", {}).get("type") == "PooledL1Loss"  # its largest kernel is 64
         if "gt_size" in data:
             data["gt_size"] = 64 if pooled else 32
         if "real_per_batch" in data:
@@ -371,7 +373,7 @@ def take_a_step(values: dict, root: Path) -> None:
     batches.close()
     run.data.loader.close()
     logged = model.get_current_log()
-    losses = [value for key, value in logged.items() if key.startswith("l_pix")]
+    losses = [value for key, value in logged.items() if key.startswith(("l_pix", "l_nll"))]
     assert losses, name
     assert all(math.isfinite(value) for value in losses), name
     after = list(run.model.net_g.parameters())

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from semiisp_plugin.archs.flow import with_kept_inverses
 from semiisp_plugin.io.files import replacing
 
 # The first with lookups in volumes (GridSample of five dimensions), which SepLUT needs.
@@ -87,6 +88,7 @@ def write_graph(
     if not hasattr(torch.export, "Dim") or not hasattr(torch.export.Dim, "DYNAMIC"):
         raise ExportError(f"torch {torch.__version__} is too old for --format onnx: install 2.6 or later.")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    network = with_kept_inverses(network)  # ONNX inverts no matrices
     # Where a size is not fixed, 1 would be taken for a constant.
     image = torch.rand(1 if fixed else 2, CHANNELS, *size, generator=torch.Generator().manual_seed(0))
     free = torch.export.Dim.DYNAMIC
