@@ -5,6 +5,8 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo learn test test-fast lint format pins clean
+# Containers often set it; torch would then be compiled to bytecode at every start, which takes as long as importing it.
+unexport PYTHONDONTWRITEBYTECODE
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -57,12 +57,17 @@ def package(workspace, tiny_data) -> Path:
 @pytest.fixture
 def named(package, monkeypatch):
     """The example's module imported by name, and forgotten afterwards."""
-    from semiisp_plugin.toolbox import ARCH_REGISTRY
-
     monkeypatch.syspath_prepend(str(package))
     monkeypatch.setattr(plugins, "_named", [])
     plugins.register([MODULE])
     yield package
+    forget()
+
+
+def forget() -> None:
+    """The example's module, as if it had not been imported."""
+    from semiisp_plugin.toolbox import ARCH_REGISTRY
+
     ARCH_REGISTRY._obj_map.pop("CurveNet", None)
     for name in [n for n in sys.modules if n.partition(".")[0] == "own_package"]:
         del sys.modules[name]
@@ -99,8 +104,8 @@ def test_train_test_and_enhance(package):
 
 
 @pytest.mark.slow
-def test_spawned_workers_know_it(named):
-    """A benchmark's; the network that it builds comes back."""
+def test_a_benchmark_s_workers_know_it(named):
+    """The network that one builds comes back."""
     with _pool(1) as pool:
         network = pool.submit(build_network, {"type": "CurveNet", "features": 4}).result()
     assert type(network).__name__ == "CurveNet"
@@ -130,16 +135,23 @@ def test_a_builder_s_workers_unpickle_it(named):
         assert pool.apply(type, (build_network({"type": "CurveNet", "features": 4}),)).__name__ == "CurveNet"
 
 
-@pytest.mark.slow
 def test_an_installed_package_is_imported(package, monkeypatch):
     """Its metadata as ``pip install`` would write them."""
+    from semiisp_plugin.toolbox import ARCH_REGISTRY
+
     info = package / "own_package-0.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own_package\nVersion: 0.1\n")
     (info / "entry_points.txt").write_text(f"[{plugins.GROUP}]\ncurve_net = {MODULE}\n")
-    code = "import semiisp_plugin; semiisp_plugin.register(); from semiisp_plugin.toolbox import ARCH_REGISTRY"
-    code += "; assert 'CurveNet' in ARCH_REGISTRY"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=package)
+    monkeypatch.syspath_prepend(str(package))
+    assert "CurveNet" not in ARCH_REGISTRY
+    plugins._installed.cache_clear()  # as in a new process
+    try:
+        plugins.register()
+        assert "CurveNet" in ARCH_REGISTRY
+    finally:
+        plugins._installed.cache_clear()
+        forget()
 
 
 def test_what_cannot_be_imported_is_said(workspace):
