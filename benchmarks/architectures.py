@@ -3,8 +3,9 @@
 The public code is not part of this repository: name a clone of each (``git clone`` of megvii-research/NAFNet,
 ImCharlesY/SepLUT, caiyuanhao1998/Retinexformer, zhangyi-3/KBNet). Only the files of the network are imported from it,
 its ``basicsr`` or ``mmedit`` being replaced for that moment; Retinexformer's imports the package ``einops``. A network
-whose clone is not given is measured alone. SepLUT's public forward pass in tests needs its compiled extension
-``seplut_ext``: where that cannot be imported, its forward pass in training takes its place.
+whose clone is not given, or whose public code this does not run, is measured alone. SepLUT's public forward pass in
+tests needs its compiled extension ``seplut_ext``: where that cannot be imported, its forward pass in training takes its
+place.
 
 Both networks have the same weights and get the same images, in turn; the largest difference of their outputs is shown.
 Ratios are of passes beside each other, so that whatever else the machine does falls on both. On a CPU they are of
@@ -26,7 +27,7 @@ import sys
 import time
 import types
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -50,6 +51,11 @@ Forward = Callable[[nn.Module, Tensor], Tensor]
 
 def call(net: nn.Module, image: Tensor) -> Tensor:
     out: Tensor = net(image)
+    return out
+
+
+def likelihood(net: nn.Module, image: Tensor) -> Tensor:
+    out: Tensor = net(image, image)
     return out
 
 
@@ -140,18 +146,18 @@ class Subject:
     """A network of ours and the public one.
 
     Args:
-        clone: Which option names the clone.
         ours: As in an option file.
+        clone: Which option names the clone; None: ours is measured alone.
         load: The public class from the clone.
         public: Its arguments.
         train: How it is called in training.
         test: How it is called in tests.
     """
 
-    clone: str
     ours: dict[str, Any]
-    load: Callable[[Path], type[nn.Module]]
-    public: dict[str, Any]
+    clone: str | None = None
+    load: Callable[[Path], type[nn.Module]] | None = None
+    public: dict[str, Any] = field(default_factory=dict)
     train: Forward = call
     test: Forward = call
 
@@ -165,17 +171,17 @@ def nafnet(name: str) -> Callable[[Path], type[nn.Module]]:
 
 def seplut(m: int, vertices: int) -> Subject:
     options = {"n_base_feats": m, "n_vertices_3d": vertices, "n_vertices_1d": vertices}
-    return Subject("seplut", {"type": "SepLUT", **options}, public_seplut, options, seplut_train, seplut_test)
+    return Subject({"type": "SepLUT", **options}, "seplut", public_seplut, options, seplut_train, seplut_test)
 
 
 SUBJECTS: dict[str, Subject] = {
-    "NAFNet-s": Subject("nafnet", {"type": "NAFNet", "width": 16, **_SIDD}, nafnet("NAFNet"), {"width": 16, **_SIDD}),
+    "NAFNet-s": Subject({"type": "NAFNet", "width": 16, **_SIDD}, "nafnet", nafnet("NAFNet"), {"width": 16, **_SIDD}),
     "NAFNet-width32": Subject(
-        "nafnet", {"type": "NAFNet", "width": 32, **_SIDD}, nafnet("NAFNet"), {"width": 32, **_SIDD}
+        {"type": "NAFNet", "width": 32, **_SIDD}, "nafnet", nafnet("NAFNet"), {"width": 32, **_SIDD}
     ),
     "NAFNet-s local": Subject(
-        "nafnet",
         {"type": "NAFNet", "width": 16, **_SIDD, "tlc_train_size": 96},
+        "nafnet",
         nafnet("NAFNetLocal"),
         {"width": 16, **_SIDD, "train_size": (1, 3, 96, 96)},
     ),
@@ -183,17 +189,23 @@ SUBJECTS: dict[str, Subject] = {
     "SepLUT-m6-9": seplut(6, 9),
     "SepLUT-33": seplut(8, 33),
     "Retinexformer": Subject(
-        "retinexformer",
         {"type": "Retinexformer"},
+        "retinexformer",
         lambda clone: from_basicsr(clone, "RetinexFormer_arch", "RetinexFormer"),
         {"n_feat": 40, "stage": 1, "num_blocks": [1, 2, 2]},
     ),
     "KBNet_s": Subject(
-        "kbnet",
         {"type": "KBNet_s", "lightweight": True, "ffn_scale": 1.5},
+        "kbnet",
         lambda clone: from_basicsr(clone, "kbnet_s_arch", "KBNet_s"),
         {"lightweight": True, "ffn_scale": 1.5},
     ),
+    **{name: Subject({"type": name}) for name in ("ImageAdaptive3DLUT", "AdaInt", "LUTwithBGrid", "CSRNet", "HDRNet")},
+    **{name: Subject({"type": name}) for name in ("LLFLUT", "NamedCurves", "PQDynamicISP", "CIDNet", "SNRAware")},
+    "LLFormer": Subject({"type": "LLFormer"}),
+    "LLFlow": Subject({"type": "LLFlow"}, train=likelihood),
+    "SYENet": Subject({"type": "SYENet", "fused": True}),
+    "MicroISP": Subject({"type": "MicroISP", "mosaic": True}),
 }
 
 
@@ -202,7 +214,7 @@ def build(subject: Subject, side: str, clone: Path | None) -> nn.Module:
     if side == "ours":
         net: nn.Module = build_network(dict(subject.ours))
     else:
-        if clone is None:
+        if clone is None or subject.load is None:
             raise ValueError("The public network needs its clone.")
         net = subject.load(clone)(**subject.public)
     return net
@@ -210,7 +222,7 @@ def build(subject: Subject, side: str, clone: Path | None) -> nn.Module:
 
 def forwards(subject: Subject, side: str) -> tuple[Forward, Forward]:
     """In training and in tests."""
-    return (call, call) if side == "ours" else (subject.train, subject.test)
+    return (call, call) if side == "ours" and subject.load else (subject.train, subject.test)
 
 
 # --- time ----------------------------------------------------------------------------------------------------
@@ -293,7 +305,7 @@ def training_memory(net: nn.Module, forward: Forward, image: Tensor) -> int:
 
 def measure(name: str, args: argparse.Namespace) -> list[dict[str, str]]:
     subject = SUBJECTS[name]
-    clone = getattr(args, subject.clone)
+    clone = getattr(args, subject.clone) if subject.clone else None
     sides = SIDES if clone is not None else SIDES[:1]
     shape = (args.batch, 3, *args.size)
     nets = {side: build(subject, side, clone).to(args.device) for side in sides}
@@ -312,6 +324,8 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, str]]:
         }
         seconds = alternate(runs, args.device, args.repeats)
         row[f"{what} ms"] = f"{1000 * median(seconds['ours']):.1f}"
+        if not train:
+            row["forward MP/s"] = f"{image[:, 0].numel() / 1e6 / median(seconds['ours']):.3g}"
         if clone is not None:
             row[f"{what}, ratio"] = ratio(seconds["ours"], seconds["public"])
     memory = {side: training_memory(net, forwards(subject, side)[0], image) / MIB for side, net in nets.items()}
@@ -323,14 +337,14 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, str]]:
             with torch.no_grad():
                 outputs.append(forwards(subject, side)[1](nets[side].eval(), image))
         row["difference"] = f"{(outputs[0] - outputs[1]).abs().max().item():.1e}"
-    else:
+    elif subject.clone:
         print(f"{name}: no clone of the public code given (--{subject.clone}); ours is measured alone.", flush=True)
     return [row]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for clone in dict.fromkeys(subject.clone for subject in SUBJECTS.values()):
+    for clone in dict.fromkeys(subject.clone for subject in SUBJECTS.values() if subject.clone):
         parser.add_argument(f"--{clone}", type=Path, metavar="DIR", help="clone of the public repository")
     parser.add_argument("--networks", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), help="default: all")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: %(default)s")
