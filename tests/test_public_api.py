@@ -27,10 +27,9 @@ def surface() -> str:
         lines.append(re.sub(r"ForwardRef\(('\w+')[^)]*\)", r"\1", f"{name}{inspect.signature(value)}"))
         if inspect.isclass(value):
             # What a named tuple or torch brings is not ours.
-            own = {
-                n: m for n, m in vars(value).items() if n[0] != "_" and getattr(m, "__module__", "") == value.__module__
-            }
-            lines += [f"    .{n}{inspect.signature(m)}" for n, m in sorted(own.items()) if inspect.isfunction(m)]
+            own = [(n, m) for n, m in inspect.getmembers(value, inspect.isfunction) if n[0] != "_"]
+            ours = [(n, m) for n, m in own if m.__module__.startswith("semiisp_plugin.")]
+            lines += [f"    .{n}{inspect.signature(m)}" for n, m in ours]
     return "\n".join(lines) + "\n"
 
 

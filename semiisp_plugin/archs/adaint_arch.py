@@ -100,13 +100,13 @@ class AdaInt(LookupNetwork[AdaIntTables]):
         if identity_start:
             self.lut_generator.set_identity()
 
-    def predict_tables(self, image: Tensor) -> AdaIntTables:
-        """See `LookupNetwork.predict_tables`."""
+    def decide(self, image: Tensor) -> AdaIntTables:
+        """See `PreparedNetwork.decide`."""
         features = self.backbone(image)
         return AdaIntTables(self.lut_generator(features)[1], self.adaint(features))
 
-    def look_up(self, image: Tensor, tables: AdaIntTables, box: tuple[int, int], size: tuple[int, int]) -> Tensor:
-        """See `LookupNetwork.look_up`."""
+    def treat(self, image: Tensor, tables: AdaIntTables, box: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """See `PreparedNetwork.treat`."""
         lut, vertices = (table.to(image.dtype) for table in tables)
         # NaN of the vertices, which coordinates do not show, reaches all pixels through the table.
         lut = lut + 0 * vertices.sum((1, 2))[:, None, None, None, None]

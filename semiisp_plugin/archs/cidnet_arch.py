@@ -24,8 +24,9 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, ChannelNorm, check_image, likeness, pad_to_multiple
+from semiisp_plugin.archs.blocks import N_COLOURS, ChannelNorm, likeness, pad_to_multiple
 from semiisp_plugin.archs.hvi import hvi_to_rgb, rgb_to_hvi
+from semiisp_plugin.archs.image_network import ImageNetwork
 from semiisp_plugin.options.ranges import Channels
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
@@ -142,7 +143,7 @@ def _edge(inputs: int, outputs: int) -> nn.Sequential:
 
 
 @register(ARCH_REGISTRY)
-class CIDNet(nn.Module):
+class CIDNet(ImageNetwork):
     """Colour and intensity decoupling network for low-light enhancement.
 
     Input (N, 3, H, W) RGB in [0, 1] of any size; output of the same size, float32 at least, in [0, 1] (times
@@ -206,19 +207,8 @@ class CIDNet(nn.Module):
     def _exchange(self, number: int, hv: Tensor, i: Tensor) -> tuple[Tensor, Tensor]:
         return self._both(f"_LCA{number}", (hv, i), (i, hv))
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Enhance a batch.
-
-        Args:
-            image: (N, 3, H, W) RGB in [0, 1].
-
-        Returns:
-            (N, 3, H, W), of the input's dtype, or float32 where that is of lower precision.
-
-        Raises:
-            ValueError: The input is not (N, 3, H, W), or has no pixels.
-        """
-        check_image("CIDNet", image)
+    def enhance(self, image: Tensor) -> Tensor:
+        """See `ImageNetwork.enhance`."""
         height, width = image.shape[-2:]
         k = self.trans["density_k"]
         wide = image.to(torch.promote_types(image.dtype, torch.float32))

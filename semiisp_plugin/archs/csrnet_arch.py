@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, as_thumbnail, check_at_least, check_image
+from semiisp_plugin.archs.blocks import N_COLOURS, as_thumbnail, check_at_least
+from semiisp_plugin.archs.image_network import PreparedNetwork
 from semiisp_plugin.options.ranges import Channels, Thumbnail
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
@@ -70,7 +71,7 @@ class _Condition(nn.Module):
 
 
 @register(ARCH_REGISTRY)
-class CSRNet(nn.Module):
+class CSRNet(PreparedNetwork[list[Layer]]):
     """Conditional sequential retouching network: three 1x1 convolutions that a condition of the image modulates.
 
     Input (N, 3, H, W) RGB in [0, 1] of any size; output of the same size, float32 at least, not clamped; the image is
@@ -103,19 +104,8 @@ class CSRNet(nn.Module):
             self.add_module(f"cond_shift{i}", nn.Linear(condition_feat, widths[i]))
             self.add_module(f"conv{i}", nn.Conv2d(widths[i - 1], widths[i], 1))
 
-    def prepare(self, image: Tensor) -> list[Layer]:
-        """All that :meth:`apply_prepared` needs to know of a whole image, to go over it in parts.
-
-        Args:
-            image: (N, 3, H, W) RGB in [0, 1].
-
-        Returns:
-            The network of each image's pixels, float32 at least.
-
-        Raises:
-            ValueError: The input is not (N, 3, H, W), or has no pixels.
-        """
-        check_image("CSRNet", image)
+    def decide(self, image: Tensor) -> list[Layer]:
+        """The network of each image's pixels, float32 at least."""
         if self.thumbnail is not None:
             wide = torch.promote_types(image.dtype, torch.float32)
             image = as_thumbnail(image.to(wide), self.thumbnail)
@@ -135,38 +125,10 @@ class CSRNet(nn.Module):
                 layers.append(Layer(factor[:, :, None] * conv[0].flatten(1), bias[:, :, None]))
         return layers
 
-    def apply_prepared(self, tile: Tensor, context: list[Layer], box: tuple[int, int], size: tuple[int, int]) -> Tensor:
-        """Enhance a part of an image; together the parts are what :meth:`forward` makes of the whole.
-
-        Args:
-            tile: (N, 3, h, w), the part.
-            context: What :meth:`prepare` made of the whole image.
-            box: Row and column of its upper left pixel. CSRNet treats all places alike and does not look at it.
-            size: Height and width of the whole image; not looked at either.
-
-        Returns:
-            (N, 3, h, w), of the tile's dtype, or float32 where that is of lower precision.
-
-        Raises:
-            ValueError: The tile is not (N, 3, h, w), or has no pixels.
-        """
-        check_image("CSRNet", tile)
-        x = tile.to(torch.promote_types(tile.dtype, torch.float32)).flatten(2)
+    def treat(self, tile: Tensor, context: list[Layer], box: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """See `PreparedNetwork.treat`."""
+        x = tile.flatten(2)
         with torch.autocast(device_type=tile.device.type, enabled=False):
             for i, (weight, bias) in enumerate(context):
                 x = torch.baddbmm(bias.to(x.dtype), weight.to(x.dtype), F.relu(x, inplace=True) if i else x)
         return x.unflatten(2, tile.shape[-2:])
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Enhance a batch.
-
-        Args:
-            image: (N, 3, H, W) RGB in [0, 1].
-
-        Returns:
-            (N, 3, H, W), of the input's dtype, or float32 where that is of lower precision.
-
-        Raises:
-            ValueError: The input is not (N, 3, H, W), or has no pixels.
-        """
-        return self.apply_prepared(image, self.prepare(image), (0, 0), (image.shape[-2], image.shape[-1]))

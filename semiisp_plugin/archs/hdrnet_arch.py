@@ -24,7 +24,8 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from semiisp_plugin.archs.bilateral_slice import slice_and_apply
-from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, check_image
+from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least
+from semiisp_plugin.archs.image_network import PreparedNetwork
 from semiisp_plugin.options.ranges import Channels, Thumbnail
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
@@ -149,7 +150,7 @@ def _mixed(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 
 @register(ARCH_REGISTRY)
-class HDRNet(nn.Module):
+class HDRNet(PreparedNetwork[Tensor]):
     """Bilateral grid of affine colour transforms, predicted from a thumbnail, read by place and by a learned guide.
 
     Input (N, 3, H, W) RGB in [0, 1] of any size; output of the same size, float32 at least, not clamped. Under
@@ -206,19 +207,8 @@ class HDRNet(nn.Module):
         if identity_start:
             self.coefficients.set_identity()
 
-    def prepare(self, image: Tensor) -> Tensor:
-        """All that :meth:`apply_prepared` needs to know of a whole image, to go over it in parts.
-
-        Args:
-            image: (N, 3, H, W) RGB in [0, 1].
-
-        Returns:
-            The bilateral grid, (N, 12, luma_bins, spatial_bin, spatial_bin).
-
-        Raises:
-            ValueError: The input is not (N, 3, H, W), or has no pixels.
-        """
-        check_image("HDRNet", image)
+    def decide(self, image: Tensor) -> Tensor:
+        """The bilateral grid, (N, 12, luma_bins, spatial_bin, spatial_bin)."""
         # By whole numbers: resampling functions round the places each in a way of its own.
         places = torch.arange(self.thumbnail, device=image.device)
         for axis in (2, 3):
@@ -226,39 +216,10 @@ class HDRNet(nn.Module):
         grid: Tensor = self.coefficients(image.to(self.coefficients.prediction.weight.dtype))
         return grid
 
-    def apply_prepared(self, tile: Tensor, context: Tensor, box: tuple[int, int], size: tuple[int, int]) -> Tensor:
-        """Enhance a part of an image; together the parts are what :meth:`forward` makes of the whole.
-
-        Args:
-            tile: (N, 3, h, w), the part.
-            context: What :meth:`prepare` made of the whole image.
-            box: Row and column of the tile's upper left pixel in the image.
-            size: Height and width of the whole image.
-
-        Returns:
-            (N, 3, h, w), of the tile's dtype, or float32 where that is of lower precision.
-
-        Raises:
-            ValueError: The tile is not (N, 3, h, w), or has no pixels.
-        """
-        check_image("HDRNet", tile)
-        image = tile.to(torch.promote_types(tile.dtype, torch.float32))
+    def treat(self, tile: Tensor, context: Tensor, box: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """See `PreparedNetwork.treat`."""
         with torch.autocast(device_type=tile.device.type, enabled=False):
-            return slice_and_apply(context, self.guide(image), image, box, size)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Enhance a batch.
-
-        Args:
-            image: (N, 3, H, W) RGB in [0, 1].
-
-        Returns:
-            (N, 3, H, W), of the input's dtype, or float32 where that is of lower precision.
-
-        Raises:
-            ValueError: The input is not (N, 3, H, W), or has no pixels.
-        """
-        return self.apply_prepared(image, self.prepare(image), (0, 0), (image.shape[-2], image.shape[-1]))
+            return slice_and_apply(context, self.guide(tile), tile, box, size)
 
 
 def _initialise(layer: nn.Conv2d | nn.Linear) -> None:

@@ -26,7 +26,8 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, ChannelNorm, Gate, check_at_least, check_image, check_numbers
+from semiisp_plugin.archs.blocks import N_COLOURS, ChannelNorm, Gate, check_at_least, check_numbers
+from semiisp_plugin.archs.image_network import ImageNetwork
 from semiisp_plugin.archs.lookup import coordinates, identity_lut_3d, sample_3d
 from semiisp_plugin.options.ranges import Channels, Decay
 from semiisp_plugin.registry import ARCH_REGISTRY, register
@@ -451,7 +452,7 @@ class _Table(nn.Module):
 
 
 @register(ARCH_REGISTRY)
-class LLFLUT(nn.Module):
+class LLFLUT(ImageNetwork):
     """Three 3D tables, mixed by a transformer pixel by pixel in the small, and a learned local Laplacian filter.
 
     Input (N, 3, H, W) RGB in [0, 1] of any size; output of the same size, float32 at least, not clamped. What a pixel
@@ -521,19 +522,8 @@ class LLFLUT(nn.Module):
             if self.transformer.conv_last.bias is not None:
                 self.transformer.conv_last.bias.copy_(first.repeat_interleave(N_COLOURS))
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Enhance a batch.
-
-        Args:
-            image: (N, 3, H, W) RGB in [0, 1].
-
-        Returns:
-            (N, 3, H, W), of the input's dtype, or float32 where that is of lower precision.
-
-        Raises:
-            ValueError: The input is not (N, 3, H, W), or has no pixels.
-        """
-        check_image("LLFLUT", image)
+    def enhance(self, image: Tensor) -> Tensor:
+        """See `ImageNetwork.enhance`."""
         image = image.to(torch.promote_types(image.dtype, torch.float32))
         low = image
         for _ in range(self.num_lap):

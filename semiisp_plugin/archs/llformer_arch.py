@@ -44,7 +44,8 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, check_image, check_numbers, likeness
+from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, check_numbers, likeness
+from semiisp_plugin.archs.image_network import ImageNetwork
 from semiisp_plugin.options.ranges import Blocks, BlocksOfLevels, Channels, Scale
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
@@ -192,7 +193,7 @@ def _doubling(channels: int) -> nn.Sequential:
 
 
 @register(ARCH_REGISTRY)
-class LLFormer(nn.Module):
+class LLFormer(ImageNetwork):
     """Axis-based transformer for low-light image enhancement, from the paper's description (see the module).
 
     Input (N, 3, H, W) in [0, 1] of any size; output of the same size, float32 at least, not clamped. The fusions and
@@ -253,19 +254,8 @@ class LLFormer(nn.Module):
         self.refinement = blocks(dim, num_refinement_blocks, heads[0])
         self.to_image = nn.Conv2d(dim, N_COLOURS, 3, padding=1)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Enhance a batch.
-
-        Args:
-            image: (N, 3, H, W) in [0, 1].
-
-        Returns:
-            (N, 3, H, W), of the input's dtype, or float32 where that is of lower precision.
-
-        Raises:
-            ValueError: The input is not (N, 3, H, W), or empty.
-        """
-        check_image("LLFormer", image)
+    def enhance(self, image: Tensor) -> Tensor:
+        """See `ImageNetwork.enhance`."""
         height, width = image.shape[-2:]
         x = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
         x = self.head(self.embed(x))

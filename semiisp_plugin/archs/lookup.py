@@ -10,13 +10,11 @@ bit.
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from semiisp_plugin.archs.blocks import check_image
+from semiisp_plugin.archs.image_network import Context, PreparedNetwork
 
 __all__ = [
     "LookupNetwork",
@@ -32,8 +30,6 @@ __all__ = [
 ]
 
 _BAND = 2**17  # pixels
-
-Tables = TypeVar("Tables")
 
 
 def identity_lut_3d(n_vertices: int) -> Tensor:
@@ -161,67 +157,14 @@ def pass_nan(image: Tensor, out: Tensor, *, colours_apart: bool = False) -> Tens
     return torch.where(missing if colours_apart else missing.any(1, keepdim=True), float("nan"), out)
 
 
-class LookupNetwork(nn.Module, Generic[Tables]):
+class LookupNetwork(PreparedNetwork[Context]):
     """A network that predicts tables from a thumbnail of an image, and looks up each pixel in them."""
 
-    def predict_tables(self, image: Tensor) -> Tables:
-        """The tables for each image of a batch.
-
-        Args:
-            image: (N, 3, H, W) RGB in [0, 1].
-        """
-        raise NotImplementedError
-
-    def look_up(self, image: Tensor, tables: Tables, box: tuple[int, int], size: tuple[int, int]) -> Tensor:
-        """What :meth:`apply_prepared` does with a tile that is float32 at least."""
-        raise NotImplementedError
-
-    def prepare(self, image: Tensor) -> Tables:
-        """All that :meth:`apply_prepared` needs to know of a whole image, to go over it in parts.
-
-        Args:
-            image: (N, 3, H, W) RGB in [0, 1].
-
-        Raises:
-            ValueError: The input is not (N, 3, H, W), or has no pixels.
-        """
-        check_image(type(self).__name__, image)
-        return self.predict_tables(image)
-
-    def apply_prepared(self, tile: Tensor, context: Tables, box: tuple[int, int], size: tuple[int, int]) -> Tensor:
-        """Enhance a part of an image; together the parts are what :meth:`forward` makes of the whole.
-
-        Args:
-            tile: (N, 3, h, w), the part.
-            context: What :meth:`prepare` made of the whole image.
-            box: Row and column of its upper left pixel. Networks that treat all places alike do not look at it.
-            size: Height and width of the whole image; likewise.
-
-        Returns:
-            (N, 3, h, w), of the tile's dtype, or float32 where that is of lower precision.
-
-        Raises:
-            ValueError: The tile is not (N, 3, h, w), or has no pixels.
-        """
-        check_image(type(self).__name__, tile)
-        return self.look_up(tile.to(torch.promote_types(tile.dtype, torch.float32)), context, box, size)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Enhance a batch.
-
-        Args:
-            image: (N, 3, H, W) RGB in [0, 1].
-
-        Returns:
-            (N, 3, H, W), of the input's dtype, or float32 where that is of lower precision.
-
-        Raises:
-            ValueError: The input is not (N, 3, H, W), or has no pixels.
-        """
-        context = self.prepare(image)
-        size = (image.shape[-2], image.shape[-1])
+    def enhance(self, image: Tensor) -> Tensor:
+        """See `ImageNetwork.enhance`."""
         if torch.compiler.is_compiling() or torch.is_grad_enabled() or image.device.type != "cpu":
-            return self.apply_prepared(image, context, (0, 0), size)
+            return super().enhance(image)
+        context, size = self.prepare(image), (image.shape[-2], image.shape[-1])
         # By bands, whose tensors fit into caches and memory that was used before.
         rows = max(1, _BAND // (len(image) * size[1]))
         bands = range(0, size[0], rows)

@@ -106,11 +106,11 @@ class ImageAdaptive3DLUT(LookupNetwork[Tensor]):
         self.classifier = _Classifier(n_ranks, n_base_feats, thumbnail, dropout, identity_start)
         self.luts = _Tables(n_ranks, n_vertices)
 
-    def predict_tables(self, image: Tensor) -> Tensor:
-        """See `LookupNetwork.predict_tables`."""
+    def decide(self, image: Tensor) -> Tensor:
+        """See `PreparedNetwork.decide`."""
         tables: Tensor = self.luts(self.classifier(image))
         return tables
 
-    def look_up(self, image: Tensor, tables: Tensor, box: tuple[int, int], size: tuple[int, int]) -> Tensor:
-        """See `LookupNetwork.look_up`."""
+    def treat(self, image: Tensor, tables: Tensor, box: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """See `PreparedNetwork.treat`."""
         return pass_nan(image, sample_3d(coordinates(image), tables.to(image.dtype)))

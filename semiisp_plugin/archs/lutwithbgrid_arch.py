@@ -147,13 +147,13 @@ class LUTwithBGrid(LookupNetwork[LUTwithBGridTables]):
             self.gen_bilateral.set_identity()
             self.slice.set_identity()
 
-    def predict_tables(self, image: Tensor) -> LUTwithBGridTables:
-        """See `LookupNetwork.predict_tables`."""
+    def decide(self, image: Tensor) -> LUTwithBGridTables:
+        """See `PreparedNetwork.decide`."""
         features = self.backbone(image)
         return LUTwithBGridTables(self.gen_3d_lut(features)[1], self.gen_bilateral(features)[1])
 
-    def look_up(self, image: Tensor, tables: LUTwithBGridTables, box: tuple[int, int], size: tuple[int, int]) -> Tensor:
-        """See `LookupNetwork.look_up`. NaN needs no care: the convolution takes all colours of a pixel."""
+    def treat(self, image: Tensor, tables: LUTwithBGridTables, box: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """See `PreparedNetwork.treat`. NaN needs no care: the convolution takes all colours of a pixel."""
         lut, grids = (table.to(image.dtype) for table in tables)
         rows, columns = (
             self._places(start, length, whole, image)

@@ -20,7 +20,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, check_image, pack_mosaic, pad_to_multiple
+from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, pack_mosaic, pad_to_multiple
+from semiisp_plugin.archs.image_network import ImageNetwork
 from semiisp_plugin.options.ranges import Channels
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
@@ -85,7 +86,7 @@ class _Stage(nn.Module):
 
 
 @register(ARCH_REGISTRY)
-class MicroISP(nn.Module):
+class MicroISP(ImageNetwork):
     """Three small branches, of which each makes one colour.
 
     Input (N, 3, H, W) RGB in [0, 1] of any size; output of the same size, float32 at least, in [-0.08, 1.08]. A local
@@ -117,19 +118,8 @@ class MicroISP(nn.Module):
                 nn.init.normal_(module.weight, std=1e-3)
                 nn.init.zeros_(cast(Tensor, module.bias))
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Enhance a batch.
-
-        Args:
-            image: (N, 3, H, W) RGB in [0, 1].
-
-        Returns:
-            (N, 3, H, W), of the input's dtype, or float32 where that is of lower precision.
-
-        Raises:
-            ValueError: The input is not (N, 3, H, W), or has no pixels.
-        """
-        check_image("MicroISP", image)
+    def enhance(self, image: Tensor) -> Tensor:
+        """See `ImageNetwork.enhance`."""
         height, width = image.shape[-2:]
         dtype = self.stage2.last.weight.dtype
         x = image.to(dtype)

@@ -24,8 +24,9 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, check_image, pad_to_multiple
+from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, pad_to_multiple
 from semiisp_plugin.archs.colour_names import GROUPS, colour_maps, hue_table, read_table
+from semiisp_plugin.archs.image_network import ImageNetwork
 from semiisp_plugin.options.ranges import Channels
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
@@ -274,7 +275,7 @@ class _LocalFusion(nn.Module):
 
 
 @register(ARCH_REGISTRY)
-class NamedCurves(nn.Module):
+class NamedCurves(ImageNetwork):
     """A first image, Bezier curves for each group of colour names, and an attention that joins them.
 
     Input (N, 3, H, W) RGB in [0, 1] of any size; output of the same size, float32 at least, in [0, 1]. A local network,
@@ -330,19 +331,8 @@ class NamedCurves(nn.Module):
         with torch.autocast(image.device.type, enabled=False):
             return (points.to(x.dtype) @ basis).unflatten(3, image.shape[2:])
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Enhance a batch.
-
-        Args:
-            image: (N, 3, H, W) RGB in [0, 1].
-
-        Returns:
-            (N, 3, H, W), of the input's dtype, or float32 where that is of lower precision.
-
-        Raises:
-            ValueError: The input is not (N, 3, H, W), or has no pixels.
-        """
-        check_image("NamedCurves", image)
+    def enhance(self, image: Tensor) -> Tensor:
+        """See `ImageNetwork.enhance`."""
         height, width = image.shape[-2:]
         first = self.backbone(pad_to_multiple(image, 1, _LEAST))
         maps = colour_maps(first, self.table)

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import as_thumbnail, check_image
+from semiisp_plugin.archs.blocks import as_thumbnail
+from semiisp_plugin.archs.image_network import PreparedNetwork
 from semiisp_plugin.isp.invertible_isp import InvertibleISP
 from semiisp_plugin.isp.parameter_maps import positions, rows_of
 from semiisp_plugin.isp.parameters import BASE_MATRICES, ISPSpec
@@ -70,7 +71,7 @@ class ParameterEncoder(nn.Module):
 
 
 @register(ARCH_REGISTRY)
-class PQDynamicISP(nn.Module):
+class PQDynamicISP(PreparedNetwork[Tensor]):
     """An ISP in the style of PQDynamicISP (arXiv 2403.10091): classical functions, controlled by an encoder.
 
     Serves as f_ISP (phase 1, eqs 1 to 3) and as a target model. No public code of PQDynamicISP is known and the body
@@ -131,37 +132,12 @@ class PQDynamicISP(nn.Module):
         """Parameter sets ``(N, K, h, w)`` for images ``(N, 3, H, W)`` in [0, 1] (eq. 1)."""
         return self.spec.squash(self.encoder(image))
 
-    def prepare(self, image: Tensor) -> Tensor:
-        """All that :meth:`apply_prepared` needs to know of a whole image, to go over it in parts.
-
-        Args:
-            image: (N, 3, H, W) in [0, 1].
-
-        Returns:
-            Its parameter sets, (N, K, h, w).
-
-        Raises:
-            ValueError: The input is not (N, 3, H, W), or has no pixels.
-        """
-        check_image("PQDynamicISP", image)
+    def decide(self, image: Tensor) -> Tensor:
+        """The parameter sets, (N, K, h, w)."""
         return self.predict_parameters(image)
 
-    def apply_prepared(self, tile: Tensor, context: Tensor, box: tuple[int, int], size: tuple[int, int]) -> Tensor:
-        """Process a part of an image; together the parts are what :meth:`forward` makes of the whole.
-
-        Args:
-            tile: (N, 3, h, w), the part.
-            context: What :meth:`prepare` made of the whole image.
-            box: Row and column of the tile's upper left pixel in the image.
-            size: Height and width of the whole image.
-
-        Returns:
-            (N, 3, h, w), of the tile's dtype.
-
-        Raises:
-            ValueError: The tile is not (N, 3, h, w).
-        """
-        check_image("PQDynamicISP", tile)
+    def treat(self, tile: Tensor, context: Tensor, box: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """RAW (or degraded sRGB) to sRGB in [0, 1] (eq. 2); see `PreparedNetwork.treat`."""
         (top, left), (height, width) = box, size
         rows, columns = tile.shape[-2:]
         if self.grid == (1, 1) or (rows, columns) == (height, width):
@@ -175,20 +151,6 @@ class PQDynamicISP(nn.Module):
             for start in range(0, rows, step)
         ]
         return torch.cat(strips, dim=2)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """RAW (or degraded sRGB) to sRGB (eq. 2).
-
-        Args:
-            image: (N, 3, H, W) in [0, 1].
-
-        Returns:
-            (N, 3, H, W) in [0, 1], of the image's dtype.
-
-        Raises:
-            ValueError: The input is not (N, 3, H, W), or has no pixels.
-        """
-        return self.apply_prepared(image, self.prepare(image), (0, 0), (image.shape[-2], image.shape[-1]))
 
 
 def _at(sets: Tensor, axis: int, places: np.ndarray) -> Tensor:

@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import check_at_least, check_image, check_numbers
+from semiisp_plugin.archs.blocks import check_at_least, check_numbers
+from semiisp_plugin.archs.image_network import ImageNetwork
 
 
-class ResidualUNet(nn.Module):
+class ResidualUNet(ImageNetwork):
     """A U-shaped network of blocks; see the module's docstring.
 
     Args:
@@ -54,7 +55,7 @@ class ResidualUNet(nn.Module):
         check_numbers(name, (2, 2, 2, 2), enc_blk_nums=enc_blk_nums, dec_blk_nums=dec_blk_nums)
         levels = len(enc_blk_nums)
         widths = [width * 2**level for level in range(levels + 1)]
-        self.img_channel = img_channel
+        self.colours = img_channel
         self.multiple = 2**levels
         self.intro = nn.Conv2d(img_channel, width, 3, padding=1)
         self.encoders = nn.ModuleList(blocks(c, number) for c, number in zip(widths[:-1], enc_blk_nums, strict=True))
@@ -69,19 +70,8 @@ class ResidualUNet(nn.Module):
         )
         self.ending = nn.Conv2d(width, img_channel, 3, padding=1)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Enhance a batch.
-
-        Args:
-            image: (N, img_channel, H, W) in [0, 1].
-
-        Returns:
-            (N, img_channel, H, W), of the input's dtype, or float32 where that is of lower precision.
-
-        Raises:
-            ValueError: The input is not (N, img_channel, H, W), or has no pixels.
-        """
-        check_image(type(self).__name__, image, self.img_channel)
+    def enhance(self, image: Tensor) -> Tensor:
+        """See `ImageNetwork.enhance`."""
         height, width = image.shape[-2:]
         x = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
         if self.CHANNELS_LAST_ON_CPU and x.device.type == "cpu" and not torch.compiler.is_compiling():

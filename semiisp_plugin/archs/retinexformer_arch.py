@@ -22,7 +22,8 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, check_image, likeness, pad_to_multiple
+from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, likeness, pad_to_multiple
+from semiisp_plugin.archs.image_network import ImageNetwork
 from semiisp_plugin.options.ranges import BlocksOfLevels, Channels
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
@@ -203,13 +204,13 @@ class _Stage(nn.Module):
 
 
 @register(ARCH_REGISTRY)
-class Retinexformer(nn.Module):
+class Retinexformer(ImageNetwork):
     """One-stage Retinex-based transformer for low-light enhancement.
 
-    Input (N, 3, H, W) RGB in [0, 1] of any size; output of the same size, not clamped. The transformer needs sides that
-    are multiples of ``2 ** (len(num_blocks) - 1)`` (4 by default): the image is padded by reflection at the right and
-    the bottom and the output cropped, as the public test script does around its network; a side too short to be
-    reflected (below 4 pixels) is padded by repeating its last pixel (ours).
+    Input (N, 3, H, W) RGB in [0, 1] of any size; output of the same size, float32 at least, not clamped. The
+    transformer needs sides that are multiples of ``2 ** (len(num_blocks) - 1)`` (4 by default): the image is padded by
+    reflection at the right and the bottom and the output cropped, as the public test script does around its network; a
+    side too short to be reflected (below 4 pixels) is padded by repeating its last pixel (ours).
 
     The defaults are those of all published weights (1.61 M parameters).
 
@@ -241,23 +242,12 @@ class Retinexformer(nn.Module):
         self.multiple = 2 ** (len(num_blocks) - 1)
         self.body = nn.Sequential(*(_Stage(n_feat, num_blocks) for _ in range(stage)))
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Enhance a batch.
-
-        Args:
-            image: (N, 3, H, W) RGB in [0, 1].
-
-        Returns:
-            (N, 3, H, W).
-
-        Raises:
-            ValueError: The input is not (N, 3, H, W), or has no pixels.
-        """
-        check_image("Retinexformer", image)
+    def enhance(self, image: Tensor) -> Tensor:
+        """See `ImageNetwork.enhance`."""
         height, width = image.shape[-2:]
         x = pad_to_multiple(image, self.multiple)
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
             # Attention and norms take the channels of a pixel side by side: so laid out, a CPU copies less.
             x = x.contiguous(memory_format=torch.channels_last)
         out: Tensor = self.body(x)
-        return out[..., :height, :width].contiguous()
+        return out[..., :height, :width].to(torch.promote_types(image.dtype, torch.float32)).contiguous()

@@ -20,7 +20,7 @@ dictionary as it is. The weights published for 16-bit CIE XYZ input were trained
 read by OpenCV without reordering: feed them the channels in the reverse of the file's order.
 
 What the public repository adds around the network and this file leaves to the trainer: the sparsity term
-``1e-4 * mean(w ** 2)`` of its loss (``w`` is ``SepLUT.predict_tables(image).weights``). Its terms for smooth
+``1e-4 * mean(w ** 2)`` of its loss (``w`` is ``SepLUT.decide(image).weights``). Its terms for smooth
 and monotone 3D tables are switched off there (factors of 0); `semiisp_plugin.losses.table_regularity` has such terms.
 """
 
@@ -160,8 +160,8 @@ class SepLUT(LookupNetwork[SepLUTTables]):
             if identity_start:
                 self.lut1d_generator.set_identity()
 
-    def predict_tables(self, image: Tensor) -> SepLUTTables:
-        """See `LookupNetwork.predict_tables`."""
+    def decide(self, image: Tensor) -> SepLUTTables:
+        """See `PreparedNetwork.decide`."""
         features = self.backbone(image)
         lut_1d = lut_3d = weights = None
         if self.n_vertices_3d > 0:
@@ -170,8 +170,8 @@ class SepLUT(LookupNetwork[SepLUTTables]):
             lut_1d = self.lut1d_generator(features)
         return SepLUTTables(lut_1d, lut_3d, weights)
 
-    def look_up(self, image: Tensor, tables: SepLUTTables, box: tuple[int, int], size: tuple[int, int]) -> Tensor:
-        """See `LookupNetwork.look_up`."""
+    def treat(self, image: Tensor, tables: SepLUTTables, box: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """See `PreparedNetwork.treat`."""
         lut_1d, lut_3d, _ = tables
         # grid_sample under autocast keeps the widest type it is given.
         x = coordinates(image)

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, check_image, pad_to_multiple
+from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, pad_to_multiple
+from semiisp_plugin.archs.image_network import ImageNetwork
 from semiisp_plugin.options.ranges import Blocks, Channels
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
@@ -135,7 +136,7 @@ class _Transformer(nn.Module):
 
 
 @register(ARCH_REGISTRY)
-class SNRAware(nn.Module):
+class SNRAware(ImageNetwork):
     """Low-light enhancement by convolutions where the signal is strong, and by a transformer where it is weak.
 
     Input (N, 3, H, W) RGB in [0, 1] of any size; output of the same size, float32 at least, not clipped. The network
@@ -180,19 +181,8 @@ class SNRAware(nn.Module):
         self.HRconv = nn.Conv2d(2 * num_feat, num_feat, 3, padding=1)
         self.conv_last = nn.Conv2d(num_feat, N_COLOURS, 3, padding=1)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Enhance a batch.
-
-        Args:
-            image: (N, 3, H, W) RGB in [0, 1].
-
-        Returns:
-            (N, 3, H, W), of the input's dtype, or float32 where that is of lower precision.
-
-        Raises:
-            ValueError: The input is not (N, 3, H, W), or has no pixels.
-        """
-        check_image("SNRAware", image)
+    def enhance(self, image: Tensor) -> Tensor:
+        """See `ImageNetwork.enhance`."""
         height, width = image.shape[-2:]
         wide = pad_to_multiple(image.to(torch.promote_types(image.dtype, torch.float32)), self.multiple)
         level_1 = _leaky(self.conv_first_1(wide.to(self.conv_last.weight.dtype)))

@@ -21,7 +21,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, check_image, pack_mosaic, pad_to_multiple
+from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, pack_mosaic, pad_to_multiple
+from semiisp_plugin.archs.image_network import ImageNetwork
 from semiisp_plugin.archs.reparameterised_conv import ReparameterisedConv
 from semiisp_plugin.options.ranges import Channels
 from semiisp_plugin.registry import ARCH_REGISTRY, register
@@ -48,7 +49,7 @@ class _QuadraticUnit(nn.Module):
 
 
 @register(ARCH_REGISTRY)
-class SYENet(nn.Module):
+class SYENet(ImageNetwork):
     """Quadratic units of re-parameterised convolutions.
 
     Input (N, 3, H, W) RGB in [0, 1] of any size; output of the same size, float32 at least, not clamped; the image is
@@ -108,19 +109,8 @@ class SYENet(nn.Module):
         net.load_state_dict({name: own[name] for name in state})
         return net.train(self.training)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Enhance a batch.
-
-        Args:
-            image: (N, 3, H, W) RGB in [0, 1].
-
-        Returns:
-            (N, 3, H, W), of the input's dtype, or float32 where that is of lower precision.
-
-        Raises:
-            ValueError: The input is not (N, 3, H, W), or has no pixels; in training, it is a batch of one.
-        """
-        check_image("SYENet", image)
+    def enhance(self, image: Tensor) -> Tensor:
+        """See `ImageNetwork.enhance`."""
         if self.training and not self.is_fused and image.shape[0] < 2:
             raise ValueError(
                 "SYENet: a batch of one image cannot be trained on: the batch norms behind the mean over the image "

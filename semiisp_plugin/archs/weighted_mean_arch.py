@@ -9,18 +9,18 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import check_image
+from semiisp_plugin.archs.image_network import ImageNetwork
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
 _Weights = Annotated[Sequence[Annotated[float, Meta(ge=0, le=1)]], Meta(min_length=1)]
 
 
 @register(ARCH_REGISTRY)
-class WeightedMean(nn.Module):
+class WeightedMean(ImageNetwork):
     """Several networks of different mistakes: their mean is often better than any of them.
 
     Where all of them decide by the whole image and are applied in parts, so is their mean (``prepare`` and
-    ``apply_prepared``, see `semiisp_plugin.archs.pqdynamicisp_arch.PQDynamicISP`).
+    ``apply_prepared``, see `semiisp_plugin.archs.image_network.PreparedNetwork`).
 
     Args:
         networks: A section of an option file for each, with its ``type``.
@@ -53,9 +53,8 @@ class WeightedMean(nn.Module):
     def _mean(self, outputs: Sequence[Tensor]) -> Tensor:
         return torch.stack([weight * out.clamp(0, 1) for weight, out in zip(self.weights, outputs, strict=True)]).sum(0)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """``(N, 3, H, W)`` in [0, 1] to the same."""
-        check_image("WeightedMean", image)
+    def enhance(self, image: Tensor) -> Tensor:
+        """See `ImageNetwork.enhance`."""
         return self._mean([network(image) for network in self.networks])
 
 

@@ -70,8 +70,6 @@ _LESSER = [("PQDynamicISP", ""), ("MicroISP", ""), ("SYENet", ""), ("LUTwithBGri
 LEAN = [(name, variant) for name, variant in CASES if (name, variant) not in _LESSER]
 every_lean = pytest.mark.parametrize("case", LEAN, ids=["-".join(filter(None, case)) for case in LEAN])
 every = pytest.mark.parametrize("case", CASES, ids=IDS)
-FLOAT32_AT_LEAST = {"CIDNet", "CSRNet", "HDRNet", "MicroISP", "NAFNet", "NamedCurves", "KBNet_s", "LLFormer", "SepLUT"}
-FLOAT32_AT_LEAST |= {"LLFLUT", "LLFlow", "SNRAware", "SYENet", "ImageAdaptive3DLUT", "AdaInt", "LUTwithBGrid"}
 ONE_SIZE = ("LLFLUT",)  # It exports for any, whose sizes torch works out in a minute and a half.
 STEPS = {"NamedCurves": 0.02}  # Share of pixels whose colour's name may be another after rounding, which is a jump.
 SIZES = [(side, 18 - side) for side in range(1, 18)] + [(side, side) for side in range(1, 18)]
@@ -146,9 +144,8 @@ def test_bfloat16(net: nn.Module, case: tuple[str, str], device: str) -> None:
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
     low = net.bfloat16()
     bare = low(image.bfloat16())
-    if case[0] in FLOAT32_AT_LEAST:
-        assert (reference.dtype, mixed.dtype, bare.dtype) == (torch.float32,) * 3
-        assert net.double()(image.double()).dtype == torch.float64
+    assert (reference.dtype, mixed.dtype, bare.dtype) == (torch.float32,) * 3
+    assert net.double()(image.double()).dtype == torch.float64
     for out in (mixed, bare):
         assert out.shape == image.shape
         assert torch.isfinite(out).all()

@@ -204,7 +204,7 @@ def test_output_is_the_public_implementations(
 def test_the_cascade_is_1d_then_3d() -> None:
     net = fill(SepLUT(n_vertices_3d=5, n_vertices_1d=7), 4)
     image = torch.rand(2, 3, 9, 6, dtype=torch.float64)
-    tables = net.predict_tables(image)
+    tables = net.decide(image)
     assert tables.lut_1d is not None
     assert tables.lut_3d is not None
     assert tables.weights is not None
@@ -263,7 +263,7 @@ def test_images_of_a_batch_do_not_mix() -> None:
     together = net(images)
     alone = torch.cat([net(image[None]) for image in images])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
-    curves = net.predict_tables(images).lut_1d
+    curves = net.decide(images).lut_1d
     assert curves is not None
     assert not torch.allclose(curves[0], curves[1])
 
@@ -365,7 +365,7 @@ def test_nan_stays_where_it_is() -> None:
     """In the image: that pixel, and no crash in the gradient. In the tables: all pixels."""
     net = SepLUT(thumbnail=32).eval()
     image = torch.rand(1, 3, 9, 8)
-    tables = net.predict_tables(image)
+    tables = net.decide(image)
     broken = image.clone()
     broken[0, 1, 2, 3] = float("nan")
     out = net.apply_prepared(broken, tables, (0, 0), (9, 8))

@@ -145,7 +145,7 @@ def test_seplut_has_the_module_of_its_sparsity_term(option_files, completed):
     model = build_model(completed(options))
     data = {**batch(), "lq": torch.rand(4, 3, 32, 32), "gt": torch.rand(4, 3, 32, 32)}
     with torch.no_grad():
-        expected = 1e-4 * model.net_g.predict_tables(data["lq"]).weights.square().mean()
+        expected = 1e-4 * model.net_g.decide(data["lq"]).weights.square().mean()
     model.feed_data(data)
     model.optimize_parameters(1)
     assert model.get_current_log()["l_penalty"] == pytest.approx(expected.item(), rel=1e-5)
@@ -249,7 +249,7 @@ def images() -> dict:
 def test_of_seplut_both_tables_pay(option_files, completed, precision):
     model, data = build_model(completed(seplut_options(option_files, precision=precision))), images()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        lut_1d, lut_3d, _ = model.net_g.predict_tables(data["lq"])
+        lut_1d, lut_3d, _ = model.net_g.decide(data["lq"])
     expected = sum(1e-4 * roughness(t) + 10 * falls(t) for t in (lut_1d, lut_3d))
     assert lut_1d.dtype == lut_3d.dtype == expected.dtype == torch.float32
     model.feed_data(data)
@@ -275,7 +275,7 @@ def test_tables_of_a_part_of_a_network_pay():
     seplut = SepLUT(n_vertices_1d=5, n_vertices_3d=3, thumbnail=32, dropout=0.0)
     penalty = TablePenalty({"network_g": nn.Sequential(nn.Identity(), seplut)}, smoothness=1.0, monotonicity=0.0)
     seplut(images()["lq"])
-    lut_1d, lut_3d, _ = seplut.eval().predict_tables(images()["lq"])
+    lut_1d, lut_3d, _ = seplut.eval().decide(images()["lq"])
     assert len(penalty._outputs) == 2
     torch.testing.assert_close(penalty.take(torch.zeros(4, 3, 6, 5)), roughness(lut_1d) + roughness(lut_3d))
 
