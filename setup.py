@@ -59,6 +59,7 @@ TEST = [
     "hypothesis>=6.100",
     "jsonschema>=4.20",
     "colour-science>=0.4.4",
+    "spandrel>=0.4.2",
     "piexif>=1.1.3",
     "ruff>=0.17",
     "mypy>=1.13",
