@@ -17,7 +17,6 @@ from helpers import filled, names_and_shapes, probes
 from torch import Tensor
 
 from semiisp_plugin.archs.cidnet_arch import CIDNet
-from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
 
 SMALL: dict[str, Any] = {"channels": [4, 4, 8, 8], "heads": [1, 2, 2]}
 RECORDED = {  # by (saturation, output_scale): mean, standard deviation, six values of the public network's output
@@ -102,25 +101,6 @@ def test_black_images_give_finite_gradients() -> None:
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
 
 
-def test_images_of_a_batch_do_not_mix() -> None:
-    net, images = fill(CIDNet(**SMALL)), torch.rand(3, 3, 12, 16).double()
-    alone = torch.cat([net(image[None]) for image in images])
-    torch.testing.assert_close(net(images), alone, rtol=0, atol=1e-12)
-
-
-def test_two_pairs_are_learned_by_heart() -> None:
-    wanted = F.interpolate(torch.rand(2, 3, 3, 3), (16, 16), mode="bilinear")
-    image = 0.2 * wanted
-    net = CIDNet(**SMALL)
-    optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
-    for _ in range(50):
-        loss = (net(image) - wanted).abs().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    assert loss.item() < 0.08  # 0.4 at the start
-
-
 def test_nan_is_passed_on() -> None:
     image = torch.rand(1, 3, 16, 16)
     image[0, 1, 2, 3] = float("nan")
@@ -141,8 +121,3 @@ def test_nan_is_passed_on() -> None:
 def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CIDNet(**options)
-
-
-def test_registered_and_built_from_options() -> None:
-    assert ARCH_REGISTRY.get("CIDNet") is CIDNet
-    assert isinstance(build_network({"type": "CIDNet", **SMALL}), CIDNet)

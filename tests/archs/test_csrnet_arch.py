@@ -11,7 +11,6 @@ from helpers import filled, names_and_shapes, probes
 from torch import Tensor, nn
 
 from semiisp_plugin.archs.csrnet_arch import CSRNet
-from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
 
 
 def _value(name: str, parameter: Tensor, u: np.ndarray) -> np.ndarray:
@@ -102,29 +101,10 @@ def test_a_thumbnail_is_for_the_condition_alone() -> None:
     torch.testing.assert_close(net(image), expected, rtol=0, atol=1e-12)
 
 
-def test_images_of_a_batch_do_not_mix() -> None:
-    net, images = fill(CSRNet()), torch.rand(3, 3, 20, 30, dtype=torch.float64)
-    alone = torch.cat([net(image[None]) for image in images])
-    torch.testing.assert_close(net(images), alone, rtol=0, atol=1e-12)
-
-
 def test_gradients_reach_all_parameters() -> None:
     net = CSRNet(num_feat=16, condition_feat=8)
     net(torch.rand(2, 3, 33, 47)).square().mean().backward()
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
-
-
-def test_two_pairs_are_learned_by_heart() -> None:
-    image = torch.rand(2, 3, 24, 24)
-    wanted = torch.stack([image[0] ** 0.5, 1 - 0.7 * image[1].flip(0)])
-    net = CSRNet(num_feat=32, condition_feat=16)
-    optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
-    for _ in range(300):
-        loss = (net(image) - wanted).abs().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    assert loss.item() < 0.02
 
 
 def test_pixels_are_done_in_float32_under_autocast() -> None:
@@ -161,8 +141,3 @@ def test_nan_stays_where_it_is() -> None:
 def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CSRNet(**options)
-
-
-def test_registered_and_built_from_options() -> None:
-    assert ARCH_REGISTRY.get("CSRNet") is CSRNet
-    assert isinstance(build_network({"type": "CSRNet", "num_feat": 16}), CSRNet)

@@ -71,6 +71,8 @@ LEAN = [(name, variant) for name, variant in CASES if (name, variant) not in _LE
 every_lean = pytest.mark.parametrize("case", LEAN, ids=["-".join(filter(None, case)) for case in LEAN])
 every = pytest.mark.parametrize("case", CASES, ids=IDS)
 ONE_SIZE = ("LLFLUT",)  # It exports for any, whose sizes torch works out in a minute and a half.
+LEARNING_RATES = {"PQDynamicISP": 3e-3, "SepLUT": 3e-3, "KBNet_s": 3e-3, "MicroISP": 3e-3}  # of the rest: 1e-2
+FALLS = {"MicroISP": 0.75}  # how far two pairs' loss falls in a hundred steps; it begins grey
 STEPS = {"NamedCurves": 0.02}  # Share of pixels whose colour's name may be another after rounding, which is a jump.
 SIZES = [(side, 18 - side) for side in range(1, 18)] + [(side, side) for side in range(1, 18)]
 SIZES += [(1, 300), (257, 2), (33, 90)]
@@ -129,6 +131,36 @@ def test_any_size(net: nn.Module) -> None:
 def test_what_is_no_image_batch_is_refused(net: nn.Module, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected an image batch \(N, 3, H, W\)|has no pixels"):
         net(torch.zeros(shape))
+
+
+@every
+@torch.no_grad()
+def test_images_of_a_batch_do_not_mix(case: tuple[str, str]) -> None:
+    net, images = build_copy(case).double(), picture(3, 3, 20, 30).double()
+    alone = torch.cat([net(image[None]) for image in images])
+    torch.testing.assert_close(net(images), alone, rtol=0, atol=1e-9 if case[0] == "LLFlow" else 1e-12)
+
+
+@every
+def test_two_pairs_are_learned_by_heart(case: tuple[str, str]) -> None:
+    """Two looks at once: steep and bright, flat and dark."""
+    torch.manual_seed(0)
+    start = {"identity_start": True} if case[0] == "LUTwithBGrid" else {}  # its own, of dark tables, takes longer
+    net = build_network({"type": case[0], **SMALL.get(case[0], {"": {}})[case[1]], **start}).train()
+    for module in net.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    image = nn.functional.interpolate(0.1 + 0.8 * torch.rand(2, 3, 4, 4), (32, 32), mode="bilinear")
+    wanted = torch.stack([0.9 * image[0] ** 0.5, 0.8 * image[1] ** 1.5])
+    optimiser = torch.optim.Adam(net.parameters(), LEARNING_RATES.get(case[0], 1e-2))
+    losses = []
+    while len(losses) < 100 and (not losses or losses[-1] > FALLS.get(case[0], 0.2) * losses[0]):
+        loss = (net(image) - wanted).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert len(losses) < 100, losses
 
 
 @every

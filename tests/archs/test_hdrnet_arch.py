@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from semiisp_plugin.archs.bilateral_slice import slice_and_apply
 from semiisp_plugin.archs.hdrnet_arch import HDRNet
-from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
 
 SMALL = {"luma_bins": 2, "spatial_bin": 4, "thumbnail": 32, "guide_feat": 4}
 RECORDED = {  # of this network, when slice, grid and guide had been compared as below
@@ -180,25 +179,6 @@ def test_parts_of_an_image_make_the_whole(guide: Any) -> None:
     torch.testing.assert_close(out, whole, rtol=0, atol=2e-6)
 
 
-def test_images_of_a_batch_do_not_mix() -> None:
-    net, images = fill(HDRNet(**SMALL)), torch.rand(3, 3, 20, 30, dtype=torch.float64)
-    alone = torch.cat([net(image[None]) for image in images])
-    torch.testing.assert_close(net(images), alone, rtol=0, atol=1e-12)
-
-
-def test_two_pairs_are_learned_by_heart() -> None:
-    image = torch.rand(2, 3, 24, 24)
-    wanted = torch.stack([image[0] ** 0.5, 1 - 0.7 * image[1].flip(0)])
-    net = HDRNet(**SMALL)
-    optimiser = torch.optim.Adam(net.parameters(), lr=5e-3)
-    for _ in range(300):
-        loss = (net(image) - wanted).square().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    assert loss.item() < 2e-3
-
-
 def test_guide_and_slice_are_float32_under_autocast() -> None:
     net, image = HDRNet(**SMALL).eval(), torch.rand(2, 3, 30, 20)
     context = net.prepare(image)
@@ -221,8 +201,3 @@ def test_guide_and_slice_are_float32_under_autocast() -> None:
 def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         HDRNet(**options)
-
-
-def test_registered_and_built_from_options() -> None:
-    assert ARCH_REGISTRY.get("HDRNet") is HDRNet
-    assert isinstance(build_network({"type": "HDRNet", "luma_bins": 4}), HDRNet)

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from semiisp_plugin.archs import kbnet_arch
 from semiisp_plugin.archs.kbnet_arch import KBNet_s
-from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
 
 # A block of C channels with lightweight: true and ffn_scale: 1.5 (D = 1.5 C, half of it H); B = C * 4 * 9 values of
 # each of the 32 kernels, at most 32 channels (M, half of them N) on the way to the coefficients.
@@ -229,9 +228,3 @@ def test_state_dict_round_trip_by_the_published_key(tmp_path: Any) -> None:
 def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small(**options)
-
-
-def test_registered_and_built_from_options() -> None:
-    assert ARCH_REGISTRY.get("KBNet_s") is KBNet_s
-    options = {"width": 4, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]}
-    assert isinstance(build_network({"type": "KBNet_s", **options}), KBNet_s)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from semiisp_plugin.archs.llf_lut_arch import LLFLUT, edge_map, expand, reduce, remap
 from semiisp_plugin.models.output_penalties import TablePenalty
-from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
 
 SMALL: dict[str, Any] = {"num_lap": 2, "n_vertices": 5, "embed_dim": 8, "heads": [1, 2], "filter_feat": 8}
 
@@ -127,12 +126,6 @@ def test_identity_start_returns_the_input() -> None:
     torch.testing.assert_close(LLFLUT(**SMALL, identity_start=True).eval()(image), image, rtol=0, atol=2e-6)
 
 
-@torch.no_grad()
-def test_images_of_a_batch_do_not_mix() -> None:
-    net, images = fill(LLFLUT(**SMALL)), torch.rand(2, 3, 12, 17).double()
-    torch.testing.assert_close(net(images), torch.cat([net(image[None]) for image in images]), rtol=0, atol=1e-12)
-
-
 def test_gradients_reach_all_that_is_trained_and_black_images_give_finite_ones() -> None:
     net = fill(LLFLUT(**SMALL))
     with torch.no_grad():
@@ -175,8 +168,3 @@ def test_its_tables_are_asked_to_be_smooth() -> None:
 def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LLFLUT(**{**SMALL, **options})
-
-
-def test_registered_and_built_from_options() -> None:
-    assert ARCH_REGISTRY.get("LLFLUT") is LLFLUT
-    assert isinstance(build_network({"type": "LLFLUT", **SMALL}), LLFLUT)

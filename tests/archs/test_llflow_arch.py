@@ -15,7 +15,6 @@ from torch import Tensor
 
 from semiisp_plugin.archs.flow import ActNorm, InvertibleConv, act_norms_are_fitted, fit_act_norms, with_kept_inverses
 from semiisp_plugin.archs.llflow_arch import LLFlow, equalised
-from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
 
 SMALL: dict[str, Any] = {
     **{"num_feat": 6, "num_block": 2, "num_grow_ch": 3, "stacked": [0]},
@@ -289,8 +288,3 @@ def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
 def test_target_of_another_shape() -> None:
     with pytest.raises(ValueError, match=r"the target is \(1, 3, 8, 9\), the image \(1, 3, 8, 8\)"):
         LLFlow(**SMALL)(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 9))
-
-
-def test_registered_and_built_from_options() -> None:
-    assert ARCH_REGISTRY.get("LLFlow") is LLFlow
-    assert isinstance(build_network({"type": "LLFlow", **SMALL}), LLFlow)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from semiisp_plugin.archs.llformer_arch import LLFormer
-from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
 
 PUBLISHED = 24_520_000
 
@@ -121,28 +120,6 @@ def test_gradients_reach_all_parameters_and_are_finite_on_flat_images() -> None:
         assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
 
 
-@pytest.mark.slow
-def test_learns_a_brightening() -> None:
-    net = small()
-    optimiser = torch.optim.Adam(net.parameters(), 3e-3)
-    target = torch.rand(2, 3, 16, 16)
-    losses = []
-    for _ in range(30):
-        loss = torch.nn.functional.smooth_l1_loss(net(0.1 * target), target)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.3 * losses[0]
-
-
-def test_images_of_a_batch_do_not_mix() -> None:
-    net = small().double()
-    images = torch.rand(3, 3, 12, 16, dtype=torch.float64)
-    alone = torch.cat([net(image[None]) for image in images])
-    torch.testing.assert_close(net(images), alone, rtol=0, atol=1e-12)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -157,8 +134,3 @@ def test_images_of_a_batch_do_not_mix() -> None:
 def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small(**options)
-
-
-def test_registered_and_built_from_options() -> None:
-    assert ARCH_REGISTRY.get("LLFormer") is LLFormer
-    assert isinstance(build_network({"type": "LLFormer", "dim": 4, "num_blocks": [1], "heads": [1]}), LLFormer)

@@ -16,7 +16,6 @@ from helpers import Net, filled, probes
 from torch import Tensor
 
 from semiisp_plugin.archs.nafnet_arch import NAFNet
-from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
 
 # enc_blk_nums = dec_blk_nums = [1, 1], width 2, one middle block: every kind of parameter at every level.
 BLOCK_NAMES_AND_SHAPES = """
@@ -275,13 +274,6 @@ def test_flat_images_give_finite_gradients() -> None:
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
 
 
-def test_images_of_a_batch_do_not_mix() -> None:
-    net = fill(small(), 5)
-    images = torch.rand(3, 3, 12, 16, dtype=torch.float64)
-    alone = torch.cat([net(image[None]) for image in images])
-    torch.testing.assert_close(net(images), alone, rtol=0, atol=1e-12)
-
-
 def test_state_dict_round_trip(tmp_path: Any) -> None:
     first, second = small(), small()
     image = torch.rand(1, 3, 12, 16)
@@ -307,9 +299,3 @@ def test_state_dict_round_trip(tmp_path: Any) -> None:
 def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small(**options)
-
-
-def test_registered_and_built_from_options() -> None:
-    assert ARCH_REGISTRY.get("NAFNet") is NAFNet
-    options = {"width": 4, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]}
-    assert isinstance(build_network({"type": "NAFNet", **options}), NAFNet)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 
 from semiisp_plugin.archs.colour_names import GROUPS, colour_maps, hue_table, read_table
 from semiisp_plugin.archs.namedcurves_arch import NamedCurves
-from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
 
 SMALL: dict[str, Any] = {"skip_feat": 4, "curve_feat": 8}
 NAMES = ["black", "blue", "brown", "grey", "green", "orange", "pink", "purple", "red", "white", "yellow"]
@@ -154,28 +152,6 @@ def test_gradients_reach_all_parameters_but_those_that_do_nothing() -> None:
     assert all("_residual_connections.2." in name or name.endswith(".gamma") for name in missing)
 
 
-def test_images_of_a_batch_do_not_mix_in_evaluation() -> None:
-    net, images = fill(NamedCurves(**SMALL)), torch.rand(3, 3, 12, 16).double()
-    alone = torch.cat([net(image[None]) for image in images])
-    torch.testing.assert_close(net(images), alone, rtol=0, atol=1e-12)
-
-
-def test_two_pairs_are_learned_by_heart() -> None:
-    torch.manual_seed(0)
-    image = 0.1 + 0.5 * F.interpolate(torch.rand(2, 3, 3, 3), (16, 16), mode="bilinear")
-    wanted = image**0.5
-    net = NamedCurves(**SMALL).eval()  # without dropout
-    optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
-    first = math.inf
-    for step in range(40):
-        loss = (net(image) - wanted).square().mean()
-        first = loss.item() if step == 0 else first
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    assert loss.item() < 0.1 * first
-
-
 def test_nan_is_passed_on() -> None:
     image = torch.rand(1, 3, 16, 16)
     image[0, 1, 2, 3] = float("nan")
@@ -192,8 +168,3 @@ def test_nan_is_passed_on() -> None:
 def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NamedCurves(**options)
-
-
-def test_registered_and_built_from_options() -> None:
-    assert ARCH_REGISTRY.get("NamedCurves") is NamedCurves
-    assert isinstance(build_network({"type": "NamedCurves", **SMALL}), NamedCurves)

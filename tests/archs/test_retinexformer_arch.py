@@ -17,7 +17,6 @@ from helpers import Net, filled, probes
 from torch import Tensor
 
 from semiisp_plugin.archs.retinexformer_arch import Retinexformer
-from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
 
 NAMES_AND_SHAPES = """
 body.0.estimator.conv1.weight 40x4x1x1
@@ -300,13 +299,6 @@ def test_black_images_give_finite_gradients() -> None:
     assert torch.isfinite(out).all()
 
 
-def test_images_of_a_batch_do_not_mix() -> None:
-    net = fill(small(), 5)
-    images = torch.rand(3, 3, 12, 16, dtype=torch.float64)
-    alone = torch.cat([net(image[None]) for image in images])
-    torch.testing.assert_close(net(images), alone, rtol=0, atol=1e-12)
-
-
 def test_state_dict_round_trip(tmp_path: Any) -> None:
     first, second = small(), small()
     image = torch.rand(1, 3, 12, 16)
@@ -339,8 +331,3 @@ def test_autocast_in_bfloat16_stays_close() -> None:
     out.float().mean().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
     torch.testing.assert_close(out.float(), net(image), rtol=0, atol=0.02)
-
-
-def test_registered_and_built_from_options() -> None:
-    assert ARCH_REGISTRY.get("Retinexformer") is Retinexformer
-    assert isinstance(build_network({"type": "Retinexformer", "n_feat": 8, "num_blocks": [1, 1, 1]}), Retinexformer)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from semiisp_plugin.archs.lookup import identity_lut_3d
 from semiisp_plugin.archs.seplut_arch import SepLUT
-from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
 
 NAMES_AND_SHAPES: dict[str, tuple[int, ...]] = {
     "backbone.0.0.weight": (8, 3, 3, 3),
@@ -257,17 +256,6 @@ def test_gradients_reach_all_parameters(options: dict[str, Any]) -> None:
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
-def test_images_of_a_batch_do_not_mix() -> None:
-    net = fill(SepLUT(thumbnail=32), 6)
-    images = torch.rand(3, 3, 20, 30, dtype=torch.float64)
-    together = net(images)
-    alone = torch.cat([net(image[None]) for image in images])
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
-    curves = net.decide(images).lut_1d
-    assert curves is not None
-    assert not torch.allclose(curves[0], curves[1])
-
-
 def test_dropout_works_in_training_alone_and_can_be_switched_off() -> None:
     image = torch.rand(1, 3, 16, 16)
     assert sorted(m.p for m in SepLUT().modules() if isinstance(m, nn.Dropout)) == [0.5]
@@ -377,8 +365,3 @@ def test_nan_stays_where_it_is() -> None:
         lost = net.apply_prepared(image, poisoned, (0, 0), (9, 8))
         assert lost.isnan().all()
         lost.sum().backward(retain_graph=True)
-
-
-def test_registered_and_built_from_options() -> None:
-    assert ARCH_REGISTRY.get("SepLUT") is SepLUT
-    assert isinstance(build_network({"type": "SepLUT", "n_base_feats": 6}), SepLUT)

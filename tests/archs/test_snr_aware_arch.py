@@ -12,7 +12,6 @@ from helpers import filled, names_and_shapes, probes
 from torch import Tensor
 
 from semiisp_plugin.archs.snr_aware_arch import SNRAware, snr_map
-from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
 
 SMALL: dict[str, Any] = {"num_feat": 4, "num_block": 2, "layers": 2, "heads": 2, "head_feat": 3}
 
@@ -138,25 +137,6 @@ def test_black_images_give_finite_gradients() -> None:
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
 
 
-def test_images_of_a_batch_do_not_mix() -> None:
-    net, images = fill(SNRAware(**SMALL)), torch.rand(3, 3, 12, 16).double()
-    alone = torch.cat([net(image[None]) for image in images])
-    torch.testing.assert_close(net(images), alone, rtol=0, atol=1e-12)
-
-
-def test_two_pairs_are_learned_by_heart() -> None:
-    wanted = F.interpolate(torch.rand(2, 3, 3, 3), (16, 16), mode="bilinear")
-    image = 0.2 * wanted
-    net = SNRAware(**SMALL)
-    optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
-    for _ in range(60):
-        loss = (net(image) - wanted).abs().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    assert loss.item() < 0.1  # 0.4 at the start
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"num_feat": 0}, "SNRAware: num_feat is 0; use 1 or more"), ({"layers": -1}, "layers is -1; use 0 or more")],
@@ -164,8 +144,3 @@ def test_two_pairs_are_learned_by_heart() -> None:
 def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SNRAware(**options)
-
-
-def test_registered_and_built_from_options() -> None:
-    assert ARCH_REGISTRY.get("SNRAware") is SNRAware
-    assert isinstance(build_network({"type": "SNRAware", **SMALL}), SNRAware)

@@ -8,8 +8,6 @@ given the same numbers to 1e-12.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -20,7 +18,6 @@ from torch import Tensor, nn
 from semiisp_plugin.archs.blocks import pack_mosaic
 from semiisp_plugin.archs.reparameterised_conv import ReparameterisedConv
 from semiisp_plugin.archs.syenet_arch import SYENet
-from semiisp_plugin.toolbox import ARCH_REGISTRY, build_network
 
 RECORDED = {  # by `mosaic`: in training and in evaluation: mean, standard deviation, six values
     False: (
@@ -176,32 +173,6 @@ def test_a_batch_of_one_cannot_be_trained_on() -> None:
     assert net.eval()(image).shape == net.fuse().train()(image).shape == image.shape
 
 
-def test_images_of_a_batch_do_not_mix_in_evaluation() -> None:
-    net, images = trained(), torch.rand(3, 3, 12, 16, dtype=torch.float64)
-    alone = torch.cat([net(image[None]) for image in images])
-    torch.testing.assert_close(net(images), alone, rtol=0, atol=1e-12)
-
-
-def test_two_pairs_are_learned_by_heart() -> None:
-    torch.manual_seed(0)
-    image = torch.rand(2, 3, 16, 16)
-    wanted = torch.stack([image[0] ** 0.5, 0.7 * image[1].flip(0)])
-    net = SYENet(rep_scale=1)
-    optimiser = torch.optim.Adam(net.parameters(), lr=2e-2)
-    for _ in range(40):
-        loss = (net(image) - wanted).abs().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    assert loss.item() < 0.1  # 0.6 at the start
-
-
 def test_bad_options_are_named() -> None:
     with pytest.raises(ValueError, match="SYENet: rep_scale is 0; use 1 or more"):
         SYENet(rep_scale=0)
-
-
-def test_registered_and_built_from_options() -> None:
-    assert ARCH_REGISTRY.get("SYENet") is SYENet
-    options: dict[str, Any] = {"type": "SYENet", "rep_scale": 1, "mosaic": True}
-    assert isinstance(build_network(options), SYENet)
