@@ -38,18 +38,14 @@ def run(*commands: str) -> str:
 
 
 @pytest.mark.slow
-def test_train_f_isp_and_invert_with_it(workspace):
-    assert "torch alone" in run("train_f_isp --steps 4", "invert_photograph --f_isp f_isp.pth")
+def test_they_run_with_torch_alone(workspace):
+    steps = "--steps 4"
+    said = run(f"train_f_isp {steps}", "invert_photograph --f_isp f_isp.pth", f"semi_supervised_loop {steps}")
+    assert "torch alone" in said
     network, banks, n_pairs = load_f_isp("f_isp.pth")
     assert (network.grid, len(banks["global"]), len(banks["local"]), n_pairs) == ((4, 4), 16, 16, 3 * len(PHOTOGRAPHS))
     assert read_image("invert_photograph.png").shape[1] > 1500
-
-
-@pytest.mark.slow
-def test_semi_supervised_loop(workspace):
-    said = run("semi_supervised_loop --steps 4")
     assert "6 test pairs: supervised" in said
-    assert "torch alone" in said
 
 
 def test_half_of_what_it_needs(monkeypatch, capsys):
