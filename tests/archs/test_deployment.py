@@ -142,6 +142,19 @@ def test_images_of_a_batch_do_not_mix(case: tuple[str, str]) -> None:
 
 
 @every
+def test_gradients_reach_all_that_is_trained_and_are_finite(case: tuple[str, str]) -> None:
+    net, image = build_copy(case).train(), torch.rand(2, 3, 33, 47, generator=torch.Generator().manual_seed(0))
+    image[..., 24:] = 0.25  # without noise, where SNRAware's attention looks
+    net(image).square().mean().backward()
+    missing = {name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
+    assert missing == {name for name, p in net.named_parameters() if not p.requires_grad}
+    for value in (0.0, 1.0):
+        net.zero_grad()
+        net(torch.full((2, 3, 16, 16), value)).square().mean().backward()
+        assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None), value
+
+
+@every
 def test_two_pairs_are_learned_by_heart(case: tuple[str, str]) -> None:
     """Two looks at once: steep and bright, flat and dark."""
     torch.manual_seed(0)
