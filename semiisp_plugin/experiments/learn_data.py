@@ -309,8 +309,12 @@ def described(found: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"noise: {np.median(noise[0]):.1f} of 255 levels in the inputs, {np.median(noise[1]):.1f} in the targets"
         )
-    done, gain = "first, by non-local means" if found["denoised"] else "not", found["denoising"]
-    lines.append(f"inputs are denoised {done}: it brings them {gain:+.1f} dB closer to the targets")
+    gain = found["denoising"]
+    how_far = f"them {abs(gain):.1f} dB {'closer to' if gain >= 0 else 'farther from'} the targets"
+    if found["denoised"]:
+        lines.append(f"inputs are denoised first, by non-local means: it brings {how_far}")
+    else:
+        lines.append(f"inputs are not denoised: it would bring {how_far}")
     for what in ("skipped", "photographs_skipped"):
         reasons = list(found[what].items())
         lines += [f"set aside: {printable_path(name)}: {printable_path(why)}" for name, why in reasons[:5]]
