@@ -249,6 +249,12 @@ def test_identity_start_learns_in_every_parameter_after_one_step() -> None:
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
+def test_images_of_a_batch_have_curves_of_their_own() -> None:
+    curves = fill(SepLUT(thumbnail=32), 6).decide(torch.rand(3, 3, 20, 30, dtype=torch.float64)).lut_1d
+    assert curves is not None
+    assert not torch.allclose(curves[0], curves[1])
+
+
 @pytest.mark.parametrize("options", [{}, {"n_vertices_1d": 0}, {"n_vertices_3d": 0}, {"lut1d_color_share": True}])
 def test_gradients_reach_all_parameters(options: dict[str, Any]) -> None:
     net = SepLUT(thumbnail=64, **options)
