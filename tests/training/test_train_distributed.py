@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,8 @@ pytestmark = [
 ]
 
 N_PSEUDO, ITERATIONS, REAL, PSEUDO = 8, 3, 1, 2
+FLOW = {"type": "LLFlow", "num_feat": 4, "num_block": 1, "num_grow_ch": 2, "stacked": [0]}
+FLOW |= {"levels": 1, "flow_steps": 1, "hidden_feat": 4}
 
 # Does what torchrun does, with processes that are forked when all is imported: importing takes longer than the rest.
 # Each rank records what it saw in a file.
@@ -55,7 +58,6 @@ optimize_parameters = SemiSupervisedModel.optimize_parameters
 def recording_optimize_parameters(self, current_iter):
     seen.append({"name": self.opt["name"], "keys": list(self.keys)})
     optimize_parameters(self, current_iter)
-    seen[-1]["logged"] = self._window["l_pix"][-1].item()
     if self.opt["name"] == "stopped" and current_iter == 2 and self.opt["rank"] == 1:
         os.kill(os.getpid(), signal.SIGTERM)  # one of the two alone is told to stop
 
@@ -77,7 +79,9 @@ def worker(rank):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     for option_file in sys.argv[1:]:
         try:
-            train_pipeline(".", ["--launcher", "pytorch", "--auto_resume", "-opt", option_file])
+            model = train_pipeline(".", ["--launcher", "pytorch", "--auto_resume", "-opt", option_file])
+            if model.opt["name"] == "flow":
+                seen[-1]["parameters"] = torch.cat([p.flatten() for p in model.net_g.parameters()]).tolist()
         except Interrupted as interrupted:
             seen.append({"name": "interrupted", "signal": interrupted.signal, "iteration": interrupted.iteration})
     with open(f"seen_{rank}.json", "w") as file:
@@ -106,7 +110,7 @@ def write_pseudo_pairs(folder: Path) -> None:
         writer.close()
 
 
-def options_of(option_files, name: str, network: dict, processes: int) -> str:
+def options_of(option_files, name: str, network: dict, processes: int, **train: Any) -> str:
     """The same run: what two processes take of a batch, one process takes alone."""
     share = 2 // processes
     options = option_files.base(name, "SemiSupervisedModel", ITERATIONS)
@@ -123,7 +127,7 @@ def options_of(option_files, name: str, network: dict, processes: int) -> str:
         },
     )
     options["network_g"] = network
-    options["train"].update(optim_g={"type": "SGD", "lr": 0.5}, filter={"beta": 1.0})
+    options["train"].update(optim_g={"type": "SGD", "lr": 0.5}, filter={"beta": 1.0}, **train)
     del options["val"]["metrics"]["ssim"], options["val"]["metrics"]["psnr_gt_mean"]
     options["val"]["val_freq"] = 1
     options["logger"]["use_tb_logger"] = False
@@ -175,10 +179,11 @@ def test_two_processes_train_as_one(option_files, workspace):
     # A network with buffers: its validation by rank 0 alone must not wait for the other rank.
     buffers = options_of(option_files, "buffers", {"type": "WithBuffers"}, processes=2)
     stopped = options_of(option_files, "stopped", plain, processes=2)
+    flow = options_of(option_files, "flow", FLOW, processes=2, pixel_opt=None, likelihood={})
     isp_two = isp_options(option_files, "isp_two", processes=2)
-    ranks = run_two_processes(workspace, [two, buffers, stopped, stopped, isp_two])
+    ranks = run_two_processes(workspace, [two, buffers, stopped, stopped, flow, isp_two])
     expected = ["two"] * ITERATIONS + ["buffers"] * ITERATIONS
-    expected += ["stopped", "stopped", "interrupted", *["stopped"] * (ITERATIONS - 2)]
+    expected += ["stopped", "stopped", "interrupted", *["stopped"] * (ITERATIONS - 2), *["flow"] * ITERATIONS]
     assert [[step["name"] for step in seen] for seen in ranks] == [expected] * 2
     for seen in ranks:
         step = seen[2 * ITERATIONS + 2]
@@ -201,6 +206,11 @@ def test_two_processes_train_as_one(option_files, workspace):
             assert seen["weights"] == [1.0] * REAL + [float(k) for k in kept]
     kept = [[sum(step["weights"]) for step in seen[:ITERATIONS]] for seen in ranks]
     assert kept[0] != kept[1], "where both ranks keep as many samples, a mean of means would do as well"
+
+    # A flow that each has fitted to its own part of the first batch is one network afterwards.
+    parameters = [seen[-1]["parameters"] for seen in ranks]
+    assert np.isfinite(parameters).all()
+    assert parameters[0] == parameters[1]
 
     # Stopped and gone on with, both end where the two that were left alone do.
     saved, resumed = (
