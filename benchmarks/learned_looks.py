@@ -3,6 +3,8 @@
     python benchmarks/learned_looks.py --out learned_looks                    # datasets/..., three seeds; resumes
     python benchmarks/learned_looks.py --out learned_looks --only lolv1 --seeds 0 --time quick
 
+`results.json` in that folder has what was measured, and what stands in it is not run again.
+
 A seed deals the pairs of a data set into those that are given to `learn` and test pairs. The model is tested at full
 resolution, through the same code as `basicsr enhance`. It is compared with every candidate that the pairs alone
 train, on all the pairs that were given: with the one that is best on the test pairs, which nobody can know before; and
@@ -26,7 +28,8 @@ from semiisp_plugin.apps.enhance.enhancer import Enhancer
 from semiisp_plugin.apps.enhance.network import load_network
 from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair
 from semiisp_plugin.experiments.learn import CANDIDATES, MODEL, LearnedLook, learn, minutes_of
-from semiisp_plugin.io.image_io import to_float, to_uint8
+from semiisp_plugin.io.files import write_atomically
+from semiisp_plugin.io.image_io import to_float
 from semiisp_plugin.io.picture import shrink_short_side
 from semiisp_plugin.report.grids import draw_grid
 from semiisp_plugin.report.paired import paired_difference
@@ -94,16 +97,16 @@ def test(folder: Path, given: Path, found: LearnedLook, tests: list[Pair], worke
     scores: dict[str, dict[str, float]] = {name: {} for name in enhancers}
     rows = []
     for k, pair in enumerate(tests):
-        image, target = (to_float(picture) for picture in read_pair(pair))
+        image, target = read_pair(pair)
         outputs = {name: enhancer.enhance_image(image) for name, enhancer in enhancers.items()}
         for name, output in outputs.items():
-            scores[name][pair.key] = psnr(to_uint8(output), target)
+            scores[name][pair.key] = psnr(output, target)
         if k < PICTURES:
             full = folder / "full"
             full.mkdir(exist_ok=True)
-            draw_grid([[to_uint8(outputs["model"])]], [pair.key], path=full / f"{pair.key}.png")
+            draw_grid([[outputs["model"]]], [pair.key], path=full / f"{pair.key}.png")
             shown = (image, outputs["alone"], outputs["model"], target)
-            rows.append([shrink_short_side(to_uint8(picture), SHOWN) for picture in shown])
+            rows.append([shrink_short_side(picture, SHOWN) for picture in shown])
     draw_grid(rows, ["input", "pairs alone", "learned", "target"], path=folder / "comparison.png")
     return {
         "pairs": len(list((given / "input").iterdir())),
@@ -127,12 +130,15 @@ def main() -> None:
     parser.add_argument("--time", default="default", help="of `basicsr learn`")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
+    file = Path(args.out, "results.json")
+    results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     for seed in args.seeds:
         for name in args.only:
-            folder = Path(args.out, f"{name}-{seed}")
-            given, tests = deal(SETS[name], Path(args.data), folder, seed)
-            if (folder / "result.json").is_file():
+            run = f"{name}-{seed}"
+            if run in results:
                 continue
+            folder = Path(args.out, run)
+            given, tests = deal(SETS[name], Path(args.data), folder, seed)
             found = learn(
                 [str(given)],
                 args.photos,
@@ -141,13 +147,13 @@ def main() -> None:
                 seed=seed,
                 workers=args.workers,
             )
-            result = test(folder, given, found, tests, args.workers)
-            (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(table(args.out, args.only, args.seeds).markdown())
+            results[run] = test(folder, given, found, tests, args.workers)
+            write_atomically(file, json.dumps(results, indent=1) + "\n")
+    print(table(results, args.only, args.seeds).markdown())
     print(f"\n{describe()}")
 
 
-def table(out: str, names: list[str], seeds: list[int]) -> Table:
+def table(results: dict[str, Any], names: list[str], seeds: list[int]) -> Table:
     """A row of each data set, over the seeds that are there."""
 
     def scores(done: dict[int, dict[str, Any]], system: str) -> dict[tuple[int, str], float]:
@@ -155,8 +161,7 @@ def table(out: str, names: list[str], seeds: list[int]) -> Table:
 
     rows = []
     for name in names:
-        found = {seed: Path(out, f"{name}-{seed}", "result.json") for seed in seeds}
-        done = {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in found.items() if path.is_file()}
+        done = {seed: results[f"{name}-{seed}"] for seed in seeds if f"{name}-{seed}" in results}
         if not done:
             continue
         model = scores(done, "model")
