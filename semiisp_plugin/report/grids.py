@@ -56,7 +56,7 @@ def draw_grid(
     images = [[None if cell is None else _to_image(cell) for cell in row] for row in rows]
     width = cell_width or max(image.width for row in images for image in row if image)
     images = [[i and i.resize((width, max(1, round(i.height * width / i.width)))) for i in row] for row in images]
-    height = max(image.height for row in images for image in row if image)
+    heights = [max((image.height for image in row if image), default=width) for row in images]
     columns = max(map(len, images))
     # DejaVu Sans, which comes with matplotlib.
     file = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
@@ -75,7 +75,7 @@ def draw_grid(
     heading, heads = wrapped(title, total_width - 2 * _GAP), [wrapped(text, width) for text in column_titles]
     notes = [[wrapped(text, width) for text in row] for row in captions or [[]] * len(images)]
     top = 2 * _GAP + high([heading]) + high(heads)
-    sheet = Image.new("RGB", (total_width, top + sum(height + high(row) + _GAP for row in notes)), "white")
+    sheet = Image.new("RGB", (total_width, top + sum(map(high, notes)) + sum(heights) + _GAP * len(heights)), "white")
     draw = ImageDraw.Draw(sheet)
 
     def write(text: str, x: float, y: float, anchor: str = "ma") -> None:
@@ -84,7 +84,7 @@ def draw_grid(
     write(heading, total_width / 2, _GAP)
     for c, text in enumerate(heads):
         write(text, margin + c * (width + _GAP) + width / 2, top - _GAP // 2, "md")
-    for r, row in enumerate(images):
+    for r, (row, height) in enumerate(zip(images, heights, strict=True)):
         if row_titles:
             write(row_titles[r], margin - _GAP, top + height / 2, "rm")
         for c in range(columns):

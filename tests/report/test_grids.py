@@ -41,6 +41,14 @@ def test_pictures_are_pixel_for_pixel_in_rows_and_columns() -> None:
     assert grid.shape == (12 + 2 * 26, 6 + 2 * 36, 3)
 
 
+def test_a_row_is_as_high_as_its_highest_picture() -> None:
+    first, second = COLOURS
+    low = draw_grid([[_flat(first[0], 40), _flat(first[1], 20)], [_flat(colour, 10) for colour in second]])
+    assert low.shape == (12 + 46 + 16, 6 + 2 * 36, 3)
+    assert _box(low, first[1])[0] == _box(low, first[0])[0] + 10
+    assert _box(low, second[0])[0] == _box(low, first[0])[2] + 6
+
+
 def test_every_kind_of_picture_shows_the_same() -> None:
     image = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
     tensor = torch.from_numpy(image).permute(2, 0, 1)
