@@ -24,7 +24,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least
-from semiisp_plugin.archs.lookup import LookupNetwork, identity_lut_3d, pass_nan, sample_3d, uneven_coordinates
+from semiisp_plugin.archs.lookup import LookupNetwork, identity_lut_3d, look_up
 from semiisp_plugin.archs.table_prediction import MIN_THUMBNAIL, LightBackbone, TableBank, WideLinear
 from semiisp_plugin.options.ranges import Channels, Decay, Thumbnail
 from semiisp_plugin.registry import ARCH_REGISTRY, register
@@ -110,4 +110,4 @@ class AdaInt(LookupNetwork[AdaIntTables]):
         lut, vertices = (table.to(image.dtype) for table in tables)
         # NaN of the vertices, which coordinates do not show, reaches all pixels through the table.
         lut = lut + 0 * vertices.sum((1, 2))[:, None, None, None, None]
-        return pass_nan(image, sample_3d(uneven_coordinates(image, vertices), lut))
+        return look_up(image, lut, vertices)

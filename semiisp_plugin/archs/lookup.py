@@ -1,9 +1,9 @@
 """Lookup tables on images: linear, trilinear, tetrahedral, with even and uneven vertices, and in bilateral grids.
 
 There is no extension to compile, and there are gradients everywhere: all but the tetrahedral lookup are
-``torch.nn.functional.grid_sample``. A new tensor of an image's size costs more than the arithmetic on it, so there are
-few of them. On CUDA the gradients add up in no fixed order: runs repeat to rounding, not bit by
-bit.
+``torch.nn.functional.grid_sample``, for which Numba stands in where 3D tables meet a large image on a CPU without
+gradients. A new tensor of an image's size costs more than the arithmetic on it, so there are few of them. On
+CUDA the gradients add up in no fixed order: runs repeat to rounding, not bit by bit.
 
 3D tables are (N, C, V, V, V), indexed ``[n, output colour, blue, green, red]`` (red runs fastest).
 """
@@ -14,12 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semiisp_plugin.archs.blocks import N_COLOURS
 from semiisp_plugin.archs.image_network import Context, PreparedNetwork
+from semiisp_plugin.isp import compiled
+from semiisp_plugin.isp.parameter_maps import worth_it
 
 __all__ = [
     "LookupNetwork",
     "coordinates",
     "identity_lut_3d",
+    "look_up",
     "pass_nan",
     "sample_1d",
     "sample_3d",
@@ -87,6 +91,23 @@ def sample_3d(x: Tensor, lut: Tensor) -> Tensor:
     grid = x.permute(0, 2, 3, 1).unsqueeze(1)
     out = F.grid_sample(lut, grid, mode="bilinear", padding_mode="border", align_corners=True)
     return out.squeeze(2)
+
+
+def look_up(image: Tensor, lut: Tensor, vertices: Tensor | None = None) -> Tensor:
+    """(N, 3, H, W) RGB in [0, 1] through 3D tables (N, 3, V, V, V), trilinearly. Pixels with NaN become NaN.
+
+    Args:
+        image: What is outside [0, 1] is clamped.
+        lut: The tables.
+        vertices: (N, 3, V), see `uneven_coordinates`; None: evenly spaced.
+    """
+    if worth_it(image, lut):
+        even = torch.linspace(0, 1, lut.shape[-1], dtype=lut.dtype).expand(len(lut), N_COLOURS, -1)
+        out = compiled.look_up(image, even if vertices is None else vertices, lut)
+        if out is not None:
+            return pass_nan(image, out)
+    places = coordinates(image) if vertices is None else uneven_coordinates(image, vertices)
+    return pass_nan(image, sample_3d(places, lut))
 
 
 def sample_tetrahedral(image: Tensor, lut: Tensor) -> Tensor:

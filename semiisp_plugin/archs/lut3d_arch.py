@@ -26,7 +26,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from semiisp_plugin.archs.blocks import check_at_least
-from semiisp_plugin.archs.lookup import LookupNetwork, coordinates, identity_lut_3d, pass_nan, sample_3d
+from semiisp_plugin.archs.lookup import LookupNetwork, identity_lut_3d, look_up
 from semiisp_plugin.archs.table_prediction import MIN_THUMBNAIL, Shrink, WideConv2d, five_convolutions
 from semiisp_plugin.options.ranges import Channels, Decay, Thumbnail
 from semiisp_plugin.registry import ARCH_REGISTRY, register
@@ -113,4 +113,4 @@ class ImageAdaptive3DLUT(LookupNetwork[Tensor]):
 
     def treat(self, image: Tensor, tables: Tensor, box: tuple[int, int], size: tuple[int, int]) -> Tensor:
         """See `PreparedNetwork.treat`."""
-        return pass_nan(image, sample_3d(coordinates(image), tables.to(image.dtype)))
+        return look_up(image, tables.to(image.dtype))

@@ -1,7 +1,8 @@
 """The ISP and its inverse by compiled code (`semiisp_plugin.isp.numba_kernels`), on a CPU where Numba is installed.
 
-What `semiisp_plugin.isp.invertible_isp.InvertibleISP` computes with tensors, in one pass over the image and not
-differentiable. Every function here returns None where that cannot be had, and the tensors are to do it.
+What `semiisp_plugin.isp.invertible_isp.InvertibleISP` computes with tensors, and 3D tables of target models, in one
+pass over the image and not differentiable. Every function here returns None where that cannot be had, and the tensors
+are to do it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from semiisp_plugin.isp import functions as fn
@@ -68,7 +70,7 @@ def kernel(name: str) -> Callable[..., tuple[Any] | None] | None:
 
 
 def _warn(why: str) -> None:
-    warnings.warn(f"Images go through the ISP without Numba, several times slower: {why}", RuntimeWarning, stacklevel=4)
+    warnings.warn(f"Images are treated without Numba, several times slower: {why}", RuntimeWarning, stacklevel=4)
 
 
 @lru_cache(maxsize=32)
@@ -159,3 +161,28 @@ def _nodes(slope: float, middle: float, pixels: int, nodes: int) -> np.ndarray:
     """Where among the nodes of a grid pixels lie, level beyond the outer ones; float32."""
     centres = slope * ((2 * np.arange(pixels) + 1) / pixels - 1) + middle
     return np.clip((centres + 1) / 2 * nodes - 0.5, 0, nodes - 1).astype(np.float32)
+
+
+def look_up(image: Tensor, vertices: Tensor, tables: Tensor) -> Tensor | None:
+    """3D tables whose vertices lie anywhere, trilinearly, on the CPU and without gradients.
+
+    Args:
+        image: ``(N, 3, H, W)`` float32 RGB; what is outside [0, 1] counts as the nearest of them.
+        vertices: ``(N, 3, V)``, ascending from 0 to 1.
+        tables: ``(N, 3, V, V, V)``: the new colour, blue, green, red.
+
+    Returns:
+        ``(N, 3, H, W)``, where pixels with NaN are anything; None where this cannot be done here.
+    """
+    run = kernel("look_up") if image.dtype == vertices.dtype == tables.dtype == torch.float32 else None
+    if run is None:
+        return None
+    inner = vertices[..., 1:-1]
+    inner = F.pad(inner, (0, 2 ** inner.shape[-1].bit_length() - 1 - inner.shape[-1]), value=float("inf"))
+    slopes = 1 / (vertices.diff(dim=-1) + 1e-10)
+    out = image.new_empty(image.shape)
+    each = (image.flatten(2), inner, vertices, slopes, tables.permute(0, 2, 3, 4, 1), out.flatten(2))
+    for one in zip(*(t.detach().contiguous().numpy() for t in each), strict=True):
+        if run(*one) is None:
+            return None
+    return out

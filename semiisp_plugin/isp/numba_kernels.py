@@ -1,4 +1,4 @@
-"""The ISP and its inverse, compiled by Numba for the CPU: sets on a grid, and crops of images.
+"""The ISP and its inverse, compiled by Numba for the CPU: sets on a grid, and crops of images. And 3D tables.
 
 Why there is compiled code at all: without it `basicsr pseudo` takes, as a whole command (300 photographs of COCO, one
 process, processor time), 1.17 times as long for a RAW f_ISP with global sets, 1.35 times with local ones, and 1.58
@@ -22,6 +22,7 @@ from numba.extending import intrinsic
 
 _F: Any = np.float32  # what Numba makes of it, mypy cannot know
 _I: Any = np.int32
+_CHUNK = 4096  # pixels, whose buffers stay in the cache
 _TINY = _F(1.1754944e-38)
 # No NaN and no infinity can come up here, and minimum and maximum without a rule for NaN are one instruction.
 _FAST = {"contract", "nsz", "nnan", "ninf"}
@@ -463,3 +464,53 @@ def forward(
             _gammas_forward(p, gm + c, rows[c])
             _stretches(p, cs + c, four, rows[c])
             out[c, line] = rows[c]
+
+
+@_compiled
+def look_up(
+    image: np.ndarray,
+    inner: np.ndarray,
+    vertices: np.ndarray,
+    slopes: np.ndarray,
+    table: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """A 3D table whose vertices lie anywhere, trilinearly.
+
+    Args:
+        image: ``(3, pixels)`` float32, red, green and blue; what is outside [0, 1] counts as the nearest of them.
+        inner: ``(3, 2^k - 1)``, ascending: where all vertices but the outermost lie, and infinity behind them.
+        vertices: ``(3, V)``, ascending from 0 to 1.
+        slopes: ``(3, V - 1)``, 1 / the distance between vertices.
+        table: ``(V, V, V, 3)``: blue, green, red, the new colour.
+        out: ``(3, pixels)``, written. Pixels with NaN get anything.
+    """
+    n = min(_CHUNK, image.shape[1])
+    low, darkest, at = np.empty(n, np.int32), np.empty(n, np.int32), np.empty((3, n), np.float32)
+    flat, size, one = table.reshape(-1), table.shape[0], _F(1)
+    red, green, blue = _I(3), _I(3 * size), _I(3 * size * size)  # steps along the axes
+    both = green + blue
+    for first in range(0, image.shape[1], _CHUNK):
+        n = min(_CHUNK, image.shape[1] - first)
+        darkest[:] = 0
+        for c, step in enumerate((red, green, blue)):
+            x, bounds, begins, slope = image[c, first : first + n], inner[c], vertices[c], slopes[c]
+            low[:] = 0
+            half = _I((inner.shape[1] + 1) // 2)
+            while half > 0:
+                for i in range(n):
+                    low[i] += half if bounds[low[i] + half - _I(1)] < x[i] else _I(0)
+                half //= _I(2)
+            for i in range(n):
+                at[c, i] = min(max((x[i] - begins[low[i]]) * slope[low[i]], _F(0)), one)
+                darkest[i] += low[i] * step
+        for i in range(n):
+            r, g, b, k = at[0, i], at[1, i], at[2, i], darkest[i]
+            neither, of_green, of_blue, of_both = (one - g) * (one - b), g * (one - b), (one - g) * b, g * b
+            for c in range(3):
+                out[c, first + i] = (
+                    (flat[k + c] * (one - r) + flat[k + c + red] * r) * neither
+                    + (flat[k + c + green] * (one - r) + flat[k + c + green + red] * r) * of_green
+                    + (flat[k + c + blue] * (one - r) + flat[k + c + blue + red] * r) * of_blue
+                    + (flat[k + c + both] * (one - r) + flat[k + c + both + red] * r) * of_both
+                )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from semiisp_plugin.archs import lookup
 from semiisp_plugin.archs.lookup import (
     LookupNetwork,
     coordinates,
+    look_up,
     sample_1d,
     sample_3d,
     sample_tetrahedral,
@@ -21,6 +23,7 @@ from semiisp_plugin.archs.lookup import (
     slice_grids,
     uneven_coordinates,
 )
+from semiisp_plugin.isp import compiled
 from semiisp_plugin.toolbox import build_network
 
 _SMALL = {"n_vertices": 5, "thumbnail": 32, "n_base_feats": 4}
@@ -128,6 +131,35 @@ def test_vertices_that_coincide_do_no_harm() -> None:
     found.clamp(-1, 1).sum().backward()
     assert vertices.grad is not None
     assert torch.isfinite(vertices.grad).all()
+
+
+@pytest.mark.parametrize("vertices", [2, 5, 17, 33])
+def test_compiled_code_equals_the_tensors(vertices: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba", reason="needs Numba, the extra 'fast'")
+    rng = np.random.default_rng(vertices)
+    gaps = torch.from_numpy(rng.uniform(0, 1, (2, 3, vertices - 1)).astype(np.float32))
+    gaps[0, 1, 1:3] = 0  # vertices that coincide
+    at = torch.nn.functional.pad(gaps.cumsum(-1) / gaps.sum(-1, keepdim=True), (1, 0)).clamp_max(1)
+    image = torch.from_numpy(rng.uniform(-0.2, 1.2, (2, 3, 120, 110)).astype(np.float32))
+    image[:, :, 0, :10], image[:, :, 1, :10] = 0, 1
+    image[:, :, 2, :vertices] = at
+    image[0, 1, 3, 4], image[1, :, 5, 6], image[1, 2, 5, 7] = math.nan, math.inf, -math.inf
+    luts = torch.from_numpy(table(vertices, 2, 3).astype(np.float32))
+    for more in ((), (at,)):
+        assert compiled.look_up(image, at, luts) is not None
+        found = look_up(image, luts, *more)
+        with monkeypatch.context() as without:
+            without.setattr(compiled, "kernel", lambda _: None)
+            expected = look_up(image, luts, *more)
+        assert found[0, :, 3, 4].isnan().all()
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-5, equal_nan=True)
+
+
+def test_gradients_and_other_types_are_left_to_the_tensors() -> None:
+    image, lut = torch.rand(1, 3, 150, 150), torch.rand(1, 3, 5, 5, 5, requires_grad=True)
+    assert look_up(image, lut).requires_grad
+    double = look_up(image.double(), lut.detach().double())
+    torch.testing.assert_close(look_up(image, lut.detach()).double(), double, rtol=0, atol=2e-6)
 
 
 def test_bilateral_grids_are_sliced_by_column_row_and_guide() -> None:
