@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semiisp_plugin.archs.blocks import N_COLOURS
 from semiisp_plugin.archs.image_network import Context, PreparedNetwork
 from semiisp_plugin.isp import compiled
 from semiisp_plugin.isp.parameter_maps import worth_it
@@ -102,8 +101,7 @@ def look_up(image: Tensor, lut: Tensor, vertices: Tensor | None = None) -> Tenso
         vertices: (N, 3, V), see `uneven_coordinates`; None: evenly spaced.
     """
     if worth_it(image, lut):
-        even = torch.linspace(0, 1, lut.shape[-1], dtype=lut.dtype).expand(len(lut), N_COLOURS, -1)
-        out = compiled.look_up(image, even if vertices is None else vertices, lut)
+        out = compiled.look_up(image, lut, vertices)
         if out is not None:
             return pass_nan(image, out)
     places = coordinates(image) if vertices is None else uneven_coordinates(image, vertices)

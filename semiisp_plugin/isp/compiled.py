@@ -163,25 +163,30 @@ def _nodes(slope: float, middle: float, pixels: int, nodes: int) -> np.ndarray:
     return np.clip((centres + 1) / 2 * nodes - 0.5, 0, nodes - 1).astype(np.float32)
 
 
-def look_up(image: Tensor, vertices: Tensor, tables: Tensor) -> Tensor | None:
-    """3D tables whose vertices lie anywhere, trilinearly, on the CPU and without gradients.
+def look_up(image: Tensor, tables: Tensor, vertices: Tensor | None = None) -> Tensor | None:
+    """3D tables, trilinearly, on the CPU and without gradients.
 
     Args:
         image: ``(N, 3, H, W)`` float32 RGB; what is outside [0, 1] counts as the nearest of them.
-        vertices: ``(N, 3, V)``, ascending from 0 to 1.
         tables: ``(N, 3, V, V, V)``: the new colour, blue, green, red.
+        vertices: ``(N, 3, V)``, ascending from 0 to 1; None: evenly spaced.
 
     Returns:
         ``(N, 3, H, W)``, where pixels with NaN are anything; None where this cannot be done here.
     """
+    size, inner = tables.shape[-1], 0
+    if vertices is None:
+        vertices = torch.linspace(0, 1, size).expand(len(tables), 3, -1)
+    else:
+        inner = size - 2
     run = kernel("look_up") if image.dtype == vertices.dtype == tables.dtype == torch.float32 else None
     if run is None:
         return None
-    inner = vertices[..., 1:-1]
-    inner = F.pad(inner, (0, 2 ** inner.shape[-1].bit_length() - 1 - inner.shape[-1]), value=float("inf"))
+    bounds = vertices[..., 1 : 1 + inner]
+    bounds = F.pad(bounds, (0, 2 ** inner.bit_length() - 1 - inner), value=float("inf"))
     slopes = 1 / (vertices.diff(dim=-1) + 1e-10)
     out = image.new_empty(image.shape)
-    each = (image.flatten(2), inner, vertices, slopes, tables.permute(0, 2, 3, 4, 1), out.flatten(2))
+    each = (image.flatten(2), bounds, vertices, slopes, tables.permute(0, 2, 3, 4, 1), out.flatten(2))
     for one in zip(*(t.detach().contiguous().numpy() for t in each), strict=True):
         if run(*one) is None:
             return None

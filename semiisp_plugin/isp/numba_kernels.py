@@ -475,11 +475,12 @@ def look_up(
     table: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """A 3D table whose vertices lie anywhere, trilinearly.
+    """A 3D table, trilinearly.
 
     Args:
         image: ``(3, pixels)`` float32, red, green and blue; what is outside [0, 1] counts as the nearest of them.
-        inner: ``(3, 2^k - 1)``, ascending: where all vertices but the outermost lie, and infinity behind them.
+        inner: ``(3, 2^k - 1)``, ascending: where all vertices but the outermost lie, and infinity behind them; ``(3,
+            0)`` where all are evenly spaced.
         vertices: ``(3, V)``, ascending from 0 to 1.
         slopes: ``(3, V - 1)``, 1 / the distance between vertices.
         table: ``(V, V, V, 3)``: blue, green, red, the new colour.
@@ -487,7 +488,7 @@ def look_up(
     """
     n = min(_CHUNK, image.shape[1])
     low, darkest, at = np.empty(n, np.int32), np.empty(n, np.int32), np.empty((3, n), np.float32)
-    flat, size, one = table.reshape(-1), table.shape[0], _F(1)
+    flat, size, one, cells = table.reshape(-1), table.shape[0], _F(1), _F(table.shape[0] - 1)
     red, green, blue = _I(3), _I(3 * size), _I(3 * size * size)  # steps along the axes
     both = green + blue
     for first in range(0, image.shape[1], _CHUNK):
@@ -495,8 +496,11 @@ def look_up(
         darkest[:] = 0
         for c, step in enumerate((red, green, blue)):
             x, bounds, begins, slope = image[c, first : first + n], inner[c], vertices[c], slopes[c]
-            low[:] = 0
+            for i in range(n):  # the second clamp is for NaN
+                low[i] = min(max(_I(min(max(x[i], _F(0)), one) * cells), _I(0)), _I(size - 2))
             half = _I((inner.shape[1] + 1) // 2)
+            if half > 0:
+                low[:] = 0
             while half > 0:
                 for i in range(n):
                     low[i] += half if bounds[low[i] + half - _I(1)] < x[i] else _I(0)

@@ -146,7 +146,7 @@ def test_compiled_code_equals_the_tensors(vertices: int, monkeypatch: pytest.Mon
     image[0, 1, 3, 4], image[1, :, 5, 6], image[1, 2, 5, 7] = math.nan, math.inf, -math.inf
     luts = torch.from_numpy(table(vertices, 2, 3).astype(np.float32))
     for more in ((), (at,)):
-        assert compiled.look_up(image, at, luts) is not None
+        assert compiled.look_up(image, luts, *more) is not None
         found = look_up(image, luts, *more)
         with monkeypatch.context() as without:
             without.setattr(compiled, "kernel", lambda _: None)
