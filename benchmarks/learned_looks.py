@@ -100,7 +100,7 @@ def test(folder: Path, given: Path, found: LearnedLook, tests: list[Pair], worke
         image, target = read_pair(pair)
         outputs = {name: enhancer.enhance_image(image) for name, enhancer in enhancers.items()}
         for name, output in outputs.items():
-            scores[name][pair.key] = psnr(output, target)
+            scores[name][pair.key] = round(psnr(output, target), 3)
         if k < PICTURES:
             full = folder / "full"
             full.mkdir(exist_ok=True)
@@ -148,7 +148,7 @@ def main() -> None:
                 workers=args.workers,
             )
             results[run] = test(folder, given, found, tests, args.workers)
-            write_atomically(file, json.dumps(results, indent=1) + "\n")
+            write_atomically(file, json.dumps(results) + "\n")
     print(table(results, args.only, args.seeds).markdown())
     print(f"\n{describe()}")
 
