@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
             [str(data / "pairs")],
             str(data / "photos"),
             look,
-            minutes=minutes_of(args.time),
+            minutes=None if args.time is None else minutes_of(args.time),
             seed=seed,
             workers=workers,
             inputs="raw" if raw else "srgb",

@@ -88,6 +88,8 @@ _LEVELS = (
 )
 """From the shortest: length of the trainings, as a multiple of those in docs/when_it_helps.md; folds of the
 cross-validation; whether there is a learning curve."""
+SHORT = (0.6, 3, False)
+"""What ``basicsr demo`` trains, the same on every machine: so its result is the same, too, but for rounding."""
 
 # Seconds of one core, measured on the machine of docs/results.md: an iteration of phase 1 and one of a target, a pseudo
 # pair, a megapixel that is tested.
@@ -159,7 +161,7 @@ def learn(
     photos: str | None,
     out: Path,
     *,
-    minutes: float = 20.0,
+    minutes: float | None = 20.0,
     seed: int = 0,
     workers: int = 2,
     inputs: Inputs | Literal["auto"] = "auto",
@@ -170,7 +172,7 @@ def learn(
         pairs: Folder that holds inputs and targets in two folders of usual names, or these two.
         photos: Folder of ordinary photographs, or None.
         out: Folder of the results.
-        minutes: How long it may take, about.
+        minutes: How long it may take, about; None: as long as `SHORT` takes.
         seed: Of folds, weights and batches.
         workers: Processes; 0 for this one alone.
         inputs: ``raw``, ``srgb``, or ``auto``: RAW files and images of 16 bits are RAW.
@@ -216,12 +218,12 @@ def learn(
         return LearnedLook(look, record)
 
 
-def make_plan(found: Mapping[str, Any], minutes: float, workers: int, domain: Inputs) -> Plan:
-    """The longest trainings and most folds that fit into the time on this machine."""
+def make_plan(found: Mapping[str, Any], minutes: float | None, workers: int, domain: Inputs) -> Plan:
+    """The longest trainings and most folds that fit into the time on this machine; for None see `SHORT`."""
     pixels = sum(noted["size"][0] * noted["size"][1] for noted in found["measured"].values())
     speed = _slowness(domain == "srgb")
     plans = []
-    for length, folds, curve in _LEVELS:
+    for length, folds, curve in (SHORT,) if minutes is None else _LEVELS:
         plan = Plan(length, min(folds, found["pairs"] if found["scenes"] == 1 else found["scenes"]), curve, 0.0)
         settings = plan.settings
         targets = 3 if found["photographs"] else 2
@@ -230,7 +232,7 @@ def make_plan(found: Mapping[str, Any], minutes: float, workers: int, domain: In
         work = (plan.folds + 1) * chains + 2 * len(CANDIDATES) * pixels / 1e6 * _MEGAPIXEL
         work += (6 * settings.isp_iterations * _ISP_STEP if curve else 0) + 60
         plans.append(replace(plan, core_seconds=work * speed))
-    fitting = [plan for plan in plans if plan.core_seconds <= minutes * 60 * workers]
+    fitting = [plan for plan in plans if minutes and plan.core_seconds <= minutes * 60 * workers]
     return fitting[-1] if fitting else plans[0]
 
 

@@ -13,7 +13,7 @@ from semiisp_plugin.pseudo.f_isp import load_f_isp
 
 @pytest.mark.slow
 def test_the_whole_demo(workspace, capsys, monkeypatch):
-    monkeypatch.setattr(learn, "_LEVELS", ((0.002, 2, False),))
+    monkeypatch.setattr(learn, "SHORT", (0.002, 2, False))
     monkeypatch.setattr(learn, "_export", lambda *_: [])
     assert main(["demo", "--workers", "0"]) == 0
     out = Path("demo_output")
@@ -26,6 +26,18 @@ def test_the_whole_demo(workspace, capsys, monkeypatch):
     text = capsys.readouterr().out
     assert "9 SIMULATED pairs (dark sRGB to good sRGB), 20 photographs without a pair, and 9 test pairs" in text
     assert "a demonstration" in text
+
+
+def test_trainings_do_not_depend_on_the_machine(monkeypatch):
+    found = {"measured": {"a": {"size": [256, 192]}}, "pairs": 9, "scenes": 1, "photographs": 20}
+    plans = []
+    for slowness in (0.2, 10):
+        monkeypatch.setattr(learn, "_slowness", lambda _, value=slowness: value)
+        plans.append(learn.make_plan(found, None, 2, "srgb"))
+    assert plans[0].settings == plans[1].settings
+    assert (plans[0].folds, plans[0].length) == (plans[1].folds, plans[1].length) == (3, 0.6)
+    monkeypatch.setattr(learn, "_slowness", lambda _: 10)
+    assert learn.make_plan(found, 4, 2, "srgb").length < 0.6
 
 
 @pytest.mark.parametrize(
