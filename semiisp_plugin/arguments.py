@@ -353,7 +353,7 @@ def _demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", default="demo_output", help="folder to write (default: %(default)s)")
     text = "simulated task (default: %(default)s)"
     parser.add_argument("--task", choices=["raw", "lowlight"], default="lowlight", help=text)
-    text = "as of basicsr learn (default: the same trainings on every machine, three minutes on two cores)"
+    text = "as of basicsr learn (default: the same trainings on every machine, two minutes on two cores)"
     parser.add_argument("--time", type=_minutes, metavar="T", help=text)
     text = "of everything, and of which scene serves what (default: 0)"
     parser.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, help=text)

@@ -35,9 +35,9 @@ def test_trainings_do_not_depend_on_the_machine(monkeypatch):
         monkeypatch.setattr(learn, "_slowness", lambda _, value=slowness: value)
         plans.append(learn.make_plan(found, None, 2, "srgb"))
     assert plans[0].settings == plans[1].settings
-    assert (plans[0].folds, plans[0].length) == (plans[1].folds, plans[1].length) == (3, 0.6)
+    assert (plans[0].folds, plans[0].length) == (plans[1].folds, plans[1].length) == (2, 0.25)
     monkeypatch.setattr(learn, "_slowness", lambda _: 10)
-    assert learn.make_plan(found, 4, 2, "srgb").length < 0.6
+    assert learn.make_plan(found, 4, 2, "srgb").length < 0.25
 
 
 @pytest.mark.parametrize(
