@@ -35,7 +35,7 @@ REQUIRES = [
     "tabulate>=0.10",
     "tqdm>=4.64",
 ]
-# Compiles the ISP and its inverse to machine code (isp/numba_kernels.py); without it the same in tensor steps.
+# Compiles the ISP, its inverse and 3D tables to machine code (isp/numba_kernels.py); without it the same by tensors.
 FAST = ["numba>=0.60"]
 # Reads camera RAW files (`basicsr prepare`).
 RAW = ["rawpy>=0.25"]
