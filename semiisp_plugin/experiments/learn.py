@@ -88,7 +88,7 @@ _LEVELS = (
 )
 """From the shortest: length of the trainings, as a multiple of those in docs/when_it_helps.md; folds of the
 cross-validation; whether there is a learning curve."""
-SHORT = (0.25, 2, False)
+SHORT = _LEVELS[1]
 """What ``basicsr demo`` trains, the same on every machine: so its result is the same, too, but for rounding."""
 
 # Seconds of one core, measured on the machine of docs/results.md: an iteration of phase 1 and one of a target, a pseudo

@@ -496,11 +496,12 @@ def look_up(
         darkest[:] = 0
         for c, step in enumerate((red, green, blue)):
             x, bounds, begins, slope = image[c, first : first + n], inner[c], vertices[c], slopes[c]
-            for i in range(n):  # the second clamp is for NaN
-                low[i] = min(max(_I(min(max(x[i], _F(0)), one) * cells), _I(0)), _I(size - 2))
             half = _I((inner.shape[1] + 1) // 2)
             if half > 0:
                 low[:] = 0
+            else:
+                for i in range(n):  # the second clamp is for NaN
+                    low[i] = min(max(_I(min(max(x[i], _F(0)), one) * cells), _I(0)), _I(size - 2))
             while half > 0:
                 for i in range(n):
                     low[i] += half if bounds[low[i] + half - _I(1)] < x[i] else _I(0)
