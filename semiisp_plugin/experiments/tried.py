@@ -10,9 +10,10 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
+from semiisp_plugin.archs.srgb_to_raw import Generators, drawn
 from semiisp_plugin.isp import InverseResult, ParameterBank
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
-from semiisp_plugin.pseudo.sources import BankInverse, Generators, drawn
+from semiisp_plugin.pseudo.sources import BankInverse
 
 CROPS = 12
 """Of each labelled image, whose parameter sets `LookalikeInverse` draws from."""

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
+from semiisp_plugin.archs.srgb_to_raw import Generators
 from semiisp_plugin.isp import InverseResult
-from semiisp_plugin.pseudo.sources import BankInverse, Generators, SRGBToRAW, check_same_isp
+from semiisp_plugin.pseudo.sources import BankInverse, SRGBToRAW, check_same_isp
 
 
 class PseudoPair(NamedTuple):

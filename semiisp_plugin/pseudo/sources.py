@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from semiisp_plugin.archs.srgb_to_raw import Generators, SRGBToRAWNetwork, drawn
 from semiisp_plugin.isp import InverseResult, InvertibleISP, ISPSpec, ParameterBank, compiled
 from semiisp_plugin.pseudo.places import in_place
 
 _LEVELS = 256
-
-Generators = torch.Generator | Sequence[torch.Generator]
-"""The randomness of a batch: one generator for all images, or one for each, by which an image's draws are its own."""
-
-
-def drawn(draw: Callable[[int, torch.Generator], Tensor], n: int, generator: Generators) -> Tensor:
-    """What ``draw(n, generator)`` gives, or ``draw(1, ...)`` of each generator one after another.
-
-    Raises:
-        ValueError: There are several generators, but not ``n``.
-    """
-    if isinstance(generator, torch.Generator):
-        return draw(n, generator)
-    if len(generator) != n:
-        raise ValueError(f"{len(generator)} generators for {n} images: give one for all, or one an image.")
-    return torch.cat([draw(1, one) for one in generator])
 
 
 class SRGBToRAW(Protocol):
@@ -155,6 +139,24 @@ def check_same_isp(source: BankInverse, spec: ISPSpec) -> None:
         raise ValueError(
             "The parameter bank and the network belong to different ISPs: take both from the same training run."
         )
+
+
+class NetworkInverse:
+    """A network that was trained to make inputs of targets, in place of f_ISP^-1.
+
+    Args:
+        network: In evaluation mode.
+    """
+
+    def __init__(self, network: SRGBToRAWNetwork) -> None:
+        self.network = network.eval()
+
+    def invert(self, image: Tensor, generator: Generators) -> InverseResult:
+        """See `SRGBToRAW.invert`."""
+        with torch.no_grad():
+            raw = self.network.draw(image.float() / (_LEVELS - 1), generator).float()
+        clamped = raw.clamp(0, 1)
+        return InverseResult(clamped, (raw != clamped).float().mean((1, 2, 3)))
 
 
 # --- UPI ------------------------------------------------------------------------------------------------------------
