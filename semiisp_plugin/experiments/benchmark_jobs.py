@@ -42,7 +42,7 @@ from semiisp_plugin.pseudo.builder import build_pseudo_lmdb
 from semiisp_plugin.pseudo.f_isp import make_generator
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.noise import READ_VARIANCE, SHOT_VARIANCE
-from semiisp_plugin.pseudo.online import F_ISP_NAME
+from semiisp_plugin.pseudo.online import fingerprints, keep_copies
 from semiisp_plugin.report.page import Pictures
 from semiisp_plugin.training import train
 
@@ -58,7 +58,7 @@ class Step(Job):
     """One job.
 
     Attributes:
-        kind: ``data``, ``fold``, ``f_isp``, ``pseudo``, ``guide``, ``semi``, ``finetune``, ``supervised``,
+        kind: ``data``, ``fold``, ``f_isp``, ``source``, ``pseudo``, ``guide``, ``semi``, ``finetune``, ``supervised``,
             ``pseudo_only``, ``mean_teacher``, ``test``, ``choose``, ``weights``, ``weigh``; the demo and
             ``basicsr learn`` have kinds of data of their own.
         seed: Of what is random in it.
@@ -129,6 +129,7 @@ _RUN = ("size", "cache_images", "loader_workers")
 _ISP = (*_RUN, *(name for name in Settings.__struct_fields__ if name.startswith("isp_") and name != "isp_folds"))
 _DRAWN = ("size", "lookalikes", "source", "sets", "update_quality", "candidates")
 _PSEUDO = (*_DRAWN, "photographs", "draws", "online", "input_bits")
+_SOURCE = (*_RUN, "source_iterations", "source_lr", "source_batch")
 _TARGET = (*_RUN, "ema_decay", "loss", "network")
 
 
@@ -172,6 +173,12 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
         return step("supervised", before, *_TARGET, "lr", "augment", **in_one_go)
     folds = range(settings.isp_folds if settings.isp_folds > 1 else 0)
     makers = {"f_isp": f_isp, **{f"fold {k}": f_isp_on(fold_of(data, k, len(folds))) for k in folds}}
+    if settings.source_network is not None:
+        network = dict(settings.source_network)
+        if network["type"] == "SRISP":
+            network["inverse_tone_mapping"] = image_enhancement
+        of_source = {name: values[name] for name in _SOURCE} | {"source_network": network}
+        makers["source"] = Step("source", seed, of_source, data.root, {"data": data}, data.quiet)
     made = step("pseudo", makers, *_PSEUDO)
     mix = {"real_per_batch": settings.real_per_batch, "pseudo_per_batch": settings.pseudo_per_batch}
 
@@ -339,6 +346,24 @@ def _f_isp_options(step: Step, s: Settings, data: Data) -> dict[str, Any]:
     return options
 
 
+def _source_options(step: Step, data: Data) -> dict[str, Any]:
+    """A network that makes inputs of targets: the pairs reversed."""
+    s = step_settings(step.settings)
+    options = _options(
+        step,
+        s,
+        PairData(data.labelled.target, data.labelled.input),
+        s.source_network,
+        total_iter=s.source_iterations,
+        warmup_iter=s.source_iterations // 20,
+        grad_clip=1.0,
+        optim_g={"type": "AdamW", "lr": s.source_lr},
+        own_loss={},
+    )
+    options["datasets"]["train"]["batch_size_per_gpu"] = s.source_batch
+    return options
+
+
 def _target_options(step: Step, data: Data) -> dict[str, Any]:
     """Whatever trains the target network: phases 2 and 3, and the baselines."""
     s, kind = step_settings(step.settings), step.kind
@@ -431,6 +456,8 @@ def work(step: Step, progress: bool) -> dict[str, Any]:
         return {}
     if step.kind == "f_isp":
         return _train(_f_isp_options(step, step_settings(s), data), step, progress)
+    if step.kind == "source":
+        return _train(_source_options(step, data), step, progress)
     if step.kind == "pseudo":
         return _pseudo(step, data, progress)
     if step.kind == "guide":
@@ -619,7 +646,11 @@ def _pseudo(step: Step, data: Data, progress: bool) -> dict[str, Any]:
         part: run_folder(need) / "f_isp_latest.pth" for part, need in step.needs.items() if need.kind == "f_isp"
     }
     drawn: dict[str, Any] = {name: getattr(s, name) for name in ("sets", "update_quality", "source", "candidates")}
-    generators = {part: make_generator(checkpoint, **drawn) for part, checkpoint in checkpoints.items()}
+    files: dict[str, Any] = {"f_isp": checkpoints["f_isp"]}
+    if "source" in step.needs:
+        files["source_network"] = run_folder(step.needs["source"]) / "net_g_latest.pth"
+        drawn["source"] = "network"
+    generators = {part: make_generator(**{**files, "f_isp": file}, **drawn) for part, file in checkpoints.items()}
     generator = generators.pop("f_isp")
     if generators:
         generator = generator_of_folds(list(generators.values()))
@@ -631,7 +662,8 @@ def _pseudo(step: Step, data: Data, progress: bool) -> dict[str, Any]:
     how = PseudoOptions(
         name=step.key,
         photographs=str(data.photos),
-        f_isp=str(checkpoints["f_isp"]),
+        f_isp=str(files["f_isp"]),
+        source_network=files.get("source_network") and str(files["source_network"]),
         out=str(step.folder / "pseudo"),
         manual_seed=step.seed,
         mode="online" if s.online else "stored",
@@ -642,11 +674,9 @@ def _pseudo(step: Step, data: Data, progress: bool) -> dict[str, Any]:
         num_gpu=int(torch.cuda.is_available()),
         workers=0,
     )
-    f_isp = checkpoints["f_isp"].read_bytes()
-    inputs = {"f_isp_sha256": hashlib.sha256(f_isp).hexdigest()[:16]}
-    report = build_pseudo_lmdb(how, generator, inputs=inputs, progress=progress)
+    report = build_pseudo_lmdb(how, generator, inputs=fingerprints(files), progress=progress)
     if s.online:
-        (Path(how.out) / F_ISP_NAME).write_bytes(f_isp)
+        keep_copies(how.out, files)
     return {"clipped": report.clipped, "written": report.written + report.kept}
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from semiisp_plugin import options as options_module
 from semiisp_plugin.models.output_penalties import networks_with_tables
+from semiisp_plugin.models.own_loss import networks_with_own_loss
 from semiisp_plugin.options import Source, check_section, load_yaml, nearest, read_options
 from semiisp_plugin.options.messages import kind_of
 from semiisp_plugin.options.ranges import (
@@ -149,6 +150,11 @@ class Settings(Strict):
         lookalikes: Draw the sets of pseudo inputs from so many labelled images, those whose targets look most like the
             photograph (ours); 0 draws from all.
         source: sRGB-to-RAW method: ``bank`` (the paper's), ``mixture`` (ours), ``upi``, ``deterministic``.
+        source_network: In its place the section of a network, which is trained on the labelled pairs to make inputs of
+            targets (`semiisp_plugin.archs.srgb_to_raw.SRGBToRAWNetwork`).
+        source_iterations: Of its training.
+        source_lr: Its peak learning rate.
+        source_batch: Its samples a batch.
         sets: ``auto``, ``global`` (whole ISP) or ``local`` (per function).
         update_quality: USQ, steps 1 and 2 of the pseudo-data.
         photographs: Use the first so many of the photographs; None for all.
@@ -197,6 +203,10 @@ class Settings(Strict):
     isp_folds: Positive = 1
     lookalikes: Count = 0
     source: Literal["bank", "mixture", "upi", "deterministic"] = "bank"
+    source_network: dict[str, Any] | None = None
+    source_iterations: Positive = 2000
+    source_lr: NotNegative = 1e-3
+    source_batch: Size = 4
     sets: Literal["auto", "global", "local"] = "auto"
     update_quality: bool = True
     photographs: Positive | None = None
@@ -367,7 +377,10 @@ def _check_task(task: Task, source: Source, keys: tuple[str, ...]) -> None:
 def _check_together(settings: Settings, kind: Kind, source: Source, keys: tuple[str, ...]) -> None:
     if settings.online and (settings.guided or kind == "pseudo_only"):
         source.fail(keys, "a guided target, and one on pseudo pairs alone, need stored inputs; leave out online.")
-    otherwise = settings.online or settings.source != "bank" or settings.sets == "local"
+    learned = settings.source_network is not None
+    if learned and settings.source != "bank":
+        source.fail(keys, "source_network takes the place of source; leave one of them out.")
+    otherwise = settings.online or learned or settings.source != "bank" or settings.sets == "local"
     if otherwise and (settings.isp_folds > 1 or settings.lookalikes):
         what = "isp_folds and lookalikes store inputs, of whole sets of f_ISP's"
         source.fail(keys, f"{what}; leave them out, or online, source and sets.")
@@ -432,7 +445,10 @@ def _system(name: str, given: Any, source: Source) -> System:
 def check_settings(values: dict[str, Any], source: Source, keys: Sequence[str]) -> None:
     """Check settings against `Settings`."""
     check_section(values, Settings, source, keys)
-    network = values.get("network")
-    if isinstance(network, dict):
-        where = (*keys, "network")
-        options_module.check_network(network, source, where)
+    for key in ("network", "source_network"):
+        network = values.get(key)
+        if isinstance(network, dict):
+            options_module.check_network(network, source, (*keys, key))
+    kind, known = (values.get("source_network") or {}).get("type"), networks_with_own_loss()
+    if kind is not None and kind not in known:
+        source.fail((*keys, "source_network"), f"{kind} makes no inputs of targets; take one of {', '.join(known)}.")

@@ -27,6 +27,7 @@ from semiisp_plugin.models.checkpointed import CheckpointedModel
 from semiisp_plugin.models.learning_rate import schedule_factor
 from semiisp_plugin.models.likelihood import Likelihood
 from semiisp_plugin.models.output_penalties import ActivityPenalty, DeepSupervision, OutputPenalty, TablePenalty
+from semiisp_plugin.models.own_loss import OwnLoss
 from semiisp_plugin.models.random_state import iteration_generator
 from semiisp_plugin.models.step_guard import Statistics, StepGuard, gradient_norm
 from semiisp_plugin.models.validation import validate
@@ -139,6 +140,9 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         self.likelihood: Likelihood | None = None
         if train.get("likelihood") is not None:
             self.likelihood = Likelihood(self.get_bare_model(self.net_g), **train["likelihood"])
+        self.own_loss: OwnLoss | None = None
+        if train.get("own_loss") is not None:
+            self.own_loss = OwnLoss(self.get_bare_model(self.net_g), **train["own_loss"])
         networks = dict(zip(("network_g", "network_global"), self.trained_networks(), strict=False))
         self.penalties: dict[str, OutputPenalty] = {}
         if train.get("activity_penalty"):
@@ -300,6 +304,9 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         if self.likelihood is not None:
             run = partial(self.predict, net)
             parts["l_nll"] = self.likelihood(run, self.lq, self.gt, *self._generators_of_likelihood())
+        if self.own_loss is not None:
+            generator = self.generator_of(self.iteration, _OF_LIKELIHOOD)
+            parts["l_own"] = self.own_loss(partial(self.predict, net), self.lq, self.gt, generator)
         losses = torch.stack(tuple(parts.values())).sum(0)
         self._sample_losses = losses.detach()
         return losses, parts

@@ -221,12 +221,14 @@ def _check_training(options: dict[str, Any], model: Any, source: Source) -> None
     train, val, name = options["train"], options.get("val") or {}, options["model_type"]
     losses = [f.encode_name for f in msgspec.structs.fields(Train) if marks_of(f.type).get("names") == "loss"]
     given = [key for key in losses if train.get(key)]
-    flow = train.get("likelihood") is not None
-    if not given and not flow:
-        fix = f"give {', '.join(losses[:-1])} or {losses[-1]}; or, for a normalising flow such as LLFlow, likelihood"
-        source.fail(("train",), f"there is no loss: {fix}.")
-    if not flow and all(train[key].get("loss_weight") == 0 for key in given):
+    of_network = any(train.get(key) is not None for key in ("likelihood", "own_loss"))
+    if not given and not of_network:
+        others = "for a normalising flow such as LLFlow likelihood, for a network that brings its loss own_loss"
+        source.fail(("train",), f"there is no loss: give {', '.join(losses[:-1])} or {losses[-1]}; or, {others}.")
+    if not of_network and all(train[key].get("loss_weight") == 0 for key in given):
         source.fail(("train", given[0], "loss_weight"), "is 0, so that nothing is learned; give one above 0.")
+    if train.get("own_loss") is not None and train.get("compile"):
+        source.fail(("train", "compile"), "a network's own loss draws at random, which is not compiled; leave it out.")
     if train.get("mixup") is not None and options["datasets"]["train"].get("batch_size_per_gpu") == 1:
         source.fail(
             ("train", "mixup"), "a batch of 1 (datasets:train:batch_size_per_gpu) has nothing to be mixed with."

@@ -289,6 +289,12 @@ class Likelihood(Strict):
     ] = 0.2
 
 
+class OwnLoss(Strict):
+    """The loss that a network brings itself, such as the sources of pseudo inputs `ReRAW` and `RAWDiffusion`."""
+
+    weight: Annotated[AboveZero, doc("Factor of the loss.")] = 1.0
+
+
 class TablePenalty(Strict):
     """The lookup tables that a network such as `SepLUT` predicts are kept smooth and monotone."""
 
@@ -393,6 +399,13 @@ class Train(Strict):
         doc(
             "The loss of a normalising flow (`LLFlow`), in place of other losses or beside them; seen by the filter.",
             models=("SupervisedModel", "SemiSupervisedModel", "MeanTeacherModel"),
+        ),
+    ] = None
+    own_loss: Annotated[
+        OwnLoss | None,
+        doc(
+            "The loss of a network that brings its own, in place of other losses or beside them; `SupervisedModel`.",
+            models=("SupervisedModel",),
         ),
     ] = None
     bank_size: Annotated[
@@ -622,14 +635,17 @@ class PseudoOptions(Strict):
         ),
     ] = "exact"
     source: Annotated[
-        Literal["bank", "mixture", "upi", "deterministic"],
+        Literal["bank", "mixture", "upi", "deterministic", "network"],
         doc(
             "sRGB-to-RAW of steps 1 and 3. `bank` is the paper's; `mixture` mixes two of its sets (ours); to compare "
-            "with (Table 3), `upi` (Brooks et al., CVPR 2019) and `deterministic` (ours: f_ISP^-1 with the mean of the "
-            "sets).",
+            "with (Table 3), `upi` (Brooks et al., CVPR 2019), `deterministic` (ours: f_ISP^-1 with the mean of the "
+            "sets), and a trained `network`.",
             decides="draws",
         ),
     ] = "bank"
+    source_network: Annotated[
+        str | None, doc("`net_g_<iter>.pth` of the run that trained the network, for `source: network`.")
+    ] = None
     draws: Annotated[
         Positive,
         doc(

@@ -9,7 +9,6 @@ its key, the seed and f_ISP alone. The rank that completes the last shard writes
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import signal
@@ -38,7 +37,7 @@ from semiisp_plugin.pseudo.contact_sheet import SHEET_NAME, save_contact_sheet
 from semiisp_plugin.pseudo.f_isp import make_generator
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.manifest import DRAWN_WITH, MADE_WITH, SETS, BuildFolder, job_of, plan
-from semiisp_plugin.pseudo.online import F_ISP_NAME
+from semiisp_plugin.pseudo.online import COPIES, fingerprints, keep_copies
 from semiisp_plugin.pseudo.shards import WRITTEN, ShardBuilder, Watch, root_id
 from semiisp_plugin.pseudo.workers import Workers, gpu_of
 
@@ -76,14 +75,12 @@ class BuildReport:
 
 def run(options: PseudoOptions, *, retry: bool = False, progress: bool = True) -> BuildReport:
     """Build the pseudo pairs that the options describe and print a summary; see `build_pseudo_lmdb`."""
-    generator = make_generator(options.f_isp, **{name: getattr(options, name) for name in DRAWN_WITH})
-    f_isp = Path(options.f_isp).read_bytes()
-    inputs = {"f_isp_sha256": hashlib.sha256(f_isp).hexdigest()[:16]}
+    files: dict[str, Any] = {key: getattr(options, key) for key in COPIES}
+    generator = make_generator(**files, **{name: getattr(options, name) for name in DRAWN_WITH})
     begun = time.monotonic()
-    report = build_pseudo_lmdb(options, generator, inputs=inputs, retry=retry, progress=progress)
-    copy = Path(options.out, F_ISP_NAME)
-    if options.mode != "stored" and not copy.exists():
-        write_atomically(copy, f_isp)
+    report = build_pseudo_lmdb(options, generator, inputs=fingerprints(files), retry=retry, progress=progress)
+    if options.mode != "stored":
+        keep_copies(options.out, files)
     sheet = None
     if not report.unfinished and (report.written or not Path(options.out, SHEET_NAME).exists()):
         try:

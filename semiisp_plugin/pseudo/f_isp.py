@@ -5,18 +5,30 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from semiisp_plugin import plugins
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
+from semiisp_plugin.archs.srgb_to_raw import SRGBToRAWNetwork
 from semiisp_plugin.io.checkpoint import CheckpointError, load_checkpoint, load_weights, save_atomically, weights_in
 from semiisp_plugin.isp import InvertibleISP, PaperLUTSettings, ParameterBank
 from semiisp_plugin.options import OptionError, Source, check_network
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
-from semiisp_plugin.pseudo.sources import UPI, BankInverse, DeterministicInverse, MixtureInverse, SRGBToRAW
+from semiisp_plugin.pseudo.sources import (
+    UPI,
+    BankInverse,
+    DeterministicInverse,
+    MixtureInverse,
+    NetworkInverse,
+    SRGBToRAW,
+)
+from semiisp_plugin.registry import ARCH_REGISTRY
 
-SOURCES = ("bank", "mixture", "upi", "deterministic")
+Net = TypeVar("Net", bound=nn.Module)
+
+SOURCES = ("bank", "mixture", "upi", "deterministic", "network")
 MANY_PAIRS = 1000  # Sec. 4.2: below, global sets for the whole ISP; from there on, local ones per function
 
 
@@ -64,16 +76,7 @@ def load_f_isp(path: str | os.PathLike[str]) -> tuple[PQDynamicISP, dict[str, Pa
             f"{path} is not an f_ISP of phase 1 (it lacks {', '.join(sorted(missing))}); give the run's "
             f"models/f_isp_latest.pth."
         )
-    options = state["network"]
-    kind = options.get("type") if isinstance(options, dict) else type(options).__name__
-    if kind != PQDynamicISP.__name__:
-        raise CheckpointError(f"{path} holds a {kind}; an f_ISP of phase 1 is a {PQDynamicISP.__name__}.")
-    try:
-        check_network(options, Source(f"{path}: the network's options in it"), (), PQDynamicISP)
-    except OptionError as error:
-        raise CheckpointError(str(error)) from None
-    network = PQDynamicISP(**{key: value for key, value in options.items() if key != "type"})
-    load_weights(network, weights_in(state, path, "params")[1], path, strict=True)
+    network = _network_in(state, path, PQDynamicISP, "an f_ISP of phase 1", "params")
     banks, n_pairs = {}, state.get("n_pairs", 0)
     if not isinstance(state["banks"], dict) or not isinstance(n_pairs, int):
         raise CheckpointError(f"{path} is damaged: its banks and its number of pairs are none.")
@@ -88,6 +91,36 @@ def load_f_isp(path: str | os.PathLike[str]) -> tuple[PQDynamicISP, dict[str, Pa
     return network, banks, n_pairs
 
 
+def load_source_network(path: str | os.PathLike[str]) -> SRGBToRAWNetwork:
+    """Read the ``net_g_<iter>.pth`` of a run that trained a network to make inputs of targets.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or of another kind of network.
+    """
+    state = load_checkpoint(path)
+    return _network_in(state, path, SRGBToRAWNetwork, "a network that makes RAW images of sRGB ones")  # type: ignore[type-abstract]
+
+
+def _network_in(
+    state: Mapping[str, Any], path: str | os.PathLike[str], wanted: type[Net], what: str, key: str | None = None
+) -> Net:
+    """The network that a checkpoint describes and holds the weights of."""
+    options: Any = state.get("network")
+    kind = str(options.get("type")) if isinstance(options, dict) else type(options).__name__
+    plugins.register()
+    found = dict(ARCH_REGISTRY).get(kind)
+    if not (isinstance(found, type) and issubclass(found, wanted)):
+        known = ", ".join(sorted(n for n, c in ARCH_REGISTRY if isinstance(c, type) and issubclass(c, wanted)))
+        raise CheckpointError(f"{path} holds a {kind}; {what} is a {known}.")
+    try:
+        check_network(options, Source(f"{path}: the network's options in it"), (), found)
+    except OptionError as error:
+        raise CheckpointError(str(error)) from None
+    network = found(**{key: value for key, value in options.items() if key != "type"})
+    load_weights(network, weights_in(state, path, key)[1], path, strict=True)
+    return network
+
+
 def make_generator(
     f_isp: str | os.PathLike[str],
     *,
@@ -96,6 +129,7 @@ def make_generator(
     update_quality: bool = True,
     inverse: str = "exact",
     source: str = "bank",
+    source_network: str | os.PathLike[str] | None = None,
     candidates: int = 1,
 ) -> PseudoPairGenerator:
     """The generator of a phase 1 checkpoint.
@@ -108,19 +142,26 @@ def make_generator(
         update_quality: See `PseudoPairGenerator`.
         inverse: ``exact`` or ``paper_lut``, whose tables span what the banks hold.
         source: sRGB-to-RAW of steps 1 and 3: ``bank`` (the paper's, `BankInverse`), ``mixture`` (`MixtureInverse`),
-            ``upi`` (`UPI`) or ``deterministic`` (`DeterministicInverse` with the mean of the global sets). With the
-            last two, ``sets: auto`` is ``global`` whatever the number of pairs.
+            ``upi`` (`UPI`), ``deterministic`` (`DeterministicInverse` with the mean of the global sets), or a trained
+            ``network`` (`NetworkInverse`). With the last three, ``sets: auto`` is ``global`` whatever the number of
+            pairs.
+        source_network: Its ``net_g_<iter>.pth``, for ``source: network``.
         candidates: See `PseudoPairGenerator`.
 
     What goes together is checked where option files are (`semiisp_plugin.options.complete_pseudo_options`).
 
     Raises:
-        ValueError: The source is unknown.
-        CheckpointError: See `load_f_isp`.
+        ValueError: The source is unknown, or its network is not given.
+        CheckpointError: See `load_f_isp` and `load_source_network`.
     """
     if source not in SOURCES:
         raise ValueError(f"source: '{source}' is none of {', '.join(SOURCES)}.")
     network, banks, n_pairs = load_f_isp(f_isp)
+    if source == "network":
+        if source_network is None:
+            raise ValueError("source: network needs source_network, the net_g_<iter>.pth of the run that trained it.")
+        learned = NetworkInverse(load_source_network(source_network))
+        return PseudoPairGenerator(network, learned, update_quality=update_quality, candidates=candidates)
     first, second = _sources(network, banks, n_pairs, sets, inverse, source, draw_per)
     return PseudoPairGenerator(network, first, second, update_quality=update_quality, candidates=candidates)
 

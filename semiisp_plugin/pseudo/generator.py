@@ -10,7 +10,7 @@ from torch import Tensor
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
 from semiisp_plugin.archs.srgb_to_raw import Generators
 from semiisp_plugin.isp import InverseResult
-from semiisp_plugin.pseudo.sources import BankInverse, SRGBToRAW, check_same_isp
+from semiisp_plugin.pseudo.sources import BankInverse, NetworkInverse, SRGBToRAW, check_same_isp
 
 
 class PseudoPair(NamedTuple):
@@ -70,6 +70,14 @@ class PseudoPairGenerator:
         for source in (self.first, self.second):
             if isinstance(source, BankInverse):
                 check_same_isp(source, network.spec)
+
+    def to(self, device: torch.device | str) -> PseudoPairGenerator:
+        """Move all networks; returns itself."""
+        self.network.to(device)
+        for source in (self.first, self.second):
+            if isinstance(source, NetworkInverse):
+                source.network.to(device)
+        return self
 
     @torch.no_grad()
     def generate(self, photographs: Tensor, generator: Generators) -> PseudoPair:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from semiisp_plugin.data.pairs import read_location
+from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.io.lmdb_io import read_meta
 from semiisp_plugin.pseudo.f_isp import make_generator
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
@@ -23,7 +25,30 @@ from semiisp_plugin.pseudo.places import in_place
 from semiisp_plugin.pseudo.sources import BankInverse
 
 F_ISP_NAME = "f_isp.pth"
-"""The copy of f_ISP in the folder of a build whose inputs are drawn in training."""
+COPIES = {"f_isp": F_ISP_NAME, "source_network": "source_network.pth"}
+"""Copies in the folder of a build whose inputs are drawn in training, by the options that name the files."""
+
+
+def fingerprints(files: Mapping[str, str | os.PathLike[str] | None]) -> dict[str, str]:
+    """What a build remembers of the files that pairs are drawn with: hashes, by ``<option>_sha256``.
+
+    Args:
+        files: Paths by the keys of `COPIES`; None where a build needs none.
+    """
+    return {f"{key}_sha256": sha256_of(path)[:16] for key, path in files.items() if path is not None}
+
+
+def keep_copies(folder: str | os.PathLike[str], files: Mapping[str, str | os.PathLike[str] | None]) -> None:
+    """Put copies of the files that pairs are drawn with into a build's folder, where they are not there yet."""
+    for key, path in files.items():
+        copy = Path(folder, COPIES[key])
+        if path is not None and not copy.exists():
+            write_atomically(copy, Path(path).read_bytes())
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Of a file, in hexadecimal digits."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 class OnlineDraw:
@@ -53,13 +78,16 @@ class OnlineDraw:
         with torch.random.fork_rng(devices=[]):
             # An option that the build does not know came later; its default is how the build was begun.
             drawn_with = {name: build.settings[name] for name in DRAWN_WITH if name in build.settings}
-            generator = make_generator(build.folder / F_ISP_NAME, **drawn_with)
+            copies: dict[str, Any] = {
+                key: build.folder / COPIES[key] for key in COPIES if f"{key}_sha256" in build.settings
+            }
+            generator = make_generator(**copies, **drawn_with)
         return cls(generator, build.settings["input_bits"])
 
     def to(self, device: torch.device | str) -> OnlineDraw:
         """Draw on another device; returns itself."""
         self.device = torch.device(device)
-        self.generator.network.to(self.device)
+        self.generator.to(self.device)
         return self
 
     @property
@@ -191,20 +219,23 @@ def check_drawable(build: BuildFolder) -> None:
             f"'{folder}' is not complete: {len(unfinished)} of {len(build)} shards are missing. Finish it by the "
             f"command that began it, `basicsr pseudo -opt FILE` with 'out: {folder}'."
         )
-    path = folder / F_ISP_NAME
-    try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{path} is missing, the f_ISP that pseudo inputs are drawn with. Copy the file that the build was made "
-            f"with there, or run the same `basicsr pseudo` command again."
-        ) from None
-    expected = str(build.settings["f_isp_sha256"])
-    if not found.startswith(expected):
-        raise ValueError(
-            f"{path} is not the f_ISP that the build was made with (SHA-256 {found[: len(expected)]}, not {expected}). "
-            f"Put that file back, or build the pairs again in another folder."
-        )
+    for key, name in COPIES.items():
+        expected = build.settings.get(f"{key}_sha256")
+        if expected is None:
+            continue
+        path, what = folder / name, "f_ISP" if key == "f_isp" else "network"
+        try:
+            found = sha256_of(path)
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{path} is missing, the {what} that pseudo inputs are drawn with. Copy the file that the build was "
+                f"made with there, or run the same `basicsr pseudo` command again."
+            ) from None
+        if not found.startswith(str(expected)):
+            raise ValueError(
+                f"{path} is not the {what} that the build was made with (SHA-256 {found[: len(expected)]}, not "
+                f"{expected}). Put that file back, or build the pairs again in another folder."
+            )
     if mode == "keys" and not os.path.isdir(build.settings["photographs"]):
         raise FileNotFoundError(
             f"The photographs of '{folder}' are read in training, but '{build.settings['photographs']}' is no folder. "

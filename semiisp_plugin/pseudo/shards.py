@@ -149,7 +149,7 @@ class ShardBuilder:
         self.seed, self.draws, self.batch, self.input_bits = (
             int(build.settings[name]) for name in ("manual_seed", "draws", "batch", "input_bits")
         )
-        self.generator.network.to(self.device)
+        self.generator.to(self.device)
 
     def build_shard(self, shard: int) -> bool:
         """Complete a shard; False if another process is at it.

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
+from semiisp_plugin.archs.srisp_arch import SRISP
 from semiisp_plugin.io.checkpoint import CheckpointError, save_atomically
 from semiisp_plugin.io.image_io import write_image
 from semiisp_plugin.io.lmdb_io import close_all, read_meta
@@ -16,7 +17,8 @@ from semiisp_plugin.options import PseudoOptions
 from semiisp_plugin.pseudo.builder import run
 from semiisp_plugin.pseudo.f_isp import MANY_PAIRS, load_f_isp, make_generator, save_f_isp
 from semiisp_plugin.pseudo.manifest import DRAWN_WITH, MADE_WITH, BuildFolder
-from semiisp_plugin.pseudo.sources import UPI, DeterministicInverse, MixtureInverse
+from semiisp_plugin.pseudo.online import COPIES, OnlineDraw
+from semiisp_plugin.pseudo.sources import UPI, DeterministicInverse, MixtureInverse, NetworkInverse
 
 OPTIONS = {"type": "PQDynamicISP", "inverse_tone_mapping": True, "grid": [2, 3], "thumbnail": 32, "gamma_start": 1.5}
 
@@ -46,7 +48,8 @@ def save(parts, tmp_path):
 
 
 def test_options_of_drawing_are_arguments_of_the_generator():
-    arguments = {name: p.default for name, p in inspect.signature(make_generator).parameters.items() if name != "f_isp"}
+    parameters = inspect.signature(make_generator).parameters.items()
+    arguments = {name: p.default for name, p in parameters if name not in COPIES}
     defaults = {field.name: field.default for field in msgspec.structs.fields(PseudoOptions)}
     assert arguments == {name: defaults[name] for name in DRAWN_WITH}
     assert set(DRAWN_WITH) < set(MADE_WITH)
@@ -172,6 +175,75 @@ def test_source_and_draws_belong_to_a_build(run_pseudo):
     assert run_pseudo("upi", source="upi", draws=3)[0].kept == 6
     with pytest.raises(ValueError, match="source: upi then, deterministic now"):
         run_pseudo("upi", source="deterministic", draws=3)
+
+
+@pytest.fixture
+def source_network(tmp_path):
+    """``net_g`` of a small network that was trained for a step."""
+    torch.manual_seed(0)
+    options = {"type": "SRISP", "inverse_tone_mapping": True, "thumbnail": 32, "entries": 4, "num_feat": 8}
+    network = SRISP(**{key: value for key, value in options.items() if key != "type"}).train()
+    image = torch.rand(2, 3, 40, 48)
+    network(image, image.square(), torch.Generator().manual_seed(0))
+    path = tmp_path / "net_g_latest.pth"
+    torch.save({"params": network.state_dict(), "network": options}, path)
+    return network.eval(), path
+
+
+def test_a_trained_network_takes_both_steps(save, source_network):
+    network, path = source_network
+    generator = make_generator(save(MANY_PAIRS), source="network", source_network=path)
+    assert type(generator.first) is NetworkInverse
+    assert generator.second is generator.first
+    photograph = torch.randint(0, 256, (2, 3, 40, 48), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+    states = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    made = generator.generate_input(photograph, states)
+    with torch.no_grad():
+        expected = network.draw(photograph / 255, [torch.Generator().manual_seed(seed) for seed in (1, 2)])
+    torch.testing.assert_close(made.input, expected)
+    assert not made.input.requires_grad
+    assert generator.to("cpu") is generator
+    with pytest.raises(ValueError, match="source: network needs source_network"):
+        make_generator(save(), source="network")
+    mixed = {**torch.load(save()), "network": torch.load(path)["network"]}
+    torch.save(mixed, path)
+    with pytest.raises(CheckpointError, match="holds a SRISP; an f_ISP of phase 1 is a PQDynamicISP"):
+        make_generator(path)
+    with pytest.raises(CheckpointError, match=r"holds a PQDynamicISP; a network that makes RAW images .* SRISP"):
+        make_generator(save(), source="network", source_network=save())
+
+
+def test_a_build_remembers_its_network(run_pseudo, source_network):
+    network, path = source_network
+    learned = {"source": "network", "source_network": str(path)}
+    report, made_with, _ = run_pseudo("learned", **learned)
+    assert (report.written, made_with["source"]) == (2, "network")
+    with torch.no_grad():
+        network.dictionary += 0.1
+    torch.save({**torch.load(path), "params": network.state_dict()}, path)
+    with pytest.raises(ValueError, match=f"source_network_sha256: {made_with['source_network_sha256']} then"):
+        run_pseudo("learned", **learned)
+
+
+def test_pseudo_inputs_of_a_network_are_drawn_in_training(save, source_network, tmp_path):
+    """By the copies in the build, whatever becomes of the files that it was made with."""
+    network, path = source_network
+    write_image(tmp_path / "photos" / "0.png", np.full((40, 48, 3), 99, np.uint8))
+    options = PseudoOptions(
+        name="online", photographs=str(tmp_path / "photos"), f_isp=save(), out=str(tmp_path / "out")
+    )
+    learned = {"source": "network", "source_network": str(path), "mode": "online", "num_gpu": 0}
+    run(msgspec.structs.replace(options, **learned), progress=False)
+    close_all()
+    path.unlink()
+    target = torch.randint(0, 256, (1, 3, 20, 24), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+    drawn = OnlineDraw.open(tmp_path / "out").inputs(target, [torch.Generator().manual_seed(1)])
+    with torch.no_grad():
+        expected = network.draw(target / 255, [torch.Generator().manual_seed(1)])
+    torch.testing.assert_close(drawn, expected, rtol=0, atol=1 / 65535)
+    (tmp_path / "out" / "source_network.pth").write_bytes(b"another")
+    with pytest.raises(ValueError, match="is not the network that the build was made with"):
+        OnlineDraw.open(tmp_path / "out")
 
 
 def test_the_mean_set_lies_within_the_tables_of_the_paper(save):
