@@ -16,7 +16,7 @@ import torch
 
 from semiisp_plugin._version import __version__
 from semiisp_plugin.experiments.benchmark_data import check_amounts
-from semiisp_plugin.experiments.benchmark_jobs import Step, chain, choice, compare_outputs, fold_of, tested
+from semiisp_plugin.experiments.benchmark_jobs import Step, chain, choice, compare_outputs, fold_of, judged, tested
 from semiisp_plugin.experiments.benchmark_options import (
     COMBINED_IN_FOLDS,
     BenchmarkOptions,
@@ -29,7 +29,7 @@ from semiisp_plugin.experiments.benchmark_options import (
 from semiisp_plugin.experiments.jobs import Runner, default_workers, own_folder
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.report.benchmark_report import write_report
-from semiisp_plugin.report.benchmark_results import Cell, Failure, Results, Scores
+from semiisp_plugin.report.benchmark_results import Cell, Failure, Results, Scores, SourceCell
 from semiisp_plugin.report.benchmark_results import System as ReportedSystem
 from semiisp_plugin.report.benchmark_results import Task as ReportedTask
 from semiisp_plugin.report.benchmark_tables import terminal_table
@@ -86,6 +86,16 @@ def _test_of(options: BenchmarkOptions, task: Task, run: Run, name: str, data: S
 
     members = systems[name].among or [name]
     return tested([trained(member) for member in members], [systems[member].kind for member in members])
+
+
+def judges_of(options: BenchmarkOptions, jobs: Mapping[Run, Step]) -> dict[Run, Step]:
+    """The tests of sources of pseudo inputs by themselves, where a system is there to compare them."""
+    systems: Mapping[str, System] = options.systems
+    if all(system.group != "source" for system in systems.values()):
+        return {}
+    compared = [run for run in jobs if systems[run.system].kind == "semi" and systems[run.system].group != "ablation"]
+    found = {run: judged(jobs[run].needs["network 0"]) for run in compared}
+    return {run: job for run, job in found.items() if job is not None}
 
 
 def check_effects(options: BenchmarkOptions) -> None:
@@ -154,10 +164,12 @@ def _run(options: BenchmarkOptions, command: str, workers: int | None) -> dict[s
         check_amounts(task, max(task.pairs))
     check_effects(options)
     jobs = {run: job_of(options, run) for run in runs(options)}
+    judges = judges_of(options, jobs)
     paths: dict[str, Path] = {}
     try:
         for seed in options.seeds:
-            news = runner.run([job for run, job in jobs.items() if run.seed == seed], f"seed {seed}")
+            of_seed = [job for part in (jobs, judges) for run, job in part.items() if run.seed == seed]
+            news = runner.run(of_seed, f"seed {seed}")
             if news or seed == options.seeds[-1]:
                 paths = _write(options, runner, jobs, command)
     finally:
@@ -216,6 +228,12 @@ def collect(options: BenchmarkOptions, runner: Runner, jobs: Mapping[Run, Step],
                 kept_ratio=kept[0] if len(kept) == 1 and any(share < 1 for _, share in kept[0]) else [],
             )
         )
+    sources = [
+        SourceCell(task=run.task, pairs=run.pairs, system=run.system, seed=run.seed, **figures)
+        for run, job in judges_of(options, jobs).items()
+        if (result := runner.result(job)) is not None
+        for figures in [{key: value for key, value in result.items() if key != "made_with"}]
+    ]
     return Results(
         name=options.name,
         title=options.title or options.name,
@@ -238,6 +256,7 @@ def collect(options: BenchmarkOptions, runner: Runner, jobs: Mapping[Run, Step],
         contrasts=options.contrasts,
         cells=cells,
         failed=[Failure(key, error) for key, error in runner.failed.items()],
+        sources=sources,
     )
 
 

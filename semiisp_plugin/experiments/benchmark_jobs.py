@@ -43,6 +43,7 @@ from semiisp_plugin.pseudo.f_isp import make_generator
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.noise import READ_VARIANCE, SHOT_VARIANCE
 from semiisp_plugin.pseudo.online import fingerprints, keep_copies
+from semiisp_plugin.report.benchmark_results import DRAWS
 from semiisp_plugin.report.page import Pictures
 from semiisp_plugin.training import train
 
@@ -50,6 +51,7 @@ RESULT = "result.json"
 OUTPUTS = 8
 """Test images that a test leaves the outputs of."""
 _SHOWN = 240  # their short side, pixels
+_DARKEST = 1e-4  # added before a logarithm
 _STATES = 5  # training states a run leaves on its way
 
 
@@ -59,7 +61,7 @@ class Step(Job):
 
     Attributes:
         kind: ``data``, ``fold``, ``f_isp``, ``source``, ``pseudo``, ``guide``, ``semi``, ``finetune``, ``supervised``,
-            ``pseudo_only``, ``mean_teacher``, ``test``, ``choose``, ``weights``, ``weigh``; the demo and
+            ``pseudo_only``, ``mean_teacher``, ``test``, ``judge``, ``choose``, ``weights``, ``weigh``; the demo and
             ``basicsr learn`` have kinds of data of their own.
         seed: Of what is random in it.
         settings: Everything it depends on but the jobs before it; plain values.
@@ -215,6 +217,19 @@ def tested(trained: Sequence[Step], kinds: Sequence[str] = ()) -> Step:
     networks = {f"{part} {k}": step for k, (part, step) in enumerate(zip(parts, trained, strict=True))}
     needs = {"data": first.needs["data"], **networks}
     return Step("test", first.seed, {}, first.root, needs, first.quiet)
+
+
+def judged(trained: Step) -> Step | None:
+    """The test of what makes the pseudo inputs of a system by itself; None of a system that has none.
+
+    Args:
+        trained: A job of `chain`.
+    """
+    made = next((job for job in trained.with_before() if job.kind == "pseudo"), None)
+    if made is None:
+        return None
+    settings = {name: made.settings[name] for name in _DRAWN}
+    return Step("judge", made.seed, settings, made.root, made.needs, made.quiet)
 
 
 def in_full_size(data: Step) -> Step:
@@ -460,6 +475,8 @@ def work(step: Step, progress: bool) -> dict[str, Any]:
         return _train(_source_options(step, data), step, progress)
     if step.kind == "pseudo":
         return _pseudo(step, data, progress)
+    if step.kind == "judge":
+        return _judge(step, data)
     if step.kind == "guide":
         return _guide(step, data)
     if step.kind == "test":
@@ -640,7 +657,8 @@ def compare_outputs(title: str, tests: Mapping[str, Step], count: int) -> Pictur
     return Pictures(title, ("input", *tests, "target"), rows)
 
 
-def _pseudo(step: Step, data: Data, progress: bool) -> dict[str, Any]:
+def _drawn_with(step: Step, data: Data) -> tuple[PseudoPairGenerator, dict[str, Any], dict[str, Any]]:
+    """What makes pseudo pairs: the generator, the options `DRAWN_WITH`, and the files by the keys of `COPIES`."""
     s = step_settings(step.settings)
     checkpoints = {
         part: run_folder(need) / "f_isp_latest.pth" for part, need in step.needs.items() if need.kind == "f_isp"
@@ -659,11 +677,17 @@ def _pseudo(step: Step, data: Data, progress: bool) -> dict[str, Any]:
     if "teacher" in step.needs:
         teacher = load_network(weights=run_folder(step.needs["teacher"]) / "net_g_latest.pth").network
         generator.network = teacher.eval()  # type: ignore[assignment]  # its network is f_ISP's
+    return generator, drawn, files
+
+
+def _pseudo(step: Step, data: Data, progress: bool) -> dict[str, Any]:
+    s = step_settings(step.settings)
+    generator, drawn, files = _drawn_with(step, data)
     how = PseudoOptions(
         name=step.key,
         photographs=str(data.photos),
         f_isp=str(files["f_isp"]),
-        source_network=files.get("source_network") and str(files["source_network"]),
+        source_network=str(files["source_network"]) if "source_network" in files else None,
         out=str(step.folder / "pseudo"),
         manual_seed=step.seed,
         mode="online" if s.online else "stored",
@@ -678,6 +702,29 @@ def _pseudo(step: Step, data: Data, progress: bool) -> dict[str, Any]:
     if s.online:
         keep_copies(how.out, files)
     return {"clipped": report.clipped, "written": report.written + report.kept}
+
+
+@torch.no_grad()
+def _judge(step: Step, data: Data) -> dict[str, Any]:
+    """See `semiisp_plugin.report.benchmark_results.SourceCell`; the pictures are shrunk, as photographs are."""
+    generator = _drawn_with(step, data)[0]
+    errors, casts, real_casts = [], [], []
+    for k, pair in enumerate(data.test):
+        image, target = (to_tensor(shrink_short_side(picture, _SHOWN)) for picture in read_pair(pair))
+        draw = torch.Generator().manual_seed(step.seed + 1_000_003 * k)
+        several = (target * 255).round().to(torch.uint8).expand(DRAWS, -1, -1, -1).contiguous()
+        made = generator.generate_input(several, draw).input
+        errors.append((made - image).square().mean((1, 2, 3)))
+        of_target = (target.mean((1, 2)) + _DARKEST).log2()
+        casts.append((made.mean((2, 3)) + _DARKEST).log2() - of_target)
+        real_casts.append((image.mean((1, 2)) + _DARKEST).log2() - of_target)
+    psnr = -10 * torch.stack(errors).clamp_min(1e-10).log10()
+    return {
+        "psnr": psnr.mean().item(),
+        "best": psnr.amax(1).mean().item(),
+        "spread": torch.cat(casts).std(0, correction=0).mean().item(),
+        "real_spread": torch.stack(real_casts).std(0, correction=0).mean().item(),
+    }
 
 
 def _lookalikes(step: Step, data: Data, generator: PseudoPairGenerator, s: Settings) -> LookalikeInverse:

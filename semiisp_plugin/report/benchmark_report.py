@@ -14,6 +14,7 @@ from semiisp_plugin.report.benchmark_tables import (
     interval_text,
     paper_section,
     results_section,
+    sources_section,
     systems_section,
 )
 from semiisp_plugin.report.page import Page, Pictures, Section
@@ -49,6 +50,7 @@ def _sections(results: Results, out: Path) -> list[Section]:
         headline,
         *(results_section(results, *one) for one in settings),
         None if settings else Section("Results", text=["No system was run to its end."]),
+        sources_section(results),
         Section("Gain and number of pairs", plots=by_pairs),
         paper_section(results),
         Section("The filter", plots=kept),

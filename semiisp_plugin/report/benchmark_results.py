@@ -26,6 +26,10 @@ GROUPS: dict[str, str] = {
 """The groups of systems in the order of the tables, with their headings."""
 
 
+DRAWS = 8
+"""Inputs that are drawn of each target where sources of pseudo inputs are tested by themselves."""
+
+
 # --- what is in results.json ------------------------------------------------------------------------------------------
 
 
@@ -66,6 +70,31 @@ class Cell(msgspec.Struct):
     seconds: float
     chosen: dict[str, float] | None = None
     kept_ratio: list[tuple[float, float | None]] = []
+
+
+class SourceCell(msgspec.Struct):
+    """What makes the pseudo inputs of a system, by itself: the inputs of the test pairs, made of their targets.
+
+    Attributes:
+        task: Its key in ``tasks``.
+        pairs: The number of labelled pairs.
+        system: Its key in ``systems``.
+        seed: Of the repetition.
+        psnr: Of an input that was drawn, with the real one, dB: mean over draws and pictures.
+        best: Of the best of the draws: mean over pictures.
+        spread: How far exposure and colours of what was drawn are spread: the standard deviation, over pictures and
+            draws, of the mean of a channel over that of the target's, in stops; mean of the channels.
+        real_spread: The same of the real inputs.
+    """
+
+    task: str
+    pairs: int
+    system: str
+    seed: int
+    psnr: float
+    best: float
+    spread: float
+    real_spread: float
 
 
 class System(msgspec.Struct):
@@ -134,6 +163,7 @@ class Results(msgspec.Struct):
         contrasts: The headline.
         cells: Every run that was finished.
         failed: What went wrong.
+        sources: What makes pseudo inputs, by itself; where a system of the group ``source`` was run.
     """
 
     name: str
@@ -151,6 +181,7 @@ class Results(msgspec.Struct):
     contrasts: list[Contrast]
     cells: list[Cell]
     failed: list[Failure]
+    sources: list[SourceCell] = []
 
     def settings(self) -> list[tuple[str, int]]:
         """Every task with every number of pairs that was run, in the order of the report."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from semiisp_plugin.report.benchmark_results import GROUPS, Results, compare_systems, contrasts
+from semiisp_plugin.report.benchmark_results import DRAWS, GROUPS, Results, compare_systems, contrasts
 from semiisp_plugin.report.page import Section, counted
 from semiisp_plugin.report.paired import Interval
 from semiisp_plugin.report.paper_figures import PAPER_RESULTS
-from semiisp_plugin.report.tables import MISSING, Table
+from semiisp_plugin.report.tables import MISSING, Table, mean_std
 
 
 def terminal_table(results: Results) -> str:
@@ -91,6 +91,31 @@ def results_section(results: Results, task: str, pairs: int) -> Section:
     title = f"{results.tasks[task].title}, {counted(pairs, 'pair')}"
     columns = ("system", "PSNR [dB]", "gain [dB]", "SSIM", "repetitions")
     return Section(title, text=text, tables=[Table(columns, rows, (1, 2, 3, 4))])
+
+
+def sources_section(results: Results) -> Section | None:
+    """What makes the pseudo inputs, by itself; None where there is nothing to compare."""
+    columns = ("system", "a draw [dB]", f"best of {DRAWS} [dB]", "spread [stops]")
+    tables = []
+    for task, pairs in results.settings():
+        rows: list[tuple[str, ...] | str] = []
+        of_setting = [cell for cell in results.sources if (cell.task, cell.pairs) == (task, pairs)]
+        for key in results.systems:
+            cells = [cell for cell in of_setting if cell.system == key]
+            if cells:
+                figures = (mean_std([getattr(cell, name) for cell in cells]) for name in ("psnr", "best", "spread"))
+                rows.append((results.label(key), *figures))
+        if rows:
+            real = mean_std(list({cell.seed: cell.real_spread for cell in of_setting}.values()))
+            rows.append(("real inputs", MISSING, MISSING, real))
+            tables.append(Table(columns, rows, (1, 2, 3), f"{results.tasks[task].title}, {counted(pairs, 'pair')}"))
+    text = [
+        "Inputs of the test pairs, made of their targets, beside the real ones. PSNR says how near they come, the best "
+        "of several draws whether the real one is among what is drawn. Spread: how far exposure and colours vary, as "
+        "the standard deviation of each channel's mean over that of the target's. Mean ± standard deviation of the "
+        "repetitions."
+    ]
+    return Section("The sources of pseudo inputs by themselves", text=text, tables=tables) if tables else None
 
 
 def choices(results: Results, task: str, pairs: int) -> list[str]:

@@ -46,6 +46,8 @@ systems:
   guided_semi: {kind: semi, settings: {guided: true}}
   online: {kind: semi, settings: {online: true, fine_iterations: 0}}
   full: {kind: supervised, settings: {full_size: [44, 52]}}
+  learned: {kind: semi, group: source, settings: {fine_iterations: 0, source_iterations: 3,
+    source_network: {type: SRISP, thumbnail: 32, entries: 2, num_feat: 4}}}
   k_fold: {kind: semi, settings: {isp_folds: 2, lookalikes: 2, fine_iterations: 0}}
   rounds: {kind: semi, settings: {network: f_isp, rounds: 2, fine_iterations: 0}}
   mean: {kind: average, among: [f_isp, supervised]}
@@ -99,19 +101,42 @@ def test_every_system_is_tested(finished):
     of_three, of_one = (values_of(folder / "pseudo" / "lq.lmdb") for folder in pseudo)
     assert (of_three.keys() == of_one.keys(), of_three == of_one) == (True, False)
     assert "pictures.jpg" in {path.name for path in paths.values() if path.is_file()}
-    assert json.loads(paths["results.json"].read_text())["failed"] == []
+    results = json.loads(paths["results.json"].read_text())
+    assert results["failed"] == []
+    found = {source["system"]: source for source in results["sources"]}
+    assert {"learned", "paper", "online", "k_fold"} < set(found)
+    assert "no_usq" not in found
+    for source in found.values():
+        assert 0 < source["psnr"] <= source["best"]
+        assert source["spread"] > 0
+        assert source["real_spread"] == found["paper"]["real_spread"] > 0
+    assert "SRISP" not in paths["report.md"].read_text()
+    assert "| learned " in paths["report.md"].read_text().partition("The sources of pseudo inputs")[2]
 
 
 @pytest.mark.slow
 def test_phases_are_shared(finished):
     made = Counter(path.name.partition("-")[0] for path in finished[0].cache.iterdir())
-    # Two folds have an f_ISP, a supervised network and three tests each. Six sets of pseudo pairs: that of most
-    # systems, without USQ, chosen from candidates, online, of the folds' f_ISPs, of the second round. before_fine is
-    # paper's phase 2, and f_isp_global is trained with f_isp.
-    expected = {"data": 2, "fold": 2, "f_isp": 1 + 2, "pseudo": 6, "guide": 2, "supervised": 5 + 2, "pseudo_only": 1}
+    # Two folds have an f_ISP, a supervised network and three tests each. Seven sets of pseudo pairs: that of most
+    # systems, without USQ, chosen from candidates, online, of a network, of the folds' f_ISPs, of the second round.
+    # before_fine is paper's phase 2, and f_isp_global is trained with f_isp. Four sources are tested by
+    # themselves.
+    expected = {
+        "data": 2,
+        "fold": 2,
+        "f_isp": 1 + 2,
+        "pseudo": 7,
+        "source": 1,
+        "judge": 5,
+        "guide": 2,
+        "supervised": 5 + 2,
+        "pseudo_only": 1,
+    }
     rest = {
+        "source": 1,
+        "judge": 4,
         "mean_teacher": 1,
-        "semi": 8,
+        "semi": 9,
         "finetune": 3,
         "test": len(finished[1]) - 2 + 6,
         "choose": 1,
