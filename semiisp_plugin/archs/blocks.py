@@ -72,6 +72,15 @@ def pad_to_multiple(image: Tensor, multiple: int, least: int = 0) -> Tensor:
     return image
 
 
+def reflect_border(image: Tensor, border: int) -> Tensor:
+    """Pad all sides of (N, C, H, W) by ``border`` pixels by reflection, where that ends by repeating the last one."""
+    for axis in (2, 3):  # by an index, as above
+        last = image.shape[axis] - 1
+        places = torch.arange(-border, last + 1 + border, device=image.device).abs()
+        image = image.index_select(axis, (last - (last - places).abs()).clamp_min(0))
+    return image
+
+
 def pack_mosaic(image: Tensor) -> Tensor:
     """Sample an RGB image as a Bayer mosaic, (N, 3, H, W) -> (N, 4, H / 2, W / 2), of even sides.
 
@@ -79,6 +88,16 @@ def pack_mosaic(image: Tensor) -> Tensor:
     """
     upper, lower = image[:, :2, ::2], image[:, 1:, 1::2]
     return torch.cat([upper[:, :1, :, ::2], upper[:, 1:, :, 1::2], lower[:, :1, :, ::2], lower[:, 1:, :, 1::2]], dim=1)
+
+
+def unpack_mosaic(packed: Tensor) -> Tensor:
+    """An RGB image whose mosaic is the given one, (N, 4, H, W) -> (N, 3, 2 H, 2 W).
+
+    Red and blue are the same for the four pixels of each 2x2, as is the mean of both greens where there is none.
+    """
+    red, green, other_green, blue = packed.unbind(1)
+    mean = (green + other_green) / 2
+    return F.pixel_shuffle(torch.stack([*[red] * 4, mean, green, other_green, mean, *[blue] * 4], dim=1), 2)
 
 
 def check_image(network: str, image: Tensor, channels: int = N_COLOURS) -> None:

@@ -25,6 +25,7 @@ _LUT = {"thumbnail": 32, "n_vertices": 5, "n_base_feats": 4}
 # Of 32 the last instance norm has 2 x 2 pixels, which are very unlike of images and weights that are rounded to
 # bfloat16, although nothing is computed in it; and its random convolution takes most colours out of the table.
 _BGRID = {**_LUT, "thumbnail": 64}
+_RERAW = {"num_feat": 8, "num_block": 1, "head_block": 1, "num_gamma": 3, "thumbnail": 32}
 # By class, then by variant. A class that is not here is tested with its defaults.
 SMALL: dict[str, dict[str, dict[str, Any]]] = {
     "NAFNet": {"": _UNET, "local": {**_UNET, "tlc_train_size": 12}},
@@ -43,12 +44,15 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
     },
     "CIDNet": {"": {"channels": [4, 4, 8, 8], "heads": [1, 2, 2]}},
     "CSRNet": {"": {"num_feat": 8, "condition_feat": 6}},
+    # The way back is for training, see its own tests.
+    "CycleISP": {"": {"num_feat": 16, "num_rrg": 1, "num_dab": 1, "cycle_weight": 0}},
     "HDRNet": {
         "": {"luma_bins": 2, "spatial_bin": 4, "thumbnail": 32, "guide_feat": 4},
         "curves": {"luma_bins": 2, "spatial_bin": 4, "thumbnail": 32, "guide": "curves"},
     },
     "MicroISP": {"": {}, "mosaic": {"mosaic": True}},
     "NamedCurves": {"": {"skip_feat": 4, "curve_feat": 8}},
+    "ReRAW": {"": _RERAW, "mosaic": {**_RERAW, "mosaic": True}},
     # With a rep_scale of 1 the last convolution cancels nearly all of what it gets, and roundings are what is left.
     "SYENet": {"": {"rep_scale": 2}, "mosaic": {"rep_scale": 2, "mosaic": True}},
     "LLFLUT": {"": {"num_lap": 2, "n_vertices": 5, "embed_dim": 8, "heads": [1, 2], "filter_feat": 8}},
@@ -67,7 +71,7 @@ CLASSES = sorted(name for name, it in ARCH_REGISTRY if it.__module__.startswith(
 CASES = [(name, variant) for name in CLASSES for variant in SMALL.get(name, {"": {}})]
 IDS = [f"{name}-{variant}" if variant else name for name, variant in CASES]
 # What takes seconds is not done for a network of which another variant does more.
-_LESSER = [("PQDynamicISP", ""), ("MicroISP", ""), ("SYENet", ""), ("LUTwithBGrid", "exact")]
+_LESSER = [("PQDynamicISP", ""), ("MicroISP", ""), ("SYENet", ""), ("ReRAW", ""), ("LUTwithBGrid", "exact")]
 LEAN = [(name, variant) for name, variant in CASES if (name, variant) not in _LESSER]
 every_lean = pytest.mark.parametrize("case", LEAN, ids=["-".join(filter(None, case)) for case in LEAN])
 every = pytest.mark.parametrize("case", CASES, ids=IDS)
@@ -82,6 +86,7 @@ LEARNING_RATES = {
     "MicroISP": 3e-3,
     "SNRAware": 3e-3,
     "SRISP": 3e-3,
+    "ReRAW": 3e-3,
 }
 # How far two pairs' loss falls in two hundred steps, of the rest to a tenth. MicroISP begins grey.
 FALLS = {"MicroISP": 0.6} | dict.fromkeys(("ImageAdaptive3DLUT", "AdaInt", "LUTwithBGrid", "HDRNet", "CIDNet"), 0.05)
