@@ -71,9 +71,9 @@ def _imports(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE", help=text)
 
 
-def _options(parser: argparse.ArgumentParser, text: str = "option file (YAML)") -> None:
+def _options(parser: argparse.ArgumentParser, text: str = "option file (YAML)", required: bool = True) -> None:
     """An option file, and what changes it."""
-    parser.add_argument("-opt", required=True, metavar="FILE", help=text)
+    parser.add_argument("-opt", required=required, metavar="FILE", help=text)
     _overrides(parser, "override options; of a section: train:ema_decay=0.999")
     _imports(parser)
 
@@ -343,8 +343,16 @@ def _bank(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label", choices=["global", "local"], help="only this bank (default: both)")
 
 
+PAPER_TABLES = (*(f"table{k}" for k in (1, 2, 3, 4, 7, 8, 9)), "figure4", "figure5")
+"""What `semiisp_plugin.experiments.tables` has."""
+
+
 def _benchmark(parser: argparse.ArgumentParser) -> None:
-    _options(parser, "option file (YAML), see options/benchmarks")
+    text = f"a table or figure of the paper: {', '.join(PAPER_TABLES)}; or, in its place, -opt"
+    parser.add_argument("table", nargs="?", choices=PAPER_TABLES, metavar="TABLE", help=text)
+    text = "of a table: cpu (default; an hour or two on two cores), gpu, or the paper's own"
+    parser.add_argument("--size", choices=["cpu", "gpu", "paper"], help=text)
+    _options(parser, "option file (YAML), see options/benchmarks", required=False)
     text = "processes (default: one a GPU, or one a core; 0: none but this)"
     parser.add_argument("--workers", type=_number(int, 0, 1024), metavar="N", help=text)
 

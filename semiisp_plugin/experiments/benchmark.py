@@ -27,6 +27,7 @@ from semiisp_plugin.experiments.benchmark_options import (
     load_benchmark_options,
 )
 from semiisp_plugin.experiments.jobs import Runner, default_workers, own_folder
+from semiisp_plugin.experiments.tables import table_options
 from semiisp_plugin.io.files import write_atomically
 from semiisp_plugin.report.benchmark_report import write_report
 from semiisp_plugin.report.benchmark_results import Cell, Failure, Results, Scores, SourceCell
@@ -127,11 +128,21 @@ def run_from_arguments(args: Any) -> dict[str, Path]:
     """``basicsr benchmark``.
 
     Raises:
+        ValueError: The arguments do not go together.
         RuntimeError: Some jobs failed; the report of the others is written.
     """
-    options = load_benchmark_options(args.opt, args.force_yml)
+    if (args.table is None) == (args.opt is None):
+        raise ValueError("give a table of the paper, such as table3 --size cpu, or an option file (-opt FILE).")
+    if args.opt is not None and args.size is not None:
+        raise ValueError("--size is of the paper's tables; an option file has its own sizes.")
+    if args.table is not None:
+        what = [args.table, "--size", args.size or "cpu"]
+        options = table_options(args.table, args.size or "cpu", args.force_yml)
+    else:
+        what = ["-opt", args.opt]
+        options = load_benchmark_options(args.opt, args.force_yml)
     forced = ["--force_yml", *args.force_yml] if args.force_yml else []
-    paths = run(options, command=shlex.join(["basicsr", "benchmark", "-opt", args.opt, *forced]), workers=args.workers)
+    paths = run(options, command=shlex.join(["basicsr", "benchmark", *what, *forced]), workers=args.workers)
     failed = json.loads(paths["results.json"].read_text(encoding="utf-8"))["failed"]
     if failed:
         reasons = sorted({entry["error"] for entry in failed if not entry["error"].startswith("needs ")})

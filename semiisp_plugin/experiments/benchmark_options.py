@@ -256,6 +256,8 @@ class BenchmarkOptions(Strict):
         contrasts: Comparisons that are fixed before the run: the headline of the report.
         settings: Of all systems; keys of `Settings`.
         pictures: Test images shown in the report.
+        paper_table: Table of the paper that stands beside the results, a key of
+            `semiisp_plugin.report.paper_figures.PAPER_TABLES`.
         imports: Modules of the user's own that register networks and losses.
         out: Folder; default ``benchmark_results/<name>``, beside a cache that all benchmarks there share.
     """
@@ -268,6 +270,7 @@ class BenchmarkOptions(Strict):
     contrasts: list[Contrast] = msgspec.field(default_factory=list)
     settings: dict[str, Any] = msgspec.field(default_factory=dict)
     pictures: Count = 4
+    paper_table: str | None = None
     imports: list[str] = msgspec.field(default_factory=list)
     out: str | None = None
 

@@ -16,6 +16,7 @@ from semiisp_plugin.report.benchmark_tables import (
     results_section,
     sources_section,
     systems_section,
+    table_section,
 )
 from semiisp_plugin.report.page import Page, Pictures, Section
 
@@ -52,7 +53,7 @@ def _sections(results: Results, out: Path) -> list[Section]:
         None if settings else Section("Results", text=["No system was run to its end."]),
         sources_section(results),
         Section("Gain and number of pairs", plots=by_pairs),
-        paper_section(results),
+        table_section(results) or paper_section(results),
         Section("The filter", plots=kept),
         systems_section(results) if results.systems else None,
     ]

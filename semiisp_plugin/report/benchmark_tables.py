@@ -7,8 +7,8 @@ from collections import Counter
 from semiisp_plugin.report.benchmark_results import DRAWS, GROUPS, Results, compare_systems, contrasts
 from semiisp_plugin.report.page import Section, counted
 from semiisp_plugin.report.paired import Interval
-from semiisp_plugin.report.paper_figures import PAPER_RESULTS
-from semiisp_plugin.report.tables import MISSING, Table, mean_std
+from semiisp_plugin.report.paper_figures import PAPER_RESULTS, PAPER_TABLES
+from semiisp_plugin.report.tables import MISSING, Table, format_number, mean_std
 
 
 def terminal_table(results: Results) -> str:
@@ -160,6 +160,31 @@ def paper_section(results: Results) -> Section | None:
         "no spread. Supervised, of this benchmark: the strongest system that is trained on the pairs alone."
     ]
     return Section("The paper's figures beside these", text=text, tables=tables) if tables else None
+
+
+def table_section(results: Results) -> Section | None:
+    """A table of the paper as it is printed, and these results beside it; None where none is named."""
+    papers = PAPER_TABLES.get(str(results.options.get("paper_table")), ())
+    if not papers:
+        return None
+    columns = ("network", "how", "pairs", "PSNR [dB]", "SSIM")
+    tables = []
+    for task in dict.fromkeys(paper.task for paper in papers):
+        rows: list[tuple[str, ...] | str] = [
+            (p.network, p.how, str(p.pairs), f"{p.psnr:.2f}", format_number(p.ssim, 3))
+            for p in papers
+            if p.task == task
+        ]
+        tables.append(Table(columns, rows, (2, 3, 4), f"Paper, {task}"))
+    for task, pairs in results.settings():
+        compared = compare_systems(results, task, pairs)
+        rows = [(results.label(r.system), "", str(pairs), f"{r.psnr:.2f}", f"{r.ssim:.3f}") for r in compared]
+        tables.append(Table(columns, rows, (2, 3, 4), f"This benchmark, {results.tasks[task].title}"))
+    text = [
+        "Data, sizes, numbers of pairs, budgets and networks' sizes of another experiment differ: the figures are not "
+        "expected to agree, the order of the rows may be. The paper gives no spread."
+    ]
+    return Section("The paper's table beside these", text=text, tables=tables)
 
 
 def systems_section(results: Results) -> Section:
