@@ -206,7 +206,7 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
             yield
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
-        """Take a batch ``{lq, gt, is_pseudo, is_unlabelled, key}``; it may lack all but ``lq``, in training ``gt``."""
+        """Take a batch ``{lq, gt, is_pseudo, is_unlabelled, key}``; validation may lack all but ``lq``."""
         self.lq = data["lq"].to(self.device, non_blocking=True)
         if "gt" in data:
             self.gt = data["gt"].to(self.device, non_blocking=True)
