@@ -94,7 +94,7 @@ class PairedRestorationDataset(Dataset[dict[str, Any]]):
         if not isinstance(index, SampleIndex):
             return self.item(operator.index(index))
         if index.source != 0:
-            raise IndexError(f"{index} asks for a pseudo pair, of which a {type(self).__name__} has none.")
+            raise IndexError(f"{index}: a {type(self).__name__} has neither pseudo pairs nor unlabelled inputs.")
         return self.item(index.index, seed=index.seed)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -172,12 +172,13 @@ def read_location(location: str) -> np.ndarray:
 
 
 def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    """Read a pair's input and target, which must have one size.
+    """Read a pair's input and target, which must have one size; an image that is both is read once.
 
     Raises:
         ValueError: They differ in size; or one of them cannot be read (`ImageReadError`).
     """
-    input_image, target = read_location(pair.input), read_location(pair.target)
+    input_image = read_location(pair.input)
+    target = input_image if pair.target == pair.input else read_location(pair.target)
     check_same_size(pair, input_image, target)
     return input_image, target
 

@@ -1,9 +1,10 @@
-"""Batches of exact composition from real and pseudo pairs, as a function of the seed and the batch number alone.
+"""Batches of exact composition from several sources, as a function of the seed and the batch number alone.
 
-Source s (0 real, 1 pseudo) is an endless sequence: its permutation 0, then its permutation 1, and so on, each from its
-own generator seeded by (seed, s, permutation number). Batch b takes the positions [b K, (b + 1) K) of that sequence, K
-being the source's samples in a batch over all ranks; a rank takes its contiguous part of them. Nothing is drawn from a
-running generator, so a run resumes by the number of its next batch, on any number of workers.
+Source s (0 real pairs, 1 pseudo pairs, 2 unlabelled inputs) is an endless sequence: its permutation 0, then its
+permutation 1, and so on, each from its own generator seeded by (seed, s, permutation number). Batch b takes the
+positions [b K, (b + 1) K) of that sequence, K being the source's samples in a batch over all ranks; a rank takes its
+contiguous part of them. Nothing is drawn from a running generator, so a run resumes by the number of its next batch, on
+any number of workers.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import Sampler
 
-SOURCES: tuple[str, str] = ("real", "pseudo")
+SOURCES = ("real", "pseudo", "unlabelled")
 """Names of the sources; a source's number is its place here."""
+
+SAMPLES = ("real pair", "pseudo pair", "unlabelled input")
+"""What messages call a sample of each source."""
 
 _PERMUTATION, _AUGMENTATION = 0, 1
 
@@ -24,8 +28,8 @@ class SampleIndex(NamedTuple):
     """What a data set is asked for in training.
 
     Attributes:
-        source: 0 for a real pair, 1 for a pseudo pair.
-        index: Number of the pair in its source.
+        source: Its number in `SOURCES`: 0 for a real pair, 1 for a pseudo pair, 2 for an unlabelled input.
+        index: Number of the sample in its source.
         seed: Seed of the sample's augmentation, different at each visit.
     """
 
@@ -51,16 +55,19 @@ def sample_seed(seed: int, source: int, position: int) -> int:
 
 
 class MixedBatchSampler(Sampler[list[SampleIndex]]):
-    """Batches of ``real_per_batch`` real and ``pseudo_per_batch`` pseudo samples, for ``DataLoader(batch_sampler=)``.
+    """Batches of so many real, pseudo and unlabelled samples, for ``DataLoader(batch_sampler=)``.
 
     With ``n_pseudo=0, pseudo_per_batch=0`` it is the sampler of supervised training. A pass over a source ends within
-    a batch if the numbers say so; each pass visits every sample once.
+    a batch if the numbers say so; each pass visits every sample once. Sources do not depend on one another: with
+    unlabelled inputs the real and pseudo samples are those of a run without.
 
     Args:
         n_real: Number of real pairs.
         n_pseudo: Number of pseudo pairs.
         real_per_batch: Real samples in a batch of one rank.
         pseudo_per_batch: Pseudo samples in a batch of one rank.
+        n_unlabelled: Number of unlabelled inputs.
+        unlabelled_per_batch: Unlabelled samples in a batch of one rank.
         seed: Seed of the orders and of the samples' augmentation.
         num_batches: Number of batches of the whole run, those before ``start_batch`` included.
         rank: Number of this process, 0 ... world_size - 1.
@@ -80,6 +87,8 @@ class MixedBatchSampler(Sampler[list[SampleIndex]]):
         real_per_batch: int,
         pseudo_per_batch: int,
         *,
+        n_unlabelled: int = 0,
+        unlabelled_per_batch: int = 0,
         seed: int,
         num_batches: int,
         rank: int = 0,
@@ -88,17 +97,22 @@ class MixedBatchSampler(Sampler[list[SampleIndex]]):
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank is {rank}; with world_size {world_size} ranks are 0 ... {world_size - 1}.")
-        if real_per_batch + pseudo_per_batch == 0:
-            raise ValueError("A batch would be empty: give real_per_batch or pseudo_per_batch.")
-        for name, size, count in zip(SOURCES, (n_real, n_pseudo), (real_per_batch, pseudo_per_batch), strict=True):
+        # Plain integers: torch.load with weights_only=True refuses those of NumPy in a checkpoint.
+        sizes = (int(n_real), int(n_pseudo), int(n_unlabelled))
+        per_batch = (int(real_per_batch), int(pseudo_per_batch), int(unlabelled_per_batch))
+        if sum(per_batch) == 0:
+            given = [f"{name}_per_batch" for name in SOURCES]
+            raise ValueError(f"A batch would be empty: give {', '.join(given[:-1])} or {given[-1]}.")
+        for name, sample, size, count in zip(SOURCES, SAMPLES, sizes, per_batch, strict=True):
             if count and not size:
                 raise ValueError(
-                    f"{name}_per_batch is {count} but there are no {name} pairs; "
+                    f"{name}_per_batch is {count} but there are no {sample}s; "
                     f"set {name}_per_batch to 0 or check the {name} data."
                 )
-        # Plain integers: torch.load with weights_only=True refuses those of NumPy in a checkpoint.
-        self.sizes = (int(n_real), int(n_pseudo))
-        self.per_batch = (int(real_per_batch), int(pseudo_per_batch))
+        # A run without unlabelled inputs knows nothing of them: its training states are those of versions before.
+        self.sources = SOURCES if n_unlabelled else SOURCES[:2]
+        self.sizes = sizes[: len(self.sources)]
+        self.per_batch = per_batch[: len(self.sources)]
         self.seed = int(seed)
         self.num_batches = int(num_batches)
         self.rank = int(rank)
@@ -130,7 +144,7 @@ class MixedBatchSampler(Sampler[list[SampleIndex]]):
             yield self.batch(batch)
 
     def batch(self, number: int) -> list[SampleIndex]:
-        """This rank's part of a batch: its real samples, then its pseudo samples.
+        """This rank's part of a batch: its samples of each source, in the order of `SOURCES`.
 
         Args:
             number: The batch's number, from 0; numbers beyond ``num_batches`` are as good.
@@ -147,11 +161,11 @@ class MixedBatchSampler(Sampler[list[SampleIndex]]):
     def passes(self, batch: int) -> dict[str, float]:
         """Passes over each source after ``batch`` batches of all ranks, by the names of `SOURCES`.
 
-        A source that gives no samples has made 0 passes.
+        A source that gives no samples has made 0 passes; "unlabelled" is there only if there are such inputs.
         """
         return {
             name: batch * count * self.world_size / size if size else 0.0
-            for name, size, count in zip(SOURCES, self.sizes, self.per_batch, strict=True)
+            for name, size, count in zip(self.sources, self.sizes, self.per_batch, strict=True)
         }
 
     def state_dict(self, next_batch: int | None = None) -> dict[str, Any]:
@@ -174,10 +188,11 @@ class MixedBatchSampler(Sampler[list[SampleIndex]]):
         Raises:
             ValueError: Seed, data or batch composition differ, so that the order of samples would be another.
         """
+        now = self._identity()
         changed = [
-            f"{name} was {state.get(name)}, is {value}"
-            for name, value in self._identity().items()
-            if state.get(name) != value
+            f"{name} was {state.get(name)}, is {now.get(name)}"
+            for name in dict.fromkeys((*now, *state))
+            if name != "start_batch" and state.get(name) != now.get(name)
         ]
         if changed:
             raise ValueError(
@@ -189,7 +204,7 @@ class MixedBatchSampler(Sampler[list[SampleIndex]]):
     def _identity(self) -> dict[str, int]:
         """All that the sequence of batches over all ranks depends on."""
         identity = {"seed": self.seed}
-        for name, size, count in zip(SOURCES, self.sizes, self.per_batch, strict=True):
+        for name, size, count in zip(self.sources, self.sizes, self.per_batch, strict=True):
             identity[f"n_{name}"] = size
             identity[f"{name}_per_batch_of_all_ranks"] = count * self.world_size
         return identity

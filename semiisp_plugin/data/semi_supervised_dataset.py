@@ -1,4 +1,4 @@
-"""Real pairs and pseudo pairs in one data set, for semi-supervised training."""
+"""Real pairs, pseudo pairs and unlabelled inputs in one data set, for semi-supervised training."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset, default_collate
 
 from semiisp_plugin.data.paired_dataset import PairedRestorationDataset
@@ -19,8 +20,8 @@ from semiisp_plugin.toolbox import DATASET_REGISTRY, register
 _HELD_OUT = 3  # of seeds: a stream of its own, beside those of orders, augmentation and drawn inputs
 
 
-class PseudoPairs(Protocol):
-    """Where pseudo pairs come from."""
+class Samples(Protocol):
+    """Where the samples of a source come from."""
 
     def __len__(self) -> int: ...
 
@@ -31,26 +32,36 @@ class PseudoPairs(Protocol):
 
 @register(DATASET_REGISTRY)
 class SemiSupervisedDataset(Dataset[dict[str, Any]]):
-    """Real pairs, as in `PairedRestorationDataset`, and pseudo pairs, cropped and augmented alike.
+    """Real pairs, as in `PairedRestorationDataset`, and pseudo pairs or unlabelled inputs, cropped and augmented alike.
 
     A `SampleIndex` asks for a training sample of a source; `MixedBatchSampler` composes batches of them. An int asks
-    for a pair as it is, real pairs being counted first. Items are those of `PairedRestorationDataset`; ``is_pseudo``
-    tells the sources apart.
+    for a sample as it is, real pairs being counted first, unlabelled inputs last. Items are those of
+    `PairedRestorationDataset` and ``is_unlabelled``, a bool tensor (); with ``is_pseudo`` it tells the sources apart.
+
+    An unlabelled input has no target. Its ``gt`` is its own ``lq``, so that batches have one shape: a stand-in, which
+    no model may use as a target.
 
     Args:
-        opt: Options of `PairedRestorationDataset` for the real pairs, checked, and ``pseudo``: a section with
-            ``dataroot_gt``, ``dataroot_lq`` and, where they are few and small, ``cache_images``. ``filename_tmpl``,
-            ``meta_info_file`` and ``cache_images`` outside that section concern the real pairs only: pseudo pairs are
-            many and have one name. ``held_out`` (default 0) real pairs, chosen by ``held_out_seed`` (default 0), are
-            kept from training: no index asks for them, `held_out_batches` gives them (ours).
+        opt: Options of `PairedRestorationDataset` for the real pairs, checked, and at least one of
+
+            * ``pseudo``: a section with ``dataroot_gt``, ``dataroot_lq`` and, where they are few and small,
+              ``cache_images``.
+            * ``unlabelled`` (ours): the same without ``dataroot_gt``.
+
+            ``filename_tmpl``, ``meta_info_file`` and ``cache_images`` outside those sections concern the real pairs
+            only: pseudo pairs are many and have one name. ``held_out`` (default 0) real pairs, chosen by
+            ``held_out_seed`` (default 0), are kept from training: no index asks for them, `held_out_batches` gives
+            them (ours).
 
     Attributes:
         n_real: Number of real pairs, without those held out.
         n_pseudo: Number of pseudo pairs.
+        n_unlabelled: Number of unlabelled inputs.
         held_out_pairs: Where the held-out pairs are.
 
     Raises:
-        ValueError, FileNotFoundError: See `PairedRestorationDataset`; or more pairs are to be held out than there are.
+        ValueError, FileNotFoundError: See `PairedRestorationDataset`; or more pairs are to be held out than there are;
+            or there is neither ``pseudo`` nor ``unlabelled``.
     """
 
     options_struct: ClassVar[type[structures.Dataset]] = structures.Dataset
@@ -58,13 +69,21 @@ class SemiSupervisedDataset(Dataset[dict[str, Any]]):
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.opt = opt
         name = opt.get("name", type(self).__name__)
-        shared = {key: value for key, value in opt.items() if key != "pseudo"}
+        pseudo, unlabelled = opt.get("pseudo"), opt.get("unlabelled")
+        if pseudo is None and unlabelled is None:
+            raise ValueError(f"data set '{name}' has real pairs alone: give pseudo, unlabelled or both.")
+        shared = {key: value for key, value in opt.items() if key not in ("pseudo", "unlabelled")}
         self._held_out_seed = int(opt.get("held_out_seed") or 0)
         real, self._held_out = self._divided(PairedRestorationDataset(shared), int(opt.get("held_out") or 0), name)
-        self._sources = (real, self.open_pseudo_pairs(opt["pseudo"], real))
-        self.n_real, self.n_pseudo = (len(source) for source in self._sources)
+        self._real = real
+        pseudo_pairs = real.subset([]) if pseudo is None else self.open_pseudo_pairs(pseudo, real)
+        self._sources: list[Samples] = [real, pseudo_pairs]
+        self.n_real, self.n_pseudo, self.n_unlabelled = len(real), len(pseudo_pairs), 0
+        if unlabelled is not None:
+            self._sources.append(_open_unlabelled(unlabelled, real))
+            self.n_unlabelled = len(self._sources[-1])
 
-    def open_pseudo_pairs(self, pseudo: Mapping[str, Any], real: PairedRestorationDataset) -> PseudoPairs:
+    def open_pseudo_pairs(self, pseudo: Mapping[str, Any], real: PairedRestorationDataset) -> Samples:
         """The pseudo pairs that the section ``pseudo`` describes.
 
         Args:
@@ -107,7 +126,7 @@ class SemiSupervisedDataset(Dataset[dict[str, Any]]):
     @property
     def real_pairs(self) -> list[Pair]:
         """Where the real pairs are that are trained on."""
-        return self._sources[0].pairs
+        return self._real.pairs
 
     @property
     def held_out_pairs(self) -> list[Pair]:
@@ -115,20 +134,30 @@ class SemiSupervisedDataset(Dataset[dict[str, Any]]):
         return self._held_out.pairs
 
     def __len__(self) -> int:
-        return self.n_real + self.n_pseudo
+        return self.n_real + self.n_pseudo + self.n_unlabelled
 
     def __getitem__(self, index: int | SampleIndex) -> dict[str, Any]:
         if isinstance(index, SampleIndex):
-            if index.source not in range(len(SOURCES)):
-                raise IndexError(f"{index}: sources are 0 (real) and 1 (pseudo).")
-            return self._sources[index.source].item(index.index, seed=index.seed, is_pseudo=index.source == 1)
-        number = operator.index(index)
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"There is no pair {number}; the data set has {len(self)}.")
-        number %= len(self)
-        if number < self.n_real:
-            return self._sources[0].item(number)
-        return self._sources[1].item(number - self.n_real, is_pseudo=True)
+            source, number, seed = index
+            if source not in range(len(self._sources)):
+                here = ", ".join(f"{n} ({name})" for n, name in enumerate(SOURCES[: len(self._sources)]))
+                raise IndexError(f"{index}: sources are {here}.")
+        else:
+            source, number, seed = 0, operator.index(index), None
+            if not -len(self) <= number < len(self):
+                raise IndexError(f"There is no pair {number}; the data set has {len(self)}.")
+            number %= len(self)
+            while number >= len(self._sources[source]):
+                number -= len(self._sources[source])
+                source += 1
+        item = self._sources[source].item(number, seed=seed, is_pseudo=source == 1)
+        return {**item, "is_unlabelled": torch.tensor(source == 2)}
+
+
+def _open_unlabelled(section: Mapping[str, Any], real: PairedRestorationDataset) -> PairedRestorationDataset:
+    """Unlabelled inputs as pairs of each with itself."""
+    same = {"dataroot_gt": section["dataroot_lq"], "filename_tmpl": "{}", "meta_info_file": None}
+    return PairedRestorationDataset({**real.opt, "cache_images": False, **section, **same})
 
 
 def held_out_split(seed: int, size: int, count: int) -> tuple[list[int], list[int]]:

@@ -154,7 +154,8 @@ def _pair_problems(phase: Phase, key: str, values: Mapping[str, Any]) -> list[tu
     """What is wrong with the pairs themselves: partners that are missing, names that belong to none."""
     from semiisp_plugin.toolbox import build_dataset
 
-    own = {k: v for k, v in values.items() if k not in ("pseudo", "real_per_batch", "pseudo_per_batch")}
+    others = ("pseudo", "real_per_batch", "pseudo_per_batch", "unlabelled", "unlabelled_per_batch")
+    own = {k: v for k, v in values.items() if k not in others}
     own.update(type="PairedRestorationDataset", phase=key.split("_")[0], scale=1)
     own.setdefault("name", key)
     try:

@@ -37,6 +37,6 @@ def draw_mixing(
     return share, torch.from_numpy(rng.permutation(batch_size))
 
 
-def mix(images: Tensor, share: float, partners: Tensor) -> Tensor:
-    """``share * images + (1 - share) * images[partners]``, ``(N, C, H, W)``."""
+def mix(images: Tensor, share: float | Tensor, partners: Tensor) -> Tensor:
+    """``share * images + (1 - share) * images[partners]``, ``(N, C, H, W)``; the share of each may be its own."""
     return share * images + (1 - share) * images[partners.to(images.device, non_blocking=True)]

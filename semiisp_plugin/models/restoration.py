@@ -210,11 +210,13 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
             yield
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
-        """Take a batch ``{lq, gt, is_pseudo, key}``; validation may lack all but ``lq``."""
+        """Take a batch ``{lq, gt, is_pseudo, is_unlabelled, key}``; validation may lack all but ``lq``."""
         self.lq = data["lq"].to(self.device, non_blocking=True)
         if "gt" in data:
             self.gt = data["gt"].to(self.device, non_blocking=True)
-        self.is_pseudo: Tensor = data.get("is_pseudo", torch.zeros(len(self.lq), dtype=torch.bool))
+        none = torch.zeros(len(self.lq), dtype=torch.bool)
+        self.is_pseudo: Tensor = data.get("is_pseudo", none)
+        self.is_unlabelled: Tensor = data.get("is_unlabelled", none)  # their ``gt`` is no target
         self.keys = data.get("key")
         if self.is_train:
             self.statistics.keep()
@@ -225,7 +227,7 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
                 # step to the system, and fetch it page by page in the next one.
                 self.optimizer_g.zero_grad(set_to_none=True)
 
-    def predict(self, net: nn.Module, x: Tensor, *more: Tensor) -> Tensor:
+    def predict(self, net: Callable[..., Any], x: Tensor, *more: Tensor) -> Tensor:
         """The network's output for ``x`` in float32, computed in the precision of ``train:precision``.
 
         Args:
@@ -260,12 +262,19 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
             self.lq = photometric_jitter(self.lq, float(strength), self.generator_of(current_iter))
 
     def fit_flow(self) -> None:
-        """Before the first step with ``train:likelihood``: fit the flow to the batch, unless it is a trained one."""
+        """Before the first step with ``train:likelihood``: fit the flow to the batch, unless it is a trained one.
+
+        It is fitted to the samples that have a target.
+        """
         if self.likelihood is None or self._flow_is_fitted:
             return
         self._flow_is_fitted = True
         net = self.get_bare_model(self.net_g)
-        if not self.likelihood.fit(net, self.lq, self.gt, *self._generators_of_likelihood()):
+        lq, gt = self.lq, self.gt
+        if bool(self.is_unlabelled.any()):
+            labelled = torch.nonzero(~self.is_unlabelled).flatten().to(self.device)
+            lq, gt = lq[labelled], gt[labelled]
+        if not self.likelihood.fit(net, lq, gt, *self._generators_of_likelihood()):
             return
         if self.opt.get("dist"):  # each process has fitted its own to its part of the batch
             for parameter in net.parameters():
@@ -279,7 +288,7 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         of_batch = iteration_generator(seed, number, torch.device("cpu"), _OF_LIKELIHOOD)
         return self.generator_of(self.iteration, _OF_LIKELIHOOD), of_batch
 
-    def sample_losses(self, net: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
+    def sample_losses(self, net: Callable[..., Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Run a network on the batch: the loss of each sample, ``(N,)``, and its parts by name.
 
         ``self.output`` is its output then, or None where no loss looks at it.
@@ -310,6 +319,20 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         losses = torch.stack(tuple(parts.values())).sum(0)
         self._sample_losses = losses.detach()
         return losses, parts
+
+    @contextmanager
+    def in_evaluation(self) -> Iterator[Callable[..., Any]]:
+        """The network to be trained as it is, in evaluation mode for so long; not in its parallel wrapper.
+
+        Not compiled either: it would be, once more, for batches of another size and another mode.
+        """
+        net = self.get_bare_model(self.net_g)
+        was_training = net.training
+        net.eval()
+        try:
+            yield net.forward if self.compiled else net
+        finally:
+            net.train(was_training)
 
     def penalised(self, losses: Tensor) -> Tensor:
         """The loss of each sample with what ``train:activity_penalty`` and its like add to it.

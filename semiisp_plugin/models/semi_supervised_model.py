@@ -2,41 +2,53 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
 from semiisp_plugin.losses.filters import KEPT_FROM, mean_real_loss, semi_supervised_loss, zero_dropped_gradient
 from semiisp_plugin.losses.pseudo_filter import PseudoFilter
+from semiisp_plugin.models.consistency import ConsistencyModel, mean_over, noisy
 from semiisp_plugin.models.filter_record import GROUPS, FilterRecord, batch_counts
-from semiisp_plugin.models.pseudo_inputs import PseudoInputsModel
-from semiisp_plugin.options.structures import HeldOut, held_out_settings
-from semiisp_plugin.pseudo.noise import add_shot_read_noise, draw_noise_levels
+from semiisp_plugin.options import Consistency
+from semiisp_plugin.options.structures import HeldOut, Noise, held_out_settings
 from semiisp_plugin.toolbox import MODEL_REGISTRY, get_root_logger, register
+
+_OF_CONSISTENCY = 3  # of `generator_of`: a stream of its own, beside those of jitter, noise and likelihood
 
 
 @register(MODEL_REGISTRY)
-class SemiSupervisedModel(PseudoInputsModel):
+class SemiSupervisedModel(ConsistencyModel):
     """Trains any network on batches of real and pseudo pairs, dropping pseudo pairs of high loss (Sec. 3.3, 3.4).
 
     The network runs once on the whole batch. Options in ``train``: ``filter``, see
     `semiisp_plugin.losses.pseudo_filter.PseudoFilter`, and, for tasks with noisy inputs,
     ``noise: {shot_variance, read_variance}`` (eq. 15, on pseudo inputs only).
 
+    ``consistency: {weight, rampup_iter, jitter, noise}`` (ours) adds the mean loss of the data set's unlabelled inputs
+    against what the network's average gives for them, see `ConsistencyModel`, times a weight that rises as
+    ``exp(-5 (1 - t)^2)`` over the ramp-up. Neither the filter nor its record sees them.
+
     Logged: the losses of all samples, ``l_sup`` and ``l_pseudo`` (mean over real and over kept pseudo samples),
     ``pseudo/kept_ratio`` (1: all kept), ``pseudo/all_rejected`` (share of the last 100 batches that kept none),
     ``pseudo/reference`` and, of filters with a ``beta``, ``pseudo/threshold``; images and histograms of real, kept and
-    dropped samples; and ``filter/rejections.csv``, see `semiisp_plugin.models.filter_record.FilterRecord`.
+    dropped samples; and ``filter/rejections.csv``, see `semiisp_plugin.models.filter_record.FilterRecord`. With
+    ``consistency`` also ``l_consistency`` (without its weight) and ``consistency_weight``; the losses are those of the
+    pairs.
     """
 
     def init_training_settings(self) -> None:
-        """As for every phase, and the filter."""
+        """As for every phase, the filter, and what is made of unlabelled inputs."""
         super().init_training_settings()
+        if self.opt["train"].get("consistency") is not None:
+            self.consistency = msgspec.convert(self.opt["train"]["consistency"], Consistency)
         settings = self.opt["train"]["filter"]
         self.filter = PseudoFilter.from_options(settings, batches_per_iteration=self.accumulate)
         self.filter_record = FilterRecord(rank=self.opt.get("rank", 0), world_size=self.opt.get("world_size") or 1)
@@ -85,18 +97,15 @@ class SemiSupervisedModel(PseudoInputsModel):
 
         Each process looks at a share of them.
         """
-        net = self.get_bare_model(self.net_g)
-        was_training, batch_at_hand = net.training, (self.lq, self.gt)
+        batch_at_hand = self.lq, self.gt
         total = torch.zeros(2, dtype=torch.float64, device=self.device)
-        net.eval()
         try:
-            for batch in self._held_out_batches[self.opt.get("rank", 0) :: self.opt.get("world_size") or 1]:
-                self.lq, self.gt = (batch[name].to(self.device, non_blocking=True) for name in ("lq", "gt"))
-                # Not compiled: it would be, once more, for batches of another size and another mode.
-                losses, _ = self.sample_losses(net.forward if self.compiled else net)
-                total += torch.stack((losses.sum(), losses.new_tensor(len(losses))))
+            with self.in_evaluation() as net:
+                for batch in self._held_out_batches[self.opt.get("rank", 0) :: self.opt.get("world_size") or 1]:
+                    self.lq, self.gt = (batch[name].to(self.device, non_blocking=True) for name in ("lq", "gt"))
+                    losses, _ = self.sample_losses(net)
+                    total += torch.stack((losses.sum(), losses.new_tensor(len(losses))))
         finally:
-            net.train(was_training)
             self.lq, self.gt = batch_at_hand
         if self.opt.get("dist"):
             torch.distributed.all_reduce(total)
@@ -111,34 +120,38 @@ class SemiSupervisedModel(PseudoInputsModel):
         if noise is None or len(pseudo) == 0:
             return
         pseudo = pseudo.to(self.device, non_blocking=True)
-        generator = self.generator_of(current_iter, 1)
-        shot, read = draw_noise_levels(
-            len(pseudo),
-            generator,
-            noise["shot_variance"],
-            noise["read_variance"],
-        )
         self.lq = self.lq.clone()  # on a CPU it is the caller's batch
-        self.lq[pseudo] = add_shot_read_noise(self.lq[pseudo], shot, read, generator)
+        levels = msgspec.convert(noise, Noise)
+        self.lq[pseudo] = noisy(self.lq[pseudo], levels, self.generator_of(current_iter, 1))
+
+    def of_pairs(self, values: Tensor) -> Tensor:
+        """Of values of all samples, ``(N, ...)``, those of the real and pseudo pairs: not of unlabelled inputs."""
+        if not bool(self.is_unlabelled.any()):
+            return values
+        return values[torch.nonzero(~self.is_unlabelled).flatten().to(values.device, non_blocking=True)]
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One iteration on the batch of `feed_data`."""
         self.fit_flow()
         self.update_held_out(current_iter)
         self.add_noise(current_iter)
+        self.take_targets_of_the_teacher(current_iter, self.is_unlabelled, _OF_CONSISTENCY)
         losses, parts = self.sample_losses(self.net_g)
-        detached = losses.detach()
-        mean_real = mean_real_loss(detached, self.is_pseudo)
+        detached, is_pseudo = self.of_pairs(losses.detach()), self.of_pairs(self.is_pseudo)
+        mean_real = mean_real_loss(detached, is_pseudo)
         if self.opt.get("dist"):
             # The paper does not say whether L_r is of one GPU or of all: of all, so that the batch is what counts.
             torch.distributed.all_reduce(mean_real)
             mean_real /= self.opt["world_size"]
         in_warmup = self.filter.in_warmup
-        weights, threshold, kept_ratio, reference = self.filter(detached, self.is_pseudo, reference=mean_real)
+        weights, threshold, kept_ratio, reference = self.filter(detached, is_pseudo, reference=mean_real)
+        unlabelled = self.is_unlabelled.to(self.device, non_blocking=True)
+        self._weights = torch.ones_like(losses).detach().masked_scatter(~unlabelled, weights)
         if self.output is not None:
-            zero_dropped_gradient(self.output, weights)
-        loss = semi_supervised_loss(self.penalised(losses), weights)
-        pseudo = self.is_pseudo.to(self.device, non_blocking=True)
+            zero_dropped_gradient(self.output, self._weights)
+        trained = self.penalised(losses)
+        loss = semi_supervised_loss(self.of_pairs(trained), weights)
+        pseudo = is_pseudo.to(self.device, non_blocking=True)
         counts = batch_counts(weights, pseudo)
         share = share_of_pseudo = 1.0  # of this process in the means over all, times the number of processes
         if self.opt.get("dist"):
@@ -148,11 +161,17 @@ class SemiSupervisedModel(PseudoInputsModel):
             torch.distributed.all_reduce(counts)
             share, share_of_pseudo = mine / torch.where(counts[:2] > 0, counts[:2], 1)
             loss = loss * share
+        if self.consistency is not None:
+            weight = self.consistency_weight(current_iter)
+            loss = loss + weight * mean_over(trained, unlabelled)
+            self.record(
+                l_consistency=mean_over(losses, unlabelled), consistency_weight=torch.tensor(weight, device=self.device)
+            )
         self.step(loss)
 
         of_pseudo = torch.where(pseudo, weights, 0)
         self.record(
-            **{name: semi_supervised_loss(value.detach(), weights) * share for name, value in parts.items()},
+            **{n: semi_supervised_loss(self.of_pairs(v.detach()), weights) * share for n, v in parts.items()},
             l_sup=mean_real,
             # Of a batch that keeps none there is no such mean; `get_current_log` leaves it out.
             l_pseudo=torch.where(counts[1] > 0, semi_supervised_loss(detached, of_pseudo) * share_of_pseudo, torch.nan),
@@ -160,16 +179,16 @@ class SemiSupervisedModel(PseudoInputsModel):
             pseudo__reference=reference,
             **({} if self.filter.beta is None else {"pseudo__threshold": threshold}),
         )
+        keys = self.keys and list(itertools.compress(self.keys, (~self.is_unlabelled).tolist()))
         self.filter_record.add(
-            self.keys,
-            self.is_pseudo,
+            keys,
+            is_pseudo,
             detached,
             weights,
             reference=reference,
             counts=counts,
             counted=not in_warmup,
         )
-        self._weights = weights
 
     # --- logging -----------------------------------------------------------------------------------------------------
 
@@ -180,9 +199,11 @@ class SemiSupervisedModel(PseudoInputsModel):
         return super().get_current_log()
 
     def image_groups(self) -> dict[str, Tensor]:
-        """Real, kept pseudo and dropped pseudo samples."""
-        pseudo, kept = self.is_pseudo.to(self.device), self._weights >= KEPT_FROM
-        return dict(zip(GROUPS, (~pseudo, pseudo & kept, pseudo & ~kept), strict=True))
+        """Real, kept pseudo and dropped pseudo samples, and unlabelled ones."""
+        pseudo, unlabelled = self.is_pseudo.to(self.device), self.is_unlabelled.to(self.device)
+        kept = self._weights >= KEPT_FROM
+        groups = dict(zip(GROUPS, (~pseudo & ~unlabelled, pseudo & kept, pseudo & ~kept), strict=True))
+        return groups if self.consistency is None else {**groups, "unlabelled": unlabelled}
 
     def log_histograms(self, tb_logger: Any, current_iter: int) -> None:
         """Write the losses of real, kept and dropped samples since the last call."""

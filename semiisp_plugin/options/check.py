@@ -43,6 +43,7 @@ _MOST_BYTES = 200
 _MOST_TENSORS = 20_000
 _MOST_WEIGHTS = 10**10
 _COUNTS = ("real_per_batch", "pseudo_per_batch")
+_OF_SEVERAL_SOURCES = (*_COUNTS, "pseudo", "unlabelled_per_batch", "unlabelled")
 
 # --- the plugin's models and data sets -------------------------------------------------------------------------------
 
@@ -173,7 +174,8 @@ def _check_dataset(section: Any, name: str, source: Source) -> Any:
                 source.fail((*here, field.encode_name), "only training uses this; leave it out here.")
     if is_plugin_dataset(section["type"]):
         _check_backend(section, source, here)
-        _check_backend(section.get("pseudo") or {}, source, (*here, "pseudo"))
+        for key in ("pseudo", "unlabelled"):
+            _check_backend(section.get(key) or {}, source, (*here, key))
     return cls
 
 
@@ -233,12 +235,19 @@ def _check_training(options: dict[str, Any], model: Any, source: Source) -> None
         source.fail(
             ("train", "mixup"), "a batch of 1 (datasets:train:batch_size_per_gpu) has nothing to be mixed with."
         )
-    if _is_a(model, "MeanTeacherModel") and not train.get("ema_decay"):
+    if (_is_a(model, "MeanTeacherModel") or train.get("consistency") is not None) and not train.get("ema_decay"):
         source.fail(
             ("train", "ema_decay"), "the teacher is the average of the student's weights; give a decay such as 0.999."
         )
     if _is_a(model, "SemiSupervisedModel") and train.get("filter") is None:
         source.fail(("train",), f"{name} needs the section 'filter' with 'beta' (Table 6: 1.0 or 1.2).")
+    unlabelled = options["datasets"]["train"].get("unlabelled") is not None
+    if _is_a(model, "SemiSupervisedModel") and unlabelled and train.get("consistency") is None:
+        message = f"{name} uses unlabelled inputs by the section train:consistency alone; add it (consistency: {{}}), "
+        source.fail(("datasets", "train", "unlabelled"), f"{message}or leave unlabelled and unlabelled_per_batch out.")
+    if train.get("consistency") is not None and not unlabelled:
+        message = "it is of unlabelled inputs, and there are none: add datasets:train:unlabelled, or leave this out."
+        source.fail(("train", "consistency"), message)
     if train.get("scheduler") is not None:
         _check_schedule(train["scheduler"], train, source, ("train", "scheduler"))
     if options.get("val") is not None and val.get("val_freq") is None:
@@ -323,19 +332,24 @@ def _check_training_data(dataset: dict[str, Any], model: Any, cls: Any, source: 
         source.fail((*here, "type"), f"{name} trains on {known}.")
     if with_pseudo and not semi:
         source.fail((*here, "type"), f"{name} does not train on a {kind}.")
-    for key in (*_COUNTS, "pseudo") if semi else ("batch_size_per_gpu",):
-        if dataset.get(key) is None:
-            source.fail(here, f"{kind} needs '{key}' for training.")
+    if semi:
+        _check_sources(dataset, model, source)
+    elif dataset.get("batch_size_per_gpu") is None:
+        source.fail(here, f"{kind} needs 'batch_size_per_gpu' for training.")
     if dataset.get("crop_ratio") is not None:
         _check_crop_ratio(dataset, semi, source)
     elif dataset.get("gt_size") is None:
         source.fail(here, "training needs 'gt_size', a side or [height, width] in pixels.")
     if not semi:
-        for key in (*_COUNTS, "pseudo"):
+        for key in _OF_SEVERAL_SOURCES:
             if dataset.get(key) is not None:
-                source.fail((*here, key), f"a {kind} has no pseudo pairs and would ignore it; leave it out.")
+                what = "unlabelled inputs" if key.startswith("unlabelled") else "pseudo pairs"
+                source.fail((*here, key), f"a {kind} has no {what} and would ignore it; leave it out.")
         return
-    by_table = [dataset[key] == "table6" for key in _COUNTS]
+    by_table = [dataset.get(key) == "table6" for key in _COUNTS]
+    if by_table[0] and dataset.get("pseudo") is None:
+        message = "table6 divides a batch into real and pseudo pairs, and there are no pseudo pairs; give a number."
+        source.fail((*here, "real_per_batch"), message)
     if any(by_table) and not all(by_table):
         key, other = _COUNTS[by_table.index(False)], _COUNTS[by_table.index(True)]
         source.fail((*here, key), f"{other} is table6: let both be table6, or give two numbers.")
@@ -345,6 +359,24 @@ def _check_training_data(dataset: dict[str, Any], model: Any, cls: Any, source: 
         source.fail((*here, "batch_size_per_gpu"), message)
     if total is not None and total < 2:
         source.fail((*here, "batch_size_per_gpu"), "a batch of 1 cannot hold real and pseudo samples.")
+
+
+def _check_sources(dataset: dict[str, Any], model: Any, source: Source) -> None:
+    """Each source of a semi-supervised training's batches has its section and its number, and the model gets enough."""
+    here, kind = ("datasets", "train"), dataset["type"]
+    given = {key for key in _OF_SEVERAL_SOURCES if dataset.get(key) is not None}
+    if "unlabelled" in given and "unlabelled_per_batch" not in given:
+        source.fail(here, f"{kind} needs 'unlabelled_per_batch' for training: how many of the inputs a batch has.")
+    if "unlabelled_per_batch" in given and "unlabelled" not in given:
+        message = "there are no unlabelled inputs: add the section 'unlabelled' with 'dataroot_lq', or leave this out."
+        source.fail((*here, "unlabelled_per_batch"), message)
+    may_lack_pairs = not _is_a(model, "SemiSupervisedModel") and not {"pseudo", "pseudo_per_batch"} & given
+    if may_lack_pairs and "unlabelled" not in given:
+        message = f"{model.__name__} needs unlabelled samples: give 'unlabelled' and 'unlabelled_per_batch', or"
+        source.fail(here, f"{message} 'pseudo' and 'pseudo_per_batch', whose inputs then count as such.")
+    for key in _COUNTS[:1] if may_lack_pairs else (*_COUNTS, "pseudo"):
+        if key not in given:
+            source.fail(here, f"{kind} needs '{key}' for training.")
 
 
 def _refuse_auto(section: dict[str, Any], names: Sequence[str], source: Source, keys: Keys) -> None:

@@ -62,7 +62,7 @@ def complete(
         with_defaults(dataset, dataset_structure(dataset["type"]))
         dataset["phase"] = name.split("_")[0]
         dataset["scale"] = options["scale"]
-        for section in (dataset, dataset.get("pseudo") or {}):
+        for section in (dataset, *(dataset.get(key) or {} for key in ("pseudo", "unlabelled"))):
             for key in ("dataroot_gt", "dataroot_lq", "meta_info_file", "build"):
                 if isinstance(section.get(key), str):
                     section[key] = os.path.expanduser(section[key])

@@ -116,6 +116,14 @@ class PseudoData(Strict):
     cache_images: Annotated[bool, doc("Keep decoded images in memory, where they are few and small.")] = False
 
 
+class UnlabelledData(Strict):
+    """Inputs without targets, of a `SemiSupervisedDataset` (ours)."""
+
+    dataroot_lq: Annotated[str, doc("Folder (searched recursively) or LMDB of the inputs.")]
+    io_backend: Annotated[IOBackend, doc("Where the images come from.")]
+    cache_images: Annotated[bool, doc("Keep decoded images in memory, where they are few and small.")] = False
+
+
 class Loader(msgspec.Struct, kw_only=True):
     """How data is loaded, of every data set; what one that is not the plugin's reads besides is not checked."""
 
@@ -179,6 +187,17 @@ class Dataset(Loader, forbid_unknown_fields=True, kw_only=True):
     ] = None
     pseudo_per_batch: Annotated[
         Size | Table6 | None, doc("Pseudo samples a batch, for each GPU; or `table6`.", only_training=True)
+    ] = None
+    unlabelled: Annotated[
+        UnlabelledData | None,
+        doc(
+            "Inputs without targets; `MeanTeacherModel` and `MixMatchModel` need no pseudo pairs then, and "
+            "`SemiSupervisedModel` uses them by `train: consistency`.",
+            only_training=True,
+        ),
+    ] = None
+    unlabelled_per_batch: Annotated[
+        Size | None, doc("Unlabelled inputs a batch, for each GPU; needed with `unlabelled`.", only_training=True)
     ] = None
     scale: Annotated[Literal[1], doc("As at the top of the file, from where the program takes it.")] = 1
 
@@ -245,12 +264,38 @@ def held_out_settings(section: Mapping[str, Any] | None) -> HeldOut | None:
     return msgspec.convert(section.get("held_out") or {}, HeldOut)
 
 
-class MeanTeacher(Strict):
-    """Of `MeanTeacherModel`, a baseline."""
+class Consistency(Strict):
+    """What the network gives for an unlabelled input is to be what its average, the teacher, gives (ours)."""
 
     weight: Annotated[NotNegative, doc("Of the consistency loss, after the ramp-up.")] = 1.0
     rampup_iter: Annotated[Count, doc("Iterations in which the weight rises from near 0 to its full value.")] = 100
     jitter: Annotated[Share, doc("Strength of the photometric jitter of what the student sees.")] = 0.2
+    noise: Annotated[
+        Noise | None,
+        doc("Noise of eq. 15, of which student and teacher see a draw each; with `jitter: 0` it is all that differs."),
+    ] = None
+
+
+class MeanTeacher(Consistency):
+    """Of `MeanTeacherModel`, a baseline."""
+
+    noise: Annotated[
+        Noise | None,
+        doc(
+            "Noise consistency (ours): noise of eq. 15, of which student and teacher see a draw each; with `jitter: 0` "
+            "it is all that differs."
+        ),
+    ] = msgspec.field(default=None, name="student_noise")
+
+
+class MixMatch(Strict):
+    """Of `MixMatchModel` (Berthelot et al., NeurIPS 2019), its form for regression (ours)."""
+
+    weight: Annotated[NotNegative, doc("Of the unlabelled samples' loss, after the ramp-up.")] = 1.0
+    alpha: Annotated[
+        AboveZero, doc("Both parameters of the Beta distribution of the shares that mix samples; the paper's: 0.75.")
+    ] = 0.75
+    rampup_iter: Annotated[Count, doc("Iterations in which the weight rises linearly from 0.")] = 100
 
 
 class Mixup(Strict):
@@ -398,7 +443,7 @@ class Train(Strict):
         Likelihood | None,
         doc(
             "The loss of a normalising flow (`LLFlow`), in place of other losses or beside them; seen by the filter.",
-            models=("SupervisedModel", "SemiSupervisedModel", "MeanTeacherModel"),
+            models=("SupervisedModel", "SemiSupervisedModel", "MeanTeacherModel", "MixMatchModel"),
         ),
     ] = None
     own_loss: Annotated[
@@ -427,6 +472,14 @@ class Train(Strict):
         ),
     ] = None
     mean_teacher: Annotated[MeanTeacher | None, doc("`MeanTeacherModel` alone.", models=("MeanTeacherModel",))] = None
+    mixmatch: Annotated[MixMatch | None, doc("`MixMatchModel` alone.", models=("MixMatchModel",))] = None
+    consistency: Annotated[
+        Consistency | None,
+        doc(
+            "How `SemiSupervisedModel` uses unlabelled inputs; needs `ema_decay`. Not seen by the filter.",
+            models=("SemiSupervisedModel",),
+        ),
+    ] = None
     photometric_jitter: Annotated[
         Share | None,
         doc(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from semiisp_plugin.data.paired_dataset import PairedRestorationDataset, as_item
 from semiisp_plugin.data.pairs import Pair
 from semiisp_plugin.data.sampler import SampleIndex
-from semiisp_plugin.data.semi_supervised_dataset import PseudoPairs, SemiSupervisedDataset
+from semiisp_plugin.data.semi_supervised_dataset import Samples, SemiSupervisedDataset
 from semiisp_plugin.io.image_io import to_tensor
 from semiisp_plugin.options import structures
 from semiisp_plugin.pseudo.manifest import BuildFolder
@@ -36,13 +37,13 @@ class OnlineSemiSupervisedDataset(SemiSupervisedDataset):
     read and both are drawn: again at every visit, by the visit's seed, whichever process reads it. An int asks for a
     pair as a stored build of the same seed would hold it.
 
-    Items are those of `PairedRestorationDataset`. With ``draw_on: gpu`` they have two more, for real pairs too:
+    Items are those of `SemiSupervisedDataset`. With ``draw_on: gpu`` they have two more, for all samples:
     ``draw_seed``, int64 (), the seed by which the model is to draw the input from ``gt``, -1 where ``lq`` is there
     already (elsewhere it is black); and, where the parameter sets lie on a grid, ``draw_place``, float32 (2, 3), see
     `semiisp_plugin.pseudo.places.place_of`.
 
     Args:
-        opt: Options of `PairedRestorationDataset` for the real pairs, and ``pseudo``: a section with
+        opt: Options of a `SemiSupervisedDataset`, but for ``pseudo``: a section with
 
             * ``build``: folder (``out``) of the build.
             * ``draw_on``: ``worker`` (default), in the process that reads the pair; or ``gpu``, by the model, on its
@@ -54,8 +55,9 @@ class OnlineSemiSupervisedDataset(SemiSupervisedDataset):
     """
 
     options_struct: ClassVar[type[structures.Dataset]] = structures.OnlineDataset
+    _fields: Mapping[str, Tensor] = MappingProxyType({})  # of a data set without pseudo pairs
 
-    def open_pseudo_pairs(self, pseudo: Mapping[str, Any], real: PairedRestorationDataset) -> PseudoPairs:
+    def open_pseudo_pairs(self, pseudo: Mapping[str, Any], real: PairedRestorationDataset) -> Samples:
         """See `SemiSupervisedDataset`."""
         folder = os.path.expanduser(os.fspath(pseudo["build"]))
         pairs = OnlinePseudoPairs(folder, real.augmented, pseudo.get("draw_on") == "gpu")

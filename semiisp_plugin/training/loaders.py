@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from semiisp_plugin import plugins
 from semiisp_plugin.data.pairs import read_pair
-from semiisp_plugin.data.sampler import MixedBatchSampler
+from semiisp_plugin.data.sampler import SOURCES, MixedBatchSampler
 from semiisp_plugin.io.image_io import to_float
 from semiisp_plugin.io.signals import STOP_SIGNALS
 from semiisp_plugin.models.validation import check_borders
@@ -156,18 +156,20 @@ class MixedData:
     def __init__(self, opt: dict[str, Any], dataset: Any, start_iter: int) -> None:
         settings = opt["datasets"]["train"]
         self.n_pairs = int(getattr(dataset, "n_real", len(dataset)))
-        n_pseudo = int(getattr(dataset, "n_pseudo", 0))
-        if n_pseudo:
-            per_batch = (int(settings["real_per_batch"]), int(settings["pseudo_per_batch"]))
+        n_pseudo, n_unlabelled = (int(getattr(dataset, f"n_{source}", 0)) for source in SOURCES[1:])
+        if n_pseudo or n_unlabelled:
+            per_batch = [int(settings.get(f"{source}_per_batch") or 0) for source in SOURCES]
         else:
-            per_batch = (int(settings["batch_size_per_gpu"]), 0)
+            per_batch = [int(settings["batch_size_per_gpu"]), 0, 0]
         self._accumulate = int(opt["train"]["accumulate"])
         self._total = int(opt["train"]["total_iter"]) * self._accumulate
         self._start = start_iter * self._accumulate
         self.sampler = MixedBatchSampler(
             self.n_pairs,
             n_pseudo,
-            *per_batch,
+            *per_batch[:2],
+            n_unlabelled=n_unlabelled,
+            unlabelled_per_batch=per_batch[2],
             seed=opt["manual_seed"],
             num_batches=self._total,
             rank=opt["rank"],
@@ -189,7 +191,9 @@ class MixedData:
             prefetch_factor=int(settings["prefetch_factor"]) if workers else None,
             timeout=float(settings["timeout"]) if workers else 0,
         )
-        self._about = f"{self.n_pairs} real and {n_pseudo} pseudo pairs; {per_batch[0]} + {per_batch[1]} a batch"
+        inputs = f", {n_unlabelled} unlabelled inputs" if n_unlabelled else ""
+        together = " + ".join(map(str, self.sampler.per_batch))
+        self._about = f"{self.n_pairs} real and {n_pseudo} pseudo pairs{inputs}; {together} a batch"
 
     def about(self) -> str:
         """Sizes, composition of a batch, passes over each source."""

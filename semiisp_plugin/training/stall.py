@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from semiisp_plugin.data.sampler import SOURCES, SampleIndex
+from semiisp_plugin.data.sampler import SAMPLES, SampleIndex
 
 _PID, _SOURCE, _NUMBER = range(3)  # of a note; the number is -1 between two samples
 _FIELDS = 8  # a cache line of int64 each, so that workers do not slow each other down
@@ -58,7 +58,7 @@ class WatchedDataset(Dataset[Any]):
 
 
 def sample_name(dataset: Any, source: int, number: int) -> str:
-    """The files of a sample and the pair's key, as ``'low/7.png' and 'high/7.png' (real pair '7')``.
+    """The files of a sample and its key, as ``'low/7.png' and 'high/7.png' (real pair '7')``.
 
     Args:
         dataset: A training set of the plugin.
@@ -69,7 +69,7 @@ def sample_name(dataset: Any, source: int, number: int) -> str:
     entry = (getattr(part, "pairs", None) or part._entries)[number]
     places = [getattr(entry, name) for name in ("input", "target", "location") if hasattr(entry, name)]
     files = " and ".join(f"'{place}'" for place in dict.fromkeys(places))
-    return f"{files} ({SOURCES[source]} pair '{entry.key}')"
+    return f"{files} ({SAMPLES[source]} '{entry.key}')"
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from semiisp_plugin.data import pairs
 from semiisp_plugin.data.augment import augment, fit_to_crop, random_crop
 from semiisp_plugin.data.paired_dataset import PairedRestorationDataset
 from semiisp_plugin.data.sampler import MixedBatchSampler, SampleIndex
@@ -22,6 +23,7 @@ from semiisp_plugin.data.semi_supervised_dataset import SemiSupervisedDataset
 from semiisp_plugin.io.image_io import encode_png, to_bit_depth, write_image
 from semiisp_plugin.io.lmdb_io import LmdbImageWriter, lmdb_key
 from semiisp_plugin.toolbox import DATASET_REGISTRY, build_dataset
+from semiisp_plugin.training.stall import sample_name
 
 START_METHODS = [m for m in ("fork", "spawn") if m in multiprocessing.get_all_start_methods()]
 H, W = 20, 30
@@ -240,6 +242,124 @@ def test_sources_may_share_an_lmdb(roots):
     dataset = SemiSupervisedDataset(semi_options(roots, **roots["lmdb"], pseudo=roots["lmdb"]))
     for i in range(5):
         torch.testing.assert_close(dataset[i]["gt"], dataset[5 + i]["gt"])
+
+
+# --- unlabelled inputs ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> dict[str, dict]:
+    """Seven images without targets, as files of several kinds in a tree and as an LMDB."""
+    folder = tmp_path_factory.mktemp("unlabelled")
+    images = {f"u{i}": picture(200 + i) for i in range(7)}
+    for number, (name, image) in enumerate(images.items()):
+        write_image(folder / "dark" / f"night {number % 2}" / f"{name}.png", image)
+    (folder / "dark/night 0/u0.png").unlink()
+    cv2.imwrite(str(folder / "dark/night 0/u0.TIF"), images["u0"][..., ::-1])
+    write_lmdbs(folder, images)
+    return {
+        "disk": {"dataroot_lq": str(folder / "dark"), "io_backend": {"type": "disk"}},
+        "lmdb": {"dataroot_lq": str(folder / "lq.lmdb"), "io_backend": {"type": "lmdb"}},
+    }
+
+
+@pytest.mark.parametrize("backend", ["disk", "lmdb"])
+def test_unlabelled_inputs_come_last_and_stand_in_for_their_targets(roots, inputs, backend):
+    dataset = SemiSupervisedDataset(semi_options(roots, unlabelled=inputs[backend]))
+    assert (dataset.n_real, dataset.n_pseudo, dataset.n_unlabelled, len(dataset)) == (5, 9, 7, 21)
+    items = list(dataset)
+    assert [bool(item["is_unlabelled"]) for item in items] == [False] * 14 + [True] * 7
+    assert [bool(item["is_pseudo"]) for item in items] == [False] * 5 + [True] * 9 + [False] * 7
+    for item in items[14:]:
+        assert item["is_unlabelled"].dtype == torch.bool
+        assert item["is_unlabelled"].shape == ()
+        number = int(item["key"].rpartition("u")[2])
+        np.testing.assert_array_equal(item["lq"].numpy(), picture(200 + number).transpose(2, 0, 1) / np.float32(255))
+        assert torch.equal(item["gt"], item["lq"])
+        assert item["gt_path"] == item["lq_path"]
+    assert len({item["key"] for item in items[14:]}) == 7
+    sample = dataset[SampleIndex(2, 3, 9)]
+    assert sample["lq"].shape == (3, 8, 8)
+    assert torch.equal(sample["gt"], sample["lq"])
+    assert dataset[-1]["key"] == items[-1]["key"]
+    for wrong, message in ((SampleIndex(2, 7, 0), "no pair 7"), (SampleIndex(3, 0, 0), r"1 \(pseudo\), 2 \(unl")):
+        with pytest.raises(IndexError, match=message):
+            dataset[wrong]
+
+
+def test_unlabelled_inputs_leave_the_pairs_as_they_are(roots, inputs):
+    without, plain = SemiSupervisedDataset(semi_options(roots)), semi_options(roots, unlabelled=inputs["disk"])
+    dataset = SemiSupervisedDataset(plain)
+    for index in (SampleIndex(0, 2, 5), SampleIndex(1, 4, 2**63 + 1), 3, 13):
+        before, now = without[index], dataset[index]
+        assert before.keys() == now.keys()
+        assert all(torch.equal(before[name], now[name]) for name in ("lq", "gt", "is_pseudo", "is_unlabelled"))
+    assert without.n_unlabelled == 0
+    with pytest.raises(IndexError, match=r"sources are 0 \(real\), 1 \(pseudo\)\."):
+        without[SampleIndex(2, 0, 0)]
+
+
+def test_unlabelled_inputs_without_pseudo_pairs(roots, inputs):
+    dataset = SemiSupervisedDataset(semi_options(roots, pseudo=None, unlabelled=inputs["lmdb"]))
+    assert (dataset.n_real, dataset.n_pseudo, dataset.n_unlabelled) == (5, 0, 7)
+    assert [bool(item["is_unlabelled"]) for item in dataset] == [False] * 5 + [True] * 7
+    with pytest.raises(ValueError, match="data set 'semi' has real pairs alone: give pseudo, unlabelled or both"):
+        SemiSupervisedDataset(semi_options(roots, pseudo=None))
+
+
+def test_augmentation_of_unlabelled_inputs_is_of_the_seed_alone(roots, inputs):
+    dataset = SemiSupervisedDataset(semi_options(roots, unlabelled=inputs["lmdb"]))
+    other = pickle.loads(pickle.dumps(dataset))
+    crops = {seed: dataset[SampleIndex(2, 1, seed)]["lq"] for seed in range(20)}
+    assert all(torch.equal(other[SampleIndex(2, 1, seed)]["lq"], crop) for seed, crop in reversed(crops.items()))
+    assert len({crop.numpy().tobytes() for crop in crops.values()}) > 15
+    small = SemiSupervisedDataset(semi_options(roots, unlabelled=inputs["lmdb"], gt_size=[40, 50]))
+    assert small[SampleIndex(2, 1, 0)]["lq"].shape == (3, 40, 50), "enlarged, as pairs are"
+
+
+@pytest.mark.parametrize(
+    "workers", [0, pytest.param(2, marks=pytest.mark.skipif("fork" not in START_METHODS, reason=""))]
+)
+def test_batches_with_unlabelled_inputs(roots, inputs, workers):
+    dataset = SemiSupervisedDataset(semi_options(roots, **roots["lmdb"], unlabelled=inputs["lmdb"]))
+    sampler = MixedBatchSampler(5, 9, 2, 3, n_unlabelled=7, unlabelled_per_batch=2, seed=4, num_batches=4)
+    drawn = list(DataLoader(dataset, batch_sampler=sampler, num_workers=workers))
+    for batch, without in zip(drawn, loaded(dataset, workers=0), strict=False):
+        assert batch["is_unlabelled"].tolist() == [False] * 5 + [True] * 2
+        assert batch["is_pseudo"].tolist() == [False, False, True, True, True, False, False]
+        assert torch.equal(batch["lq"][:5], without["lq"])
+        assert torch.equal(batch["gt"][5:], batch["lq"][5:])
+    assert sample_name(dataset, 2, 0).endswith("/u0' (unlabelled input 'u0')")
+
+
+def test_an_unlabelled_input_is_read_once_and_kept_on_demand(roots, inputs, monkeypatch):
+    seen = []
+    monkeypatch.setattr(pairs, "read_image", lambda path: seen.append(path) or picture(0))
+    section = {**inputs["disk"], "cache_images": True}
+    dataset = SemiSupervisedDataset(semi_options(roots, pseudo=None, unlabelled=section))
+    for seed in (1, 2):
+        dataset[SampleIndex(2, 1, seed)]
+    assert len(seen) == 1
+    dataset = SemiSupervisedDataset(semi_options(roots, pseudo=None, unlabelled=inputs["disk"], cache_images=True))
+    for seed in (1, 2):
+        dataset[SampleIndex(2, 1, seed)]
+    assert len(seen) == 3, "cache_images outside the section is of the real pairs"
+
+
+def test_what_is_wrong_with_unlabelled_inputs_is_named(roots, tmp_path):
+    def opened(root: Path) -> SemiSupervisedDataset:
+        return SemiSupervisedDataset(semi_options(roots, unlabelled={"dataroot_lq": str(root)}))
+
+    with pytest.raises(FileNotFoundError, match=r"There is no folder '.*nowhere'.*Check the path"):
+        opened(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/notes.txt").touch()
+    with pytest.raises(ValueError, match=r"empty' holds no image.*Check the path"):
+        opened(tmp_path / "empty")
+    write_image(tmp_path / "bad/a.png", picture(0))
+    (tmp_path / "bad/a.png").write_bytes((tmp_path / "bad/a.png").read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"bad/a\.png"):
+        opened(tmp_path / "bad")[SampleIndex(2, 0, 0)]
 
 
 # --- randomness and workers -----------------------------------------------------------------------------------------

@@ -221,3 +221,71 @@ def test_state_may_be_resumed_on_another_number_of_ranks():
     half.load_state_dict(whole.state_dict(1))
     assert half.start_batch == 1
     assert whole.state_dict() == {**half.state_dict(), "start_batch": 0}
+
+
+# --- unlabelled inputs ----------------------------------------------------------------------------------------------
+
+THREE = {"n_real": 5, "n_pseudo": 9, "n_unlabelled": 7, "real_per_batch": 2, "pseudo_per_batch": 3}
+THREE |= {"unlabelled_per_batch": 4, "seed": 4, "num_batches": 6}
+
+
+def test_runs_without_unlabelled_inputs_are_what_they_were():
+    """Batches and training states, printed before there was a third source."""
+    sampler = MixedBatchSampler(5, 9, 2, 3, seed=4, num_batches=5, rank=1, world_size=2)
+    assert [tuple(sample) for sample in sampler.batch(3)] == [
+        (0, 4, 16475023465924219071),
+        (0, 1, 8430417289650688379),
+        (1, 1, 13295421483983281822),
+        (1, 2, 15064687418335935077),
+        (1, 5, 11983285014314198028),
+    ]
+    state = {"start_batch": 2, "seed": 4, "n_real": 5, "real_per_batch_of_all_ranks": 4}
+    state |= {"n_pseudo": 9, "pseudo_per_batch_of_all_ranks": 6}
+    assert sampler.state_dict(2) == state
+    sampler.load_state_dict(state)
+    assert sampler.start_batch == 2
+    assert sampler.passes(3) == {"real": 2.4, "pseudo": 2.0}
+    assert MixedBatchSampler(5, 9, 2, 3, n_unlabelled=0, seed=4, num_batches=5).sources == ("real", "pseudo")
+
+
+@given(configurations(), st.integers(1, 20), st.integers(0, 4), st.integers(1, 3))
+def test_unlabelled_samples_follow_the_others_and_change_nothing_of_them(arguments, size, count, world_size):
+    for rank in range(world_size):
+        process = {"rank": rank, "world_size": world_size}
+        without = batches(**arguments, **process)
+        drawn = batches(**arguments, **process, n_unlabelled=size, unlabelled_per_batch=count)
+        for before, batch in zip(without, drawn, strict=True):
+            assert batch[: len(before)] == before
+            added = batch[len(before) :]
+            assert [sample.source for sample in added] == [2] * count
+            assert all(0 <= sample.index < size for sample in added)
+
+
+def test_each_pass_visits_each_unlabelled_input_once():
+    drawn = [sample for batch in batches(**{**THREE, "num_batches": 14}) for sample in batch if sample.source == 2]
+    for number in range(8):
+        assert sorted(sample.index for sample in drawn[number * 7 : (number + 1) * 7]) == list(range(7))
+    assert len({sample.seed for sample in drawn}) == len(drawn) == 56
+    assert MixedBatchSampler(**THREE).passes(7) == {"real": 2.8, "pseudo": 21 / 9, "unlabelled": 4.0}
+
+
+def test_unlabelled_inputs_without_pseudo_pairs():
+    drawn = batches(n_real=3, n_pseudo=0, real_per_batch=1, pseudo_per_batch=0, n_unlabelled=4, unlabelled_per_batch=2,
+                    seed=0, num_batches=4)  # fmt: skip
+    assert [[sample.source for sample in batch] for batch in drawn] == [[0, 2, 2]] * 4
+
+
+def test_states_with_and_without_unlabelled_inputs_are_told_apart():
+    sampler = MixedBatchSampler(**THREE)
+    state = sampler.state_dict(3)
+    assert {type(value) for value in state.values()} == {int}
+    resumed = MixedBatchSampler(**THREE)
+    resumed.load_state_dict(pickle.loads(pickle.dumps(state)))
+    assert list(resumed) == list(sampler)[3:]
+    without = {**THREE, "n_unlabelled": 0, "unlabelled_per_batch": 0}
+    with pytest.raises(ValueError, match=r"n_unlabelled was 7, is None; unlabelled_per_batch_of_all_ranks was 4, is N"):
+        MixedBatchSampler(**without).load_state_dict(state)
+    with pytest.raises(ValueError, match="n_unlabelled was None, is 7"):
+        sampler.load_state_dict(MixedBatchSampler(**without).state_dict(3))
+    with pytest.raises(ValueError, match="unlabelled_per_batch is 4 but there are no unlabelled inputs; set"):
+        MixedBatchSampler(**{**THREE, "n_unlabelled": 0})

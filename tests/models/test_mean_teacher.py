@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from semiisp_plugin.cli import main
-from semiisp_plugin.models.mean_teacher_model import sigmoid_rampup
+from semiisp_plugin.models.consistency import sigmoid_rampup
 from semiisp_plugin.models.random_state import iteration_generator
 from semiisp_plugin.options import OptionError, Source, complete
 from semiisp_plugin.toolbox import build_model

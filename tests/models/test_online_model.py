@@ -99,6 +99,27 @@ def test_resumed_run_draws_what_an_unbroken_one_draws(builds, option_files):
     assert torch.equal(run(4, resume=True), unbroken)
 
 
+@pytest.mark.parametrize("draw_on", ["worker", "gpu"])
+def test_unlabelled_inputs_are_not_drawn(completed, builds, option_files, draw_on):
+    options = builds("online", draw_on, "MeanTeacherModel", sets="local")
+    data = options["datasets"]["train"]
+    inputs = {"dataroot_lq": str(option_files.data / "test/input"), "io_backend": {"type": "disk"}}
+    data.update(unlabelled=inputs, unlabelled_per_batch=2)
+    opt = completed(options)
+    batch = next(iter(MixedData(opt, build_dataset(opt["datasets"]["train"]), 0).loader))
+    assert batch["is_unlabelled"].tolist() == [False] * 4 + [True] * 2
+    if draw_on == "gpu":
+        assert torch.equal(batch["draw_seed"] >= 0, batch["is_pseudo"])
+    model = build_model(opt)
+    model.feed_data(batch)
+    assert torch.equal(model.lq[4:], batch["lq"][4:])
+    assert bool((model.lq.flatten(1).std(1) > 0.001).all())
+    model.optimize_parameters(1)
+    alone = build_dataset({key: value for key, value in opt["datasets"]["train"].items() if key != "pseudo"})
+    assert len(alone) == 6 + 2
+    assert alone[-1].keys() == alone[0].keys()
+
+
 def test_validation_has_nothing_to_draw(completed, builds):
     model = build_model(completed(builds("online", "gpu")))
     validation = build_dataset(completed(builds("online", "gpu"))["datasets"]["val"])

@@ -390,6 +390,133 @@ def test_supervised_training_takes_no_pseudo_data(option_files):
             load_options(path, root_path=".", is_train=True)
 
 
+# --- unlabelled inputs ----------------------------------------------------------------------------------------------
+
+INPUTS = {"dataroot_lq": "dark", "io_backend": {"type": "disk"}}
+UNLABELLED_KEYS = ("unlabelled", "unlabelled_per_batch")
+
+
+def with_unlabelled(options, model="MixMatchModel", pseudo=False, **train):
+    """A file of `OptionFiles.semi` as one of another model; without pseudo pairs unless they are asked for."""
+    options["model_type"] = model
+    for key in ("filter", "noise"):
+        options["train"].pop(key, None)
+    options["train"].update(train)
+    data = options["datasets"]["train"]
+    data.update(unlabelled=dict(INPUTS), unlabelled_per_batch=4)
+    for key in () if pseudo else ("pseudo", "pseudo_per_batch"):
+        data.pop(key)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_unlabelled,
+        lambda o: with_unlabelled(o, mixmatch={"alpha": 0.5, "weight": 0, "rampup_iter": 1e3}),
+        lambda o: with_unlabelled(o, pseudo=True),
+        lambda o: with_unlabelled(o, "MeanTeacherModel", mean_teacher={"jitter": 0, "student_noise": {}}),
+        lambda o: with_unlabelled(o, "MeanTeacherModel", pseudo=True),
+        lambda o: with_unlabelled(o, "SemiSupervisedModel", True, filter={"beta": 1}, consistency={"noise": {}}),
+        lambda o: with_unlabelled(o, "MySemi", True, filter={"beta": 1}, consistency={}),
+        lambda o: (with_unlabelled(o, pseudo=True), table6_batch(o, 12)),
+        # Pseudo inputs alone are unlabelled samples, too.
+        lambda o: (with_unlabelled(o, pseudo=True), [o["datasets"]["train"].pop(k) for k in UNLABELLED_KEYS]),
+    ],
+)
+def test_what_may_be_trained_on_unlabelled_inputs(check, change):
+    options = complete(check(change), Source("o.yml"), root_path=".", is_train=True)
+    data = options["datasets"]["train"]
+    assert not data.get("unlabelled") or data["unlabelled"]["cache_images"] is False
+    noise = (options["train"].get("mean_teacher") or {}).get("student_noise")
+    assert noise in (None, {"shot_variance": 0.01, "read_variance": 0.0002})
+
+
+def of_train(change):
+    """A file of MixMatch whose training data are changed."""
+    return lambda options: (with_unlabelled(options), change(options["datasets"]["train"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            of_train(lambda d: d.pop("unlabelled_per_batch")),
+            r"datasets:train: SemiSupervisedDataset needs 'unlabelled_per_batch' for training: how many",
+        ),
+        (
+            of_train(lambda d: d.pop("unlabelled")),
+            "datasets:train:unlabelled_per_batch: there are no unlabelled inputs: add the section 'unlabelled' with",
+        ),
+        (
+            of_train(lambda d: [d.pop(key) for key in UNLABELLED_KEYS]),
+            "datasets:train: MixMatchModel needs unlabelled samples: give 'unlabelled' and 'unlabelled_per_batch', or",
+        ),
+        (of_train(lambda d: d.pop("real_per_batch")), "SemiSupervisedDataset needs 'real_per_batch' for training"),
+        (of_train(lambda d: d.update(pseudo_per_batch=2)), "SemiSupervisedDataset needs 'pseudo' for training"),
+        (
+            of_train(lambda d: d.update(real_per_batch="table6")),
+            "train:real_per_batch: table6 divides a batch into real and pseudo pairs, and there are no pseudo pairs",
+        ),
+        (
+            of_train(lambda d: d.update(unlabelled_per_batch=0)),
+            "unlabelled_per_batch: expected a whole number from 1 to",
+        ),
+        (
+            of_train(lambda d: d["unlabelled"].update(dataroot_gt="x")),
+            r"datasets:train:unlabelled:dataroot_gt: unknown key; did you mean 'dataroot_lq'\?",
+        ),
+        (of_train(lambda d: d["unlabelled"].pop("dataroot_lq")), "unlabelled: the key 'dataroot_lq' is missing"),
+        (
+            of_train(lambda d: d.update(type="PairedRestorationDataset")),
+            "datasets:train:type: MixMatchModel trains on a SemiSupervisedDataset",
+        ),
+        (
+            lambda o: (with_unlabelled(o), o.update(model_type="SupervisedModel")),
+            "datasets:train:type: SupervisedModel does not train on a SemiSupervisedDataset",
+        ),
+        (
+            lambda o: with_unlabelled(o, "SemiSupervisedModel", True, filter={"beta": 1}),
+            r"datasets:train:unlabelled: SemiSupervisedModel uses unlabelled inputs by the section train:consistency "
+            r"alone; add it \(consistency: \{\}\), or leave unlabelled and unlabelled_per_batch out",
+        ),
+        (
+            lambda o: o["train"].update(consistency={}),
+            "train:consistency: it is of unlabelled inputs, and there are none",
+        ),
+        (
+            lambda o: with_unlabelled(o, "MeanTeacherModel", mixmatch={}),
+            "train:mixmatch: only MixMatchModel has this; MeanTeacherModel would ignore it",
+        ),
+        (lambda o: o["datasets"]["val"].update(unlabelled=INPUTS), "datasets:val:unlabelled: only training uses this"),
+    ],
+)
+def test_what_does_not_go_together_with_unlabelled_inputs(option_files, change, message):
+    path = edited(option_files.semi(), change)
+    with pytest.raises(OptionError, match=rf"semi\.yml:\d+: .*{message}"):
+        load_options(path, root_path=".", is_train=True)
+
+
+def test_supervised_training_takes_no_unlabelled_inputs(option_files):
+    for key, value in (("unlabelled", INPUTS), ("unlabelled_per_batch", 2)):
+        path = edited(option_files.isp(), lambda o, k=key, v=value: o["datasets"]["train"].update({k: v}))
+        with pytest.raises(OptionError, match=f"datasets:train:{key}: a PairedRestorationDataset has no unlabelled in"):
+            load_options(path, root_path=".", is_train=True)
+
+
+def test_where_unlabelled_inputs_are(check, monkeypatch):
+    """Home folders are found; a backend that does not fit the name is told."""
+    monkeypatch.setenv("HOME", "/home/me")
+
+    def change(options):
+        with_unlabelled(options)
+        options["datasets"]["train"]["unlabelled"].update(dataroot_lq="~/dark", io_backend={"type": "lmdb"})
+
+    options = check(change)
+    assert any("unlabelled:io_backend: is lmdb, but dataroot_lq is read as a folder" in w for w in check.warnings)
+    options = complete(options, Source("o.yml"), root_path=".", is_train=True)
+    assert options["datasets"]["train"]["unlabelled"]["dataroot_lq"] == "/home/me/dark"
+
+
 def test_a_source_of_no_file_does_not_follow_extends(option_files):
     values = {**yaml.safe_load(Path(option_files.isp()).read_text()), "extends": "a.yml"}
     with pytest.raises(OptionError, match="isp: extends: it is followed where a file is read"):

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from semiisp_plugin.data.sampler import SampleIndex
 from semiisp_plugin.training import loaders
-from semiisp_plugin.training.loaders import Loader, seed_worker
+from semiisp_plugin.training.loaders import Loader, MixedData, seed_worker
 
 
 class Resized(Dataset):
@@ -85,3 +86,39 @@ def test_workers_that_hang_share_one_deadline(monkeypatch, persistent):
     while any(worker.is_alive() for worker in workers) and time.monotonic() - began < 30:
         time.sleep(0.01)  # what was killed is over a moment later
     assert not any(worker.is_alive() for worker in workers)
+
+
+class Sources:
+    """As a `SemiSupervisedDataset` says how many samples it has of each kind."""
+
+    def __init__(self, n_real: int, n_pseudo: int, n_unlabelled: int) -> None:
+        self.n_real, self.n_pseudo, self.n_unlabelled = n_real, n_pseudo, n_unlabelled
+
+    def __len__(self) -> int:
+        return self.n_real + self.n_pseudo + self.n_unlabelled
+
+    def __getitem__(self, index: SampleIndex) -> int:
+        return index.source
+
+
+@pytest.mark.parametrize(
+    ("sizes", "counts", "about", "composition"),
+    [
+        ((6, 8, 0), (1, 2, None), "6 real and 8 pseudo pairs; 1 + 2 a batch and process", [0, 1, 1]),
+        ((6, 8, 5), (1, 2, 3), "6 real and 8 pseudo pairs, 5 unlabelled inputs; 1 + 2 + 3 a b", [0, 1, 1, 2, 2, 2]),
+        ((6, 0, 5), (2, None, 1), "6 real and 0 pseudo pairs, 5 unlabelled inputs; 2 + 0 + 1 a b", [0, 0, 2]),
+    ],
+)
+def test_batches_of_several_sources(sizes, counts, about, composition):
+    names = ("real_per_batch", "pseudo_per_batch", "unlabelled_per_batch")
+    section = {**dict(zip(names, counts, strict=True)), "num_worker_per_gpu": 0, "pin_memory": False}
+    train = {"accumulate": 1, "total_iter": 4}
+    opt = {"datasets": {"train": section}, "train": train, "manual_seed": 1, "rank": 0, "world_size": 1}
+    data = MixedData(opt, Sources(*sizes), 0)
+    assert about in data.about()
+    assert [batch.tolist() for _, batch in data.batches()] == [composition] * 4
+    state = data.state_dict(2)
+    assert ("n_unlabelled" in state) == (sizes[2] > 0)
+    assert MixedData(opt, Sources(*sizes), 2).changes_since(state) is None
+    other = MixedData({**opt, "datasets": {"train": {**section, names[2]: 9}}}, Sources(*sizes[:2], 7), 2)
+    assert "n unlabelled was" in other.changes_since(state)
