@@ -37,7 +37,7 @@ _CPU_TASKS: dict[str, dict[str, Any]] = {
     "simulated": {
         "type": "simulation",
         "title": "simulated RAW to sRGB",
-        "description": "COCO photographs through a simulated camera and a retouching look; 240x320 pixels; 20 test pairs.",
+        "description": "COCO photographs through a simulated camera and a retouching look; 240x320 pixels.",
         "pairs": [16],
         "photographs": _COCO,
     },
@@ -247,7 +247,7 @@ def _semi(name: str, size: Size, task: str, label: str, group: str = "method", *
 _SOURCES = {"CycleISP": "cycleisp", "SRISP-like": "srisp", "RAWDiffusion": "rawdiffusion", "InvISP": "invisp"} | {
     "ReRAW": "reraw"
 }
-"""Learned sources by their names in Tables 3 and 7, and their CPU forms in `PRESETS`; the paper does not have InvISP."""
+"""Learned sources by their names in Tables 3 and 7, which lack InvISP, and their CPU forms in `PRESETS`."""
 
 
 def _sources(size: Size) -> dict[str, dict[str, Any]]:
