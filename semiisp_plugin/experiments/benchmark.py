@@ -16,7 +16,16 @@ import torch
 
 from semiisp_plugin._version import __version__
 from semiisp_plugin.experiments.benchmark_data import check_amounts
-from semiisp_plugin.experiments.benchmark_jobs import Step, chain, choice, compare_outputs, fold_of, judged, tested
+from semiisp_plugin.experiments.benchmark_jobs import (
+    Step,
+    chain,
+    choice,
+    compare_draws,
+    compare_outputs,
+    fold_of,
+    judged,
+    tested,
+)
 from semiisp_plugin.experiments.benchmark_options import (
     COMBINED_IN_FOLDS,
     BenchmarkOptions,
@@ -284,6 +293,14 @@ def _pictures(options: BenchmarkOptions, runner: Runner, jobs: Mapping[Run, Step
         if steps:
             title = f"{results.tasks[task].title}, {counted(n, 'pair')}: test pictures; below them their PSNR."
             sheets.append(compare_outputs(title, steps, options.pictures))
+        judges = {
+            results.label(run.system): job
+            for run, job in judges_of(options, jobs).items()
+            if run[:3] == (task, n, options.seeds[0]) and job.key in runner.noted
+        }
+        if judges:
+            title = f"{results.tasks[task].title}, {counted(n, 'pair')}: inputs that sources draw for one test picture."
+            sheets.append(compare_draws(title, judges))
     return sheets
 
 

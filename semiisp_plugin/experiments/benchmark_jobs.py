@@ -51,6 +51,7 @@ RESULT = "result.json"
 OUTPUTS = 8
 """Test images that a test leaves the outputs of."""
 _SHOWN = 240  # their short side, pixels
+_DRAWS_SHOWN = 3
 _DARKEST = 1e-4  # added before a logarithm
 _STATES = 5  # training states a run leaves on its way
 
@@ -647,14 +648,37 @@ def compare_outputs(title: str, tests: Mapping[str, Step], count: int) -> Pictur
     pairs = next(iter(shown.values())).needs["data"].data().test[: min(count, OUTPUTS)]
     for k, pair in enumerate(pairs):
         image, target = (to_float(shrink_short_side(picture, _SHOWN)) for picture in read_pair(pair))
-        dark = image.mean() < 0.2
-        cells = [(to_uint8(image ** (1 / 2.2) if dark else image), "gamma 2.2" if dark else "")]
+        cells = [_visible(image)]
         for test in shown.values():
             psnr = test.record.read()["result"]["psnr"][k]
             output = read_image(test.folder / "outputs" / f"{k}.png", bit_depth="8")
             cells.append((output, "no number" if psnr is None else f"{psnr:.2f} dB"))
         rows.append((pair.key, [*cells, (to_uint8(target), "")]))
     return Pictures(title, ("input", *tests, "target"), rows)
+
+
+def compare_draws(title: str, judges: Mapping[str, Step]) -> Pictures:
+    """What sources draw for the first test picture: the real input and the target, then some draws of each.
+
+    Args:
+        title: Of the pictures.
+        judges: Jobs of `judged` on one data set, by what they are called.
+    """
+    pair = next(iter(judges.values())).needs["data"].data().test[0]
+    image, target = (to_float(shrink_short_side(picture, _SHOWN)) for picture in read_pair(pair))
+    rows: list[tuple[str, list[tuple[np.ndarray, str]]]] = [
+        (pair.key, [(_visible(image)[0], "real input"), (to_uint8(target), "target")])
+    ]
+    for name, judge in judges.items():
+        drawn = [read_image(judge.folder / f"{k}.png", bit_depth="8") for k in range(_DRAWS_SHOWN)]
+        rows.append((name, [_visible(to_float(one), like=image) for one in drawn]))
+    return Pictures(title, tuple(f"draw {k + 1}" for k in range(_DRAWS_SHOWN)), rows)
+
+
+def _visible(image: np.ndarray, like: np.ndarray | None = None) -> tuple[np.ndarray, str]:
+    """An input as it is shown, and what is said of it: dark ones, by the mean of ``like``, are brightened."""
+    dark = (image if like is None else like).mean() < 0.2
+    return to_uint8(image ** (1 / 2.2) if dark else image), "gamma 2.2" if dark else ""
 
 
 def _drawn_with(step: Step, data: Data) -> tuple[PseudoPairGenerator, dict[str, Any], dict[str, Any]]:
@@ -714,9 +738,12 @@ def _judge(step: Step, data: Data) -> dict[str, Any]:
         draw = torch.Generator().manual_seed(step.seed + 1_000_003 * k)
         several = (target * 255).round().to(torch.uint8).expand(DRAWS, -1, -1, -1).contiguous()
         made = generator.generate_input(several, draw).input
-        errors.append((made - image).square().mean((1, 2, 3)))
+        if k == 0:
+            for number, one in enumerate(made[:_DRAWS_SHOWN]):
+                write_image(step.folder / f"{number}.png", to_uint8(one.permute(1, 2, 0).cpu().numpy()))
+        errors.append((made.cpu() - image).square().mean((1, 2, 3)))
         of_target = (target.mean((1, 2)) + _DARKEST).log2()
-        casts.append((made.mean((2, 3)) + _DARKEST).log2() - of_target)
+        casts.append((made.cpu().mean((2, 3)) + _DARKEST).log2() - of_target)
         real_casts.append((image.mean((1, 2)) + _DARKEST).log2() - of_target)
     psnr = -10 * torch.stack(errors).clamp_min(1e-10).log10()
     return {

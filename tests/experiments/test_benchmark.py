@@ -304,7 +304,7 @@ def test_a_failed_job_takes_along_only_what_needs_it(tiny_data, tmp_path, monkey
     options = make_options(tmp_path, seeds=[0, 1], tasks={"toy": TASK, "real": real}, systems=systems)
     everything = {(task, system, seed) for task in options.tasks for system in systems for seed in (0, 1)}
     monkeypatch.setattr(benchmark, "load_benchmark_options", lambda *_: options)
-    arguments = argparse.Namespace(opt="toy.yml", force_yml=[], workers=0)
+    arguments = argparse.Namespace(opt="toy.yml", table=None, size=None, force_yml=[], workers=0)
     monkeypatch.setattr(benchmark_jobs, "work", fail)
     with pytest.raises(RuntimeError, match=r"6 jobs failed; .* No space left on device"):  # pseudo, semi, test
         benchmark.run_from_arguments(arguments)
