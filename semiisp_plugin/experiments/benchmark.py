@@ -99,13 +99,17 @@ def _test_of(options: BenchmarkOptions, task: Task, run: Run, name: str, data: S
 
 
 def judges_of(options: BenchmarkOptions, jobs: Mapping[Run, Step]) -> dict[Run, Step]:
-    """The tests of sources of pseudo inputs by themselves, where a system is there to compare them."""
+    """The tests of sources of pseudo inputs by themselves, where a system is there to compare them: each once."""
     systems: Mapping[str, System] = options.systems
     if all(system.group != "source" for system in systems.values()):
         return {}
     compared = [run for run in jobs if systems[run.system].kind == "semi" and systems[run.system].group != "ablation"]
-    found = {run: judged(jobs[run].needs["network 0"]) for run in compared}
-    return {run: job for run, job in found.items() if job is not None}
+    found: dict[str, tuple[Run, Step]] = {}
+    for run in compared:
+        job = judged(jobs[run].needs["network 0"])
+        if job is not None:
+            found.setdefault(job.key, (run, job))
+    return dict(found.values())
 
 
 def check_effects(options: BenchmarkOptions) -> None:
