@@ -74,6 +74,8 @@ def job_of(options: BenchmarkOptions, run: Run) -> Step:
     of_task = {**msgspec.to_builtins(task), "pairs": [run.pairs]}
     for name in ("title", "description", "paper_task"):
         del of_task[name]
+    if not task.unlabelled:  # jobs from before there was such a key keep their names
+        del of_task["unlabelled"]
     data = Step("data", run.seed, {"task": of_task, "n_pairs": run.pairs}, options.cache)
     systems: Mapping[str, System] = options.systems
     system = systems[run.system]

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +52,7 @@ class Data:
         originals: The same at full resolution, in the same order.
         test: Pairs that nothing is trained or chosen on, at full resolution.
         photos: Folder of unlabelled photographs.
+        unlabelled: Folder of inputs without targets; None where there are none.
         scenes: Which scene each of ``originals`` is of, where that is known: folds keep them together.
     """
 
@@ -58,6 +60,7 @@ class Data:
     originals: Sequence[Pair]
     test: Sequence[Pair]
     photos: Path
+    unlabelled: Path | None = None
     scenes: Sequence[str] = ()
 
 
@@ -65,7 +68,9 @@ def data_in(folder: Path) -> Data:
     """The parts below a folder that `make_data` or `make_fold` wrote."""
     noted = json.loads((folder / _PAIRS).read_text(encoding="utf-8"))
     originals, test = ([Pair(*pair) for pair in noted[part]] for part in ("originals", "test"))
-    return Data(_pair_data(folder / _LABELLED), originals, test, Path(noted["photos"]), noted.get("scenes", []))
+    unlabelled = noted.get("unlabelled") and Path(noted["unlabelled"])
+    photos, scenes = Path(noted["photos"]), noted.get("scenes", [])
+    return Data(_pair_data(folder / _LABELLED), originals, test, photos, unlabelled, scenes)
 
 
 def _pair_data(folder: Path) -> PairData:
@@ -73,10 +78,16 @@ def _pair_data(folder: Path) -> PairData:
 
 
 def write_parts(
-    folder: Path, originals: Sequence[Pair], test: Sequence[Pair], photos: Path, scenes: Sequence[str] = ()
+    folder: Path,
+    originals: Sequence[Pair],
+    test: Sequence[Pair],
+    photos: Path,
+    scenes: Sequence[str] = (),
+    unlabelled: Path | None = None,
 ) -> None:
     """Note for `data_in` what is where."""
-    noted = {"originals": originals, "test": test, "photos": os.path.abspath(photos), "scenes": scenes}
+    noted: dict[str, Any] = {"originals": originals, "test": test, "photos": os.path.abspath(photos), "scenes": scenes}
+    noted["unlabelled"] = unlabelled and os.path.abspath(unlabelled)
     (folder / _PAIRS).write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")
 
 
@@ -86,11 +97,11 @@ def check_amounts(task: Task, n_pairs: int) -> None:
         raise ValueError(f"{n_pairs} labelled pair is too few to learn from; use 2 or more.")
     if task.type == "pairs":
         total = sum(len(match_pairs(*roots)) for roots in task.roots())
-        most = total if task.test_lq else total - 1
+        most = (total if task.test_lq else total - 1) - task.unlabelled
         if n_pairs > most:
-            raise ValueError(
-                f"{n_pairs} labelled pairs are asked for; {', '.join(lq for lq, _ in task.roots())} leaves {most}."
-            )
+            besides = f" beside {task.unlabelled} unlabelled inputs" if task.unlabelled else ""
+            roots = ", ".join(lq for lq, _ in task.roots())
+            raise ValueError(f"{n_pairs} labelled pairs are asked for{besides}; {roots} leaves {max(0, most)}.")
     elif task.photographs is not None:
         photographs = len(list_images(task.photographs))
         if photographs <= task.tests + n_pairs:
@@ -116,8 +127,9 @@ def make_data(task: Task, folder: Path, *, n_pairs: int, seed: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     check_amounts(task, n_pairs)
+    unlabelled: list[Pair] = []
     if task.type == "pairs":
-        originals, test = _deal_pairs(task, n_pairs, seed)
+        originals, unlabelled, test = _deal_pairs(task, n_pairs, seed)
         if task.short_side is None and task.max_photographs is None:
             photos = Path(str(task.photographs))
         else:
@@ -126,7 +138,11 @@ def make_data(task: Task, folder: Path, *, n_pairs: int, seed: int) -> None:
         simulate = _simulate_packaged if task.photographs is None else _simulate
         originals, test, photos = simulate(task, folder, n_pairs, seed)
     labelled_copies(originals, folder, task.short_side)
-    write_parts(folder, originals, test, photos)
+    inputs = folder / "unlabelled"
+    for index, pair in enumerate(unlabelled):
+        inputs.mkdir(exist_ok=True)
+        write_image(inputs / _name(index), shrink_short_side(read_pair(pair)[0], task.short_side))
+    write_parts(folder, originals, test, photos, unlabelled=inputs if unlabelled else None)
 
 
 def labelled_copies(originals: Sequence[Pair], folder: Path, short_side: int | None) -> None:
@@ -150,7 +166,7 @@ def make_fold(data: Data, folder: Path, fold: int, folds: int) -> None:
     kept = [index for index in range(len(data.originals)) if index not in out]
     originals, test = ([data.originals[index] for index in part] for part in (kept, sorted(out)))
     scenes = [data.scenes[index] for index in kept] if data.scenes else []
-    write_parts(folder, originals, test, data.photos, scenes)
+    write_parts(folder, originals, test, data.photos, scenes, data.unlabelled)
 
 
 def _name(index: int) -> str:
@@ -167,8 +183,11 @@ def _write_pair(folder: Path, name: str, image: np.ndarray, target: np.ndarray) 
 # --- pairs in folders -------------------------------------------------------------------------------------------------
 
 
-def _deal_pairs(task: Task, n_pairs: int, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Labelled and test pairs; several roots are one pool, in which a pair's name begins with its root's number."""
+def _deal_pairs(task: Task, n_pairs: int, seed: int) -> tuple[list[Pair], list[Pair], list[Pair]]:
+    """Labelled, unlabelled and test pairs.
+
+    Several roots are one pool, in which a pair's name begins with its root's number.
+    """
     pool = [match_pairs(*roots) for roots in task.roots()]
     pairs = [
         pair._replace(key=f"{k}/{pair.key}" if len(pool) > 1 else pair.key)
@@ -181,10 +200,12 @@ def _deal_pairs(task: Task, n_pairs: int, seed: int) -> tuple[list[Pair], list[P
         looks = np.stack([_look(pair) for pair in pairs])
         distance = np.square((looks - looks[order[0]]) / looks.std(0)).sum(1)
         order = np.concatenate((rng.permutation(np.argsort(distance)[:n_pairs]), np.argsort(distance)[n_pairs:]))
-    chosen, rest = ([pairs[int(i)] for i in part] for part in (order[:n_pairs], order[n_pairs:]))
+    seen = n_pairs + task.unlabelled
+    parts = (order[:n_pairs], order[n_pairs:seen], order[seen:])
+    chosen, unlabelled, rest = ([pairs[int(i)] for i in part] for part in parts)
     if task.test_lq and task.test_gt:
         rest = match_pairs(task.test_lq, task.test_gt)
-    return chosen, sorted(rest)
+    return chosen, unlabelled, sorted(rest)
 
 
 def _look(pair: Pair) -> np.ndarray:

@@ -140,7 +140,7 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
     """The training that ends a system's chain, with all jobs that come before it.
 
     Args:
-        kind: Of the system: ``f_isp``, ``f_isp_global``, ``supervised``, ``pseudo_only``, ``mean_teacher``, ``semi``.
+        kind: Of the system: ``f_isp``, ``f_isp_global``, ``supervised``, ``pseudo_only``, ``semi``, or a `Rival`.
         settings: Of the system. A job depends on those alone that matter to it.
         data: The job that makes the data.
         seed: Of weights and batches.
@@ -158,6 +158,8 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
             chosen["size"] = values["full_size"]
         if kind in _OF_TARGET and settings.table_penalty:
             chosen["table_penalty"] = True  # not where it is False: keys from before there was such a setting stay
+        if kind == "semi" and settings.consistency:
+            chosen |= {"consistency": True, "unlabelled_per_batch": settings.unlabelled_per_batch}
         return Step(kind, seed + 1000 * round_, chosen, data.root, {"data": of_target, **needs}, data.quiet)
 
     def f_isp_on(data: Step) -> Step:
@@ -190,9 +192,10 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
 
     if kind == "pseudo_only":
         return step("pseudo_only", {**before, **on(made)}, *_TARGET, "lr", **in_one_go)
-    if kind == "mean_teacher":
+    if kind in _RIVALS:
         iterations = in_one_go["iterations"]
-        return step("mean_teacher", {**before, **on(made)}, *_TARGET, "lr", "augment", iterations=iterations, **mix)
+        learned_from = {} if _has_unlabelled(data) else on(made)
+        return step(kind, {**before, **learned_from}, *_TARGET, "lr", "augment", iterations=iterations, **mix)
     of_semi: dict[str, Any] = {"beta": str(settings.beta) if settings.beta == float("inf") else settings.beta, **mix}
     names = (*_TARGET, "lr", "semi_iterations", "reference", "warmup", "noise")
     semi = step("semi", {**before, **on(made)}, *names, **of_semi)
@@ -204,6 +207,13 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
     of_fine = {"iterations": settings.fine_iterations, "batch": batch}
     of_guide = {key: value for key, value in before.items() if key == "guide"}
     return step("finetune", {**of_guide, "start": semi}, *_TARGET, "fine_lr", "augment", **of_fine)
+
+
+def _has_unlabelled(data: Step) -> bool:
+    """Whether the task has unlabelled inputs."""
+    while data.kind == "fold":
+        data = data.needs["data"]
+    return bool(data.settings.get("task", {}).get("unlabelled"))
 
 
 def tested(trained: Sequence[Step], kinds: Sequence[str] = ()) -> Step:
@@ -288,8 +298,13 @@ _NOISE = {
     "paper": {"shot_variance": SHOT_VARIANCE, "read_variance": READ_VARIANCE},
     "estimated": "estimated",
 }
-_MODELS = {"f_isp": "ISPModel", "semi": "SemiSupervisedModel", "mean_teacher": "MeanTeacherModel"}  # else supervised
-_OF_TARGET = ("supervised", "pseudo_only", "mean_teacher", "semi", "finetune")
+_RIVALS: dict[str, str] = {
+    "mean_teacher": "MeanTeacherModel",
+    "noise_consistency": "MeanTeacherModel",
+    "mixmatch": "MixMatchModel",
+}
+_MODELS = {"f_isp": "ISPModel", "semi": "SemiSupervisedModel", **_RIVALS}  # else supervised
+_OF_TARGET = ("supervised", "pseudo_only", "semi", "finetune", *_RIVALS)
 
 
 def f_isp_network(s: Settings, image_enhancement: bool) -> dict[str, Any]:
@@ -408,32 +423,52 @@ def _target_options(step: Step, data: Data) -> dict[str, Any]:
         training["table_penalty"] = {}
     if s.loss == "mse_ssim" and not is_flow:
         training["ssim_opt"] = {"type": "SSIMLoss", "loss_weight": 1.0}
-    if made is None or kind == "pseudo_only":
+    if kind not in _RIVALS and (made is None or kind == "pseudo_only"):
         train_set["batch_size_per_gpu"] = step.settings["batch"]
         if s.augment:
             training["photometric_jitter"] = s.augment
         return options
-    train_set.update(
-        type="SemiSupervisedDataset",
-        pseudo={
+    train_set.update(type="SemiSupervisedDataset", real_per_batch=s.real_per_batch)
+    if made is not None:
+        train_set["pseudo_per_batch"] = s.pseudo_per_batch
+        train_set["pseudo"] = {
             "dataroot_gt": str(made.target),
             "dataroot_lq": str(made.input),
             "io_backend": {"type": "lmdb" if str(made.target).endswith(".lmdb") else "disk"},
             "cache_images": s.cache_images,
-        },
-        real_per_batch=s.real_per_batch,
-        pseudo_per_batch=s.pseudo_per_batch,
-    )
-    if not made.input.exists():
-        train_set.update(type="OnlineSemiSupervisedDataset", pseudo={"build": str(made.input.parent)})
-    if kind == "mean_teacher":  # pseudo inputs as unlabelled data
-        training["ema_decay"] = s.ema_decay or 0.99
-        training["mean_teacher"] = {"rampup_iter": max(1, total // 4), "jitter": s.augment or 0.2}
+        }
+        if not made.input.exists():
+            train_set.update(type="OnlineSemiSupervisedDataset", pseudo={"build": str(made.input.parent)})
+    if made is None or s.consistency:
+        train_set["unlabelled_per_batch"] = s.pseudo_per_batch if made is None else s.unlabelled_per_batch
+        train_set["unlabelled"] = {
+            "dataroot_lq": str(data.unlabelled),
+            "io_backend": {"type": "disk"},
+            "cache_images": s.cache_images,
+        }
+    rampup = {"rampup_iter": max(1, total // 4)}
+    if kind in _RIVALS:
+        if kind != "mixmatch":
+            training["ema_decay"] = s.ema_decay or 0.99
+        training.update(_of_rival(kind, rampup, s))
         return options
+    if s.consistency:
+        training["ema_decay"] = s.ema_decay or 0.99
+        training["consistency"] = {**rampup, "jitter": s.augment or 0.2}
     training["filter"] = {"beta": s.beta, "reference": s.reference, "warmup_iter": s.warmup}
     if s.noise != "none":
         training["noise"] = deepcopy(_NOISE[s.noise])
     return options
+
+
+def _of_rival(kind: str, rampup: Mapping[str, int], s: Settings) -> dict[str, Any]:
+    """What the section ``train`` of a `Rival` has of its own."""
+    jitter = {"jitter": s.augment or 0.2}
+    if kind == "mixmatch":
+        return {"mixmatch": dict(rampup)}
+    if kind == "noise_consistency":
+        return {"mean_teacher": {**rampup, "jitter": 0.0, "student_noise": deepcopy(_NOISE["paper"])}}
+    return {"mean_teacher": {**rampup, **jitter}}
 
 
 # --- doing them -------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -32,9 +32,9 @@ from semiisp_plugin.simulation.look import LOOKS
 _Regions = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 _Stops = Annotated[float, msgspec.Meta(ge=-20, le=20)]
 _Folders = str | Annotated[list[str], msgspec.Meta(min_length=1)]
-Kind = Literal[
-    "f_isp", "f_isp_global", "supervised", "pseudo_only", "mean_teacher", "semi", "average", "choose", "weigh"
-]
+Rival = Literal["mean_teacher", "noise_consistency", "mixmatch"]
+"""Semi-supervised methods to compare with, which have no use for pseudo ground truths."""
+Kind = Literal["f_isp", "f_isp_global", "supervised", "pseudo_only", "semi", "average", "choose", "weigh"] | Rival
 OWN_NETWORKS = ("f_isp", "f_isp_global")
 """Target networks that are f_ISP's own, and may begin with its weights."""
 COMBINED_IN_FOLDS = ("choose", "weigh")
@@ -52,6 +52,7 @@ class Task(Strict):
         dataroot_gt: Their targets, as many folders.
         test_lq: Inputs of the test pairs; without them, every pair that a repetition does not train on is a test pair.
         test_gt: Their targets.
+        unlabelled: Inputs of further pairs, which are not tested: learners get them without their targets.
         narrow: The labelled pairs are those whose targets are most like that of a random one (mean and spread of the
             colours), instead of random ones: pairs of one kind, tests of all kinds.
         photographs: Folder of ordinary photographs; for ``simulation`` it may be left out: photographs that ship with
@@ -79,6 +80,7 @@ class Task(Strict):
     dataroot_gt: _Folders | None = None
     test_lq: str | None = None
     test_gt: str | None = None
+    unlabelled: Count = 0
     narrow: bool = False
     image_enhancement: bool = False
     short_side: Annotated[int, msgspec.Meta(ge=32, le=65_536)] | None = None
@@ -106,8 +108,9 @@ class System(Strict):
 
     Attributes:
         kind: What is trained: ``f_isp`` (alone), ``f_isp_global`` (its global network), ``supervised``,
-            ``pseudo_only``, ``mean_teacher``, ``semi``. Or nothing new: ``average`` of the outputs of other systems;
-            or, by cross-validation, ``choose`` among them, or ``weigh`` their outputs' mean.
+            ``pseudo_only``, ``semi``, or by another semi-supervised method (`Rival`), which learns from the task's
+            unlabelled inputs, or from pseudo inputs where there are none. Or nothing new: ``average`` of the outputs of
+            other systems; or, by cross-validation, ``choose`` among them, or ``weigh`` their outputs' mean.
         label: For the report.
         group: Where it stands in the report.
         ours: It has settings that the paper does not.
@@ -167,6 +170,8 @@ class Settings(Strict):
             case, so that all are of equal length.
         real_per_batch: N_r.
         pseudo_per_batch: N_p.
+        unlabelled_per_batch: Unlabelled inputs in a batch of ``consistency``; rivals take as many as N_p.
+        consistency: Phase 2 learns from the task's unlabelled inputs, too: ``train: consistency`` (ours).
         beta: Of the filter (eq. 12); infinity switches it off.
         reference: Reference loss of the filter, see `semiisp_plugin.losses.pseudo_filter.PseudoFilter`.
         warmup: Iterations at the start of phase 2 in which the filter drops nothing (ours).
@@ -218,6 +223,8 @@ class Settings(Strict):
     fine_iterations: Count = 120
     real_per_batch: Size = 2
     pseudo_per_batch: Size = 8
+    unlabelled_per_batch: Size = 4
+    consistency: bool = False
     beta: Threshold = 1.0
     reference: Literal["batch", "running"] = "batch"
     warmup: Count = 0
@@ -318,7 +325,9 @@ def complete_benchmark_options(values: dict[str, Any], source: Source) -> Benchm
         systems[name] = _system(name, given, source)
         check_settings(systems[name].settings, source, ("systems", name, "settings"))
         together = {**options.settings, **systems[name].settings}
-        _check_together(msgspec.convert(together, Settings), systems[name].kind, source, ("systems", name))
+        its = msgspec.convert(together, Settings)
+        _check_together(its, systems[name].kind, source, ("systems", name))
+        _check_unlabelled(its, systems[name].kind, options.tasks, source, ("systems", name))
     options.systems = systems
     for name in systems:
         _check_among(name, systems, source)
@@ -352,7 +361,7 @@ def _check_task(task: Task, source: Source, keys: tuple[str, ...]) -> None:
     if task.look not in LOOKS:
         source.fail((*keys, "look"), f"no look '{task.look}'{nearest(task.look, LOOKS)} Known: {', '.join(LOOKS)}.")
     if task.type == "simulation":
-        for key in ("dataroot_lq", "dataroot_gt", "test_lq", "test_gt", "narrow"):
+        for key in ("dataroot_lq", "dataroot_gt", "test_lq", "test_gt", "unlabelled", "narrow"):
             if getattr(task, key):
                 source.fail((*keys, key), "a task of the type 'simulation' makes its own pairs; leave it out.")
     else:
@@ -401,6 +410,17 @@ def _check_together(settings: Settings, kind: Kind, source: Source, keys: tuple[
         source.fail(
             keys, "a guided target does what f_ISP leaves to do, not the same; leave out warm_start and rounds."
         )
+
+
+def _check_unlabelled(
+    settings: Settings, kind: Kind, tasks: Mapping[str, Task], source: Source, keys: tuple[str, ...]
+) -> None:
+    for task in tasks:
+        there = tasks[task].unlabelled > 0
+        if settings.consistency and kind == "semi" and not there:
+            source.fail(keys, f"consistency is on unlabelled inputs, of which the task '{task}' has none (unlabelled).")
+        if settings.guided and there and (settings.consistency or kind in get_args(Rival)):
+            source.fail(keys, f"a guided target takes no unlabelled inputs (task '{task}'); leave out guided.")
 
 
 def _check_among(name: str, systems: Mapping[str, System], source: Source) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import numpy as np
@@ -20,11 +21,11 @@ from semiisp_plugin.experiments import benchmark, benchmark_jobs
 from semiisp_plugin.experiments.benchmark import Run, job_of
 from semiisp_plugin.experiments.benchmark_data import Data, PairData
 from semiisp_plugin.experiments.benchmark_jobs import METRICS, Step, choice, run_folder
-from semiisp_plugin.experiments.benchmark_options import complete_benchmark_options
+from semiisp_plugin.experiments.benchmark_options import Rival, complete_benchmark_options
 from semiisp_plugin.experiments.jobs import perform
 from semiisp_plugin.io.image_io import read_image, to_tensor
 from semiisp_plugin.models.validation import measure
-from semiisp_plugin.options import Source
+from semiisp_plugin.options import OptionError, Source
 
 TASK = {"type": "simulation", "pairs": [5], "tests": 2, "max_photographs": 3, "simulated_size": [48, 60]}
 OPTIONS = """
@@ -365,6 +366,32 @@ def test_keys_name_all_that_matters(tmp_path):
     infinite = ending(options, "before_fine", beta=math.inf).settings
     json.dumps(infinite, allow_nan=False)
     assert benchmark_jobs.step_settings(infinite).beta == math.inf
+
+
+@pytest.mark.slow
+def test_rivals_learn_from_unlabelled_inputs(tmp_path, tiny_data):
+    """Without pseudo pairs; the method, from both."""
+    lq, gt = (str(tiny_data / "pairs" / kind) for kind in ("input", "target"))
+    task = {"type": "pairs", "pairs": [2], "dataroot_lq": lq, "dataroot_gt": gt, "unlabelled": 2, "short_side": 40}
+    systems = {kind: {"kind": kind} for kind in get_args(Rival)}
+    systems |= {"supervised": None, "both": {"kind": "semi", "settings": {"consistency": True, "fine_iterations": 0}}}
+    options = make_options(tmp_path, tasks={"toy": {**task, "photographs": str(tiny_data / "photos")}}, systems=systems)
+    benchmark.run(options, workers=0)
+    assert {cell["system"] for cell in cells_in(tmp_path)} == set(systems)
+    made = Counter(path.name.partition("-")[0] for path in options.cache.iterdir())
+    assert (made["pseudo"], made["f_isp"], made["semi"]) == (1, 1, 1)
+    for kind in get_args(Rival):
+        written = yaml.safe_load((run_folder(ending(options, kind, pairs=2)).parent / "options.yml").read_text())
+        assert "pseudo" not in written["datasets"]["train"]
+        assert written["datasets"]["train"]["unlabelled_per_batch"] == 8
+    written = yaml.safe_load((run_folder(ending(options, "both", pairs=2)).parent / "options.yml").read_text())
+    assert written["datasets"]["train"]["unlabelled_per_batch"] == 4
+    assert written["train"]["consistency"]["rampup_iter"] == 1
+
+
+def test_what_unlabelled_inputs_do_not_go_with(tmp_path):
+    with pytest.raises(OptionError, match="consistency is on unlabelled inputs, of which the task 'toy' has none"):
+        make_options(tmp_path, systems={"supervised": None, "x": {"kind": "semi", "settings": {"consistency": True}}})
 
 
 @pytest.mark.slow

@@ -62,6 +62,23 @@ def test_every_pair_that_is_not_trained_on_is_tested(task, tmp_path, tiny_data):
     assert inputs(own.test) == inputs(match_pairs(lq, gt))
 
 
+def test_unlabelled_inputs_are_of_pairs_that_are_neither_trained_on_nor_tested(task, tmp_path):
+    data = made(task, tmp_path / "d", 3, unlabelled=2)
+    assert (len(keys(data.originals)), len(keys(data.test))) == (3, 1)
+    names = list_images(data.unlabelled)
+    assert len(names) == 2
+    left = {f"{i:02d}" for i in range(6)} - keys(data.originals, data.test)
+    pairs = {pair.key: pair for pair in match_pairs(task.dataroot_lq, task.dataroot_gt)}
+    found = sorted(float(read_image(data.unlabelled / name).mean()) for name in names)
+    assert found == pytest.approx(sorted(float(read_pair(pairs[key])[0].mean()) for key in left), rel=0.01)
+    assert min(read_image(data.unlabelled / names[0]).shape[:2]) == 40
+    make_fold(data, tmp_path / "fold", 0, 3)
+    assert data_in(tmp_path / "fold").unlabelled == data.unlabelled
+    assert keys(made(task, tmp_path / "none", 3).originals) == keys(data.originals)
+    with pytest.raises(ValueError, match=r"4 labelled pairs are asked for beside 2 unlabelled inputs; .* leaves 3"):
+        check_amounts(msgspec.structs.replace(task, unlabelled=2), 4)
+
+
 def test_folds_are_a_partition_of_the_labelled_pairs(task, tmp_path):
     data = made(task, tmp_path / "d", 5)
     tested = []
