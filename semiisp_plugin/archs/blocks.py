@@ -35,6 +35,23 @@ class Gate(nn.Module):
         return first * second
 
 
+class DenseConvs(nn.Module):
+    """Five convolutions, each of which sees the input and all before it, (N, inputs, H, W) -> (N, outputs, H, W)."""
+
+    def __init__(self, inputs: int, outputs: int, growth: int) -> None:
+        super().__init__()
+        for i in range(5):
+            self.add_module(f"conv{i + 1}", nn.Conv2d(inputs + i * growth, growth if i < 4 else outputs, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the class says."""
+        seen = [x]
+        for i in range(4):
+            seen.append(F.leaky_relu(self.get_submodule(f"conv{i + 1}")(torch.cat(seen, 1)), 0.2))
+        out: Tensor = self.get_submodule("conv5")(torch.cat(seen, 1))
+        return out
+
+
 def likeness(first: Tensor, second: Tensor, scale: Tensor) -> Tensor:
     """Softmax of ``scale`` times the cosines between rows, (..., m, d), (..., n, d) -> (..., m, n)."""
     # At least float32: sums over all pixels, and a guard against a zero norm, 1e-12, that is zero itself in float16.
@@ -79,6 +96,24 @@ def pack_mosaic(image: Tensor) -> Tensor:
     """
     upper, lower = image[:, :2, ::2], image[:, 1:, 1::2]
     return torch.cat([upper[:, :1, :, ::2], upper[:, 1:, :, 1::2], lower[:, :1, :, ::2], lower[:, 1:, :, 1::2]], dim=1)
+
+
+def unpack_mosaic(packed: Tensor) -> Tensor:
+    """Demosaic bilinearly what `pack_mosaic` made, (N, 4, H / 2, W / 2) -> (N, 3, H, W).
+
+    A colour is kept where it was sampled, and elsewhere is the mean of the nearest samples.
+    """
+    red, green, other_green, blue = packed.split(1, 1)
+    none, one = torch.zeros_like(red), torch.ones_like(red)
+    samples = torch.cat([red, none, none, none, none, green, other_green, none, none, none, none, blue], 1)
+    places = torch.cat([one, none, none, none, none, one, one, none, none, none, none, one], 1)
+    sparse, dense = [[1, 2, 1], [2, 4, 2], [1, 2, 1]], [[0, 1, 0], [1, 4, 1], [0, 1, 0]]
+    kernels = packed.new_tensor([sparse, dense, sparse])[:, None]
+    with torch.autocast(packed.device.type, enabled=False):
+        found, weight = (
+            F.conv2d(F.pixel_shuffle(values, 2), kernels, padding=1, groups=N_COLOURS) for values in (samples, places)
+        )
+    return found / weight
 
 
 def check_image(network: str, image: Tensor, channels: int = N_COLOURS) -> None:
