@@ -92,15 +92,20 @@ class InvISP(SRGBToRAWNetwork):
         growth: Channels that each convolution of a dense block adds.
         jpeg: Round to 8 bits, in training, what the way back starts from; the gradient is that of no rounding. It
             stands, ours, for the JPEG compression of the published training.
+        from_target: Ours: the way back starts, in training, from the sRGB target, not from what the network makes of
+            RAW, and ``jpeg`` does nothing. A source of pseudo inputs needs it: it undoes images that others made, of
+            which the published loss, whose second term an exact inverse fulfils by itself, teaches nothing.
 
     Raises:
         ValueError: An option is outside what is said above.
     """
 
-    def __init__(self, num_blocks: Positive = 8, growth: Channels = 32, jpeg: bool = True) -> None:
+    def __init__(
+        self, num_blocks: Positive = 8, growth: Channels = 32, jpeg: bool = True, from_target: bool = False
+    ) -> None:
         super().__init__()
         check_at_least("InvISP", 1, num_blocks=num_blocks, growth=growth)
-        self.jpeg = jpeg
+        self.jpeg, self.from_target = jpeg, from_target
         self.operations = nn.ModuleList(_Block(growth) for _ in range(num_blocks))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -133,12 +138,12 @@ class InvISP(SRGBToRAWNetwork):
         return _power(self._undone(image), _GAMMA, _KNEE ** (1 / _GAMMA))
 
     def losses(self, image: Tensor, raw: Tensor, generator: torch.Generator) -> Tensor:
-        """L1 of sRGB, and L1 of RAW^(1/2.2) after the way back from what would be stored; nothing is drawn.
+        """L1 of sRGB, and L1 of RAW^(1/2.2) after the way back from what is stored; nothing is drawn.
 
         See `SRGBToRAWNetwork.losses`.
         """
         developed = self.develop(raw)
-        stored = developed.clamp(0, 1)
-        undone = self._undone(_rounded(stored) if self.jpeg else stored)
+        stored = image if self.from_target else developed.clamp(0, 1)
+        undone = self._undone(_rounded(stored) if self.jpeg and not self.from_target else stored)
         errors = (developed - image).abs() + (undone - _power(raw.to(undone.dtype), 1 / _GAMMA, _KNEE)).abs()
         return errors.mean((1, 2, 3))
