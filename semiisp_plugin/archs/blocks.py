@@ -35,6 +35,23 @@ class Gate(nn.Module):
         return first * second
 
 
+class DenseConvs(nn.Module):
+    """Five convolutions, each of which sees the input and all before it, (N, inputs, H, W) -> (N, outputs, H, W)."""
+
+    def __init__(self, inputs: int, outputs: int, growth: int) -> None:
+        super().__init__()
+        for i in range(5):
+            self.add_module(f"conv{i + 1}", nn.Conv2d(inputs + i * growth, growth if i < 4 else outputs, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the class says."""
+        seen = [x]
+        for i in range(4):
+            seen.append(F.leaky_relu(self.get_submodule(f"conv{i + 1}")(torch.cat(seen, 1)), 0.2))
+        out: Tensor = self.get_submodule("conv5")(torch.cat(seen, 1))
+        return out
+
+
 def likeness(first: Tensor, second: Tensor, scale: Tensor) -> Tensor:
     """Softmax of ``scale`` times the cosines between rows, (..., m, d), (..., n, d) -> (..., m, n)."""
     # At least float32: sums over all pixels, and a guard against a zero norm, 1e-12, that is zero itself in float16.

@@ -107,20 +107,68 @@ class InvertibleConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the class says."""
-        return self._apply_to(x, self.weight)
+        return _mixed(x, self.weight)
 
     def inverse(self, z: Tensor) -> Tensor:
         """What the call makes ``z`` of."""
-        return self._apply_to(z, self.inverse_weight())
-
-    def _apply_to(self, x: Tensor, matrix: Tensor) -> Tensor:
-        wide = _wide(x)
-        with torch.autocast(x.device.type, enabled=False):
-            return F.conv2d(x.to(wide), matrix.to(wide)[:, :, None, None])
+        return _mixed(z, self.inverse_weight())
 
     def log_determinant(self, x: Tensor) -> Tensor:
         """0-dim, of any one image (C, H, W) of ``x``."""
         return torch.linalg.slogdet(self.weight.to(_wide(x))).logabsdet * (x.shape[2] * x.shape[3])
+
+
+def _mixed(x: Tensor, matrix: Tensor) -> Tensor:
+    """Channels (N, C, H, W) times a matrix (C, C), float32 at least."""
+    wide = _wide(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return F.conv2d(x.to(wide), matrix.to(wide)[:, :, None, None])
+
+
+class LUConv(nn.Module):
+    """A 1x1 convolution whose determinant is never 0, whatever its weights are, (N, C, H, W) -> (N, C, H, W).
+
+    Its matrix is P (L + 1) (U + D): a permutation, strict triangles, and a diagonal, of whose entries the signs stay,
+    and the logarithms are learned (Sec. 3.2 of Glow). It starts as a rotation. The way back needs no solver, which
+    ONNX lacks: a strict triangle N has N^C = 0, and so the inverse of 1 + N is the sum of (-N)^k for k below C.
+    """
+
+    p: Tensor
+    sign_s: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        p, lower, upper = torch.linalg.lu(nn.init.orthogonal_(torch.empty(channels, channels)))
+        self.lower = nn.Parameter(lower)  # what is not in a strict triangle does nothing, here and in `upper`
+        self.log_s = nn.Parameter(upper.diagonal().abs().log())
+        self.upper = nn.Parameter(upper)
+        self.register_buffer("p", p)
+        self.register_buffer("sign_s", upper.diagonal().sign())
+
+    def _parts(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """P, L, U, the diagonal of D, and 1."""
+        diagonal = self.sign_s.to(dtype) * self.log_s.to(dtype).exp()
+        one = torch.eye(len(diagonal), dtype=dtype, device=diagonal.device)
+        return self.p.to(dtype), self.lower.to(dtype).tril(-1), self.upper.to(dtype).triu(1), diagonal, one
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the class says."""
+        with torch.autocast(x.device.type, enabled=False):
+            p, lower, upper, diagonal, one = self._parts(_wide(x))
+            return _mixed(x, p @ (lower + one) @ (upper + diagonal.diag()))
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """What the call makes ``z`` of."""
+        with torch.autocast(z.device.type, enabled=False):
+            p, lower, upper, diagonal, one = self._parts(_wide(z))
+            first = second = one
+            for _ in range(len(diagonal) - 1):
+                first, second = one - first @ lower, one - second @ (upper / diagonal[:, None])
+            return _mixed(z, (second / diagonal) @ first @ p.T)
+
+    def log_determinant(self, x: Tensor) -> Tensor:
+        """0-dim, of any one image (C, H, W) of ``x``."""
+        return self.log_s.to(_wide(x)).sum() * (x.shape[2] * x.shape[3])
 
 
 def with_kept_inverses(network: Net) -> Net:

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, check_image, pad_to_multiple
+from semiisp_plugin.archs.blocks import N_COLOURS, DenseConvs, check_at_least, check_image, pad_to_multiple
 from semiisp_plugin.archs.flow import FlowStep, Squeeze
 from semiisp_plugin.options.ranges import Blocks, Channels, Positive
 from semiisp_plugin.registry import ARCH_REGISTRY, register
@@ -73,21 +73,11 @@ def _changes(image: Tensor) -> Tensor:
     return torch.maximum(across.abs(), down.abs()) / 2
 
 
-class _DenseBlock(nn.Module):
-    """Five convolutions, each of which sees the input and all before it, (N, C, H, W) -> (N, C, H, W)."""
-
-    def __init__(self, channels: int, growth: int) -> None:
-        super().__init__()
-        for i in range(5):
-            outputs = growth if i < 4 else channels
-            self.add_module(f"conv{i + 1}", nn.Conv2d(channels + i * growth, outputs, 3, padding=1))
+class _DenseBlock(DenseConvs):
+    """Dense convolutions, added to their input, (N, C, H, W) -> (N, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = [x]
-        for i in range(4):
-            seen.append(_leaky(self.get_submodule(f"conv{i + 1}")(torch.cat(seen, 1))))
-        out: Tensor = x + 0.2 * self.get_submodule("conv5")(torch.cat(seen, 1))
-        return out
+        return x + 0.2 * super().forward(x)
 
 
 class _RRDB(nn.Module):
@@ -95,7 +85,7 @@ class _RRDB(nn.Module):
 
     def __init__(self, channels: int, growth: int) -> None:
         super().__init__()
-        self.RDB1, self.RDB2, self.RDB3 = (_DenseBlock(channels, growth) for _ in range(3))
+        self.RDB1, self.RDB2, self.RDB3 = (_DenseBlock(channels, channels, growth) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = x + 0.2 * self.RDB3(self.RDB2(self.RDB1(x)))

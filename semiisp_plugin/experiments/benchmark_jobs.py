@@ -239,8 +239,10 @@ def judged(trained: Step) -> Step | None:
     made = next((job for job in trained.with_before() if job.kind == "pseudo"), None)
     if made is None:
         return None
-    settings = {name: made.settings[name] for name in _DRAWN}
-    return Step("judge", made.seed, settings, made.root, made.needs, made.quiet)
+    # What it is by itself does not depend on the size at which a target is trained.
+    settings = {name: made.settings[name] for name in _DRAWN if name != "size" or made.settings["lookalikes"]}
+    needs = {**made.needs, "data": made.needs["f_isp"].needs["data"]}
+    return Step("judge", made.seed, settings, made.root, needs, made.quiet)
 
 
 def in_full_size(data: Step) -> Step:

@@ -26,6 +26,10 @@ _LUT = {"thumbnail": 32, "n_vertices": 5, "n_base_feats": 4}
 # bfloat16, although nothing is computed in it; and its random convolution takes most colours out of the table.
 _BGRID = {**_LUT, "thumbnail": 64}
 _RERAW = {"num_feat": 8, "num_block": 1, "head_block": 1, "num_gamma": 3, "thumbnail": 32}
+# From zeros features are alike at all places: of fewer channels than four a norm has near ones alone, and roundings are
+# what is left of their differences.
+_DIFFUSION = {"num_feat": 32, "multipliers": [1, 2], "num_res_block": 1, "attention": [2], "head_feat": 16}
+_DIFFUSION |= {"guidance_feat": 16, "guidance_block": 1, "steps": 2}
 # By class, then by variant. A class that is not here is tested with its defaults.
 SMALL: dict[str, dict[str, dict[str, Any]]] = {
     "NAFNet": {"": _UNET, "local": {**_UNET, "tlc_train_size": 12}},
@@ -60,6 +64,8 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "": {"num_feat": 4, "num_block": 1, "num_grow_ch": 2, "stacked": [0]}
         | {"levels": 1, "flow_steps": 1, "hidden_feat": 4}
     },
+    "InvISP": {"": {"num_blocks": 2, "growth": 4}},
+    "RAWDiffusion": {"": _DIFFUSION, "mosaic": {**_DIFFUSION, "mosaic": True}},
     "SNRAware": {"": {"num_feat": 4, "num_block": 1, "layers": 1, "heads": 2, "head_feat": 4}},
     "SepLUT": {"": {"thumbnail": 32, "n_vertices_3d": 5, "n_vertices_1d": 6}},
     "SRISP": {"": {"thumbnail": 32, "entries": 4, "num_feat": 8, "references": 3}},
@@ -71,7 +77,8 @@ CLASSES = sorted(name for name, it in ARCH_REGISTRY if it.__module__.startswith(
 CASES = [(name, variant) for name in CLASSES for variant in SMALL.get(name, {"": {}})]
 IDS = [f"{name}-{variant}" if variant else name for name, variant in CASES]
 # What takes seconds is not done for a network of which another variant does more.
-_LESSER = [("PQDynamicISP", ""), ("MicroISP", ""), ("SYENet", ""), ("ReRAW", ""), ("LUTwithBGrid", "exact")]
+_LESSER = [("PQDynamicISP", ""), ("MicroISP", ""), ("SYENet", ""), ("ReRAW", ""), ("RAWDiffusion", "")]
+_LESSER += [("LUTwithBGrid", "exact")]
 LEAN = [(name, variant) for name, variant in CASES if (name, variant) not in _LESSER]
 every_lean = pytest.mark.parametrize("case", LEAN, ids=["-".join(filter(None, case)) for case in LEAN])
 every = pytest.mark.parametrize("case", CASES, ids=IDS)
@@ -84,6 +91,7 @@ LEARNING_RATES = {
     "SepLUT": 3e-3,
     "KBNet_s": 3e-3,
     "MicroISP": 3e-3,
+    "RAWDiffusion": 3e-3,
     "SNRAware": 3e-3,
     "SRISP": 3e-3,
     "ReRAW": 3e-3,
