@@ -14,8 +14,7 @@ from semiisp_plugin.data.photometric import photometric_jitter
 from semiisp_plugin.metrics.no_reference import NoReferenceScore
 from semiisp_plugin.models.consistency import TeacherModel
 from semiisp_plugin.options import LabelBank
-from semiisp_plugin.registry import SCORE_REGISTRY
-from semiisp_plugin.toolbox import MODEL_REGISTRY, register
+from semiisp_plugin.toolbox import MODEL_REGISTRY, SCORE_REGISTRY, register
 
 
 @register(MODEL_REGISTRY)

@@ -36,7 +36,6 @@ from semiisp_plugin.options.structures import (
     marks_of,
     structure_of,
 )
-from semiisp_plugin.registry import SCORE_REGISTRY
 
 if TYPE_CHECKING:
     from torch import nn
@@ -608,6 +607,8 @@ def check_filter(section: Any, source: Source, keys: Keys) -> None:
 
 def check_score(name: Any, source: Source, keys: Keys) -> None:
     """The key ``train: label_bank: score``."""
+    from semiisp_plugin.toolbox import SCORE_REGISTRY
+
     registered_name(name, SCORE_REGISTRY, "score", source, keys)
 
 
