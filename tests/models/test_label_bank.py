@@ -126,7 +126,7 @@ def by_hand(state: list[torch.Tensor], bank: dict, score, batch: dict, iteration
     new = [(v - RATE * v.grad).detach() for v in (w, b)]
     decay = min(0.9, (1 + iteration) / (10 + iteration))
     logs = {"l_sup": supervised.item(), "consistency_weight": weight, "bank/accepted": float(counted.double().mean())}
-    logs["l_consistency"] = float((losses * counted).sum() / max(1, counted.sum()))
+    logs["l_consistency"] = ((losses * counted).sum() / max(1, counted.sum())).item()
     return [*new, *(decay * t + (1 - decay) * v for t, v in zip(teacher, new, strict=True))], logs, taken
 
 
