@@ -1,7 +1,7 @@
 """Tables of what an option file can name: BasicSR's kind of registry, for modules that do not need BasicSR.
 
-Networks, losses and filters register here, so that they can be used without BasicSR. `semiisp_plugin.toolbox` makes
-the tables of networks and losses one with BasicSR's when it is imported.
+Networks, losses, filters and scores register here, so that they can be used without BasicSR. `semiisp_plugin.toolbox`
+makes the tables of networks and losses one with BasicSR's when it is imported.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ ARCH_REGISTRY = Registry("network")
 LOSS_REGISTRY = Registry("loss")
 FILTER_REGISTRY = Registry("filter")
 """Pseudo-data filters (`semiisp_plugin.losses.filters`); BasicSR has none."""
+SCORE_REGISTRY = Registry("score")
+"""Scores of images without a reference (`semiisp_plugin.metrics.no_reference`)."""
 
 
 def register(registry: _Table) -> Callable[[T], T]:

@@ -38,7 +38,7 @@ from typing import Any, TypeVar, cast
 from semiisp_plugin import plugins, registry
 from semiisp_plugin.io.files import printable
 from semiisp_plugin.io.locks import owned
-from semiisp_plugin.registry import FILTER_REGISTRY, register
+from semiisp_plugin.registry import FILTER_REGISTRY, SCORE_REGISTRY, register
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -134,6 +134,7 @@ __all__ = [
     "LOSS_REGISTRY",
     "METRIC_REGISTRY",
     "MODEL_REGISTRY",
+    "SCORE_REGISTRY",
     "BaseModel",
     "MessageLogger",
     "SRModel",

@@ -23,6 +23,7 @@ REGISTRIES = (
     "LOSS_REGISTRY",
     "METRIC_REGISTRY",
     "MODEL_REGISTRY",
+    "SCORE_REGISTRY",
 )
 OURS = {
     "FILTER_REGISTRY": {"threshold", "quantile", "soft"},
@@ -31,6 +32,7 @@ OURS = {
     "LOSS_REGISTRY": {"PooledL1Loss", "SSIMLoss", "VGGPerceptualLoss"},
     "METRIC_REGISTRY": {"calculate_psnr_gt_mean", "calculate_ssim_gt_mean"},
     "MODEL_REGISTRY": {"ISPModel", "SemiSupervisedModel", "SupervisedModel"},
+    "SCORE_REGISTRY": {"TargetStatistics"},
 }
 
 

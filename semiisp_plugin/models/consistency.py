@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,11 +55,25 @@ class ConsistencyModel(PseudoInputsModel):
         of_student = photometric_jitter(clean, self.consistency.jitter, generator)
         if self.consistency.noise is not None:
             of_student, clean = (noisy(image, self.consistency.noise, generator) for image in (of_student, clean))
-        taught = self.net_g_ema(clean).clamp(0, 1).to(self.gt.dtype)
+        taught = self.labels(clean, chosen, generator).to(self.gt.dtype)
         self.lq, self.gt = self.lq.clone(), self.gt.clone()  # on a CPU they are the caller's batch
         if taught.shape[1:] == self.gt.shape[1:]:  # otherwise the student's is wrong, too, and sample_losses says how
             self.gt[chosen] = taught
         self.lq[chosen] = of_student
+
+    def labels(self, images: Tensor, chosen: Tensor, generator: torch.Generator) -> Tensor:
+        """What the student is to give for some samples of the batch: here the teacher's outputs. Without gradient.
+
+        Args:
+            images: Their inputs as the teacher sees them, ``(M, C, H, W)``.
+            chosen: Their numbers in the batch, ``(M,)``, in rising order.
+            generator: For what is drawn.
+
+        Returns:
+            ``(M, C, H, W)`` in [0, 1]; of another size where the network changes it.
+        """
+        taught: Tensor = self.net_g_ema(images)
+        return taught.clamp(0, 1)
 
     def consistency_weight(self, current_iter: int) -> float:
         """The weight of the samples that the teacher gave targets."""
@@ -66,10 +81,64 @@ class ConsistencyModel(PseudoInputsModel):
             return 0.0
         return self.consistency.weight * sigmoid_rampup(current_iter, self.consistency.rampup_iter)
 
+    def gathered(self, mine: Any) -> list[Any]:
+        """What each process has of something that can be pickled, in one order; called in all of them."""
+        every = [mine]
+        if self.opt.get("dist"):
+            every = [None] * self.opt["world_size"]
+            torch.distributed.all_gather_object(every, mine)
+        return every
+
     def model_ema(self, decay: float = 0.999) -> None:
         """As for every phase; the decay of a teacher is smaller at first."""
         young = (1 + self._iteration) / (10 + self._iteration)
         super().model_ema(decay if self.consistency is None else min(decay, young))
+
+
+class TeacherModel(ConsistencyModel):
+    """Base of models whose unlabelled images are unlabelled inputs and pseudo inputs, all with targets of the teacher.
+
+    The loss is the mean over the labelled samples plus a weight, which rises over the ramp-up, times the mean over the
+    unlabelled ones, both of the losses that ``train`` names. Pseudo ground truths are no targets.
+
+    Logged: the losses of all samples, ``l_sup`` and ``l_consistency`` (of the samples that were taught, without its
+    weight), ``consistency_weight``; images of labelled and unlabelled samples, of these with what they were taught.
+    """
+
+    def unlabelled(self) -> Tensor:
+        """Which samples of the batch are trained on without a target, ``(N,)`` bool on the model's device."""
+        return (self.is_pseudo | self.is_unlabelled).to(self.device)
+
+    def taught(self, unlabelled: Tensor) -> Tensor:
+        """Those of them, ``(N,)`` bool, whose loss counts; that of the others is 0 in the mean."""
+        return unlabelled
+
+    def more_loss(self, current_iter: int, unlabelled: Tensor) -> Tensor | float:
+        """What is added to the loss; called after the student has seen the batch."""
+        return 0.0
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        """One iteration on the batch of `feed_data`."""
+        self.fit_flow()
+        unlabelled = self.unlabelled()
+        self.take_targets_of_the_teacher(current_iter, unlabelled)
+        taught = self.taught(unlabelled)
+        losses, parts = self.sample_losses(self.net_g)
+        weight = self.consistency_weight(current_iter)
+        trained = self.penalised(losses)
+        loss = mean_over(trained, ~unlabelled) + weight * mean_over(trained, taught, unlabelled)
+        self.step(loss + self.more_loss(current_iter, unlabelled))
+        self.record(
+            **{name: value.mean() for name, value in parts.items()},
+            l_sup=mean_over(losses, ~unlabelled),
+            l_consistency=mean_over(losses, taught),
+            consistency_weight=torch.tensor(weight, device=self.device),
+        )
+
+    def image_groups(self) -> dict[str, Tensor]:
+        """Labelled and unlabelled samples."""
+        unlabelled = self.unlabelled()
+        return {"labelled": ~unlabelled, "unlabelled": unlabelled}
 
 
 def noisy(images: Tensor, noise: Noise, generator: torch.Generator) -> Tensor:
@@ -93,11 +162,13 @@ def sigmoid_rampup(iteration: int, rampup_iter: int) -> float:
     return math.exp(-5 * (1 - t) ** 2)
 
 
-def mean_over(losses: Tensor, chosen: Tensor) -> Tensor:
+def mean_over(losses: Tensor, chosen: Tensor, among: Tensor | None = None) -> Tensor:
     """Mean of the chosen samples' losses; 0 if there are none.
 
     Args:
         losses: ``(N,)``.
         chosen: ``(N,)`` bool.
+        among: ``(N,)`` bool: the mean is over all of these, the losses of those that are not chosen being 0.
     """
-    return torch.where(chosen, losses, losses.new_zeros(())).sum() / chosen.sum().clamp_min(1)
+    count = (chosen if among is None else among).sum().clamp_min(1)
+    return torch.where(chosen, losses, losses.new_zeros(())).sum() / count

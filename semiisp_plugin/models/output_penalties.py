@@ -15,13 +15,11 @@ from torch import Tensor, nn
 from semiisp_plugin import plugins
 from semiisp_plugin.losses.per_sample import full_precision, per_sample
 from semiisp_plugin.losses.table_regularity import Axes, falls, roughness
-from semiisp_plugin.options import nearest
+from semiisp_plugin.options.messages import no_module
 from semiisp_plugin.registry import ARCH_REGISTRY
 
-_LISTED = 20
 
-
-class OutputPenalty:
+class NotedOutputs:
     """Takes the outputs of modules as training goes through them.
 
     A forward hook that stays on a module notes each output that has a gradient and comes of training mode; neither
@@ -42,13 +40,37 @@ class OutputPenalty:
         if module.training and torch.is_grad_enabled():
             self._outputs.append(output)
 
-    def of(self, output: Tensor, target: Tensor) -> Tensor:
-        """The penalty of one output ``(N, ...)`` with the target ``(N, C, H, W)``: ``(N,)``, float32 at least."""
-        raise NotImplementedError
-
     def clear(self) -> None:
         """Forget what was noted."""
         self._outputs.clear()
+
+    def take_outputs(self, batch_size: int) -> list[Tensor]:
+        """What was noted since the last call, ``(N, ...)`` each; of a module that ran several times, each time.
+
+        Args:
+            batch_size: N.
+
+        Raises:
+            ValueError: None ran, or one gives something else than a tensor ``(N, ...)``.
+        """
+        outputs, self._outputs = self._outputs, []
+        if not outputs:
+            raise ValueError(f"{self.where} did not run in the network's forward pass; name a module that does.")
+        for output in outputs:
+            if not isinstance(output, Tensor) or output.ndim == 0 or len(output) != batch_size:
+                shape = f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+                raise ValueError(
+                    f"{self.where} gives {shape}; it has to be a tensor of {batch_size} samples, (N, ...)."
+                )
+        return outputs
+
+
+class OutputPenalty(NotedOutputs):
+    """Base of penalties on noted outputs."""
+
+    def of(self, output: Tensor, target: Tensor) -> Tensor:
+        """The penalty of one output ``(N, ...)`` with the target ``(N, C, H, W)``: ``(N,)``, float32 at least."""
+        raise NotImplementedError
 
     def take(self, target: Tensor) -> Tensor:
         """The penalty of each sample, ``(N,)`` float32, of what was noted since the last call.
@@ -59,19 +81,9 @@ class OutputPenalty:
             target: ``(N, C, H, W)``, what the network's output should be.
 
         Raises:
-            ValueError: None ran, or one gives something else than a tensor ``(N, ...)``.
+            ValueError: See `NotedOutputs.take_outputs`.
         """
-        outputs, self._outputs = self._outputs, []
-        batch_size = len(target)
-        if not outputs:
-            raise ValueError(f"{self.where} did not run in the network's forward pass; name a module that does.")
-        for output in outputs:
-            if not isinstance(output, Tensor) or output.ndim == 0 or len(output) != batch_size:
-                shape = f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-                raise ValueError(
-                    f"{self.where} gives {shape}; it has to be a tensor of {batch_size} samples, (N, ...)."
-                )
-        return torch.stack([self.of(output, target) for output in outputs]).sum(0)
+        return torch.stack([self.of(output, target) for output in self.take_outputs(len(target))]).sum(0)
 
 
 class ActivityPenalty(OutputPenalty):
@@ -89,7 +101,7 @@ class ActivityPenalty(OutputPenalty):
     def __init__(self, networks: Mapping[str, nn.Module], module: str, weight: float = 1e-4) -> None:
         self.weight = weight
         where = "train:activity_penalty:module:"
-        super().__init__(_named(networks, module, where), f"{where} '{module}'")
+        super().__init__(named_modules(networks, module, where), f"{where} '{module}'")
 
     def of(self, output: Tensor, target: Tensor) -> Tensor:
         """See `OutputPenalty.of`."""
@@ -111,7 +123,7 @@ class DeepSupervision(OutputPenalty):
     def __init__(self, networks: Mapping[str, nn.Module], module: str, weight: float = 0.5) -> None:
         self.weight = weight
         where = "train:deep_supervision:module:"
-        super().__init__(_named(networks, module, where), f"{where} '{module}'")
+        super().__init__(named_modules(networks, module, where), f"{where} '{module}'")
 
     def of(self, output: Tensor, target: Tensor) -> Tensor:
         """See `OutputPenalty.of`.
@@ -176,17 +188,23 @@ class TablePenalty(OutputPenalty):
         return self.smoothness * roughness(output) + self.monotonicity * falls(output, self.axes)
 
 
-def _named(networks: Mapping[str, nn.Module], module: str, where: str) -> list[nn.Module]:
-    """The module of that name of each network."""
+def named_modules(networks: Mapping[str, nn.Module], module: str, where: str) -> list[nn.Module]:
+    """The module of that name of each network.
+
+    Args:
+        networks: Networks by the names of their sections.
+        module: Its name, as of `torch.nn.Module.named_modules`.
+        where: What messages begin with.
+
+    Raises:
+        ValueError: A network has no such module; the message names the nearest, and those that there are.
+    """
     modules = []
     for key, network in networks.items():
         bare = _bare(network)
         found = dict(bare.named_modules())
         if not module or module not in found:
-            raise ValueError(
-                f"{where} {key} ({type(bare).__name__}) has no module '{module}'"
-                f"{nearest(module, found)} It has: {', '.join([n for n in found if n][:_LISTED])}."
-            )
+            raise ValueError(f"{where} {no_module(key, bare, module)}")
         modules.append(found[module])
     return modules
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-from semiisp_plugin.options.messages import as_yaml, nearest, short
+from semiisp_plugin.options.messages import as_yaml, nearest, no_module, short
 from semiisp_plugin.options.sections import (
     check_call,
     check_section,
@@ -27,6 +27,7 @@ from semiisp_plugin.options.source import Keys, Source
 from semiisp_plugin.options.structures import (
     AnyOptions,
     Filter,
+    LatentTeacher,
     Loader,
     LossKeys,
     MetricKeys,
@@ -235,10 +236,12 @@ def _check_training(options: dict[str, Any], model: Any, source: Source) -> None
         source.fail(
             ("train", "mixup"), "a batch of 1 (datasets:train:batch_size_per_gpu) has nothing to be mixed with."
         )
-    if (_is_a(model, "MeanTeacherModel") or train.get("consistency") is not None) and not train.get("ema_decay"):
+    if (_is_a(model, "TeacherModel") or train.get("consistency") is not None) and not train.get("ema_decay"):
         source.fail(
             ("train", "ema_decay"), "the teacher is the average of the student's weights; give a decay such as 0.999."
         )
+    if _is_a(model, "LatentTeacherModel"):
+        _check_latent(options, source)
     if _is_a(model, "SemiSupervisedModel") and train.get("filter") is None:
         source.fail(("train",), f"{name} needs the section 'filter' with 'beta' (Table 6: 1.0 or 1.2).")
     unlabelled = options["datasets"]["train"].get("unlabelled") is not None
@@ -260,6 +263,21 @@ def _check_training(options: dict[str, Any], model: Any, source: Source) -> None
     if best is not None and len(options["datasets"]) == 1:
         message = "there is no validation set to be best on: add a section such as datasets:val, or leave this out."
         source.fail(("logger", "keep_best"), message)
+
+
+def _check_latent(options: dict[str, Any], source: Source) -> None:
+    """The section that says what the network's latent is; a network that needs files is asked when it is built."""
+    section, here = options["train"].get("latent_teacher"), ("train", "latent_teacher")
+    if section is None:
+        message = "needs the section 'latent_teacher' with 'latent', the name of a part of network_g."
+        source.fail(("train",), f"{options['model_type']} {message}")
+    network = check_network(options["network_g"], source, ("network_g",))
+    settings = msgspec.convert(section, LatentTeacher)
+    if network is not None and settings.latent not in [name for name, _ in network.named_modules() if name]:
+        source.fail((*here, "latent"), no_module("network_g", network, settings.latent))
+    if settings.bank_size < 2 * settings.neighbours:
+        message = f"the process waits for twice its neighbours, {2 * settings.neighbours}; give so many or more, or"
+        source.fail((*here, "bank_size" if "bank_size" in section else "neighbours"), f"{message} fewer neighbours.")
 
 
 Unused = Iterator[tuple[Keys, str]]
@@ -587,6 +605,13 @@ def check_filter(section: Any, source: Source, keys: Keys) -> None:
     _try_filter(function, numbers, source, keys)
 
 
+def check_score(name: Any, source: Source, keys: Keys) -> None:
+    """The key ``train: label_bank: score``."""
+    from semiisp_plugin.toolbox import SCORE_REGISTRY
+
+    registered_name(name, SCORE_REGISTRY, "score", source, keys)
+
+
 def _try_filter(function: Any, own: dict[str, Any], source: Source, keys: Keys) -> None:
     """Filters look at their options when they are called: call one for two samples."""
     import torch
@@ -606,4 +631,5 @@ _CHECKS: dict[str, Callable[[Any, Source, Keys], object]] = {
     "loss": check_loss,
     "optimiser": check_optimiser,
     "filter": check_filter,
+    "score": check_score,
 }

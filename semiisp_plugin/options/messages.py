@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from semiisp_plugin.io.files import printable
 
+if TYPE_CHECKING:
+    from torch import nn
+
 _LONGEST = 60
+_LISTED = 20
 
 
 class OptionError(ValueError):
@@ -30,6 +34,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     alike = [n for n in names if n.lower() == str(word).lower()]
     match = alike or difflib.get_close_matches(str(word), names, 1, 0.5)
     return f"; did you mean '{match[0]}'?" if match else "."
+
+
+def no_module(key: str, network: nn.Module, module: str) -> str:
+    """That a section's network has no module of that name: the nearest one, and those that there are."""
+    names = [name for name, _ in network.named_modules() if name]
+    return (
+        f"{key} ({type(network).__name__}) has no module '{module}'{nearest(module, names)} It has: "
+        f"{', '.join(names[:_LISTED])}."
+    )
 
 
 def short(value: Any) -> str:

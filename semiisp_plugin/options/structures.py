@@ -35,7 +35,7 @@ Name = Annotated[
 ]
 Auto = Literal["auto"]
 Table6 = Literal["table6"]
-Named = Literal["network", "loss", "metric", "optimiser", "filter", "data set"]
+Named = Literal["network", "loss", "metric", "optimiser", "filter", "score", "data set"]
 
 
 def doc(
@@ -191,7 +191,7 @@ class Dataset(Loader, forbid_unknown_fields=True, kw_only=True):
     unlabelled: Annotated[
         UnlabelledData | None,
         doc(
-            "Inputs without targets; `MeanTeacherModel` and `MixMatchModel` need no pseudo pairs then, and "
+            "Inputs without targets; the baselines (such as `MeanTeacherModel`) need no pseudo pairs then, and "
             "`SemiSupervisedModel` uses them by `train: consistency`.",
             only_training=True,
         ),
@@ -286,6 +286,35 @@ class MeanTeacher(Consistency):
             "it is all that differs."
         ),
     ] = msgspec.field(default=None, name="student_noise")
+
+
+class LabelBank(MeanTeacher):
+    """Of `LabelBankModel`: the best of several candidates as pseudo-label, after SMSNet (WACV 2023)."""
+
+    variants: Annotated[
+        Annotated[int, msgspec.Meta(ge=0, le=100)],
+        doc("Candidates that the teacher gives for the image with `jitter`, besides those for the image as it is."),
+    ] = 2
+    tolerance: Annotated[
+        NotNegative,
+        doc("How far a label's score may be below the image's best so far; of `TargetStatistics` in spreads."),
+    ] = 0.5
+    score: Annotated[str, doc("A registered score of images without a reference.", names="score")] = "TargetStatistics"
+
+
+class LatentTeacher(MeanTeacher, kw_only=True):
+    """Of `LatentTeacherModel`: a mean teacher of latents too, with a Gaussian process, after LMT-GP (ECCV 2024)."""
+
+    latent: Annotated[str, doc("Name of the part of the network, as in PyTorch, whose output is the latent.")]
+    latent_weight: Annotated[
+        NotNegative, doc("Of the squared error between the latents of student and teacher (ours).")
+    ] = 0.1
+    gp_weight: Annotated[NotNegative, doc("Of the Gaussian process's term; its source's: 1.5e-3.")] = 1.5e-3
+    neighbours: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=1024)],
+        doc("Latents of labelled images that the process predicts one from; its source's: 8."),
+    ] = 8
+    bank_size: Annotated[Size, doc("Latents of labelled images that are kept, the newest (ours).")] = 256
 
 
 class MixMatch(Strict):
@@ -443,7 +472,7 @@ class Train(Strict):
         Likelihood | None,
         doc(
             "The loss of a normalising flow (`LLFlow`), in place of other losses or beside them; seen by the filter.",
-            models=("SupervisedModel", "SemiSupervisedModel", "MeanTeacherModel", "MixMatchModel"),
+            models=("SupervisedModel", "SemiSupervisedModel", "MeanTeacherModel", "LabelBankModel", "MixMatchModel"),
         ),
     ] = None
     own_loss: Annotated[
@@ -472,6 +501,10 @@ class Train(Strict):
         ),
     ] = None
     mean_teacher: Annotated[MeanTeacher | None, doc("`MeanTeacherModel` alone.", models=("MeanTeacherModel",))] = None
+    label_bank: Annotated[LabelBank | None, doc("`LabelBankModel` alone.", models=("LabelBankModel",))] = None
+    latent_teacher: Annotated[
+        LatentTeacher | None, doc("`LatentTeacherModel` alone, and needed.", models=("LatentTeacherModel",))
+    ] = None
     mixmatch: Annotated[MixMatch | None, doc("`MixMatchModel` alone.", models=("MixMatchModel",))] = None
     consistency: Annotated[
         Consistency | None,

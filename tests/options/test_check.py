@@ -416,6 +416,10 @@ def with_unlabelled(options, model="MixMatchModel", pseudo=False, **train):
         lambda o: with_unlabelled(o, pseudo=True),
         lambda o: with_unlabelled(o, "MeanTeacherModel", mean_teacher={"jitter": 0, "student_noise": {}}),
         lambda o: with_unlabelled(o, "MeanTeacherModel", pseudo=True),
+        lambda o: with_unlabelled(o, "LabelBankModel", pseudo=True),
+        lambda o: with_unlabelled(
+            o, "LatentTeacherModel", latent_teacher={"latent": "backbone", "student_noise": None}
+        ),
         lambda o: with_unlabelled(o, "SemiSupervisedModel", True, filter={"beta": 1}, consistency={"noise": {}}),
         lambda o: with_unlabelled(o, "MySemi", True, filter={"beta": 1}, consistency={}),
         lambda o: (with_unlabelled(o, pseudo=True), table6_batch(o, 12)),
