@@ -226,7 +226,7 @@ def _check_training(options: dict[str, Any], model: Any, source: Source) -> None
     given = [key for key in losses if train.get(key)]
     of_network = any(train.get(key) is not None for key in ("likelihood", "own_loss"))
     if not given and not of_network:
-        others = "for a normalising flow such as LLFlow likelihood, for a network that brings its loss own_loss"
+        others = "for a normalising flow such as LLFlow, likelihood; for a network that brings its loss, own_loss"
         source.fail(("train",), f"there is no loss: give {', '.join(losses[:-1])} or {losses[-1]}; or, {others}.")
     if not of_network and all(train[key].get("loss_weight") == 0 for key in given):
         source.fail(("train", given[0], "loss_weight"), "is 0, so that nothing is learned; give one above 0.")
