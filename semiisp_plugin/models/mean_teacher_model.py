@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 import torch
-from torch import Tensor
 
 from semiisp_plugin.models.consistency import ConsistencyModel, mean_over
 from semiisp_plugin.options import MeanTeacher
@@ -34,10 +33,6 @@ class MeanTeacherModel(ConsistencyModel):
         self.mean_teacher = msgspec.convert(self.opt["train"].get("mean_teacher") or {}, MeanTeacher)
         self.consistency = self.mean_teacher
 
-    def unlabelled(self) -> Tensor:
-        """Which samples of the batch are trained on without a target, ``(N,)`` bool on the model's device."""
-        return (self.is_pseudo | self.is_unlabelled).to(self.device)
-
     def optimize_parameters(self, current_iter: int) -> None:
         """One iteration on the batch of `feed_data`."""
         self.fit_flow()
@@ -54,8 +49,3 @@ class MeanTeacherModel(ConsistencyModel):
             l_consistency=consistency,
             consistency_weight=torch.tensor(weight, device=self.device),
         )
-
-    def image_groups(self) -> dict[str, Tensor]:
-        """Labelled and unlabelled samples."""
-        unlabelled = self.unlabelled()
-        return {"labelled": ~unlabelled, "unlabelled": unlabelled}

@@ -23,10 +23,11 @@ from semiisp_plugin.options.pseudo import complete_pseudo_options, load_pseudo_o
 from semiisp_plugin.options.reading import apply_overrides, dump_options, load_yaml, read_options
 from semiisp_plugin.options.sections import check_section, checked_as
 from semiisp_plugin.options.source import Source
-from semiisp_plugin.options.structures import Consistency, MeanTeacher, MixMatch, PseudoOptions
+from semiisp_plugin.options.structures import Adversarial, Consistency, MeanTeacher, MixMatch, PseudoOptions
 from semiisp_plugin.options.yaml_text import Loader
 
 __all__ = [
+    "Adversarial",
     "Consistency",
     "Loader",
     "MeanTeacher",

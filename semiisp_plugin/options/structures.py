@@ -191,8 +191,8 @@ class Dataset(Loader, forbid_unknown_fields=True, kw_only=True):
     unlabelled: Annotated[
         UnlabelledData | None,
         doc(
-            "Inputs without targets; `MeanTeacherModel` and `MixMatchModel` need no pseudo pairs then, and "
-            "`SemiSupervisedModel` uses them by `train: consistency`.",
+            "Inputs without targets; `MeanTeacherModel`, `MixMatchModel` and `AdversarialModel` need no pseudo pairs "
+            "then, and `SemiSupervisedModel` uses them by `train: consistency`.",
             only_training=True,
         ),
     ] = None
@@ -296,6 +296,32 @@ class MixMatch(Strict):
         AboveZero, doc("Both parameters of the Beta distribution of the shares that mix samples; the paper's: 0.75.")
     ] = 0.75
     rampup_iter: Annotated[Count, doc("Iterations in which the weight rises linearly from 0.")] = 100
+
+
+class Adversarial(Strict):
+    """Of `AdversarialModel`: the adversarial term of DRBN's second stage (Yang et al., CVPR 2020), for any network."""
+
+    weight: Annotated[
+        NotNegative, doc("Of the adversarial term, after the ramp-up; DRBN's: 2, beside 1 - SSIM and a VGG loss.")
+    ] = 2.0
+    quality: Annotated[
+        Annotated[float, msgspec.Meta(gt=0, le=1)] | None,
+        doc(
+            "Share of a batch's pseudo ground truths that the discriminator learns from, those whose exposure, "
+            "contrast and colours are most like the pairs' targets (ours); ~: all."
+        ),
+    ] = None
+    optim_d: Annotated[
+        dict[str, Any] | None,
+        doc(
+            "The discriminator's optimiser, as `optim_g`, with the same schedule; ~: `{type: Adam, lr: 1e-6}`, DRBN's.",
+            names="optimiser",
+        ),
+    ] = None
+    rampup_iter: Annotated[Count, doc("Iterations in which the weight rises linearly from 0 (ours).")] = 100
+    width: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=512)], doc("Channels of the discriminator's first layers; DRBN's: 64.")
+    ] = 64
 
 
 class Mixup(Strict):
@@ -473,6 +499,7 @@ class Train(Strict):
     ] = None
     mean_teacher: Annotated[MeanTeacher | None, doc("`MeanTeacherModel` alone.", models=("MeanTeacherModel",))] = None
     mixmatch: Annotated[MixMatch | None, doc("`MixMatchModel` alone.", models=("MixMatchModel",))] = None
+    adversarial: Annotated[Adversarial | None, doc("`AdversarialModel` alone.", models=("AdversarialModel",))] = None
     consistency: Annotated[
         Consistency | None,
         doc(
