@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, check_image
-from semiisp_plugin.losses.per_sample import full_precision
+from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, check_image, widened
 
 
 class ColourDiscriminator(nn.Module):
@@ -44,7 +43,7 @@ class ColourDiscriminator(nn.Module):
         """As the class says."""
         check_image("ColourDiscriminator", image)
         maps = self.score(self.features(torch.cat([image, image.sort(dim=1).values], dim=1)))
-        return full_precision(maps).mean(dim=(1, 2, 3)).sigmoid()
+        return widened(maps).mean(dim=(1, 2, 3)).sigmoid()
 
 
 def _normed(channels: int, norm: bool = True) -> list[nn.Module]:

@@ -18,9 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, pad_to_multiple
+from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, pad_to_multiple, widened
 from semiisp_plugin.archs.image_network import ImageNetwork
-from semiisp_plugin.losses.per_sample import full_precision
 from semiisp_plugin.options.ranges import Channels, Positive
 from semiisp_plugin.registry import ARCH_REGISTRY, register
 
@@ -100,9 +99,9 @@ class _Unit(nn.Module):
         if before is not None:
             full = full + before[0]
         # Sums of images are not rounded to half precision.
-        image_4 = full_precision(self.UPNet4(quarter))
-        image_2 = full_precision(self.UPNet2(half)) + _twice(image_4)
-        image_1 = full_precision(self.UPNet(full)) + _twice(image_2)
+        image_4 = widened(self.UPNet4(quarter))
+        image_2 = widened(self.UPNet2(half)) + _twice(image_4)
+        image_1 = widened(self.UPNet(full)) + _twice(image_2)
         return (image_1, image_2, image_4), (full, half, quarter)
 
 
@@ -121,7 +120,7 @@ class _Recomposition(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         first = self.SFENet1(x)
         features = first + self.GFF(self.RDBs[0](self.SFENet2(first)))
-        return _SCALE * full_precision(self.UPNet2(self.UPNet(features))) + _SHIFT
+        return _SCALE * widened(self.UPNet2(self.UPNet(features))) + _SHIFT
 
 
 @register(ARCH_REGISTRY)
@@ -172,7 +171,7 @@ class DRBN(ImageNetwork):
     def enhance(self, image: Tensor) -> Tensor:
         """See `ImageNetwork.enhance`."""
         height, width = image.shape[-2:]
-        wide = pad_to_multiple(image.to(torch.promote_types(image.dtype, torch.float32)), 4)
+        wide = pad_to_multiple(widened(image), 4)
         dtype = next(self.parameters()).dtype
         low, result, features = wide.to(dtype), wide, None
         for i in range(self.recurrences):
