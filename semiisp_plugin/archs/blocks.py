@@ -52,6 +52,11 @@ class DenseConvs(nn.Module):
         return out
 
 
+def widened(x: Tensor) -> Tensor:
+    """The same in float32 where it is of lower precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def likeness(first: Tensor, second: Tensor, scale: Tensor) -> Tensor:
     """Softmax of ``scale`` times the cosines between rows, (..., m, d), (..., n, d) -> (..., m, n)."""
     # At least float32: sums over all pixels, and a guard against a zero norm, 1e-12, that is zero itself in float16.

@@ -234,8 +234,8 @@ class RAWDiffusion(SRGBToRAWNetwork):
 
     Args:
         mosaic: RAW is a Bayer mosaic (RGGB) packed to four channels of half the size, and the guidance is the image at
-            that size. Sides are made even by reflection. That the mosaic is sampled from three channels, and filled up to
-            three in the end, so that it trains and tests like any network, is ours.
+            that size. Sides are made even by reflection. That the mosaic is sampled from three channels, and filled up
+            to three in the end, so that it trains and tests like any network, is ours.
         num_feat: Channels, times the level's multiplier.
         multipliers: One for each level, full size first.
         num_res_block: Residual blocks of each level on the way down; on the way up there is one more.

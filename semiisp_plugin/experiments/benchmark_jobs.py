@@ -30,7 +30,7 @@ from semiisp_plugin._version import __version__
 from semiisp_plugin.apps.enhance.network import load_network
 from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair
 from semiisp_plugin.experiments.benchmark_data import Data, PairData, data_in, make_data, make_fold
-from semiisp_plugin.experiments.benchmark_options import OWN_NETWORKS, Settings, Task
+from semiisp_plugin.experiments.benchmark_options import LATENTS, OWN_NETWORKS, Settings, Task
 from semiisp_plugin.experiments.jobs import Job, Record
 from semiisp_plugin.experiments.tried import LookalikeInverse, best_weights, generator_of_folds
 from semiisp_plugin.io.image_io import read_image, to_float, to_tensor, to_uint8, to_uint16, write_image
@@ -52,6 +52,7 @@ OUTPUTS = 8
 """Test images that a test leaves the outputs of."""
 _SHOWN = 240  # their short side, pixels
 _DRAWS_SHOWN = 3
+_JUDGED = 96  # short side of what sources of pseudo inputs are judged on: some are slow
 _DARKEST = 1e-4  # added before a logarithm
 _STATES = 5  # training states a run leaves on its way
 
@@ -194,8 +195,10 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
         return step("pseudo_only", {**before, **on(made)}, *_TARGET, "lr", **in_one_go)
     if kind in _RIVALS:
         iterations = in_one_go["iterations"]
-        learned_from = {} if _has_unlabelled(data) else on(made)
-        return step(kind, {**before, **learned_from}, *_TARGET, "lr", "augment", iterations=iterations, **mix)
+        # The adversary learns what targets look like from the pseudo ground truths.
+        learned_from = on(made) if kind == "adversarial" or not _has_unlabelled(data) else {}
+        names = (*_TARGET, "lr", "augment", *(("latent",) if kind == "latent_teacher" else ()))
+        return step(kind, {**before, **learned_from}, *names, iterations=iterations, **mix)
     of_semi: dict[str, Any] = {"beta": str(settings.beta) if settings.beta == float("inf") else settings.beta, **mix}
     names = (*_TARGET, "lr", "semi_iterations", "reference", "warmup", "noise")
     semi = step("semi", {**before, **on(made)}, *names, **of_semi)
@@ -304,6 +307,9 @@ _RIVALS: dict[str, str] = {
     "mean_teacher": "MeanTeacherModel",
     "noise_consistency": "MeanTeacherModel",
     "mixmatch": "MixMatchModel",
+    "adversarial": "AdversarialModel",
+    "label_bank": "LabelBankModel",
+    "latent_teacher": "LatentTeacherModel",
 }
 _MODELS = {"f_isp": "ISPModel", "semi": "SemiSupervisedModel", **_RIVALS}  # else supervised
 _OF_TARGET = ("supervised", "pseudo_only", "semi", "finetune", *_RIVALS)
@@ -441,7 +447,7 @@ def _target_options(step: Step, data: Data) -> dict[str, Any]:
         }
         if not made.input.exists():
             train_set.update(type="OnlineSemiSupervisedDataset", pseudo={"build": str(made.input.parent)})
-    if made is None or s.consistency:
+    if data.unlabelled is not None and (kind in _RIVALS or s.consistency):
         train_set["unlabelled_per_batch"] = s.pseudo_per_batch if made is None else s.unlabelled_per_batch
         train_set["unlabelled"] = {
             "dataroot_lq": str(data.unlabelled),
@@ -450,7 +456,7 @@ def _target_options(step: Step, data: Data) -> dict[str, Any]:
         }
     rampup = {"rampup_iter": max(1, total // 4)}
     if kind in _RIVALS:
-        if kind != "mixmatch":
+        if kind not in ("mixmatch", "adversarial"):
             training["ema_decay"] = s.ema_decay or 0.99
         training.update(_of_rival(kind, rampup, s))
         return options
@@ -468,6 +474,14 @@ def _of_rival(kind: str, rampup: Mapping[str, int], s: Settings) -> dict[str, An
     jitter = {"jitter": s.augment or 0.2}
     if kind == "mixmatch":
         return {"mixmatch": dict(rampup)}
+    if kind == "adversarial":  # weight, rate and width: of this loss and size (ours)
+        of_d = {"optim_d": {"type": "Adam", "lr": 1e-4}, "width": 16}
+        return {"adversarial": {**rampup, "weight": 0.01, "quality": 0.5, **of_d}}
+    if kind == "label_bank":
+        return {"label_bank": {**rampup, **jitter}}
+    if kind == "latent_teacher":
+        latent = s.latent or LATENTS[s.network["type"]]  # type: ignore[index]  # as above
+        return {"latent_teacher": {**rampup, **jitter, "latent": latent}}
     if kind == "noise_consistency":
         return {"mean_teacher": {**rampup, "jitter": 0.0, "student_noise": deepcopy(_NOISE["paper"])}}
     return {"mean_teacher": {**rampup, **jitter}}
@@ -771,7 +785,7 @@ def _judge(step: Step, data: Data) -> dict[str, Any]:
     generator = _drawn_with(step, data)[0]
     errors, casts, real_casts = [], [], []
     for k, pair in enumerate(data.test):
-        image, target = (to_tensor(shrink_short_side(picture, _SHOWN)) for picture in read_pair(pair))
+        image, target = (to_tensor(shrink_short_side(picture, _JUDGED)) for picture in read_pair(pair))
         draw = torch.Generator().manual_seed(step.seed + 1_000_003 * k)
         several = (target * 255).round().to(torch.uint8).expand(DRAWS, -1, -1, -1).contiguous()
         made = generator.generate_input(several, draw).input

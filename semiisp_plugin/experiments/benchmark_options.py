@@ -32,14 +32,16 @@ from semiisp_plugin.simulation.look import LOOKS
 _Regions = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 _Stops = Annotated[float, msgspec.Meta(ge=-20, le=20)]
 _Folders = str | Annotated[list[str], msgspec.Meta(min_length=1)]
-Rival = Literal["mean_teacher", "noise_consistency", "mixmatch"]
+Rival = Literal["mean_teacher", "noise_consistency", "mixmatch", "adversarial", "label_bank", "latent_teacher"]
 """Semi-supervised methods to compare with, which have no use for pseudo ground truths."""
 Kind = Literal["f_isp", "f_isp_global", "supervised", "pseudo_only", "semi", "average", "choose", "weigh"] | Rival
 OWN_NETWORKS = ("f_isp", "f_isp_global")
 """Target networks that are f_ISP's own, and may begin with its weights."""
+LATENTS = {"PQDynamicISP": "encoder.features", "SepLUT": "backbone", "NAFNet": "middle_blks"}
+"""Of networks, the module whose output ``latent_teacher`` takes as the latent."""
 COMBINED_IN_FOLDS = ("choose", "weigh")
 """Kinds of systems that cross-validation makes of others."""
-Group = Literal["supervised", "method", "chosen", "tried", "ablation", "source"]
+Group = Literal["supervised", "method", "rival", "chosen", "tried", "ablation", "source"]
 
 
 class Task(Strict):
@@ -171,6 +173,7 @@ class Settings(Strict):
         real_per_batch: N_r.
         pseudo_per_batch: N_p.
         unlabelled_per_batch: Unlabelled inputs in a batch of ``consistency``; rivals take as many as N_p.
+        latent: Of ``latent_teacher``: the target's module whose output is the latent.
         consistency: Phase 2 learns from the task's unlabelled inputs, too: ``train: consistency`` (ours).
         beta: Of the filter (eq. 12); infinity switches it off.
         reference: Reference loss of the filter, see `semiisp_plugin.losses.pseudo_filter.PseudoFilter`.
@@ -209,7 +212,7 @@ class Settings(Strict):
     lookalikes: Count = 0
     source: Literal["bank", "mixture", "upi", "deterministic"] = "bank"
     source_network: dict[str, Any] | None = None
-    source_iterations: Positive = 2000
+    source_iterations: Positive = 1000
     source_lr: NotNegative = 1e-3
     source_batch: Size = 4
     sets: Literal["auto", "global", "local"] = "auto"
@@ -225,6 +228,7 @@ class Settings(Strict):
     pseudo_per_batch: Size = 8
     unlabelled_per_batch: Size = 4
     consistency: bool = False
+    latent: str | None = None
     beta: Threshold = 1.0
     reference: Literal["batch", "running"] = "batch"
     warmup: Count = 0
@@ -402,6 +406,9 @@ def _check_together(settings: Settings, kind: Kind, source: Source, keys: tuple[
         if network not in known:
             fix = f"leave it out, or take one of {', '.join(known)}"
             source.fail(keys, f"table_penalty is for networks with lookup tables, and {network} has none; {fix}.")
+    own = "PQDynamicISP" if settings.network in OWN_NETWORKS else settings.network["type"]  # type: ignore[index]
+    if kind == "latent_teacher" and settings.latent is None and own not in LATENTS:
+        source.fail((*keys, "settings"), f"latent: name the module of {own} whose output is the latent.")
     if settings.network not in OWN_NETWORKS:
         for key, used in (("warm_start", settings.warm_start), ("rounds", settings.rounds > 1)):
             if used:

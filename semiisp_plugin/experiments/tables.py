@@ -4,8 +4,8 @@ Each is a set of options like the files of ``options/benchmarks``, put together 
 
 * ``cpu``: small networks and crops; real pairs of other tasks that are at hand, and the simulated camera; an hour or
   two on two cores. The paper's figures stand beside for orientation alone.
-* ``gpu``: the paper's tasks with 100 pairs, as `basicsr prepare` lays them out, and its networks, on pictures of half
-  the side, in a tenth of the iterations.
+* ``gpu``: the paper's tasks with its fewest pairs, as `basicsr prepare` lays them out, and its networks, on pictures
+  of half the side, in a tenth of the iterations.
 * ``paper``: the same at the size and length of the paper (Tables 5 and 6).
 
 All systems of a table have one budget, which makes them comparable (ours). The networks' own recipes, and the other
@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import msgspec
 
 from semiisp_plugin.data.table6 import DENOISING, PAPER_BATCH, settings_for
-from semiisp_plugin.experiments.benchmark_options import PRESETS, BenchmarkOptions, complete_benchmark_options
+from semiisp_plugin.experiments.benchmark_options import PRESETS, BenchmarkOptions, Rival, complete_benchmark_options
 from semiisp_plugin.experiments.paper_settings import DENOISING_CROP, MODELS, SEMI_ITERATIONS, SEMI_LR, TABLE_5, TASKS
 from semiisp_plugin.options import Source
 from semiisp_plugin.options.reading import apply_overrides
@@ -81,7 +83,7 @@ def _paper_task(name: str, size: Size) -> dict[str, Any]:
     return {
         "type": "pairs",
         "title": task.title,
-        "pairs": [min(_PAIRS, task.full)],
+        "pairs": [task.paper_amounts[0]],
         "dataroot_lq": f"datasets/{name}/train/lq.lmdb",
         "dataroot_gt": f"datasets/{name}/train/gt.lmdb",
         "test_lq": f"datasets/{name}/test/lq.lmdb",
@@ -330,6 +332,27 @@ def _both_ways(trained_both: Sequence[str], alone: Sequence[str]) -> Callable[[S
     return systems
 
 
+def _low_light(size: Size, task: str) -> dict[str, dict[str, Any]]:
+    """Networks, and the method beside other semi-supervised ones: of CPU size f_ISP's own network."""
+    if size != "cpu":
+        made = _both_ways(_LOW_LIGHT, ("llflow", "snr_aware", "cidnet"))(size, task)
+        latent = {"latent": "body.0.denoiser.bottleneck"}
+        rivals = {name: _rival(name, "retinexformer", size, task, latent) for name in get_args(Rival)}
+        return made | rivals
+    target = "pqdynamicisp"
+    made = {target: _alone(target, size, task), f"{target}_semi": _semi(target, size, task, "semi-supervised")}
+    both = _semi(target, size, task, "semi-supervised, with unlabelled inputs", consistency=True)
+    made[f"{target}_both"] = {**both, "ours": True}
+    return made | {name: _rival(name, target, size, task, {}) for name in get_args(Rival)}
+
+
+def _rival(name: str, target: str, size: Size, task: str, latent: Mapping[str, Any]) -> dict[str, Any]:
+    preset = PRESETS[name]
+    settings = {**_network(target, size, task), **(latent if name == "latent_teacher" else {})}
+    label = f"{MODELS[target].title}, {preset.label}"
+    return {**msgspec.to_builtins(preset), "label": label, "settings": settings}
+
+
 def _gains(names: Sequence[str]) -> list[dict[str, Any]]:
     return [
         {"title": f"{MODELS[name].title}: semi-supervised minus pairs alone", "of": f"{name}_semi", "over": [name]}
@@ -370,7 +393,8 @@ class _Table:
         tasks: Keys of `TASKS`, at the sizes ``gpu`` and ``paper``; all have one budget.
         cpu: Keys of `_CPU_TASKS`.
         contrasts: Fixed before it is run.
-        cpu_settings: Changes of the budget at the size ``cpu``.
+        cpu_contrasts: In place of ``contrasts`` at the size ``cpu``.
+        unlabelled: Unlabelled inputs at the size ``cpu``.
     """
 
     title: str
@@ -378,7 +402,8 @@ class _Table:
     tasks: tuple[str, ...]
     cpu: tuple[str, ...]
     contrasts: Sequence[Mapping[str, Any]] = ()
-    cpu_settings: Mapping[str, Any] = field(default_factory=dict)
+    cpu_contrasts: Sequence[Mapping[str, Any]] | None = None
+    unlabelled: int = 0
 
 
 _PQ = ("pqdynamicisp",)
@@ -386,12 +411,29 @@ _THREE = ("nafnet_s", "seplut", "pqdynamicisp")
 _ISP = ("microisp", "hdrnet", "imageadaptive3dlut", "syenet", "adaint", "llf_lut", "lutwithbgrid")
 _IE = ("hdrnet", "imageadaptive3dlut", "csrnet", "adaint", "namedcurves", "lutwithbgrid")
 _LOW_LIGHT = ("llformer", "retinexformer")
+_OF_SEMI = [
+    {"title": f"PQDynamicISP: {title} minus pairs alone", "of": of, "over": ["pqdynamicisp"]}
+    for of, title in (
+        ("pqdynamicisp_semi", "semi-supervised"),
+        ("pqdynamicisp_both", "semi-supervised, with unlabelled inputs,"),
+        *((name, str(PRESETS[name].label)) for name in get_args(Rival)),
+    )
+]
+_OF_SEMI.append(
+    {
+        "title": "PQDynamicISP: semi-supervised minus the strongest other method",
+        "of": "pqdynamicisp_semi",
+        "over": list(get_args(Rival)),
+    }
+)
 _LOL = _Table(
     "Low light: supervised and semi-supervised",
-    _both_ways(_LOW_LIGHT, ("llflow", "snr_aware", "cidnet")),
+    _low_light,
     ("lolv1",),
-    ("lolv1",),
+    ("lolv1", "underwater"),
     _gains(_LOW_LIGHT),
+    cpu_contrasts=_OF_SEMI,
+    unlabelled=40,
 )
 TABLES: Mapping[str, _Table] = {
     "table1": _Table(
@@ -471,17 +513,20 @@ def table_options(name: str, size: Size, overrides: Sequence[str] = ()) -> Bench
     task = table.tasks[0]
     if size == "cpu":
         tasks = {key: {"short_side": _CPU_SIDE, **copy.deepcopy(_CPU_TASKS[key])} for key in table.cpu}
+        for of_task in tasks.values():
+            of_task.update({"unlabelled": table.unlabelled} if table.unlabelled else {})
     else:
         tasks = {key: _paper_task(key, size) for key in table.tasks}
+    contrasts = table.cpu_contrasts if size == "cpu" and table.cpu_contrasts is not None else table.contrasts
     values: dict[str, Any] = {
         "name": f"{name}_{size}",
         "title": table.title,
         "paper_table": name,
         "seeds": [0, 1, 2] if size == "cpu" else [0],
         "tasks": tasks,
-        "settings": {**_settings(size, task), **(table.cpu_settings if size == "cpu" else {})},
+        "settings": _settings(size, task),
         "systems": table.systems(size, task),
-        "contrasts": [dict(contrast) for contrast in table.contrasts],
+        "contrasts": [dict(contrast) for contrast in contrasts],
     }
     source = Source(f"{name} of size {size}")
     apply_overrides(values, overrides, source)

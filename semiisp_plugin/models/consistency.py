@@ -105,10 +105,6 @@ class TeacherModel(ConsistencyModel):
     weight), ``consistency_weight``; images of labelled and unlabelled samples, of these with what they were taught.
     """
 
-    def unlabelled(self) -> Tensor:
-        """Which samples of the batch are trained on without a target, ``(N,)`` bool on the model's device."""
-        return (self.is_pseudo | self.is_unlabelled).to(self.device)
-
     def taught(self, unlabelled: Tensor) -> Tensor:
         """Those of them, ``(N,)`` bool, whose loss counts; that of the others is 0 in the mean."""
         return unlabelled
@@ -134,11 +130,6 @@ class TeacherModel(ConsistencyModel):
             l_consistency=mean_over(losses, taught),
             consistency_weight=torch.tensor(weight, device=self.device),
         )
-
-    def image_groups(self) -> dict[str, Tensor]:
-        """Labelled and unlabelled samples."""
-        unlabelled = self.unlabelled()
-        return {"labelled": ~unlabelled, "unlabelled": unlabelled}
 
 
 def noisy(images: Tensor, noise: Noise, generator: torch.Generator) -> Tensor:

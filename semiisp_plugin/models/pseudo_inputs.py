@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from semiisp_plugin.models.restoration import RestorationModel
 from semiisp_plugin.pseudo.online import OnlineDraw
@@ -43,3 +44,12 @@ class PseudoInputsModel(RestorationModel):
         drawn = draw.inputs(targets, generators, places)
         self.lq = self.lq.clone()  # on a CPU it is the caller's batch
         self.lq[chosen] = drawn.to(self.lq)
+
+    def unlabelled(self) -> Tensor:
+        """Samples without a target, where pseudo ground truths are none, ``(N,)`` bool on the model's device."""
+        return (self.is_pseudo | self.is_unlabelled).to(self.device)
+
+    def image_groups(self) -> dict[str, Tensor]:
+        """Labelled and unlabelled samples."""
+        unlabelled = self.unlabelled()
+        return {"labelled": ~unlabelled, "unlabelled": unlabelled}

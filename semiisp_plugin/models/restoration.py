@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from functools import partial
@@ -125,7 +125,7 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         if self.ema_decay > 0:
             self.net_g_ema = self.copy_of(self.net_g)
         self.guard = StepGuard(int(train["nonfinite_limit"]))
-        self.statistics = Statistics(self.trained_networks())
+        self.statistics = Statistics(self.updated_networks())
         self._drop_update = False
         self._sample_losses: Tensor | None = None
         self._flow_is_fitted = False
@@ -164,17 +164,34 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
             bare._compiled_call_impl = compiled
 
     def trained_networks(self) -> list[nn.Module]:
-        """The networks that the optimiser updates."""
+        """The networks that ``train:optim_g`` updates."""
         return [self.net_g]
 
+    def updated_networks(self) -> list[nn.Module]:
+        """Those, and what a model trains beside them with an optimiser of its own."""
+        return self.trained_networks()
+
     def setup_optimizers(self) -> None:
-        """One optimiser of any torch.optim class for all trained networks."""
-        settings = dict(self.opt["train"]["optim_g"])
-        optimiser = getattr(torch.optim, settings.pop("type"))
-        parameters = [p for net in self.trained_networks() for p in net.parameters() if p.requires_grad]
-        with naming("train:optim_g"):
-            self.optimizer_g = optimiser(parameters, **settings)
+        """One optimiser for all trained networks."""
+        self.optimizer_g = self.build_optimizer("train:optim_g", self.opt["train"]["optim_g"], self.trained_networks())
         self.optimizers.append(self.optimizer_g)
+
+    def build_optimizer(
+        self, section: str, settings: Mapping[str, Any], networks: Iterable[nn.Module]
+    ) -> torch.optim.Optimizer:
+        """An optimiser of any torch.optim class, of all of the networks' parameters that are trained.
+
+        Args:
+            section: For messages.
+            settings: ``type``, and the class's arguments.
+            networks: Whose.
+        """
+        arguments = dict(settings)
+        optimiser = getattr(torch.optim, arguments.pop("type"))
+        parameters = [p for net in networks for p in net.parameters() if p.requires_grad]
+        with naming(section):
+            built: torch.optim.Optimizer = optimiser(parameters, **arguments)
+        return built
 
     def setup_schedulers(self) -> None:
         """The schedule of ``train:scheduler``, see `semiisp_plugin.models.learning_rate`."""
@@ -205,7 +222,7 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
         self.micro_batch = micro_batch
         with ExitStack() as stack:
             if micro_batch + 1 < self.accumulate and self.opt.get("dist"):
-                for net in self.trained_networks():
+                for net in self.updated_networks():
                     stack.enter_context(net.no_sync())  # type: ignore[operator]  # they are DistributedDataParallel
             yield
 
@@ -225,7 +242,8 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
             if self.micro_batch == 0:
                 # Not at the end of a step: with the gradients, the C library would give back the memory of the whole
                 # step to the system, and fetch it page by page in the next one.
-                self.optimizer_g.zero_grad(set_to_none=True)
+                for optimiser in self.optimizers:
+                    optimiser.zero_grad(set_to_none=True)
 
     def predict(self, net: Callable[..., Any], x: Tensor, *more: Tensor) -> Tensor:
         """The network's output for ``x`` in float32, computed in the precision of ``train:precision``.
@@ -357,6 +375,11 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
     def step(self, loss: Tensor) -> None:
         """Backward, clip, update, EMA; nothing but a warning where the loss or the gradient is not finite.
 
+        All optimisers step, or none does.
+
+        Args:
+            loss: 0-dim; the sum of all that the optimisers are to lower.
+
         Raises:
             FloatingPointError: Too many steps were skipped (``train:nonfinite_limit``); the message names the images.
         """
@@ -367,18 +390,22 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
             if not self._of_all_processes(finite):
                 self._skip(loss)
             return
-        parameters = [p for group in self.optimizer_g.param_groups for p in group["params"]]
-        self.scaler.unscale_(self.optimizer_g)
-        norm = gradient_norm(parameters)
+        norms = []
+        for optimiser in self.optimizers:
+            self.scaler.unscale_(optimiser)
+            norms.append(gradient_norm(p for group in optimiser.param_groups for p in group["params"]))
+        norm = torch.stack(norms).sum()  # finite where all are
         # With fp16 a gradient that is not finite is no accident: the scaler skips the step and lowers its scale.
         both = finite if self._overflow_is_expected() else finite & torch.isfinite(norm)
         usable = self._of_all_processes(both)
         if usable and not self._drop_update:
             clip = self.opt["train"].get("grad_clip")
             if clip:
-                for net in self.trained_networks():  # each as if it were trained alone
+                for net in self.updated_networks():  # each as if it were trained alone
                     nn.utils.clip_grad_norm_(net.parameters(), float(clip))
-            self.scaler.step(self.optimizer_g)
+            if not self.scaler.is_enabled() or bool(torch.isfinite(norm)):  # it would look at each optimiser alone
+                for optimiser in self.optimizers:
+                    self.scaler.step(optimiser)
             self.scaler.update()
             if self.ema_decay > 0:
                 self.model_ema(self.ema_decay)
@@ -388,7 +415,7 @@ class RestorationModel(CheckpointedModel, SRModel):  # type: ignore[misc]  # Bas
             if not usable:
                 self._skip(loss, norm)
         self._drop_update = False
-        self.record(grad_norm=norm)
+        self.record(grad_norm=norms[0])
 
     def _overflow_is_expected(self) -> bool:
         """Whether the scaler still has room to lower its scale, after which gradients may be finite."""

@@ -24,6 +24,7 @@ from semiisp_plugin.options.reading import apply_overrides, dump_options, load_y
 from semiisp_plugin.options.sections import check_section, checked_as
 from semiisp_plugin.options.source import Source
 from semiisp_plugin.options.structures import (
+    Adversarial,
     Consistency,
     LabelBank,
     LatentTeacher,
@@ -34,6 +35,7 @@ from semiisp_plugin.options.structures import (
 from semiisp_plugin.options.yaml_text import Loader
 
 __all__ = [
+    "Adversarial",
     "Consistency",
     "LabelBank",
     "LatentTeacher",

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _MOST_BYTES = 200
 _MOST_TENSORS = 20_000
 _MOST_WEIGHTS = 10**10
+_SMALLEST_SIDE = 32  # of crops that `AdversarialModel` is trained on
 _COUNTS = ("real_per_batch", "pseudo_per_batch")
 _OF_SEVERAL_SOURCES = (*_COUNTS, "pseudo", "unlabelled_per_batch", "unlabelled")
 
@@ -244,6 +245,8 @@ def _check_training(options: dict[str, Any], model: Any, source: Source) -> None
         _check_latent(options, source)
     if _is_a(model, "SemiSupervisedModel") and train.get("filter") is None:
         source.fail(("train",), f"{name} needs the section 'filter' with 'beta' (Table 6: 1.0 or 1.2).")
+    if _is_a(model, "AdversarialModel"):
+        _check_adversarial(train.get("adversarial") or {}, options["datasets"]["train"], source)
     unlabelled = options["datasets"]["train"].get("unlabelled") is not None
     if _is_a(model, "SemiSupervisedModel") and unlabelled and train.get("consistency") is None:
         message = f"{name} uses unlabelled inputs by the section train:consistency alone; add it (consistency: {{}}), "
@@ -422,6 +425,17 @@ def _check_crop_ratio(dataset: dict[str, Any], semi: bool, source: Source) -> No
             "train:accumulate for steps on several), or take gt_size."
         )
         source.fail((*here, "crop_ratio"), message)
+
+
+def _check_adversarial(section: dict[str, Any], dataset: dict[str, Any], source: Source) -> None:
+    """The discriminator gets crops that it can halve four times, and has something to choose from."""
+    sides = dataset["gt_size"] if isinstance(dataset["gt_size"], list) else [dataset["gt_size"]]
+    if min(sides) < _SMALLEST_SIDE:
+        message = f"the discriminator halves crops four times; let their sides be {_SMALLEST_SIDE} pixels or more."
+        source.fail(("datasets", "train", "gt_size"), message)
+    if section.get("quality") is not None and dataset.get("pseudo") is None:
+        message = "it chooses among the ground truths of pseudo pairs, and there are none: add datasets:train:pseudo,"
+        source.fail(("train", "adversarial", "quality"), f"{message} or leave this out.")
 
 
 def _check_schedule(section: dict[str, Any], train: dict[str, Any], source: Source, keys: Keys) -> None:

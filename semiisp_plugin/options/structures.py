@@ -327,6 +327,32 @@ class MixMatch(Strict):
     rampup_iter: Annotated[Count, doc("Iterations in which the weight rises linearly from 0.")] = 100
 
 
+class Adversarial(Strict):
+    """Of `AdversarialModel`: the adversarial term of DRBN's second stage (Yang et al., CVPR 2020), for any network."""
+
+    weight: Annotated[
+        NotNegative, doc("Of the adversarial term, after the ramp-up; DRBN's: 2, beside 1 - SSIM and a VGG loss.")
+    ] = 2.0
+    quality: Annotated[
+        Annotated[float, msgspec.Meta(gt=0, le=1)] | None,
+        doc(
+            "Share of a batch's pseudo ground truths that the discriminator learns from, those whose exposure, "
+            "contrast and colours are most like the pairs' targets (ours); ~: all."
+        ),
+    ] = None
+    optim_d: Annotated[
+        dict[str, Any] | None,
+        doc(
+            "The discriminator's optimiser, as `optim_g`, with the same schedule; ~: `{type: Adam, lr: 1e-6}`, DRBN's.",
+            names="optimiser",
+        ),
+    ] = None
+    rampup_iter: Annotated[Count, doc("Iterations in which the weight rises linearly from 0 (ours).")] = 100
+    width: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=512)], doc("Channels of the discriminator's first layers; DRBN's: 64.")
+    ] = 64
+
+
 class Mixup(Strict):
     """Mixing of the samples of a batch (Zhang et al., ICLR 2018), as Retinexformer is trained."""
 
@@ -506,6 +532,7 @@ class Train(Strict):
         LatentTeacher | None, doc("`LatentTeacherModel` alone, and needed.", models=("LatentTeacherModel",))
     ] = None
     mixmatch: Annotated[MixMatch | None, doc("`MixMatchModel` alone.", models=("MixMatchModel",))] = None
+    adversarial: Annotated[Adversarial | None, doc("`AdversarialModel` alone.", models=("AdversarialModel",))] = None
     consistency: Annotated[
         Consistency | None,
         doc(

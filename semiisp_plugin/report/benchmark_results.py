@@ -18,6 +18,7 @@ from semiisp_plugin.report.paired import Interval, Values, paired_difference
 GROUPS: dict[str, str] = {
     "supervised": "The pairs alone",
     "method": "Semi-supervised",
+    "rival": "Other semi-supervised methods",
     "chosen": "Chosen by cross-validation over the pairs",
     "tried": "Tried",
     "ablation": "Ablations",

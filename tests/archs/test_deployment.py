@@ -50,6 +50,10 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
     "CSRNet": {"": {"num_feat": 8, "condition_feat": 6}},
     # The way back is for training, see its own tests.
     "CycleISP": {"": {"num_feat": 16, "num_rrg": 1, "num_dab": 1, "cycle_weight": 0}},
+    "DRBN": {
+        "": {"recurrences": 2, "num_feat": 8, "growth": 4},
+        "recompose": {"recurrences": 2, "num_feat": 8, "growth": 4, "recompose": True},
+    },
     "HDRNet": {
         "": {"luma_bins": 2, "spatial_bin": 4, "thumbnail": 32, "guide_feat": 4},
         "curves": {"luma_bins": 2, "spatial_bin": 4, "thumbnail": 32, "guide": "curves"},
@@ -78,7 +82,7 @@ CASES = [(name, variant) for name in CLASSES for variant in SMALL.get(name, {"":
 IDS = [f"{name}-{variant}" if variant else name for name, variant in CASES]
 # What takes seconds is not done for a network of which another variant does more.
 _LESSER = [("PQDynamicISP", ""), ("MicroISP", ""), ("SYENet", ""), ("ReRAW", ""), ("RAWDiffusion", "")]
-_LESSER += [("LUTwithBGrid", "exact")]
+_LESSER += [("LUTwithBGrid", "exact"), ("DRBN", "")]
 LEAN = [(name, variant) for name, variant in CASES if (name, variant) not in _LESSER]
 every_lean = pytest.mark.parametrize("case", LEAN, ids=["-".join(filter(None, case)) for case in LEAN])
 every = pytest.mark.parametrize("case", CASES, ids=IDS)
@@ -93,6 +97,7 @@ LEARNING_RATES = {
     "MicroISP": 3e-3,
     "RAWDiffusion": 3e-3,
     "SNRAware": 3e-3,
+    "DRBN": 3e-3,
     "SRISP": 3e-3,
     "ReRAW": 3e-3,
 }

@@ -370,7 +370,7 @@ def test_keys_name_all_that_matters(tmp_path):
 
 @pytest.mark.slow
 def test_rivals_learn_from_unlabelled_inputs(tmp_path, tiny_data):
-    """Without pseudo pairs; the method, from both."""
+    """Without pseudo pairs, but for the adversary; the method, from both."""
     lq, gt = (str(tiny_data / "pairs" / kind) for kind in ("input", "target"))
     task = {"type": "pairs", "pairs": [2], "dataroot_lq": lq, "dataroot_gt": gt, "unlabelled": 2, "short_side": 40}
     systems = {kind: {"kind": kind} for kind in get_args(Rival)}
@@ -382,8 +382,9 @@ def test_rivals_learn_from_unlabelled_inputs(tmp_path, tiny_data):
     assert (made["pseudo"], made["f_isp"], made["semi"]) == (1, 1, 1)
     for kind in get_args(Rival):
         written = yaml.safe_load((run_folder(ending(options, kind, pairs=2)).parent / "options.yml").read_text())
-        assert "pseudo" not in written["datasets"]["train"]
-        assert written["datasets"]["train"]["unlabelled_per_batch"] == 8
+        data = written["datasets"]["train"]
+        assert ("pseudo" in data) == (kind == "adversarial")
+        assert data["unlabelled_per_batch"] == (4 if "pseudo" in data else 8)
     written = yaml.safe_load((run_folder(ending(options, "both", pairs=2)).parent / "options.yml").read_text())
     assert written["datasets"]["train"]["unlabelled_per_batch"] == 4
     assert written["train"]["consistency"]["rampup_iter"] == 1
