@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+_BINS, _STEP = 10, 64  # of `stratified_crop`
+
 
 def fit_to_crop(images: Sequence[np.ndarray], size: tuple[int, int]) -> list[np.ndarray]:
     """Turn and enlarge images as little as possible so that a crop fits into them (ours).
@@ -59,6 +61,40 @@ def random_crop(rng: np.random.Generator, images: Sequence[np.ndarray], size: tu
     return [image[top : top + size[0], left : left + size[1]] for image in images]
 
 
+def stratified_crop(rng: np.random.Generator, images: Sequence[np.ndarray], size: tuple[int, int]) -> list[np.ndarray]:
+    """Cut the same window out of each image, such that dark and bright windows are equally frequent.
+
+    ReRAW's stratified sampling (Berdan et al., CVPR 2025): of the windows whose corners lie on a grid of 64 pixels, the
+    brightness of the first image decides which of ten bins each belongs to; a bin is drawn, and then a window in it.
+    Ours: brightness is that of all channels together (published: of one channel at a time), empty bins are left out,
+    and windows at the lower and right border are in the grid.
+
+    Args:
+        rng: Source of randomness; two numbers are drawn.
+        images: Images (H, W, C) of one height and width, at least ``size``; the first decides. Of integers, their
+            type's largest value is white; of floats 1.
+        size: Height and width of the crop.
+    """
+    decides = images[0]
+    white = np.iinfo(decides.dtype).max if np.issubdtype(decides.dtype, np.integer) else 1.0
+    sums = cv2.integral(decides.mean(axis=2, dtype=np.float64))
+    corners = [(top, left) for top in _grid(decides.shape[0] - size[0]) for left in _grid(decides.shape[1] - size[1])]
+    bins: dict[int, list[tuple[int, int]]] = {}
+    for top, left in corners:
+        bottom, right = top + size[0], left + size[1]
+        total = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+        brightness = total / (size[0] * size[1] * white)
+        bins.setdefault(int(np.clip(brightness * _BINS, 0, _BINS - 1)), []).append((top, left))
+    chosen = bins[sorted(bins)[int(rng.integers(len(bins)))]]
+    top, left = chosen[int(rng.integers(len(chosen)))]
+    return [image[top : top + size[0], left : left + size[1]] for image in images]
+
+
+def _grid(room: int) -> list[int]:
+    """Corners along an axis on which a window can move so far."""
+    return sorted({*range(0, room + 1, _STEP), room})
+
+
 def random_ratio_size(
     rng: np.random.Generator, shape: Sequence[int], crop_ratio: tuple[float, float]
 ) -> tuple[int, int]:
@@ -82,6 +118,7 @@ def augment(
     size: tuple[int, int] | None = None,
     hflip: bool = False,
     rot: bool = False,
+    stratified: bool = False,
 ) -> list[np.ndarray]:
     """Crop, flip and transpose images at random, each with probability 1/2.
 
@@ -93,6 +130,7 @@ def augment(
         rot: Flip upside down, and transpose (BasicSR's ``use_rot``). Transposing must not change the size of the
             result, so it is left out where the transposed image does not hold the crop without (more) enlargement,
             or, without a crop, is not square.
+        stratified: Crop by `stratified_crop`.
 
     Returns:
         Contiguous images of the same type.
@@ -105,7 +143,7 @@ def augment(
     if rot and draw_transpose and width >= needed[0] and height >= needed[1]:
         images = [image.transpose(1, 0, 2) for image in images]
     if size is not None:
-        images = random_crop(rng, images, size)
+        images = (stratified_crop if stratified else random_crop)(rng, images, size)
     if hflip and draw_hflip:
         images = [image[:, ::-1] for image in images]
     if rot and draw_vflip:

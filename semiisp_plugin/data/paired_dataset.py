@@ -45,6 +45,8 @@ class PairedRestorationDataset(Dataset[dict[str, Any]]):
             * ``crop_ratio``: in place of ``gt_size``, shares ``[least, largest]`` of the image's height and width,
               drawn for each sample and side (`semiisp_plugin.data.augment.random_ratio_size`). Samples have sizes of
               their own, so that a batch is one sample.
+            * ``stratified_crops``: dark and bright crops are equally frequent, by the input's brightness
+              (`semiisp_plugin.data.augment.stratified_crop`).
             * ``use_hflip``: random left-right flips.
             * ``use_rot``: random upside-down flips and transpositions, as in BasicSR.
             * ``cache_images``: keep decoded images in memory (8 or 16 bits a value). Each DataLoader worker keeps its
@@ -73,6 +75,7 @@ class PairedRestorationDataset(Dataset[dict[str, Any]]):
             raise ValueError(f"{given[0]} is for training: give phase: train as well, or val for whole images.")
         self.hflip = bool(opt.get("use_hflip", False))
         self.rot = bool(opt.get("use_rot", False))
+        self.stratified = bool(opt.get("stratified_crops", False))
         self.seed = int(opt.get("seed") or 0)
         self.cache_images = bool(opt.get("cache_images", False))
         self.pairs = match_pairs(
@@ -133,7 +136,7 @@ class PairedRestorationDataset(Dataset[dict[str, Any]]):
         size = self.size
         if self.crop_ratio is not None:
             size = random_ratio_size(rng, images[0].shape, self.crop_ratio)
-        return augment(rng, images, size=size, hflip=self.hflip, rot=self.rot)
+        return augment(rng, images, size=size, hflip=self.hflip, rot=self.rot, stratified=self.stratified)
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Decoded input and target, from the cache if they are there."""

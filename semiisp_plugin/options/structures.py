@@ -173,6 +173,13 @@ class Dataset(Loader, forbid_unknown_fields=True, kw_only=True):
             only_training=True,
         ),
     ] = None
+    stratified_crops: Annotated[
+        bool,
+        doc(
+            "Dark and bright crops are equally frequent, by the input: ReRAW's stratified sampling.",
+            only_training=True,
+        ),
+    ] = False
     use_hflip: Annotated[bool, doc("Random left-right flips.", only_training=True)] = False
     use_rot: Annotated[bool, doc("Random upside-down flips and transpositions.", only_training=True)] = False
     cache_images: Annotated[bool, doc("Keep decoded images in memory, each reading process its own.")] = False

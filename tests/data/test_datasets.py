@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from semiisp_plugin.data import pairs
-from semiisp_plugin.data.augment import augment, fit_to_crop, random_crop
+from semiisp_plugin.data.augment import augment, fit_to_crop, random_crop, stratified_crop
 from semiisp_plugin.data.paired_dataset import PairedRestorationDataset
 from semiisp_plugin.data.sampler import MixedBatchSampler, SampleIndex
 from semiisp_plugin.data.semi_supervised_dataset import SemiSupervisedDataset
@@ -562,6 +562,31 @@ def test_random_crop_is_uniform():
     counts = np.array([corners.count((r, c)) for r in range(2) for c in range(3)])
     assert counts.sum() == 3000
     assert ((counts - 500) ** 2 / 500).sum() < 30  # chi-squared, 5 degrees of freedom, p about 1e-5
+
+
+def test_stratified_crops_are_dark_and_bright_alike(tmp_path):
+    """A bright corner of a dark picture, whatever its type; all images are cut alike."""
+    image = np.full((200, 300, 3), 10, np.uint8)
+    image[:64, :64] = 250
+    for picture in (image, image.astype(np.uint16) * 257, image.astype(np.float32) / 255):
+        rng, bright = np.random.default_rng(0), 0
+        for _ in range(200):
+            first, second = stratified_crop(rng, [picture, image], (64, 64))
+            assert first.shape == (64, 64, 3)
+            assert (first.mean() > picture.max() / 2) == (second.mean() > 125)
+            bright += int(second.mean() > 125)
+        assert 70 < bright < 130  # of two bins; of all windows of the grid it would be one of twenty
+    whole = stratified_crop(np.random.default_rng(0), [image], (200, 300))[0]
+    assert np.array_equal(whole, image)
+    write_image(tmp_path / "lq" / "a.png", image)
+    write_image(tmp_path / "gt" / "a.png", 255 - image)
+    roots = {"dataroot_lq": str(tmp_path / "lq"), "dataroot_gt": str(tmp_path / "gt"), "gt_size": 64, "phase": "train"}
+    shares = []
+    for stratified in (True, False):
+        dataset = PairedRestorationDataset({**roots, "stratified_crops": stratified})
+        items = [dataset.item(0, seed=seed) for seed in range(100)]
+        shares.append(sum(float(item["lq"].mean()) > 0.5 for item in items))
+    assert shares[0] > 30 > shares[1]
 
 
 def test_random_ratio_crops_are_shares_of_the_image(tmp_path):
