@@ -107,7 +107,8 @@ def _network_in(
     """The network that a checkpoint describes and holds the weights of."""
     options: Any = state.get("network")
     kind = str(options.get("type")) if isinstance(options, dict) else type(options).__name__
-    plugins.register()
+    if kind not in ARCH_REGISTRY:  # f_ISP's is, and needs no other module, nor BasicSR
+        plugins.register()
     found = dict(ARCH_REGISTRY).get(kind)
     if not (isinstance(found, type) and issubclass(found, wanted)):
         known = ", ".join(sorted(n for n, c in ARCH_REGISTRY if isinstance(c, type) and issubclass(c, wanted)))
