@@ -23,6 +23,14 @@ class NoReferenceScore(nn.Module):
     def update(self, targets: Tensor) -> None:
         """Look at targets of labelled images, ``(N, 3, H, W)`` in [0, 1]; once for each batch that has some."""
 
+    def see(self, targets: Tensor, processes: int = 1) -> None:
+        """`update`, whether there are targets or not; of several processes, which all call this, the mean is kept."""
+        if len(targets):
+            self.update(targets)
+        for buffer in self.buffers() if processes > 1 else ():
+            torch.distributed.all_reduce(buffer)
+            buffer /= processes
+
 
 @register(SCORE_REGISTRY)
 class TargetStatistics(NoReferenceScore):

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from semiisp_plugin.archs.colour_discriminator import ColourDiscriminator
 from semiisp_plugin.io.checkpoint import CheckpointError
+from semiisp_plugin.metrics.no_reference import TargetStatistics
 from semiisp_plugin.models.consistency import mean_over
 from semiisp_plugin.models.mixmatch_model import linear_rampup
 from semiisp_plugin.models.pseudo_inputs import PseudoInputsModel
-from semiisp_plugin.models.target_chooser import TargetChooser
 from semiisp_plugin.options import Adversarial
 from semiisp_plugin.toolbox import MODEL_REGISTRY, register
 
@@ -41,7 +41,7 @@ class AdversarialModel(PseudoInputsModel):
     * the good images: the pairs' targets and, where there are pseudo pairs, their ground truths, which are never
       compared with the outputs for their inputs. DRBN takes photographs that people have rated high; these are
       photographs that were given the look of the pairs' targets;
-    * the choice among them (``quality``), see `TargetChooser`, in place of those ratings;
+    * the choice among them (``quality``), the best by `TargetStatistics`, in place of those ratings;
     * the linear ramp-up of the weight; both networks step at once, after one pass each over good images and outputs.
 
     The network's unlabelled images are the data set's unlabelled inputs and its pseudo inputs, whichever there are.
@@ -68,10 +68,9 @@ class AdversarialModel(PseudoInputsModel):
         return [*super().updated_networks(), self.net_d]
 
     def init_training_settings(self) -> None:
-        """As for every phase, and what chooses among pseudo ground truths."""
+        """As for every phase, and the score by which pseudo ground truths are chosen."""
         super().init_training_settings()
-        quality = self.adversarial.quality
-        self.chooser = None if quality is None else TargetChooser(quality, self.device)
+        self.score = None if self.adversarial.quality is None else TargetStatistics().to(self.device)
 
     def setup_optimizers(self) -> None:
         """Also the discriminator's."""
@@ -113,23 +112,23 @@ class AdversarialModel(PseudoInputsModel):
             self.gt[torch.nonzero(samples).flatten().to(self.device, non_blocking=True)]
             for samples in (~(self.is_pseudo | self.is_unlabelled), self.is_pseudo)
         )
-        if self.chooser is not None:
-            self.chooser.see(labelled, distributed=bool(self.opt.get("dist")))
+        if self.score is not None:
+            self.score.see(labelled, self.opt["world_size"] if self.opt.get("dist") else 1)
             if len(pseudo):
-                pseudo = pseudo[self.chooser.choose(pseudo)]
+                pseudo = pseudo[best(self.score(pseudo), self.adversarial.quality)]
         return torch.cat([labelled, pseudo])
 
     def extra_state(self) -> dict[str, Any]:
-        """Also the discriminator, and what the chooser remembers."""
+        """Also the discriminator, and what the score remembers."""
         state = {**super().extra_state(), "discriminator": self.get_bare_model(self.net_d).state_dict()}
-        return state if self.chooser is None else {**state, "targets": self.chooser.totals}
+        return state if self.score is None else {**state, "score": self.score.state_dict()}
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `extra_state`."""
         super().load_extra_state(state)
         self.get_bare_model(self.net_d).load_state_dict(state["discriminator"])
-        if self.chooser is not None and "targets" in state:
-            self.chooser.totals = state["targets"].to(self.device)
+        if self.score is not None and "score" in state:
+            self.score.load_state_dict(state["score"])
 
     def resume_training(self, resume_state: Mapping[str, Any]) -> None:
         """As for every phase.
@@ -149,6 +148,12 @@ class AdversarialModel(PseudoInputsModel):
                         f"instead of resume_state."
                     )
         super().resume_training(resume_state)
+
+
+def best(scores: Tensor, share: float) -> Tensor:
+    """The numbers of the highest of ``scores`` (N,), a share of them, rounded, but one at least; in rising order."""
+    kept = max(1, round(share * len(scores)))
+    return scores.nan_to_num(nan=-torch.inf).topk(kept).indices.sort().values
 
 
 def soft_labels(count: int, between: tuple[float, float], generator: torch.Generator) -> Tensor:

@@ -58,13 +58,7 @@ class LabelBankModel(TeacherModel):
         """See `ConsistencyModel`; scores and the bank are brought up to date."""
         self._accepted = torch.zeros_like(samples)
         self._scores: dict[str, float] = {}
-        targets = self.gt[~samples]
-        if len(targets):
-            self.score.update(targets)
-        if self.opt.get("dist"):
-            for buffer in self.score.buffers():
-                torch.distributed.all_reduce(buffer)
-                buffer /= self.opt["world_size"]
+        self.score.see(self.gt[~samples], self.opt["world_size"] if self.opt.get("dist") else 1)
         super().take_targets_of_the_teacher(current_iter, samples, stream)
         for scores in self.gathered(self._scores):
             for key, score in scores.items():

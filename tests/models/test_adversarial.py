@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from semiisp_plugin.cli import main
 from semiisp_plugin.io.checkpoint import CheckpointError
-from semiisp_plugin.models.adversarial_model import soft_labels
+from semiisp_plugin.models.adversarial_model import best, soft_labels
 from semiisp_plugin.models.random_state import iteration_generator
-from semiisp_plugin.models.target_chooser import TargetChooser, appearance
 from semiisp_plugin.options import OptionError, Source, complete
 from semiisp_plugin.toolbox import build_model
 
@@ -178,7 +177,7 @@ def test_defaults(make_model, completed, options):
     assert (settings.weight, settings.quality, settings.rampup_iter, settings.width) == (2.0, None, 100, 64)
     assert isinstance(model.optimizers[1], torch.optim.Adam)
     assert model.optimizers[1].param_groups[0]["lr"] == 1e-6
-    assert model.chooser is None
+    assert model.score is None
 
 
 def test_one_schedule_for_both(make_model):
@@ -297,48 +296,16 @@ def test_labels_are_of_seed_and_iteration_alone(make_model):
 # --- the choice ------------------------------------------------------------------------------------------------------
 
 
-def test_appearance():
-    grey = torch.full((1, 3, 4, 4), 0.25)
-    torch.testing.assert_close(appearance(grey), torch.tensor([[0.25, 0.0, 0.0]]))
-    half = torch.zeros(1, 3, 4, 4)
-    half[..., :2] = 1
-    torch.testing.assert_close(appearance(half), torch.tensor([[0.5, 0.5, 0.0]]))
-    red = torch.zeros(1, 3, 2, 2)
-    red[:, 0] = 0.8  # a = 0.8, b = 0.4
-    torch.testing.assert_close(appearance(red), torch.tensor([[0.299 * 0.8, 0.0, 0.3 * 0.8**0.5]]))
-
-
 def flat(*values: float) -> Tensor:
     """Grey images without structure."""
     return torch.tensor(values).view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
 
 
-def test_chooser_keeps_what_looks_like_the_targets():
-    chooser = TargetChooser(0.5, torch.device("cpu"))
-    chooser.see(flat(0.4, 0.6))
-    assert chooser.choose(flat(0.9, 0.55, 0.1, 0.45)).tolist() == [1, 3]
-    assert chooser.choose(flat(0.1)).tolist() == [0], "one at least"
-    noisy = flat(0.5, 0.5, 0.8).clone()
-    noisy[0] += 0.3 * torch.randn(3, 8, 8)
-    assert chooser.choose(noisy).tolist() == [1, 2], "exposure is as it should be, contrast and colours are not"
-    assert chooser.choose(flat(0.9, float("nan"))).tolist() == [0]
-    for _ in range(500):
-        chooser.see(flat(0.9, 0.92))
-    assert chooser.choose(flat(0.5, 0.8)).tolist() == [1], "what was long ago counts little"
-
-
-def test_chooser_by_hand():
-    chooser = TargetChooser(0.25, torch.device("cpu"))
-    batches, images = torch.rand(3, 2, 3, 6, 6), torch.rand(8, 3, 6, 6)
-    for batch in batches:
-        chooser.see(batch)
-    chooser.see(torch.full((1, 3, 6, 6), torch.nan))
-    found = torch.cat([appearance(batch) for batch in batches]).double()
-    share = torch.tensor([0.99**3, 0.99**3, 0.99**2, 0.99**2, 0.99, 0.99], dtype=torch.float64)[:, None]
-    mean = (share * found).sum(0) / share.sum()
-    variance = (share * (found - mean).square()).sum(0) / share.sum()
-    scores = ((appearance(images) - mean).square() / (variance + 1e-4)).sum(1)
-    assert chooser.choose(images).tolist() == scores.argsort()[:2].sort().values.tolist()
+def test_the_best_are_a_share():
+    scores = torch.tensor([-3.0, -1.0, torch.nan, -2.0])
+    assert best(scores, 0.5).tolist() == [1, 3]
+    assert best(scores, 0.01).tolist() == [1], "one at least"
+    assert best(torch.tensor([torch.nan]), 1.0).tolist() == [0]
 
 
 def test_quality_chooses_among_pseudo_ground_truths_alone(make_model):
