@@ -112,10 +112,11 @@ class AdversarialModel(PseudoInputsModel):
             self.gt[torch.nonzero(samples).flatten().to(self.device, non_blocking=True)]
             for samples in (~(self.is_pseudo | self.is_unlabelled), self.is_pseudo)
         )
-        if self.score is not None:
+        share = self.adversarial.quality
+        if self.score is not None and share is not None:
             self.score.see(labelled, self.opt["world_size"] if self.opt.get("dist") else 1)
             if len(pseudo):
-                pseudo = pseudo[best(self.score(pseudo), self.adversarial.quality)]
+                pseudo = pseudo[best(self.score(pseudo), share)]
         return torch.cat([labelled, pseudo])
 
     def extra_state(self) -> dict[str, Any]:
