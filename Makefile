@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo learn test test-fast lint format pins clean
+.PHONY: help demo learn test test-fast lint format docs docs-serve pins clean
 # Containers often set it; torch would then be compiled to bytecode at every start, which takes as long as importing it.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -24,7 +24,7 @@ BUILD_NEEDS := torch torchvision numpy cython setuptools wheel
 PAIR_ON_310 := torchvision<0.29.2; python_version < "3.11"
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(STAMP)  ## learn a look from photographs that ship with it, test it, show it; options: make demo ARGS="..."
 	$(BIN)/basicsr demo $(ARGS)
@@ -47,13 +47,19 @@ format: $(STAMP)  ## repair what ruff can repair, and format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+docs: $(STAMP)  ## build the documentation's site into site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: $(STAMP)  ## show the site, and follow changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
 pins: $(STAMP)  ## re-resolve constraints.txt; newest versions: make pins ARGS=--upgrade
 	printf '%s\n' uv tensorboard $(BUILD_NEEDS) '$(PAIR_ON_310)' | $(UV_PIP) compile setup.py - --extra test --quiet $(ARGS) \
 	    --universal --python-version 3.10 --no-build-isolation --override overrides.txt \
 	    --no-annotate --custom-compile-command 'make pins' --output-file constraints.txt
 
 clean:  ## remove the environment and caches; what training wrote stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find semiisp_plugin tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): setup.py constraints.txt overrides.txt

@@ -48,12 +48,15 @@ LPIPS = ["lpips>=0.1.4"]
 SERVE = ["gradio>=6.31"]
 # `basicsr export --format onnx`.
 ONNX = ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"]
+# The documentation as a site (`make docs`).
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"]
 TEST = [
     *FAST,
     *RAW,
     *HEIF,
     *LPIPS,
     *ONNX,
+    *DOCS,
     "pytest>=8",
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",
@@ -83,6 +86,7 @@ setup(
     extras_require={
         "fast": FAST,
         "test": TEST,
+        "docs": DOCS,
         "cupy": ["cupy-cuda12x"],
         "raw": RAW,
         "heif": HEIF,

@@ -1,0 +1,108 @@
+"""Pages of the documentation's site that are made of the code, and links that lead out of it; a hook of MkDocs.
+
+Nothing heavy is imported: commands are read off the parsers, classes off the source.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the generated pages (an event of MkDocs)."""
+    from mkdocs.structure.files import File
+
+    for path, text in pages().items():
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Turn links to files outside the pages into their names (an event of MkDocs)."""
+    del config, files
+    up = re.escape("../" * (page.file.src_uri.count("/") + 1))
+
+    def named(found: re.Match[str]) -> str:
+        return found[1] if found[1].strip("`") == found[2] else f"{found[1]} (`{found[2]}`)"
+
+    return re.sub(rf"\[([^\]]*)\]\({up}(?!\.\./)([^)#]*)(?:#[^)]*)?\)", named, markdown)
+
+
+def pages() -> dict[str, str]:
+    """The generated pages, by their paths."""
+    return {
+        "reference/commands.md": commands(),
+        "reference/python.md": python_names(),
+        "reference/networks.md": registered("archs", "*_arch.py", "ARCH_REGISTRY", NETWORKS),
+        "reference/models.md": registered("models", "*_model.py", "MODEL_REGISTRY", MODELS),
+    }
+
+
+PYTHON = """# Python
+
+What `import semiisp_plugin` offers, by the module that each name is from; besides these, the [networks](networks.md)
+`PQDynamicISP` and `SepLUT`. All else may change.
+"""
+NETWORKS = """# Networks
+
+What an option file may name as `network_g: {type: NAME, ...}`; the arguments are the section's other keys. [Models and
+weights](../models.md) says which published weights load, how large and how fast they are.
+"""
+MODELS = """# Training models
+
+What an option file may name as `model_type`. [Training](../training.md) says what all of them share.
+"""
+
+
+def commands() -> str:
+    """Every subcommand's help."""
+    from semiisp_plugin.arguments import COMMANDS, build_parser
+
+    parser = build_parser()
+    action = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    parts = ["# Commands\n\nWhat `basicsr COMMAND --help` prints.\n"]
+    for name, (line, _) in COMMANDS.items():
+        sub: argparse.ArgumentParser = action.choices[name]
+        sub.formatter_class = _Wide
+        parts.append(
+            f"## basicsr {name}\n\n{line[0].upper()}{line[1:]}.\n\n```text\n{sub.format_help().rstrip()}\n```\n"
+        )
+    return "\n".join(parts)
+
+
+class _Wide(argparse.HelpFormatter):
+    """Of one width on every terminal."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=100)
+
+
+def python_names() -> str:
+    """The names of ``semiisp_plugin``, by the module that each is from."""
+    import semiisp_plugin
+
+    parts = [PYTHON]
+    for module, names in semiisp_plugin._HOMES.items():
+        if module.startswith("archs."):
+            continue
+        parts.append(f"## {module}\n")
+        parts += [f"::: semiisp_plugin.{module}.{name}\n" for name in names]
+    return "\n".join(parts)
+
+
+def registered(folder: str, pattern: str, registry: str, head: str) -> str:
+    """The classes of a folder that an option file may name, in the order of their names."""
+    found = sorted(_classes(folder, pattern, registry))
+    return "\n".join([head, *(f"::: semiisp_plugin.{folder}.{module}.{name}\n" for name, module in found)])
+
+
+def _classes(folder: str, pattern: str, registry: str) -> Iterator[tuple[str, str]]:
+    for path in (ROOT / "semiisp_plugin" / folder).glob(pattern):
+        for name in re.findall(rf"@register\({registry}\)\nclass (\w+)", path.read_text(encoding="utf-8")):
+            yield name, path.stem
