@@ -26,7 +26,9 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), 
 FOLDERS = ("scripts", "benchmarks", "examples")
 CODE = [path for folder in (*FOLDERS, "semiisp_plugin") for path in ROOT.glob(f"{folder}/**/*.py")]
 FILES = [*ROOT.glob("options/**/*.yml"), *ROOT.glob("examples/**/*.yml")]
-SCRIPTS = [p for folder in FOLDERS for p in sorted(ROOT.glob(f"{folder}/*.py")) if "ArgumentParser(" in p.read_text("utf-8")]
+SCRIPTS = [
+    p for folder in FOLDERS for p in sorted(ROOT.glob(f"{folder}/*.py")) if "ArgumentParser(" in p.read_text("utf-8")
+]
 PROGRAM = r"(?:basicsr|python|make|torchrun|srun)\s"
 
 

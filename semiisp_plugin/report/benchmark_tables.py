@@ -12,7 +12,7 @@ from semiisp_plugin.report.tables import MISSING, Table, format_number, mean_std
 
 
 def terminal_table(results: Results) -> str:
-    """The contrasts, and every system on each task with each number of pairs, for a terminal."""
+    """The contrasts, every system on each task with each number of pairs, and the paper's table, for a terminal."""
     if not results.cells:
         return f"{results.title}: no system was run to its end.\n"
     parts = [f"{results.title}\n"]
@@ -21,7 +21,9 @@ def terminal_table(results: Results) -> str:
         section = results_section(results, task, pairs)
         chosen = "".join(f"{line}\n" for line in choices(results, task, pairs))
         parts.append(f"{section.title}\n\n{section.tables[0].text()}{chosen}")
-    return "\n".join([*parts, f"{interval_text(results)}\n"])
+    parts.append(f"{interval_text(results)}\n")
+    parts += [f"{table.title}\n\n{table.text()}" for table in printed_tables(results)]
+    return "\n".join(parts)
 
 
 def interval_text(results: Results) -> str:
@@ -162,12 +164,9 @@ def paper_section(results: Results) -> Section | None:
     return Section("The paper's figures beside these", text=text, tables=tables) if tables else None
 
 
-def table_section(results: Results) -> Section | None:
-    """A table of the paper as it is printed, and these results beside it; None where none is named."""
+def printed_tables(results: Results) -> list[Table]:
+    """The rows of the paper's table that the results stand beside, a table a task; none where none is named."""
     papers = PAPER_TABLES.get(str(results.options.get("paper_table")), ())
-    if not papers:
-        return None
-    columns = ("network", "how", "pairs", "PSNR [dB]", "SSIM")
     tables = []
     for task in dict.fromkeys(paper.task for paper in papers):
         rows: list[tuple[str, ...] | str] = [
@@ -175,16 +174,18 @@ def table_section(results: Results) -> Section | None:
             for p in papers
             if p.task == task
         ]
-        tables.append(Table(columns, rows, (2, 3, 4), f"Paper, {task}"))
-    for task, pairs in results.settings():
-        compared = compare_systems(results, task, pairs)
-        rows = [(results.label(r.system), "", str(pairs), f"{r.psnr:.2f}", f"{r.ssim:.3f}") for r in compared]
-        tables.append(Table(columns, rows, (2, 3, 4), f"This benchmark, {results.tasks[task].title}"))
+        tables.append(Table(("network", "how", "pairs", "PSNR [dB]", "SSIM"), rows, (2, 3, 4), f"Paper, {task}"))
+    return tables
+
+
+def table_section(results: Results) -> Section | None:
+    """A table of the paper as it is printed, to compare these results with; None where none is named."""
+    tables = printed_tables(results)
     text = [
-        "Data, sizes, numbers of pairs, budgets and networks' sizes of another experiment differ: the figures are not "
-        "expected to agree, the order of the rows may be. The paper gives no spread."
+        "Data, sizes, numbers of pairs, budgets and sizes of networks differ: the figures are not expected to agree, "
+        "the order of the rows may be. The paper gives no spread."
     ]
-    return Section("The paper's table beside these", text=text, tables=tables)
+    return Section("The paper's table", text=text, tables=tables) if tables else None
 
 
 def systems_section(results: Results) -> Section:

@@ -184,6 +184,19 @@ def test_photographs_are_never_the_reference():
     assert gain_row(results, "semi").reference
 
 
+def test_the_paper_s_table_stands_beside_the_results():
+    results = make_results()
+    results["options"] = {"paper_table": "table3"}
+    text = section_text(benchmark_tables.table_section(parsed(results)))
+    assert "| PQDynamicISP | ReRAW" in re.sub(" +", " ", text)
+    assert "Paper, FiveK tone mapping" in text
+    terminal = benchmark_tables.terminal_table(parsed(results))
+    assert re.search(r"PQDynamicISP +f_ISP +100 +24\.12 +0\.910", terminal)
+    results["options"] = {}
+    assert benchmark_tables.table_section(parsed(results)) is None
+    assert "Paper" not in benchmark_tables.terminal_table(parsed(results))
+
+
 def results_have(group: str) -> bool:
     return any(system[1] == group for system in SYSTEMS.values())
 
