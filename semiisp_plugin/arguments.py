@@ -139,11 +139,12 @@ def _denoise(parser: argparse.ArgumentParser) -> None:
 
 
 def _recipe(parser: argparse.ArgumentParser) -> None:
-    text = f"one of the paper's tasks ({', '.join(TASKS)}), or a recipe (YAML), such as those of options/recipes"
+    text = f"one of the paper's tasks ({', '.join(TASKS)}), own (your pairs), or a recipe (YAML; see options/recipes)"
     parser.add_argument("what", nargs="?", metavar="TASK|FILE", help=text)
     parser.add_argument("-opt", metavar="FILE", help="the recipe, in place of FILE")
     experiment = parser.add_argument_group("a task's experiment")
-    experiment.add_argument("--network", metavar="NAME", help="target network (default: the task's first)")
+    text = "target network (default: the task's first); of own also any registered one, or '{type: NAME, ...}'"
+    experiment.add_argument("--network", metavar="NAME", help=text)
     experiment.add_argument(
         "--pairs", type=_number(int, 1, 10**9), metavar="N", help="number of pairs (default: the paper's fewest)"
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from semiisp_plugin.data.table6 import PAPER_BATCH, settings_for
 from semiisp_plugin.experiments.annotated_yaml import plain, write_yaml
+from semiisp_plugin.experiments.own_task import OWN, own_model, own_task
 from semiisp_plugin.experiments.paper_settings import (
     BANK_SIZE,
     DENOISING_CROP,
@@ -100,7 +101,7 @@ class Experiment:
     def recipe(self) -> dict[str, Any]:
         """The recipe."""
         values: dict[str, Any] = {"name": self.name, "title": f"{self.model.title}, {self.title}"}
-        if self.model.paper and self.pairs in self.task.paper_amounts:
+        if self.model.paper and self.task.paper and self.pairs in self.task.paper_amounts:
             values["paper"] = {"task": self.task.paper, "network": self.model.paper, "pairs": self.pairs}
         return {**values, "phases": self.phases()}
 
@@ -125,20 +126,26 @@ def find_experiment(
     """An experiment by the names of its parts.
 
     Args:
-        task: A key of `paper_settings.TASKS`.
+        task: A key of `paper_settings.TASKS`, or `OWN` for pairs of one's own.
         network: A target model of the task, spelt as in the paper or as in names of runs; default: the task's first.
-        pairs: One of the task's numbers of pairs; default: the fewest that the paper has.
+            With `OWN` also any registered network, see `own_model`.
+        pairs: One of the task's numbers of pairs; default: the fewest that the paper has, of one's own all.
         data: What ``basicsr prepare`` wrote; default ``datasets/<task>``.
         photos: Folder of photographs; default `PHOTOGRAPHS`.
 
     Raises:
         ValueError: There is no such task, or it has no such network or number of pairs.
     """
-    if task not in TASKS:
+    data = data.rstrip("/") if data else ""
+    if task == OWN:
+        data = data or f"datasets/{OWN}"
+    elif task not in TASKS:
         raise ValueError(f"there is no task '{task}'{nearest(task, TASKS)} Known: {', '.join(TASKS)}.")
-    found = TASKS[task]
+    found = own_task(data) if task == OWN else TASKS[task]
     models = {_spelling(name): MODELS[key] for key in found.models for name in (key, MODELS[key].title)}
-    if network is not None and _spelling(network) not in models:
+    if network is not None and task == OWN and _spelling(network) not in models:
+        models[_spelling(network)] = own_model(network)
+    elif network is not None and _spelling(network) not in models:
         known = ", ".join(MODELS[key].title for key in found.models)
         raise ValueError(f"--network {network}: {task} has {known}.")
     if pairs is not None and pairs not in found.amounts:
@@ -147,7 +154,7 @@ def find_experiment(
         task=found,
         pairs=pairs or min(found.paper_amounts),
         model=models[_spelling(network)] if network else MODELS[found.models[0]],
-        data=data.rstrip("/") if data else "",
+        data=data,
         photographs=photos or PHOTOGRAPHS,
     )
 
@@ -280,11 +287,12 @@ def _f_isp(e: Experiment) -> dict[str, Any]:
         train["pixel_opt"] = Sourced(pooled, "eq. 14", "stride is ours")
     else:
         train["pixel_opt"] = Sourced({"type": "MSELoss", "loss_weight": 1.0}, f"{source}, eq. 5")
-        train["perceptual_opt"] = Sourced(
-            {"type": "VGGPerceptualLoss", "loss_weight": VGG_WEIGHT},
-            f"{source}, eq. 5",
-            "which layers is ours; needs VGG16's weights (docs/workflow.md)",
-        )
+        if task.perceptual:
+            train["perceptual_opt"] = Sourced(
+                {"type": "VGGPerceptualLoss", "loss_weight": VGG_WEIGHT},
+                f"{source}, eq. 5",
+                "which layers is ours; needs VGG16's weights (docs/workflow.md)",
+            )
     return _training(e, "f_isp", "ISPModel", train_set, networks, train)
 
 

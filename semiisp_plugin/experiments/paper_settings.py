@@ -61,6 +61,7 @@ class Task:
         metrics: Of validation and test, by name.
         f_isp: Options of f_ISP's networks.
         batched_validation: Whether all test images have one size.
+        perceptual: Whether f_ISP has the VGG loss of eq. 5, whose weights are not always at hand.
     """
 
     name: str
@@ -76,21 +77,23 @@ class Task:
     metrics: Mapping[str, Sourced[dict[str, Any]]]
     f_isp: Mapping[str, Sourced[Any]]
     batched_validation: bool
+    perceptual: bool = True
 
 
-def _plain(metric: str) -> dict[str, Any]:
+def plain_metric(metric: str) -> dict[str, Any]:
+    """Section of a metric on RGB, without a border."""
     return {"type": metric, "crop_border": 0, "test_y_channel": False}
 
 
 _FIVEK_METRICS: Mapping[str, Sourced[dict[str, Any]]] = {
-    "psnr": Sourced(_plain("calculate_psnr"), "on RGB of 8 bits, as the benchmarks on FiveK"),
-    "ssim": Sourced(_plain("calculate_ssim"), "BasicSR's", "the paper does not say which SSIM it has"),
+    "psnr": Sourced(plain_metric("calculate_psnr"), "on RGB of 8 bits, as the benchmarks on FiveK"),
+    "ssim": Sourced(plain_metric("calculate_ssim"), "BasicSR's", "the paper does not say which SSIM it has"),
     "ssim_matlab": Sourced({"type": "calculate_ssim_matlab"}, "the benchmarks on FiveK", "Wang's, downsampled"),
     "delta_e": Sourced({"type": "calculate_delta_e", "better": "lower"}, "ours", "CIE colour difference"),
 }
 _LOL_METRICS: Mapping[str, Sourced[dict[str, Any]]] = {
     "psnr": Sourced({"type": "calculate_psnr_float"}, "as the benchmarks on LOL: before rounding to 8 bits"),
-    "ssim": Sourced(_plain("calculate_ssim"), "as the benchmarks on LOL"),
+    "ssim": Sourced(plain_metric("calculate_ssim"), "as the benchmarks on LOL"),
     "psnr_gt_mean": Sourced(
         {"type": "calculate_psnr_gt_mean", "variant": "retinexformer"},
         "Table 9, in brackets",

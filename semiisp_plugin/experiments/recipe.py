@@ -23,6 +23,7 @@ from semiisp_plugin._version import __version__
 from semiisp_plugin.apps.denoise.options import complete_denoise_options
 from semiisp_plugin.experiments.annotated_yaml import changed, plain, write_yaml
 from semiisp_plugin.experiments.jobs import JobError, Status, as_json, fingerprint, perform, statuses
+from semiisp_plugin.experiments.own_task import OWN
 from semiisp_plugin.experiments.paper_options import Experiment, find_experiment
 from semiisp_plugin.experiments.paper_settings import TASKS
 from semiisp_plugin.experiments.recipe_checks import check_fit, check_inputs, connect, estimate
@@ -53,7 +54,7 @@ def run_from_arguments(args: argparse.Namespace) -> dict[str, Any] | None:
         raise ValueError(f"Give a task ({', '.join(TASKS)}) or a recipe FILE.")
     given = {"network": args.network, "pairs": args.pairs, "data": args.data, "photos": args.photos}
     experiment = None
-    if args.what in TASKS:
+    if args.what in (*TASKS, OWN):
         experiment = find_experiment(args.what, **given)
     elif any(value is not None for value in given.values()):
         raise ValueError("--network, --pairs, --data and --photos go with a task; a FILE says them itself (see --set).")
