@@ -729,7 +729,7 @@ def _retinexformer_training(task: Task, pairs: int) -> Supervised:
         if pairs == task.full
         else ours(150_000, "as the repository's for all pairs"),
         batch=Sourced(8, source),
-        crop=Sourced(_RETINEXFORMER_CROP[task.name], source),
+        crop=Sourced(_RETINEXFORMER_CROP.get(task.name, 128), source),
         flips=Sourced((True, True), source),
         optimiser=Sourced({"type": "Adam", "lr": 2e-4, "betas": [0.9, 0.999]}, source),
         scheduler=Sourced(
