@@ -37,7 +37,7 @@ def test_a_task_is_what_the_data_say(prepared):
 
 
 def test_every_model_and_any_network_can_be_trained(prepared, workspace):
-    for network in [*MODELS, "RRDBNet", SMALL]:
+    for network in [*MODELS, "LLFormer", "{type: SRVGGNetCompact, upscale: 1}", SMALL]:
         experiment = find_experiment("own", network, data=prepared)
         check_fit(phases_of(load_recipe(plain(experiment.recipe())), workspace))
     assert own_model("My-Net").name == "my_net"
