@@ -6,6 +6,8 @@ Nothing heavy is imported: commands are read off the parsers, classes off the so
 from __future__ import annotations
 
 import argparse
+import base64
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +20,11 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the generated pages (an event of MkDocs)."""
     from mkdocs.structure.files import File
 
-    for path, text in pages().items():
-        files.append(File.generated(config, path, content=text))
+    made: dict[str, str | bytes] = dict(pages())
+    for notebook in sorted((ROOT / "docs").rglob("*.ipynb")):
+        made |= notebook_page(notebook)
+    for path, content in made.items():
+        files.append(File.generated(config, path, content=content))
     return files
 
 
@@ -31,7 +36,28 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     def named(found: re.Match[str]) -> str:
         return found[1] if found[1].strip("`") == found[2] else f"{found[1]} (`{found[2]}`)"
 
+    if not page.file.generated_by:
+        markdown = markdown.replace(".ipynb)", ".md)")  # the page that is made of it
     return re.sub(rf"\[([^\]]*)\]\({up}(?!\.\./)([^)#]*)(?:#[^)]*)?\)", named, markdown)
+
+
+def notebook_page(path: Path) -> dict[str, str | bytes]:
+    """A notebook as a page of its name, with what is kept of its outputs, and its pictures beside it."""
+    place = path.relative_to(ROOT / "docs").with_suffix("")
+    made: dict[str, str | bytes] = {}
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+        for output in cell.get("outputs", []):
+            if "text" in output:
+                parts.append(f"```text\n{''.join(output['text'])}```")
+            if "data" in output:
+                picture = f"{place.name}_{len(made)}.png"
+                made[f"{place.parent.as_posix()}/{picture}"] = base64.b64decode(output["data"]["image/png"])
+                parts.append(f"![what the cell draws]({picture})")
+    parts.append(f"The notebook: [{path.name}]({path.name}).")
+    return {**made, f"{place.as_posix()}.md": "\n\n".join(parts) + "\n"}
 
 
 def pages() -> dict[str, str]:

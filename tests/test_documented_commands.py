@@ -22,7 +22,7 @@ from semiisp_plugin.experiments.paper_options import find_experiment
 from semiisp_plugin.experiments.recipe_options import load_recipe
 from semiisp_plugin.options import check_options, complete_pseudo_options, is_plugin_model, read_options
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/README.md")]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md")]
 FOLDERS = ("scripts", "benchmarks", "examples")
 CODE = [path for folder in (*FOLDERS, "semiisp_plugin") for path in ROOT.glob(f"{folder}/**/*.py")]
 FILES = [*ROOT.glob("options/**/*.yml"), *ROOT.glob("examples/**/*.yml")]

@@ -37,12 +37,12 @@ def test_generated_pages_have_all_that_is_registered():
 
 def test_links_that_lead_out_of_the_pages_become_names():
     class File:
-        src_uri = "prepare.md"
+        src_uri, generated_by = "prepare.md", None
 
     class Page:
         file = File()
 
-    text = "see [`paired.py`](../semiisp_plugin/report/paired.py) and [here](enhance.md#a)"
+    text = "see [`paired.py`](../semiisp_plugin/report/paired.py), [here](enhance.md#a), [it](a.ipynb)"
     found = site_pages.on_page_markdown(text, Page(), None, None)
-    assert found == "see `paired.py` (`semiisp_plugin/report/paired.py`) and [here](enhance.md#a)"
+    assert found == "see `paired.py` (`semiisp_plugin/report/paired.py`), [here](enhance.md#a), [it](a.md)"
     assert not Path(ROOT, "docs", "reference").exists(), "generated pages are not kept"
