@@ -2,16 +2,15 @@
 
 python scripts/publish_benchmarks.py benchmark_results/quick benchmark_results/lolv1_cpu
 
-writes `docs/benchmarks/NAME.json` for each folder, rounded, and rewrites in docs/*.md and README.md what stands between
-`<!-- benchmark NAME -->` (all tables), `<!-- contrasts NAME -->` (the headline alone) or `<!-- contrast NAME -->` (the
-first of it) and `<!-- end -->`. Without folders it rewrites the tables from the JSON that is there.
+writes `docs/benchmarks/NAME.json` for each folder, rounded, and a page of all its tables beside it, and rewrites in
+docs/*.md and README.md what stands between `<!-- contrasts NAME -->` (the headline) or `<!-- contrast NAME -->` (the
+first of it) and `<!-- end -->`. Without folders it makes pages and tables again from the JSON that is there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -20,11 +19,17 @@ from typing import Any
 import msgspec
 
 from semiisp_plugin.report.benchmark_results import Results
-from semiisp_plugin.report.benchmark_tables import contrast_tables, interval_text, results_section
+from semiisp_plugin.report.benchmark_tables import (
+    contrast_tables,
+    interval_text,
+    results_section,
+    sources_section,
+    table_section,
+)
 from semiisp_plugin.report.tables import Table, escape_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"<!-- (benchmark|contrasts?) (\S+) -->\n.*?<!-- end -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- (contrasts?) (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 DIGITS = {"psnr": 3, "seconds": 0}
 
 
@@ -70,20 +75,29 @@ def headline(results: Results, most: int | None = None) -> list[str]:
     return [*parts, f"{interval_text(results)}\n"]
 
 
-def everything(results: Results, link: str) -> list[str]:
-    """What was run, the contrasts, and all systems on each task with each number of pairs."""
-    machine = results.machine
-    parts = [
-        f"`{results.command}` ([JSON]({link})): {machine['cores']} cores of an {machine['processor']}, "
+def page_of(path: Path) -> str:
+    """All that a benchmark found: the plot, what was run, the contrasts, and the other tables folded."""
+    results, machine = read(path), read(path).machine
+    plot = path.with_name(f"{path.stem}_contrasts.png")
+    parts = [f"# {escape_markdown(results.title)}\n"]
+    if plot.exists():
+        parts.append(f"![Differences in test PSNR with their 95 % intervals]({plot.name})\n")
+    parts += [
+        *headline(results),
+        f"`{results.command}` ([JSON]({path.name})): {machine['cores']} cores of an {machine['processor']}, "
         f"{machine['gpu'] or 'no GPU'}, torch {machine['torch'].partition('+')[0]}, Python {machine['python']}, "
         f"version {results.version}; {results.seconds / 60:.0f} minutes of one core.\n",
         *(f"{escape_markdown(f'{task.title}: {task.description}')}\n" for task in results.tasks.values()),
-        *headline(results),
     ]
-    for task, pairs in results.settings():
-        section = results_section(results, task, pairs)
-        parts += titled(section.title, section.tables[0], section.text)
-    return parts
+    sections = [results_section(results, task, pairs) for task, pairs in results.settings()]
+    sections += [section for section in (sources_section(results), table_section(results)) if section]
+    for section in sections:
+        parts.append(f"<details markdown>\n<summary>{escape_markdown(section.title)}</summary>\n")
+        parts += [f"{escape_markdown(line)}\n" for line in section.text]
+        for table in section.tables:
+            parts += titled(table.title, table, []) if table.title else [table.markdown()]
+        parts.append("</details>\n")
+    return "\n".join(parts)
 
 
 def rewrite(page: Path, root: Path) -> str:
@@ -91,12 +105,10 @@ def rewrite(page: Path, root: Path) -> str:
 
     def block(match: re.Match[str]) -> str:
         kind, name = match.groups()
-        path = root / "docs" / "benchmarks" / f"{name}.json"
-        results = read(path)
-        link = Path(os.path.relpath(path, page.parent)).as_posix()
-        most = 1 if kind == "contrast" else None
-        parts = everything(results, link) if kind == "benchmark" else headline(results, most)
-        return "\n".join([f"<!-- {kind} {name} -->", *parts, "<!-- end -->"])
+        results = read(root / "docs" / "benchmarks" / f"{name}.json")
+        return "\n".join(
+            [match[0].partition("\n")[0], *headline(results, 1 if kind == "contrast" else None), "<!-- end -->"]
+        )
 
     return BLOCK.sub(block, page.read_text(encoding="utf-8"))
 
@@ -115,6 +127,8 @@ def main(argv: list[str] | None = None) -> None:
     for folder in args.folders:
         publish(folder, args.root, args.plot)
     made = {page: rewrite(page, args.root) for page in pages(args.root)}
+    found = sorted((args.root / "docs" / "benchmarks").glob("*.json"))
+    made |= {path.with_suffix(".md"): page_of(path) for path in found}
     for page, text in made.items():
         page.write_text(text, encoding="utf-8")
 

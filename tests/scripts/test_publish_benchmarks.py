@@ -5,6 +5,8 @@ import json
 import pytest
 from helpers import ROOT, load_script
 
+from semiisp_plugin.experiments.tables import TABLES
+
 publish_benchmarks = load_script("publish_benchmarks")
 PUBLISHED = sorted((ROOT / "docs" / "benchmarks").glob("*.json"))
 
@@ -38,7 +40,7 @@ def place(tmp_path):
     (tmp_path / "run" / "plots").mkdir(parents=True)
     (tmp_path / "run" / "plots" / "contrasts.png").write_bytes(b"a plot")
     (tmp_path / "docs").mkdir()
-    for page, kind in (("docs/results.md", "benchmark"), ("docs/help.md", "contrasts"), ("README.md", "contrasts")):
+    for page, kind in (("docs/help.md", "contrasts"), ("README.md", "contrast")):
         (tmp_path / page).write_text(f"# R\n\n<!-- {kind} toy -->\nold\n<!-- end -->\n\nend\n")
     (tmp_path / "docs" / "other.md").write_text("<!-- keys: x -->\nkept\n<!-- end -->\n")
     return tmp_path
@@ -47,7 +49,7 @@ def place(tmp_path):
 def publish(place, content: dict, *options: str) -> dict[str, str]:
     (place / "run" / "results.json").write_text(json.dumps(content))
     publish_benchmarks.main([str(place / "run"), "--root", str(place), *options])
-    return {page.name: page.read_text() for page in (*(place / "docs").glob("*.md"), place / "README.md")}
+    return {page.name: page.read_text() for page in (*(place / "docs").rglob("*.md"), place / "README.md")}
 
 
 def cells(text: str, label: str) -> list[list[str]]:
@@ -64,33 +66,37 @@ def test_publishing_writes_json_and_tables(place):
     assert published["options"] == {"lr": 0.00001}
     assert (place / "docs" / "benchmarks" / "toy_contrasts.png").read_bytes() == b"a plot"
     row = ["Toys", "16", "26.50", "base", "+1.00 [+1.00, +1.00]", "2", "2", "gain"]
-    for page in ("results.md", "help.md", "README.md"):
+    for page in ("toy.md", "help.md", "README.md"):
         assert "old" not in made[page]
-        assert made[page].startswith("# R\n\n<!-- ")
-        assert made[page].endswith("<!-- end -->\n\nend\n")
         assert "**Other minus base**" in made[page]
         assert "95 % intervals" in made[page]
         assert cells(made[page], "Toys") == [row]
+    for page in ("help.md", "README.md"):
+        assert made[page].startswith("# R\n\n<!-- ")
+        assert made[page].endswith("<!-- end -->\n\nend\n")
     assert made["other.md"] == "<!-- keys: x -->\nkept\n<!-- end -->\n"
-    text = made["results.md"]
+    text = made["toy.md"]
     for expected in (
-        "`basicsr benchmark -opt toy.yml` ([JSON](benchmarks/toy.json))",
+        "`basicsr benchmark -opt toy.yml` ([JSON](toy.json))",
         "Abacus",
         "torch 2.15.0, Python",
     ):
         assert expected in text
         assert expected not in made["README.md"]
+    assert text.startswith("# Toy\n\n![Differences in test PSNR with their 95 % intervals](toy_contrasts.png)\n")
     assert "version 0.9; 2 minutes" in text
     assert "Toys: Of wood." in text
+    assert "<summary>Toys, 16 pairs</summary>" in text
     assert "Gain: over base, the strongest system" in text
     assert cells(text, "base") == [["base", "25.50", "reference", "0.850", "2"]]
     assert cells(text, "other") == [["other", "26.50", "+1.00 [+1.00, +1.00]", "0.850", "2"]]
     publish_benchmarks.main(["--root", str(place)])
-    assert (place / "docs" / "results.md").read_text() == text
+    assert (place / "docs" / "benchmarks" / "toy.md").read_text() == text
 
 
 def test_infinite_values_are_published(place):
-    text = publish(place, results("toy"))["results.md"]
+    text = publish(place, results("toy"))["toy.md"]
+    assert "![" not in text, "no plot was asked for"
     assert cells(text, "other") == [["other", "inf", "–", "0.850", "2"]]
     assert '"inf"' in (place / "docs" / "benchmarks" / "toy.json").read_text()
 
@@ -116,12 +122,22 @@ def test_the_tables_of_the_documents_are_those_of_the_json(page):
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.stem)
+def test_each_has_a_page(path):
+    made = publish_benchmarks.page_of(path)
+    assert made == path.with_suffix(".md").read_text(encoding="utf-8"), "run: python scripts/publish_benchmarks.py"
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.stem)
 def test_published_results_are_whole(path):
     published = publish_benchmarks.read(path)
-    assert f"<!-- benchmark {path.stem} -->" in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert f"(benchmarks/{path.stem}.md)" in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     assert published.name == path.stem
-    assert published.command == f"basicsr benchmark -opt options/benchmarks/{path.stem}.yml"
-    assert (ROOT / "options" / "benchmarks" / f"{path.stem}.yml").is_file()
+    table, _, size = path.stem.rpartition("_")
+    if table in TABLES:
+        assert published.command == f"basicsr benchmark {table} --size {size}"
+    else:
+        assert published.command == f"basicsr benchmark -opt options/benchmarks/{path.stem}.yml"
+        assert (ROOT / "options" / "benchmarks" / f"{path.stem}.yml").is_file()
     assert published.failed == []
     for task, pairs in published.settings():
         seeds = [sorted(cell.seed for cell in published.of(task, pairs, key)) for key in published.systems]
