@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from semiisp_plugin.toolbox import ARCH_REGISTRY, METRIC_REGISTRY, MODEL_REGISTR
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 BLOCKS = [
-    (f"{page.stem}-{number}", text)
+    (f"{page.stem}-{number}", textwrap.dedent(text))
     for page in PAGES
-    for number, text in enumerate(re.findall(r"(?ms)^```python\n(.*?)^```", page.read_text("utf-8")))
+    for number, text in enumerate(re.findall(r"(?ms)^ *```python\n(.*?)^ *```", page.read_text("utf-8")))
 ]
 NOT_RUN = {"denoising-0": "it needs the file of KBNet's weights, which does not come with the plugin"}
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
@@ -83,8 +84,8 @@ def test_a_snippet_runs(name, text, workspace, option_files, registries):
         pytest.skip(NOT_RUN[name])
     names = {"__name__": "snippet", **SETUP.get(name, lambda place, files: {})(workspace, option_files)}
     exec(compile(text, name, "exec"), names)
-    if "MyNetwork" in names:
-        assert names["MyNetwork"]()(torch.rand(1, 3, 8, 9)).shape == (1, 3, 8, 9)
+    for network in {"MyNetwork", "GammaNet"} & set(names):
+        assert names[network]()(torch.rand(1, 3, 8, 9)).shape == (1, 3, 8, 9)
     if "report" in names:
         assert len(names["report"].written) == 2
     if "model" in names:

@@ -212,7 +212,7 @@ class Settings(Strict):
     lookalikes: Count = 0
     source: Literal["bank", "mixture", "upi", "deterministic"] = "bank"
     source_network: dict[str, Any] | None = None
-    source_iterations: Positive = 1000
+    source_iterations: Positive = 2000
     source_lr: NotNegative = 1e-3
     source_batch: Size = 4
     sets: Literal["auto", "global", "local"] = "auto"
