@@ -53,16 +53,31 @@ def read(path: Path) -> Results:
         ) from None
 
 
-def publish(folder: Path, root: Path, plots: list[str]) -> None:
-    """Copy a benchmark's results, and the plots that were asked for."""
+def publish(folder: Path, root: Path, plots: list[str], add: bool) -> None:
+    """Copy a benchmark's results, and the plots that were asked for; ``add``: to those of other seeds."""
     name = read(folder / "results.json").name
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     target = root / "docs" / "benchmarks" / f"{name}.json"
     target.parent.mkdir(exist_ok=True)
+    if add:
+        merge(results, json.loads(target.read_text(encoding="utf-8")))
     for plot in plots:
         shutil.copyfile(folder / "plots" / f"{plot}.png", target.parent / f"{name}_{plot}.png")
     small = {key: rounded(value) if key == "cells" else value for key, value in results.items()}
     target.write_text(json.dumps(small, separators=(",", ":")) + "\n", encoding="utf-8")
+
+
+def merge(results: dict[str, Any], before: dict[str, Any]) -> None:
+    """Add the repetitions that were published before: the same benchmark, of the same code, with other seeds."""
+    for key in ("systems", "contrasts", "made_with"):
+        if results[key] != before[key]:
+            raise SystemExit(f"{results['name']}: its {key} are not those of the results that are published")
+    here = {cell["seed"] for cell in results["cells"]}
+    for part in ("cells", "sources"):
+        others = [cell for cell in before.get(part, []) if cell["seed"] not in here]
+        results[part] = sorted([*others, *results.get(part, [])], key=lambda cell: int(cell["seed"]))
+    results["options"]["seeds"] = sorted({cell["seed"] for cell in results["cells"]})
+    results["seconds"] += before["seconds"]
 
 
 def titled(title: str, table: Table, text: list[str]) -> list[str]:
@@ -122,10 +137,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="*", type=Path, help="benchmark_results/NAME")
     parser.add_argument("--plot", action="append", default=[], help="copy a plot, too: its name without .png")
+    text = "the repetitions that are published of these benchmarks, of other seeds, stay"
+    parser.add_argument("--add", action="store_true", help=text)
     parser.add_argument("--root", type=Path, default=ROOT, help="where docs and README.md are (default: %(default)s)")
     args = parser.parse_args(argv)
     for folder in args.folders:
-        publish(folder, args.root, args.plot)
+        publish(folder, args.root, args.plot, args.add)
     made = {page: rewrite(page, args.root) for page in pages(args.root)}
     found = sorted((args.root / "docs" / "benchmarks").glob("*.json"))
     made |= {path.with_suffix(".md"): page_of(path) for path in found}

@@ -94,6 +94,22 @@ def test_publishing_writes_json_and_tables(place):
     assert (place / "docs" / "benchmarks" / "toy.md").read_text() == text
 
 
+def test_repetitions_of_another_run_are_added(place):
+    """As where a machine is not had for long enough: seeds one after the other."""
+    content = results("toy")
+    later = {**content, "cells": [cell for cell in content["cells"] if cell["seed"] == 1], "seconds": 50.0}
+    publish(place, {**content, "cells": [cell for cell in content["cells"] if cell["seed"] == 0]})
+    text = publish(place, later, "--add")["toy.md"]
+    published = json.loads((place / "docs" / "benchmarks" / "toy.json").read_text())
+    assert [(cell["system"], cell["seed"]) for cell in published["cells"]] == [
+        ("base", 0), ("other", 0), ("base", 1), ("other", 1),
+    ]  # fmt: skip
+    assert (published["options"]["seeds"], published["seconds"]) == ([0, 1], 170.0)
+    assert cells(text, "base") == [["base", "25.50", "reference", "0.850", "2"]]
+    with pytest.raises(SystemExit, match="its made_with are not those"):
+        publish(place, {**later, "made_with": ["other"]}, "--add")
+
+
 def test_infinite_values_are_published(place):
     text = publish(place, results("toy"))["toy.md"]
     assert "![" not in text, "no plot was asked for"
