@@ -14,10 +14,12 @@ import json
 import re
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
 
+from semiisp_plugin.report.benchmark_plots import contrasts_plot
 from semiisp_plugin.report.benchmark_results import Results
 from semiisp_plugin.report.benchmark_tables import (
     contrast_tables,
@@ -53,18 +55,21 @@ def read(path: Path) -> Results:
         ) from None
 
 
-def publish(folder: Path, root: Path, plots: list[str], add: bool) -> None:
-    """Copy a benchmark's results, and the plots that were asked for; ``add``: to those of other seeds."""
+def publish(folder: Path, root: Path, plot: bool, add: bool) -> None:
+    """Copy a benchmark's results, and draw its contrasts if asked for; ``add``: to those of other seeds."""
     name = read(folder / "results.json").name
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     target = root / "docs" / "benchmarks" / f"{name}.json"
     target.parent.mkdir(exist_ok=True)
     if add:
         merge(results, json.loads(target.read_text(encoding="utf-8")))
-    for plot in plots:
-        shutil.copyfile(folder / "plots" / f"{plot}.png", target.parent / f"{name}_{plot}.png")
     small = {key: rounded(value) if key == "cells" else value for key, value in results.items()}
     target.write_text(json.dumps(small, separators=(",", ":")) + "\n", encoding="utf-8")
+    if plot:
+        with TemporaryDirectory() as drawn:
+            made = contrasts_plot(read(target), Path(drawn))
+            if made is not None:
+                shutil.copyfile(Path(drawn, made.file), target.parent / f"{name}_contrasts.png")
 
 
 def merge(results: dict[str, Any], before: dict[str, Any]) -> None:
@@ -136,7 +141,7 @@ def pages(root: Path) -> list[Path]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="*", type=Path, help="benchmark_results/NAME")
-    parser.add_argument("--plot", action="append", default=[], help="copy a plot, too: its name without .png")
+    parser.add_argument("--plot", action="store_true", help="draw the contrasts, too")
     text = "the repetitions that are published of these benchmarks, of other seeds, stay"
     parser.add_argument("--add", action="store_true", help=text)
     parser.add_argument("--root", type=Path, default=ROOT, help="where docs and README.md are (default: %(default)s)")

@@ -37,8 +37,7 @@ def results(name: str) -> dict:
 @pytest.fixture
 def place(tmp_path):
     """A folder of results, and documents with an old block each."""
-    (tmp_path / "run" / "plots").mkdir(parents=True)
-    (tmp_path / "run" / "plots" / "contrasts.png").write_bytes(b"a plot")
+    (tmp_path / "run").mkdir()
     (tmp_path / "docs").mkdir()
     for page, kind in (("docs/help.md", "contrasts"), ("README.md", "contrast")):
         (tmp_path / page).write_text(f"# R\n\n<!-- {kind} toy -->\nold\n<!-- end -->\n\nend\n")
@@ -60,11 +59,11 @@ def cells(text: str, label: str) -> list[list[str]]:
 def test_publishing_writes_json_and_tables(place):
     content = results("toy")
     content["cells"][3]["test"]["psnr"][1] = 32.0
-    made = publish(place, content, "--plot", "contrasts")
+    made = publish(place, content, "--plot")
     published = json.loads((place / "docs" / "benchmarks" / "toy.json").read_text())
     assert published["cells"][2]["test"] == {"images": ["a", "b"], "psnr": [21.0, 31.0], "ssim": [0.8, 0.9]}
     assert published["options"] == {"lr": 0.00001}
-    assert (place / "docs" / "benchmarks" / "toy_contrasts.png").read_bytes() == b"a plot"
+    assert (place / "docs" / "benchmarks" / "toy_contrasts.png").read_bytes().startswith(b"\x89PNG")
     row = ["Toys", "16", "26.50", "base", "+1.00 [+1.00, +1.00]", "2", "2", "gain"]
     for page in ("toy.md", "help.md", "README.md"):
         assert "old" not in made[page]
