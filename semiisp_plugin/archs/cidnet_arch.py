@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, ChannelNorm, likeness, pad_to_multiple
+from semiisp_plugin.archs.blocks import N_COLOURS, ChannelNorm, likeness, pad_to_multiple, widened
 from semiisp_plugin.archs.hvi import hvi_to_rgb, rgb_to_hvi
 from semiisp_plugin.archs.image_network import ImageNetwork
 from semiisp_plugin.options.ranges import Channels
@@ -211,7 +211,7 @@ class CIDNet(ImageNetwork):
         """See `ImageNetwork.enhance`."""
         height, width = image.shape[-2:]
         k = self.trans["density_k"]
-        wide = image.to(torch.promote_types(image.dtype, torch.float32))
+        wide = widened(image)
         hvi = rgb_to_hvi(pad_to_multiple(wide, self.multiple), k.to(wide.dtype))
         x = hvi.to(k.dtype)
         if x.device.type == "cpu" and not torch.compiler.is_compiling():

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, as_thumbnail, check_at_least
+from semiisp_plugin.archs.blocks import N_COLOURS, as_thumbnail, check_at_least, widened
 from semiisp_plugin.archs.image_network import PreparedNetwork
 from semiisp_plugin.options.ranges import Channels, Thumbnail
 from semiisp_plugin.registry import ARCH_REGISTRY, register
@@ -67,7 +67,7 @@ class _Condition(nn.Module):
         x = image.to(self.conv1.weight.dtype)
         for conv in (self.conv1, self.conv2, self.conv3):
             x = F.relu(conv(x), inplace=True)
-        return x.to(torch.promote_types(x.dtype, torch.float32)).mean((2, 3))
+        return widened(x).mean((2, 3))
 
 
 @register(ARCH_REGISTRY)

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, pack_mosaic, pad_to_multiple, reflect_border
+from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, pack_mosaic, pad_to_multiple, reflect_border, widened
 from semiisp_plugin.archs.srgb_to_raw import SRGBToRAWNetwork
 from semiisp_plugin.options.ranges import Blocks, Channels, NotNegative
 from semiisp_plugin.registry import ARCH_REGISTRY, register
@@ -222,7 +222,7 @@ class CycleISP(SRGBToRAWNetwork):
 
     def enhance(self, image: Tensor) -> Tensor:
         """RGB2RAW, sRGB (N, 3, H, W) to RAW (N, 3, H, W)."""
-        return _wide(self.rgb2raw(self._narrow(image)))
+        return widened(self.rgb2raw(self._narrow(image)))
 
     def develop(self, raw: Tensor, image: Tensor) -> Tensor:
         """RAW2RGB, with the colours of a known sRGB image.
@@ -262,7 +262,7 @@ class CycleISP(SRGBToRAWNetwork):
         return loss
 
     def _develop(self, sensed: Tensor, colour: Tensor) -> Tensor:
-        return _wide(self.raw2rgb(self._narrow(sensed), colour))
+        return widened(self.raw2rgb(self._narrow(sensed), colour))
 
     def _narrow(self, image: Tensor) -> Tensor:
         return image.to(self.rgb2raw.get_parameter("tail.0.weight").dtype)
@@ -272,10 +272,6 @@ class CycleISP(SRGBToRAWNetwork):
 
     def _sensed(self, raw: Tensor) -> Tensor:
         return pack_mosaic(raw) if self.mosaic else raw
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _distance(first: Tensor, second: Tensor) -> Tensor:

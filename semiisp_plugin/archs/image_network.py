@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-import torch
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, check_image
+from semiisp_plugin.archs.blocks import N_COLOURS, check_image, widened
 
 Context = TypeVar("Context")
 
@@ -80,7 +79,7 @@ class PreparedNetwork(ImageNetwork, Generic[Context]):
             ValueError: The tile is not (N, 3, h, w), or has no pixels.
         """
         check_image(type(self).__name__, tile)
-        return self.treat(tile.to(torch.promote_types(tile.dtype, torch.float32)), context, box, size)
+        return self.treat(widened(tile), context, box, size)
 
     def enhance(self, image: Tensor) -> Tensor:
         """See `ImageNetwork.enhance`."""

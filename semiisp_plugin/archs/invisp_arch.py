@@ -18,7 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, DenseConvs, check_at_least
+from semiisp_plugin.archs.blocks import N_COLOURS, DenseConvs, check_at_least, widened
 from semiisp_plugin.archs.flow import LUConv
 from semiisp_plugin.archs.srgb_to_raw import SRGBToRAWNetwork
 from semiisp_plugin.options.ranges import Channels, Positive
@@ -121,14 +121,14 @@ class InvISP(SRGBToRAWNetwork):
         Returns:
             (N, 3, H, W) sRGB, not clamped.
         """
-        x = _power(raw.to(torch.promote_types(raw.dtype, torch.float32)), 1 / _GAMMA, _KNEE)
+        x = _power(widened(raw), 1 / _GAMMA, _KNEE)
         for block in self.operations:
             x = block(x)
         return x
 
     def _undone(self, image: Tensor) -> Tensor:
         """RAW^(1/2.2) of sRGB."""
-        x = image.to(torch.promote_types(image.dtype, torch.float32))
+        x = widened(image)
         for block in reversed(self.operations):
             x = cast(_Block, block).inverse(x)
         return x

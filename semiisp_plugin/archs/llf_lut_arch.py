@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, ChannelNorm, Gate, check_at_least, check_numbers
+from semiisp_plugin.archs.blocks import N_COLOURS, ChannelNorm, Gate, check_at_least, check_numbers, widened
 from semiisp_plugin.archs.image_network import ImageNetwork
 from semiisp_plugin.archs.lookup import coordinates, identity_lut_3d, sample_3d
 from semiisp_plugin.options.ranges import Channels, Decay
@@ -257,7 +257,7 @@ class _Attention(nn.Module):
         """Queries, keys and values (M, L, C) -> (M, L, C)."""
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in tokens)
         scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        scores = widened(scores)
         attention = (scores + bias).softmax(dim=-1)
         return (attention.to(v.dtype) @ v).transpose(1, 2).flatten(2)
 
@@ -524,7 +524,7 @@ class LLFLUT(ImageNetwork):
 
     def enhance(self, image: Tensor) -> Tensor:
         """See `ImageNetwork.enhance`."""
-        image = image.to(torch.promote_types(image.dtype, torch.float32))
+        image = widened(image)
         low = image
         for _ in range(self.num_lap):
             low = reduce(low)

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, DenseConvs, check_at_least, check_image, pad_to_multiple
+from semiisp_plugin.archs.blocks import N_COLOURS, DenseConvs, check_at_least, check_image, pad_to_multiple, widened
 from semiisp_plugin.archs.flow import FlowStep, Squeeze
 from semiisp_plugin.options.ranges import Blocks, Channels, Positive
 from semiisp_plugin.registry import ARCH_REGISTRY, register
@@ -258,7 +258,7 @@ class LLFlow(nn.Module):
         """
         check_image("LLFlow", image)
         height, width = image.shape[-2:]
-        image = image.to(torch.promote_types(image.dtype, torch.float32))
+        image = widened(image)
         features, mean = self.encoded(image)
         if target is None:
             z = F.pixel_unshuffle(mean, 2**self.levels)

@@ -20,7 +20,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, pack_mosaic, pad_to_multiple
+from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, pack_mosaic, pad_to_multiple, widened
 from semiisp_plugin.archs.image_network import ImageNetwork
 from semiisp_plugin.options.ranges import Channels
 from semiisp_plugin.registry import ARCH_REGISTRY, register
@@ -82,7 +82,7 @@ class _Stage(nn.Module):
                 x = conv(x)
             x = torch.addcmul(first, x, attention(x))
         x = self.last(self.convs[6](x))
-        return x.to(torch.promote_types(x.dtype, torch.float32)).tanh()
+        return widened(x).tanh()
 
 
 @register(ARCH_REGISTRY)

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import ChannelNorm, Gate
+from semiisp_plugin.archs.blocks import ChannelNorm, Gate, widened
 from semiisp_plugin.archs.residual_u_net import ResidualUNet
 from semiisp_plugin.options.ranges import Blocks, BlocksOfLevels, Channels, Sides
 from semiisp_plugin.registry import ARCH_REGISTRY, register
@@ -70,7 +70,7 @@ class _ChannelAttention(nn.Sequential):
         rows: Any  # numbers, or symbols of them while a graph is made
         columns: Any
         rows, columns = torch.sym_min(window[0], height), torch.sym_min(window[1], width)
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        wide = widened(x)
         # Mixed before they are spread: there are fewer of them.
         weights = mix(_window_means(wide, rows, columns).to(x.dtype))
         top, left = (rows - 1) // 2, (columns - 1) // 2

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import as_thumbnail
+from semiisp_plugin.archs.blocks import as_thumbnail, widened
 from semiisp_plugin.archs.image_network import PreparedNetwork
 from semiisp_plugin.isp.invertible_isp import InvertibleISP
 from semiisp_plugin.isp.parameter_maps import positions, rows_of
@@ -60,7 +60,7 @@ class ParameterEncoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """``(N, 3, H, W)`` in [0, 1] to free numbers ``(N, K, h, w)``."""
         # The resampling knows no bfloat16, whose eight bits are too few for the dark end as well.
-        image = image.to(torch.promote_types(image.dtype, torch.float32))
+        image = widened(image)
         image = as_thumbnail(image, self.thumbnail, antialias=True)
         log = ((image.clamp_min(0) + _LOG_FLOOR).log() - _LOG_MEAN) / _LOG_SCALE
         features = F.adaptive_avg_pool2d(self.features(log.to(self.head.weight.dtype)), self.grid)

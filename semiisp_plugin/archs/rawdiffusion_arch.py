@@ -34,6 +34,7 @@ from semiisp_plugin.archs.blocks import (
     pack_mosaic,
     pad_to_multiple,
     unpack_mosaic,
+    widened,
 )
 from semiisp_plugin.archs.srgb_to_raw import Generators, SRGBToRAWNetwork, drawn
 from semiisp_plugin.options.ranges import Blocks, Channels, Positive
@@ -369,9 +370,7 @@ class RAWDiffusion(SRGBToRAWNetwork):
 
     def _padded(self, image: Tensor) -> Tensor:
         """Float32 at least, of a size that there are two pixels of at the lowest level, for the reflecting borders."""
-        return pad_to_multiple(
-            image.to(torch.promote_types(image.dtype, torch.float32)), self.multiple, 2 * self.multiple
-        )
+        return pad_to_multiple(widened(image), self.multiple, 2 * self.multiple)
 
     def _drawn(self, image: Tensor, start: Callable[[Tensor], Tensor]) -> Tensor:
         height, width = image.shape[-2:]

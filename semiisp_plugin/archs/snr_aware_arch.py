@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, pad_to_multiple
+from semiisp_plugin.archs.blocks import N_COLOURS, check_at_least, pad_to_multiple, widened
 from semiisp_plugin.archs.image_network import ImageNetwork
 from semiisp_plugin.options.ranges import Blocks, Channels
 from semiisp_plugin.registry import ARCH_REGISTRY, register
@@ -78,7 +78,7 @@ class _Attention(nn.Module):
         normed = self.layer_norm(tokens)
         q, k, v = (w(normed).unflatten(-1, (self.heads, -1)).transpose(1, 2) for w in (self.w_qs, self.w_ks, self.w_vs))
         scores = q @ k.transpose(-2, -1) / k.shape[-1] ** 0.5
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        scores = widened(scores)
         # Not -inf: where no patch is strong, all are attended alike.
         attention = scores.masked_fill(weak[:, None, None], -1e9).softmax(dim=-1)
         out: Tensor = tokens + self.fc((attention.to(v.dtype) @ v).transpose(1, 2).flatten(2))
@@ -184,7 +184,7 @@ class SNRAware(ImageNetwork):
     def enhance(self, image: Tensor) -> Tensor:
         """See `ImageNetwork.enhance`."""
         height, width = image.shape[-2:]
-        wide = pad_to_multiple(image.to(torch.promote_types(image.dtype, torch.float32)), self.multiple)
+        wide = pad_to_multiple(widened(image), self.multiple)
         level_1 = _leaky(self.conv_first_1(wide.to(self.conv_last.weight.dtype)))
         level_2 = _leaky(self.conv_first_2(level_1))
         level_3 = _leaky(self.conv_first_3(level_2))

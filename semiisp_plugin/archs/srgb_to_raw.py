@@ -35,6 +35,9 @@ class SRGBToRAWNetwork(ImageNetwork):
 
     gives_loss = True
 
+    def check_usable(self) -> None:
+        """Raise ValueError where something that training leaves is missing, without which nothing can be drawn."""
+
     def losses(self, image: Tensor, raw: Tensor, generator: torch.Generator) -> Tensor:
         """What training minimises.
 

@@ -8,7 +8,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import as_thumbnail, check_at_least
+from semiisp_plugin.archs.blocks import as_thumbnail, check_at_least, widened
 from semiisp_plugin.archs.pqdynamicisp_arch import ParameterEncoder
 from semiisp_plugin.archs.srgb_to_raw import Generators, SRGBToRAWNetwork, drawn
 from semiisp_plugin.archs.table_prediction import WideLinear
@@ -81,11 +81,12 @@ class SRISP(SRGBToRAWNetwork):
         both = torch.cat([self.of_image(image), reference], dim=1).flatten(1)
         shares = self.selector(both).unflatten(1, (len(self.functions), -1)).softmax(2).unbind(1)
         entries = self.dictionary.to(shares[0])
-        sets = [share @ entries[:, part] for share, part in zip(shares, self.functions.values(), strict=True)]
+        with torch.autocast(image.device.type, enabled=False):  # a decision, in float32 as those of tables
+            sets = [share @ entries[:, part] for share, part in zip(shares, self.functions.values(), strict=True)]
         return self.spec.squash(torch.cat(sets, dim=1)[:, :, None, None])
 
     def _inverted(self, image: Tensor, reference: Tensor) -> Tensor:
-        image = image.to(torch.promote_types(image.dtype, torch.float32))
+        image = widened(image)
         return self.isp.inverse(image.clamp(0, 1), self.parameters_for(image, reference)).image
 
     def enhance(self, image: Tensor) -> Tensor:
@@ -102,11 +103,15 @@ class SRISP(SRGBToRAWNetwork):
         Raises:
             ValueError: The network has seen no reference; see also `drawn`.
         """
+        self.check_usable()
         count = min(int(self.seen), len(self.references))
-        if count == 0:
-            raise ValueError("SRISP: it has seen no reference yet: train it on pairs first (train: own_loss).")
         chosen = drawn(lambda n, g: torch.randint(count, (n,), generator=g), len(image), generator)
         return self._inverted(image, self.of_reference(self.references[chosen.to(self.references.device)]))
+
+    def check_usable(self) -> None:
+        """See `SRGBToRAWNetwork.check_usable`."""
+        if int(self.seen) == 0:
+            raise ValueError("SRISP: it has seen no reference yet: train it on pairs first (train: own_loss).")
 
     # --- training ----------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semiisp_plugin.archs.blocks import N_COLOURS, as_thumbnail
+from semiisp_plugin.archs.blocks import N_COLOURS, as_thumbnail, widened
 
 MIN_THUMBNAIL = {"light": 32, "res18": 64}
 """Sides. light: the fourth of five stride-2 convolutions must leave more than one pixel for its instance norm. res18:
@@ -58,7 +58,7 @@ class WideInstanceNorm2d(nn.InstanceNorm2d):
 
 
 def _wide_thumbnail(image: Tensor, side: int) -> Tensor:
-    return as_thumbnail(image.to(torch.promote_types(image.dtype, torch.float32)), side)
+    return as_thumbnail(widened(image), side)
 
 
 class Shrink(nn.Module):

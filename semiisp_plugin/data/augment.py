@@ -77,13 +77,13 @@ def stratified_crop(rng: np.random.Generator, images: Sequence[np.ndarray], size
     """
     decides = images[0]
     white = np.iinfo(decides.dtype).max if np.issubdtype(decides.dtype, np.integer) else 1.0
-    sums = cv2.integral(decides.mean(axis=2, dtype=np.float64))
+    sums = cv2.integral(np.ascontiguousarray(decides), sdepth=cv2.CV_64F)
     corners = [(top, left) for top in _grid(decides.shape[0] - size[0]) for left in _grid(decides.shape[1] - size[1])]
     bins: dict[int, list[tuple[int, int]]] = {}
     for top, left in corners:
         bottom, right = top + size[0], left + size[1]
         total = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
-        brightness = total / (size[0] * size[1] * white)
+        brightness = float(total.mean()) / (size[0] * size[1] * white)
         bins.setdefault(int(np.clip(brightness * _BINS, 0, _BINS - 1)), []).append((top, left))
     chosen = bins[sorted(bins)[int(rng.integers(len(bins)))]]
     top, left = chosen[int(rng.integers(len(chosen)))]

@@ -30,7 +30,7 @@ from semiisp_plugin._version import __version__
 from semiisp_plugin.apps.enhance.network import load_network
 from semiisp_plugin.data.pairs import Pair, match_pairs, read_pair
 from semiisp_plugin.experiments.benchmark_data import Data, PairData, data_in, make_data, make_fold
-from semiisp_plugin.experiments.benchmark_options import LATENTS, OWN_NETWORKS, Settings, Task
+from semiisp_plugin.experiments.benchmark_options import LATENTS, OWN_NETWORKS, Settings, Task, one_to_one
 from semiisp_plugin.experiments.jobs import Job, Record
 from semiisp_plugin.experiments.tried import LookalikeInverse, best_weights, generator_of_folds
 from semiisp_plugin.io.image_io import read_image, to_float, to_tensor, to_uint8, to_uint16, write_image
@@ -52,7 +52,7 @@ OUTPUTS = 8
 """Test images that a test leaves the outputs of."""
 _SHOWN = 240  # their short side, pixels
 _DRAWS_SHOWN = 3
-_JUDGED = 96  # short side of what sources of pseudo inputs are judged on: some are slow
+_JUDGED = 256  # sides at most of what sources of pseudo inputs are judged on: some are slow
 _DARKEST = 1e-4  # added before a logarithm
 _STATES = 5  # training states a run leaves on its way
 
@@ -133,7 +133,7 @@ _RUN = ("size", "cache_images", "loader_workers")
 _ISP = (*_RUN, *(name for name in Settings.__struct_fields__ if name.startswith("isp_") and name != "isp_folds"))
 _DRAWN = ("size", "lookalikes", "source", "sets", "update_quality", "candidates")
 _PSEUDO = (*_DRAWN, "photographs", "draws", "online", "input_bits")
-_SOURCE = (*_RUN, "source_iterations", "source_lr", "source_batch")
+_SOURCE = (*_RUN, "source_size", "source_iterations", "source_lr", "source_batch")
 _TARGET = (*_RUN, "ema_decay", "loss", "network")
 
 
@@ -185,7 +185,8 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
             network["inverse_tone_mapping"] = image_enhancement
         of_source = {name: values[name] for name in _SOURCE} | {"source_network": network}
         makers["source"] = Step("source", seed, of_source, data.root, {"data": data}, data.quiet)
-    made = step("pseudo", makers, *_PSEUDO)
+    once = {"draws": 1} if one_to_one(settings) else {}  # several would be the same
+    made = step("pseudo", makers, *_PSEUDO, **once)
     mix = {"real_per_batch": settings.real_per_batch, "pseudo_per_batch": settings.pseudo_per_batch}
 
     def on(pseudo: Step) -> dict[str, Step]:
@@ -203,7 +204,7 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
     names = (*_TARGET, "lr", "semi_iterations", "reference", "warmup", "noise")
     semi = step("semi", {**before, **on(made)}, *names, **of_semi)
     for number in range(1, settings.rounds):
-        made = step("pseudo", {**makers, "teacher": semi}, *_PSEUDO, round_=number)
+        made = step("pseudo", {**makers, "teacher": semi}, *_PSEUDO, round_=number, **once)
         semi = step("semi", {"start": semi, **on(made)}, *names, round_=number, **of_semi)
     if settings.fine_iterations == 0:
         return semi
@@ -212,11 +213,17 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
     return step("finetune", {**of_guide, "start": semi}, *_TARGET, "fine_lr", "augment", **of_fine)
 
 
-def _has_unlabelled(data: Step) -> bool:
-    """Whether the task has unlabelled inputs."""
+def _task_of(data: Step) -> Mapping[str, Any]:
+    """What the option file says of the task that data are of."""
     while data.kind == "fold":
         data = data.needs["data"]
-    return bool(data.settings.get("task", {}).get("unlabelled"))
+    task: Mapping[str, Any] = data.settings.get("task", {})
+    return task
+
+
+def _has_unlabelled(data: Step) -> bool:
+    """Whether the task has unlabelled inputs."""
+    return bool(_task_of(data).get("unlabelled"))
 
 
 def tested(trained: Sequence[Step], kinds: Sequence[str] = ()) -> Step:
@@ -400,6 +407,8 @@ def _source_options(step: Step, data: Data) -> dict[str, Any]:
         own_loss={},
     )
     options["datasets"]["train"]["batch_size_per_gpu"] = s.source_batch
+    if s.source_size is not None:
+        options["datasets"]["train"]["gt_size"] = list(s.source_size)
     return options
 
 
@@ -708,6 +717,12 @@ def compare_outputs(title: str, tests: Mapping[str, Step], count: int) -> Pictur
     return Pictures(title, ("input", *tests, "target"), rows)
 
 
+def _middle(picture: np.ndarray) -> np.ndarray:
+    """At most `_JUDGED` rows and columns of a picture (H, W, 3)."""
+    top, left = (max(0, (side - _JUDGED) // 2) for side in picture.shape[:2])
+    return picture[top : top + _JUDGED, left : left + _JUDGED]
+
+
 def compare_draws(title: str, judges: Mapping[str, Step]) -> Pictures:
     """What sources draw for the first test picture: the real input and the target, then some draws of each.
 
@@ -716,7 +731,8 @@ def compare_draws(title: str, judges: Mapping[str, Step]) -> Pictures:
         judges: Jobs of `judged` on one data set, by what they are called.
     """
     pair = next(iter(judges.values())).needs["data"].data().test[0]
-    image, target = (to_float(shrink_short_side(picture, _SHOWN)) for picture in read_pair(pair))
+    side = _task_of(next(iter(judges.values())).needs["data"]).get("short_side")
+    image, target = (to_float(_middle(shrink_short_side(picture, side))) for picture in read_pair(pair))
     rows: list[tuple[str, list[tuple[np.ndarray, str]]]] = [
         (pair.key, [(_visible(image)[0], "real input"), (to_uint8(target), "target")])
     ]
@@ -781,20 +797,22 @@ def _pseudo(step: Step, data: Data, progress: bool) -> dict[str, Any]:
 
 @torch.no_grad()
 def _judge(step: Step, data: Data) -> dict[str, Any]:
-    """See `semiisp_plugin.report.benchmark_results.SourceCell`; the pictures are shrunk, as photographs are."""
-    generator = _drawn_with(step, data)[0]
+    """See `semiisp_plugin.report.benchmark_results.SourceCell`: the middle of pictures in f_ISP's training size."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    generator = _drawn_with(step, data)[0].to(device)
+    side = _task_of(step.needs["data"]).get("short_side")
     errors, casts, real_casts = [], [], []
     for k, pair in enumerate(data.test):
-        image, target = (to_tensor(shrink_short_side(picture, _JUDGED)) for picture in read_pair(pair))
+        image, target = (to_tensor(_middle(shrink_short_side(picture, side))) for picture in read_pair(pair))
         draw = torch.Generator().manual_seed(step.seed + 1_000_003 * k)
         several = (target * 255).round().to(torch.uint8).expand(DRAWS, -1, -1, -1).contiguous()
-        made = generator.generate_input(several, draw).input
+        made = generator.generate_input(several.to(device), draw).input.cpu()
         if k == 0:
             for number, one in enumerate(made[:_DRAWS_SHOWN]):
-                write_image(step.folder / f"{number}.png", to_uint8(one.permute(1, 2, 0).cpu().numpy()))
-        errors.append((made.cpu() - image).square().mean((1, 2, 3)))
+                write_image(step.folder / f"{number}.png", to_uint8(one.permute(1, 2, 0).numpy()))
+        errors.append((made - image).square().mean((1, 2, 3)))
         of_target = (target.mean((1, 2)) + _DARKEST).log2()
-        casts.append((made.cpu().mean((2, 3)) + _DARKEST).log2() - of_target)
+        casts.append((made.mean((2, 3)) + _DARKEST).log2() - of_target)
         real_casts.append((image.mean((1, 2)) + _DARKEST).log2() - of_target)
     psnr = -10 * torch.stack(errors).clamp_min(1e-10).log10()
     return {

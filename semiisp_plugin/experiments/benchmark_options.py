@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 
 from semiisp_plugin import options as options_module
+from semiisp_plugin import plugins
+from semiisp_plugin.archs.srgb_to_raw import SRGBToRAWNetwork
 from semiisp_plugin.models.output_penalties import networks_with_tables
-from semiisp_plugin.models.own_loss import networks_with_own_loss
 from semiisp_plugin.options import Source, check_section, load_yaml, nearest, read_options
 from semiisp_plugin.options.messages import kind_of
 from semiisp_plugin.options.ranges import (
@@ -26,6 +27,7 @@ from semiisp_plugin.options.ranges import (
     Thumbnail,
 )
 from semiisp_plugin.options.structures import Name, Strict
+from semiisp_plugin.registry import ARCH_REGISTRY
 from semiisp_plugin.report.benchmark_results import Contrast
 from semiisp_plugin.simulation.look import LOOKS
 
@@ -157,6 +159,7 @@ class Settings(Strict):
         source: sRGB-to-RAW method: ``bank`` (the paper's), ``mixture`` (ours), ``upi``, ``deterministic``.
         source_network: In its place the section of a network, which is trained on the labelled pairs to make inputs of
             targets (`semiisp_plugin.archs.srgb_to_raw.SRGBToRAWNetwork`).
+        source_size: (height, width) of its training crops; None: ``size``.
         source_iterations: Of its training.
         source_lr: Its peak learning rate.
         source_batch: Its samples a batch.
@@ -212,6 +215,7 @@ class Settings(Strict):
     lookalikes: Count = 0
     source: Literal["bank", "mixture", "upi", "deterministic"] = "bank"
     source_network: dict[str, Any] | None = None
+    source_size: tuple[Size, Size] | None = None
     source_iterations: Positive = 2000
     source_lr: NotNegative = 1e-3
     source_batch: Size = 4
@@ -396,6 +400,10 @@ def _check_together(settings: Settings, kind: Kind, source: Source, keys: tuple[
     learned = settings.source_network is not None
     if learned and settings.source != "bank":
         source.fail(keys, "source_network takes the place of source; leave one of them out.")
+    if settings.sets == "local" and (learned or settings.source in ("upi", "deterministic")):
+        source.fail(keys, "sets: local are f_ISP's; leave it out, or the other source.")
+    if settings.candidates > 1 and (settings.online or settings.source == "deterministic" or one_to_one(settings)):
+        source.fail(keys, "candidates are compared on stored inputs, of a source that makes several; leave it at 1.")
     otherwise = settings.online or learned or settings.source != "bank" or settings.sets == "local"
     if otherwise and (settings.isp_folds > 1 or settings.lookalikes):
         what = "isp_folds and lookalikes store inputs, of whole sets of f_ISP's"
@@ -479,6 +487,20 @@ def check_settings(values: dict[str, Any], source: Source, keys: Sequence[str]) 
         network = values.get(key)
         if isinstance(network, dict):
             options_module.check_network(network, source, (*keys, key))
-    kind, known = (values.get("source_network") or {}).get("type"), networks_with_own_loss()
-    if kind is not None and kind not in known:
-        source.fail((*keys, "source_network"), f"{kind} makes no inputs of targets; take one of {', '.join(known)}.")
+    kind = (values.get("source_network") or {}).get("type")
+    if kind is not None and kind not in source_networks():
+        known = ", ".join(source_networks())
+        source.fail((*keys, "source_network"), f"{kind} makes no inputs of targets; take one of {known}.")
+
+
+def one_to_one(settings: Settings) -> bool:
+    """Whether pseudo inputs are those of a network that makes the same one each time."""
+    if settings.source_network is None:
+        return False
+    return source_networks()[settings.source_network["type"]].draw is SRGBToRAWNetwork.draw
+
+
+def source_networks() -> dict[str, type[SRGBToRAWNetwork]]:
+    """The registered networks that make inputs of targets, by their names."""
+    plugins.register()
+    return {name: cls for name, cls in ARCH_REGISTRY if isinstance(cls, type) and issubclass(cls, SRGBToRAWNetwork)}

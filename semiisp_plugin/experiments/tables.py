@@ -250,6 +250,10 @@ _SOURCES = {"CycleISP": "cycleisp", "SRISP-like": "srisp", "RAWDiffusion": "rawd
 """Learned sources by their names in Tables 3 and 7, which lack InvISP, and their CPU forms in `PRESETS`."""
 
 
+_SOURCE_CROPS = {"CycleISP": 128, "SRISP-like": 256, "RAWDiffusion": 256, "InvISP": 256, "ReRAW": 256}
+"""Sides of their training crops at other sizes than ``cpu``, as published; ReRAW's and SRISP's are ours."""
+
+
 def _sources(size: Size) -> dict[str, dict[str, Any]]:
     """Settings of all sources."""
     learned = {}
@@ -258,10 +262,13 @@ def _sources(size: Size) -> dict[str, dict[str, Any]]:
         if size != "cpu":
             kept = ("type", "from_target")  # all else makes it small
             settings["source_network"] = {k: v for k, v in settings["source_network"].items() if k in kept}
+            if label == "SRISP-like":
+                settings["source_network"]["thumbnail"] = 256  # f_ISP's
+            settings["source_size"] = [_SOURCE_CROPS[label]] * 2
             settings["source_iterations"] = 70_000 // (
                 1 if size == "paper" else _TENTH
             )  # RAWDiffusion's, for all (ours)
-            settings["source_lr"] = 1e-4 if size == "paper" else 3e-4
+            settings["source_lr"] = (1e-3 if label == "ReRAW" else 1e-4) * (1 if size == "paper" else 3)
         learned[label] = settings
     return {"UPI": {"source": "upi"}, **learned, "f_ISP": {}}
 

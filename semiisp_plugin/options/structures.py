@@ -176,7 +176,8 @@ class Dataset(Loader, forbid_unknown_fields=True, kw_only=True):
     stratified_crops: Annotated[
         bool,
         doc(
-            "Dark and bright crops are equally frequent, by the input: ReRAW's stratified sampling.",
+            "Dark and bright crops are equally frequent: ReRAW's stratified sampling. It goes by the input, or by what "
+            "an input is drawn of.",
             only_training=True,
         ),
     ] = False

@@ -39,6 +39,7 @@ from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.manifest import DRAWN_WITH, MADE_WITH, SETS, BuildFolder, job_of, plan
 from semiisp_plugin.pseudo.online import COPIES, fingerprints, keep_copies
 from semiisp_plugin.pseudo.shards import WRITTEN, ShardBuilder, Watch, root_id
+from semiisp_plugin.pseudo.sources import NetworkInverse
 from semiisp_plugin.pseudo.workers import Workers, gpu_of
 
 _FEW = 100
@@ -77,6 +78,9 @@ def run(options: PseudoOptions, *, retry: bool = False, progress: bool = True) -
     """Build the pseudo pairs that the options describe and print a summary; see `build_pseudo_lmdb`."""
     files: dict[str, Any] = {key: getattr(options, key) for key in COPIES}
     generator = make_generator(**files, **{name: getattr(options, name) for name in DRAWN_WITH})
+    if isinstance(generator.first, NetworkInverse) and generator.first.one_to_one and options.draws > 1:
+        kind = type(generator.first.network).__name__
+        raise ValueError(f"draws: {kind} (source_network) makes the same pair at each draw; leave it at 1.")
     begun = time.monotonic()
     report = build_pseudo_lmdb(options, generator, inputs=fingerprints(files), retry=retry, progress=progress)
     if options.mode != "stored":

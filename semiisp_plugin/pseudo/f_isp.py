@@ -98,7 +98,12 @@ def load_source_network(path: str | os.PathLike[str]) -> SRGBToRAWNetwork:
         CheckpointError: The file is missing, damaged, or of another kind of network.
     """
     state = load_checkpoint(path)
-    return _network_in(state, path, SRGBToRAWNetwork, "a network that makes RAW images of sRGB ones")  # type: ignore[type-abstract]
+    network = _network_in(state, path, SRGBToRAWNetwork, "a network that makes RAW images of sRGB ones")
+    try:
+        network.check_usable()
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return network
 
 
 def _network_in(
@@ -152,7 +157,7 @@ def make_generator(
     What goes together is checked where option files are (`semiisp_plugin.options.complete_pseudo_options`).
 
     Raises:
-        ValueError: The source is unknown, or its network is not given.
+        ValueError: The source is unknown, or its network is not given or makes one candidate only.
         CheckpointError: See `load_f_isp` and `load_source_network`.
     """
     if source not in SOURCES:
@@ -162,6 +167,9 @@ def make_generator(
         if source_network is None:
             raise ValueError("source: network needs source_network, the net_g_<iter>.pth of the run that trained it.")
         learned = NetworkInverse(load_source_network(source_network))
+        if learned.one_to_one and candidates > 1:
+            kind = type(learned.network).__name__
+            raise ValueError(f"candidates: {kind} makes the same input each time; leave it at 1.")
         return PseudoPairGenerator(network, learned, update_quality=update_quality, candidates=candidates)
     first, second = _sources(network, banks, n_pairs, sets, inverse, source, draw_per)
     return PseudoPairGenerator(network, first, second, update_quality=update_quality, candidates=candidates)

@@ -22,7 +22,7 @@ from semiisp_plugin.pseudo.f_isp import make_generator
 from semiisp_plugin.pseudo.generator import PseudoPairGenerator
 from semiisp_plugin.pseudo.manifest import DRAWN_WITH, BuildFolder, pair_keys, photograph_seed
 from semiisp_plugin.pseudo.places import in_place
-from semiisp_plugin.pseudo.sources import BankInverse
+from semiisp_plugin.pseudo.sources import BankInverse, NetworkInverse
 
 F_ISP_NAME = "f_isp.pth"
 COPIES = {"f_isp": F_ISP_NAME, "source_network": "source_network.pth"}
@@ -167,8 +167,10 @@ class OnlineDraw:
         if build.mode == "keys":
             images = self.targets(images, [generator])
         elif self.generator.update_quality:
-            # As step 1 has left it: what that draws does not depend on the picture.
-            self.generator.first.invert(torch.zeros(1, 3, 1, 1, dtype=torch.uint8), generator)
+            # As step 1 has left it: what that draws depends on the picture's size at most, and then of networks alone.
+            whole = isinstance(self.generator.first, NetworkInverse)
+            blank = torch.zeros_like(images) if whole else torch.zeros(1, 3, 1, 1, dtype=torch.uint8)
+            self.generator.first.invert(blank, generator)
         return images, self.inputs(images, [generator])[0]
 
 

@@ -146,15 +146,26 @@ class NetworkInverse:
 
     Args:
         network: In evaluation mode.
+
+    Attributes:
+        one_to_one: It makes the same input of a picture whenever it is asked.
     """
 
     def __init__(self, network: SRGBToRAWNetwork) -> None:
         self.network = network.eval()
+        self.one_to_one = type(network).draw is SRGBToRAWNetwork.draw
 
     def invert(self, image: Tensor, generator: Generators) -> InverseResult:
-        """See `SRGBToRAW.invert`."""
+        """See `SRGBToRAW.invert`.
+
+        Raises:
+            ValueError: What it makes is not finite, which as a ground truth would be black.
+        """
         with torch.no_grad():
             raw = self.network.draw(image.float() / (_LEVELS - 1), generator).float()
+        if not bool(torch.isfinite(raw).all()):
+            name = type(self.network).__name__
+            raise ValueError(f"{name}, the source of pseudo inputs, makes values that are not finite: train it again.")
         clamped = raw.clamp(0, 1)
         return InverseResult(clamped, (raw != clamped).float().mean((1, 2, 3)))
 

@@ -106,7 +106,7 @@ def sources_section(results: Results) -> Section | None:
             cells = [cell for cell in of_setting if cell.system == key]
             if cells:
                 figures = (mean_std([getattr(cell, name) for cell in cells]) for name in ("psnr", "best", "spread"))
-                rows.append((results.label(key), *figures))
+                rows.append((_source_name(results, key), *figures))
         if rows:
             real = mean_std(list({cell.seed: cell.real_spread for cell in of_setting}.values()))
             rows.append(("real inputs", MISSING, MISSING, real))
@@ -118,6 +118,12 @@ def sources_section(results: Results) -> Section | None:
         "repetitions."
     ]
     return Section("The sources of pseudo inputs by themselves", text=text, tables=tables) if tables else None
+
+
+def _source_name(results: Results, key: str) -> str:
+    """What a source is called; in the paper's tables systems are called by their network first."""
+    label = results.label(key)
+    return label.partition(", ")[2] or label if results.options.get("paper_table") else label
 
 
 def choices(results: Results, task: str, pairs: int) -> list[str]:

@@ -175,7 +175,7 @@ PAPER_TABLES: Mapping[str, tuple[PaperRow, ...]] = {
         PaperRow(TONE_MAPPING, "PQDynamicISP", "ReRAW, neither OPF nor USQ", 4500, 25.57, 0.931),
         PaperRow(TONE_MAPPING, "PQDynamicISP", "ReRAW, OPF and USQ", 4500, 25.57, 0.930),
         PaperRow(TONE_MAPPING, "PQDynamicISP", "f_ISP, neither OPF nor USQ", 4500, 25.57, 0.930),
-        PaperRow(TONE_MAPPING, "PQDynamicISP", "f_ISP, OPF or USQ", 4500, 25.63, 0.931),
+        PaperRow(TONE_MAPPING, "PQDynamicISP", "f_ISP, OPF or USQ", 4500, 25.63, 0.930),
         PaperRow(TONE_MAPPING, "PQDynamicISP", "f_ISP, OPF and USQ", 4500, 25.73, 0.934),
     ),
     "table3": (*_TONE_PQ[0], *_TONE_PQ[1]),
