@@ -160,7 +160,7 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
         if kind in _OF_TARGET and settings.table_penalty:
             chosen["table_penalty"] = True  # not where it is False: keys from before there was such a setting stay
         if kind == "semi" and settings.consistency:
-            chosen |= {"consistency": True, "unlabelled_per_batch": settings.unlabelled_per_batch}
+            chosen |= {"consistency": True, **shared_batch(settings)}
         return Step(kind, seed + 1000 * round_, chosen, data.root, {"data": of_target, **needs}, data.quiet)
 
     def f_isp_on(data: Step) -> Step:
@@ -198,8 +198,12 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
         iterations = in_one_go["iterations"]
         # The adversary learns what targets look like from the pseudo ground truths.
         learned_from = on(made) if kind == "adversarial" or not _has_unlabelled(data) else {}
-        names = (*_TARGET, "lr", "augment", *(("latent",) if kind == "latent_teacher" else ()))
-        return step(kind, {**before, **learned_from}, *names, iterations=iterations, **mix)
+        of_rival = [*_TARGET, "lr", "augment", *(["latent"] if kind == "latent_teacher" else [])]
+        if settings.noise != "none" and kind != "noise_consistency":  # whose noise is its own
+            of_rival.append("noise")
+        if learned_from and _has_unlabelled(data):
+            mix = shared_batch(settings)
+        return step(kind, {**before, **learned_from}, *of_rival, iterations=iterations, **mix)
     of_semi: dict[str, Any] = {"beta": str(settings.beta) if settings.beta == float("inf") else settings.beta, **mix}
     names = (*_TARGET, "lr", "semi_iterations", "reference", "warmup", "noise")
     semi = step("semi", {**before, **on(made)}, *names, **of_semi)
@@ -211,6 +215,15 @@ def chain(kind: str, settings: Settings, data: Step, seed: int, image_enhancemen
     of_fine = {"iterations": settings.fine_iterations, "batch": batch}
     of_guide = {key: value for key, value in before.items() if key == "guide"}
     return step("finetune", {**of_guide, "start": semi}, *_TARGET, "fine_lr", "augment", **of_fine)
+
+
+def shared_batch(settings: Settings) -> dict[str, int]:
+    """Samples of each source in a batch of pairs, pseudo pairs and unlabelled inputs: as many as without the last."""
+    return {
+        "real_per_batch": settings.real_per_batch,
+        "pseudo_per_batch": settings.pseudo_per_batch - settings.unlabelled_per_batch,
+        "unlabelled_per_batch": settings.unlabelled_per_batch,
+    }
 
 
 def _task_of(data: Step) -> Mapping[str, Any]:
@@ -464,6 +477,8 @@ def _target_options(step: Step, data: Data) -> dict[str, Any]:
             "cache_images": s.cache_images,
         }
     rampup = {"rampup_iter": max(1, total // 4)}
+    if made is not None and s.noise != "none":
+        training["noise"] = deepcopy(_NOISE[s.noise])
     if kind in _RIVALS:
         if kind not in ("mixmatch", "adversarial"):
             training["ema_decay"] = s.ema_decay or 0.99
@@ -473,8 +488,6 @@ def _target_options(step: Step, data: Data) -> dict[str, Any]:
         training["ema_decay"] = s.ema_decay or 0.99
         training["consistency"] = {**rampup, "jitter": s.augment or 0.2}
     training["filter"] = {"beta": s.beta, "reference": s.reference, "warmup_iter": s.warmup}
-    if s.noise != "none":
-        training["noise"] = deepcopy(_NOISE[s.noise])
     return options
 
 

@@ -14,7 +14,7 @@ from semiisp_plugin import plugins
 from semiisp_plugin.archs.srgb_to_raw import SRGBToRAWNetwork
 from semiisp_plugin.models.output_penalties import networks_with_tables
 from semiisp_plugin.options import Source, check_section, load_yaml, nearest, read_options
-from semiisp_plugin.options.messages import kind_of
+from semiisp_plugin.options.messages import kind_of, no_module
 from semiisp_plugin.options.ranges import (
     Count,
     Decay,
@@ -175,7 +175,8 @@ class Settings(Strict):
             case, so that all are of equal length.
         real_per_batch: N_r.
         pseudo_per_batch: N_p.
-        unlabelled_per_batch: Unlabelled inputs in a batch of ``consistency``; rivals take as many as N_p.
+        unlabelled_per_batch: Unlabelled inputs in a batch that has pseudo pairs too (``consistency``, ``adversarial``):
+            of N_p. Other rivals take N_p of them.
         latent: Of ``latent_teacher``: the target's module whose output is the latent.
         consistency: Phase 2 learns from the task's unlabelled inputs, too: ``train: consistency`` (ours).
         beta: Of the filter (eq. 12); infinity switches it off.
@@ -417,6 +418,11 @@ def _check_together(settings: Settings, kind: Kind, source: Source, keys: tuple[
     own = "PQDynamicISP" if settings.network in OWN_NETWORKS else settings.network["type"]  # type: ignore[index]
     if kind == "latent_teacher" and settings.latent is None and own not in LATENTS:
         source.fail((*keys, "settings"), f"latent: name the module of {own} whose output is the latent.")
+    if kind == "latent_teacher" and settings.latent is not None:
+        section = {"type": own} if settings.network in OWN_NETWORKS else dict(settings.network)  # type: ignore[arg-type]
+        network = options_module.check_network(section, source, (*keys, "settings", "network"))
+        if network is not None and settings.latent not in dict(network.named_modules()):
+            source.fail((*keys, "settings"), f"latent: {no_module('network', network, settings.latent)}")
     if settings.network not in OWN_NETWORKS:
         for key, used in (("warm_start", settings.warm_start), ("rounds", settings.rounds > 1)):
             if used:
@@ -434,6 +440,9 @@ def _check_unlabelled(
         there = tasks[task].unlabelled > 0
         if settings.consistency and kind == "semi" and not there:
             source.fail(keys, f"consistency is on unlabelled inputs, of which the task '{task}' has none (unlabelled).")
+        both = there and (settings.consistency or kind == "adversarial")
+        if both and settings.unlabelled_per_batch >= settings.pseudo_per_batch:
+            source.fail(keys, "unlabelled_per_batch is of pseudo_per_batch; give fewer.")
         if settings.guided and there and (settings.consistency or kind in get_args(Rival)):
             source.fail(keys, f"a guided target takes no unlabelled inputs (task '{task}'); leave out guided.")
 

@@ -140,7 +140,8 @@ def find_experiment(
     if task == OWN:
         data = data or f"datasets/{OWN}"
     elif task not in TASKS:
-        raise ValueError(f"there is no task '{task}'{nearest(task, TASKS)} Known: {', '.join(TASKS)}.")
+        tasks = (*TASKS, OWN)
+        raise ValueError(f"there is no task '{task}'{nearest(task, tasks)} Known: {', '.join(tasks)}.")
     found = own_task(data) if task == OWN else TASKS[task]
     models = {_spelling(name): MODELS[key] for key in found.models for name in (key, MODELS[key].title)}
     if network is not None and task == OWN and _spelling(network) not in models:

@@ -51,7 +51,7 @@ def run_from_arguments(args: argparse.Namespace) -> dict[str, Any] | None:
         ValueError: The arguments contradict each other, and all that `run_recipe` raises.
     """
     if (args.what is None) == (args.opt is None):
-        raise ValueError(f"Give a task ({', '.join(TASKS)}) or a recipe FILE.")
+        raise ValueError(f"Give a task ({', '.join((*TASKS, OWN))}) or a recipe FILE.")
     given = {"network": args.network, "pairs": args.pairs, "data": args.data, "photos": args.photos}
     experiment = None
     if args.what in (*TASKS, OWN):
@@ -60,7 +60,8 @@ def run_from_arguments(args: argparse.Namespace) -> dict[str, Any] | None:
         raise ValueError("--network, --pairs, --data and --photos go with a task; a FILE says them itself (see --set).")
     elif args.what is not None and not os.path.exists(args.what) and not args.what.endswith((".yml", ".yaml")):
         raise ValueError(
-            f"There is no task and no file '{args.what}'{nearest(args.what, TASKS)} Tasks: {', '.join(TASKS)}."
+            f"There is no task and no file '{args.what}'{nearest(args.what, (*TASKS, OWN))} Tasks: "
+            f"{', '.join((*TASKS, OWN))}."
         )
     source = plain(experiment.recipe()) if experiment else args.opt or args.what
     if args.write:

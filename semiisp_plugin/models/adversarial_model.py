@@ -80,7 +80,9 @@ class AdversarialModel(PseudoInputsModel):
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One iteration on the batch of `feed_data`."""
-        good, unlabelled = self.good_images(), self.unlabelled()
+        self.add_noise(current_iter)
+        unlabelled = self.unlabelled()
+        good = self.good_images(unlabelled)
         # Their losses do not count; but a gradient of 0 times what is not finite would.
         self.gt = torch.where(unlabelled.view(-1, 1, 1, 1), _GREY, self.gt)
         losses, parts = self.sample_losses(self.net_g)
@@ -106,12 +108,13 @@ class AdversarialModel(PseudoInputsModel):
             d_fake=fake.mean(),
         )
 
-    def good_images(self) -> Tensor:
-        """What the discriminator is to take for good, ``(M, 3, H, W)``: the pairs' targets first."""
-        labelled, pseudo = (
-            self.gt[torch.nonzero(samples).flatten().to(self.device, non_blocking=True)]
-            for samples in (~(self.is_pseudo | self.is_unlabelled), self.is_pseudo)
-        )
+    def good_images(self, unlabelled: Tensor) -> Tensor:
+        """What the discriminator is to take for good, ``(M, 3, H, W)``: the pairs' targets first.
+
+        Args:
+            unlabelled: ``(N,)`` bool, all other samples than the pairs.
+        """
+        labelled, pseudo = self.gt[~unlabelled], self.gt[self.is_pseudo.to(self.device)]
         share = self.adversarial.quality
         if self.score is not None and share is not None:
             self.score.see(labelled, self.opt["world_size"] if self.opt.get("dist") else 1)

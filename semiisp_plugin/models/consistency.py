@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from semiisp_plugin.data.photometric import photometric_jitter
-from semiisp_plugin.models.pseudo_inputs import PseudoInputsModel
+from semiisp_plugin.models.pseudo_inputs import PseudoInputsModel, noisy
 from semiisp_plugin.options import Consistency
-from semiisp_plugin.options.structures import Noise
-from semiisp_plugin.pseudo.noise import add_shot_read_noise, draw_noise_levels
 
 
 class ConsistencyModel(PseudoInputsModel):
@@ -115,7 +113,9 @@ class TeacherModel(ConsistencyModel):
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One iteration on the batch of `feed_data`."""
+        self.is_unlabelled = self.is_unlabelled | self.is_pseudo
         self.fit_flow()
+        self.add_noise(current_iter)
         unlabelled = self.unlabelled()
         self.take_targets_of_the_teacher(current_iter, unlabelled)
         taught = self.taught(unlabelled)
@@ -130,21 +130,6 @@ class TeacherModel(ConsistencyModel):
             l_consistency=mean_over(losses, taught),
             consistency_weight=torch.tensor(weight, device=self.device),
         )
-
-
-def noisy(images: Tensor, noise: Noise, generator: torch.Generator) -> Tensor:
-    """Images with noise of eq. 15, of a level drawn for each.
-
-    Args:
-        images: ``(N, 3, H, W)`` in [0, 1].
-        noise: The largest levels.
-        generator: On their device.
-
-    Returns:
-        ``(N, 3, H, W)`` in [0, 1].
-    """
-    shot, read = draw_noise_levels(len(images), generator, noise.shot_variance, noise.read_variance)
-    return add_shot_read_noise(images, shot, read, generator)
 
 
 def sigmoid_rampup(iteration: int, rampup_iter: int) -> float:

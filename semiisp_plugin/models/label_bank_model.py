@@ -16,6 +16,8 @@ from semiisp_plugin.models.consistency import TeacherModel
 from semiisp_plugin.options import LabelBank
 from semiisp_plugin.toolbox import MODEL_REGISTRY, SCORE_REGISTRY, register
 
+_FORGETTING = 0.1  # share of a new score in an image's mean
+
 
 @register(MODEL_REGISTRY)
 class LabelBankModel(TeacherModel):
@@ -30,9 +32,10 @@ class LabelBankModel(TeacherModel):
     * of a pseudo input, its ground truth.
 
     The bank is Semi-UIR's, where a label is replaced if the teacher's output scores higher than the student's and than
-    the best label so far. Labels of random crops cannot be kept, so that ours keeps the best score of each image alone.
-    A candidate whose score is less by more than ``tolerance`` is refused: the sample has weight 0 in the mean over the
-    unlabelled ones, as one has whose candidates have no finite score. The tolerance is there because crops differ.
+    the best label so far. Labels of random crops cannot be kept, and the best score of many crops is that of a lucky
+    one, so that ours keeps a running mean of each image's scores. A candidate whose score is less by more than
+    ``tolerance`` is refused: the sample has weight 0 in the mean over the unlabelled ones, as one has whose candidates
+    have no finite score. SMSNet's label also resembles, by SSIM, what a first network makes of the image; not ours.
 
     Options in ``train``: ``label_bank: {weight, rampup_iter, jitter, student_noise, variants, tolerance, score}``, see
     `semiisp_plugin.options.LabelBank`. The default score is `TargetStatistics` (ours).
@@ -42,7 +45,7 @@ class LabelBankModel(TeacherModel):
 
     Attributes:
         score: The score.
-        best: The bank: the best score of each image, by its source and key. Of all processes.
+        usual: The bank: a running mean of the scores of each image, by its source and key. Of all processes.
     """
 
     def init_training_settings(self) -> None:
@@ -51,7 +54,7 @@ class LabelBankModel(TeacherModel):
         self.label_bank = msgspec.convert(self.opt["train"].get("label_bank") or {}, LabelBank)
         self.consistency = self.label_bank
         self.score: NoReferenceScore = SCORE_REGISTRY.get(self.label_bank.score)().to(self.device)
-        self.best: dict[str, float] = {}
+        self.usual: dict[str, float] = {}
 
     @torch.no_grad()
     def take_targets_of_the_teacher(self, current_iter: int, samples: Tensor, stream: int = 1) -> None:
@@ -62,7 +65,8 @@ class LabelBankModel(TeacherModel):
         super().take_targets_of_the_teacher(current_iter, samples, stream)
         for scores in self.gathered(self._scores):
             for key, score in scores.items():
-                self.best[key] = max(score, self.best.get(key, score))
+                before = self.usual.get(key, score)
+                self.usual[key] = before + _FORGETTING * (score - before)
         self.record(bank__accepted=self._accepted.sum() / samples.sum())
 
     def labels(self, images: Tensor, chosen: Tensor, generator: torch.Generator) -> Tensor:
@@ -90,7 +94,9 @@ class LabelBankModel(TeacherModel):
         accepted = []
         for number, score in zip(numbers, scores, strict=True):
             key = f"{'pseudo' if self.is_pseudo[number] else 'unlabelled'} {self.keys[number]}"
-            accepted.append(math.isfinite(score) and score >= self.best.get(key, -math.inf) - self.label_bank.tolerance)
+            accepted.append(
+                math.isfinite(score) and score >= self.usual.get(key, -math.inf) - self.label_bank.tolerance
+            )
             if math.isfinite(score):
                 self._scores[key] = max(score, self._scores.get(key, score))
         return torch.tensor(accepted)
@@ -101,10 +107,10 @@ class LabelBankModel(TeacherModel):
 
     def extra_state(self) -> dict[str, Any]:
         """Also the bank, and what the score keeps."""
-        return {**super().extra_state(), "bank": dict(self.best), "score": self.score.state_dict()}
+        return {**super().extra_state(), "bank": dict(self.usual), "score": self.score.state_dict()}
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `extra_state`."""
         super().load_extra_state(state)
-        self.best = dict(state["bank"])
+        self.usual = dict(state["bank"])
         self.score.load_state_dict(state["score"])

@@ -94,17 +94,20 @@ class LatentTeacherModel(TeacherModel):
         Args:
             latents: ``(M, D)``.
         """
+        if self.bank.shape[1:] != latents.shape[1:]:  # of crops of another size, before the run was resumed
+            self.bank = latents.new_empty((0, latents.shape[1]), dtype=torch.float32)
         every = self.gathered(latents[latents.isfinite().all(1)].cpu())
         self.bank = torch.cat((self.bank, torch.cat(every).to(self.bank)))[-self.latent_teacher.bank_size :]
 
     def extra_state(self) -> dict[str, Any]:
         """Also the bank."""
-        return {**super().extra_state(), "latents": self.bank.cpu()}
+        return {**super().extra_state(), "latents": self.bank.cpu(), "latent": self.latent_teacher.latent}
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `extra_state`."""
         super().load_extra_state(state)
-        self.bank = state["latents"].to(self.device)
+        if state["latent"] == self.latent_teacher.latent:  # those of another part are of no use
+            self.bank = state["latents"].to(self.device)
 
 
 def on_grid(latents: Tensor) -> Tensor:

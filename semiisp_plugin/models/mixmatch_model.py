@@ -53,6 +53,7 @@ class MixMatchModel(PseudoInputsModel):
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One iteration on the batch of `feed_data`."""
+        self.add_noise(current_iter)
         self.is_unlabelled = self.is_unlabelled | self.is_pseudo
         self.fit_flow()
         self.guess_and_mix(current_iter)
@@ -91,6 +92,7 @@ class MixMatchModel(PseudoInputsModel):
             self.is_unlabelled = torch.cat((self.is_unlabelled, torch.ones(len(numbers), dtype=torch.bool)))
             if self.keys is not None:
                 self.keys = [*self.keys, *(self.keys[n] for n in numbers)]
+        self.is_pseudo = torch.zeros_like(self.is_unlabelled)  # they are among the unlabelled ones
         shares = mixing.shares.to(self.lq).view(-1, 1, 1, 1)
         self.lq, self.gt = mix(self.lq, shares, mixing.partners), mix(self.gt, shares, mixing.partners)
 
@@ -111,11 +113,6 @@ class MixMatchModel(PseudoInputsModel):
         if first.shape != images.shape:
             return images
         return ((first + turned(second, turns, back=True)) / 2).clamp(0, 1).to(images.dtype)
-
-    def image_groups(self) -> dict[str, Tensor]:
-        """Labelled and unlabelled samples."""
-        unlabelled = self.is_unlabelled.to(self.device)
-        return {"labelled": ~unlabelled, "unlabelled": unlabelled}
 
 
 class Mixing(NamedTuple):

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from semiisp_plugin.losses.filters import KEPT_FROM, mean_real_loss, semi_supervised_loss, zero_dropped_gradient
 from semiisp_plugin.losses.pseudo_filter import PseudoFilter
-from semiisp_plugin.models.consistency import ConsistencyModel, mean_over, noisy
+from semiisp_plugin.models.consistency import ConsistencyModel, mean_over
 from semiisp_plugin.models.filter_record import GROUPS, FilterRecord, batch_counts
 from semiisp_plugin.options import Consistency
-from semiisp_plugin.options.structures import HeldOut, Noise, held_out_settings
+from semiisp_plugin.options.structures import HeldOut, held_out_settings
 from semiisp_plugin.toolbox import MODEL_REGISTRY, get_root_logger, register
 
 _OF_CONSISTENCY = 3  # of `generator_of`: a stream of its own, beside those of jitter, noise and likelihood
@@ -113,17 +113,6 @@ class SemiSupervisedModel(ConsistencyModel):
 
     # --- training ----------------------------------------------------------------------------------------------------
 
-    def add_noise(self, current_iter: int) -> None:
-        """Add noise to the pseudo inputs of the batch."""
-        noise = self.opt["train"].get("noise")
-        pseudo = torch.nonzero(self.is_pseudo).flatten()
-        if noise is None or len(pseudo) == 0:
-            return
-        pseudo = pseudo.to(self.device, non_blocking=True)
-        self.lq = self.lq.clone()  # on a CPU it is the caller's batch
-        levels = msgspec.convert(noise, Noise)
-        self.lq[pseudo] = noisy(self.lq[pseudo], levels, self.generator_of(current_iter, 1))
-
     def of_pairs(self, values: Tensor) -> Tensor:
         """Of values of all samples, ``(N, ...)``, those of the real and pseudo pairs: not of unlabelled inputs."""
         if not bool(self.is_unlabelled.any()):
@@ -134,7 +123,7 @@ class SemiSupervisedModel(ConsistencyModel):
         """One iteration on the batch of `feed_data`."""
         self.fit_flow()
         self.update_held_out(current_iter)
-        self.add_noise(current_iter)
+        self.add_noise(current_iter, 1)
         self.take_targets_of_the_teacher(current_iter, self.is_unlabelled, _OF_CONSISTENCY)
         losses, parts = self.sample_losses(self.net_g)
         detached, is_pseudo = self.of_pairs(losses.detach()), self.of_pairs(self.is_pseudo)

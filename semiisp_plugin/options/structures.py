@@ -305,7 +305,7 @@ class LabelBank(MeanTeacher):
     ] = 2
     tolerance: Annotated[
         NotNegative,
-        doc("How far a label's score may be below the image's best so far; of `TargetStatistics` in spreads."),
+        doc("How far a label's score may be below the image's usual one; of `TargetStatistics` in spreads."),
     ] = 0.5
     score: Annotated[str, doc("A registered score of images without a reference.", names="score")] = "TargetStatistics"
 
@@ -530,8 +530,16 @@ class Train(Strict):
     noise: Annotated[
         Noise | Literal["estimated"] | None,
         doc(
-            "Noise on the pseudo inputs (eq. 15), or `estimated` from the real ones (ours); `SemiSupervisedModel`.",
-            models=("SemiSupervisedModel",),
+            "Noise on the pseudo inputs (eq. 15), or `estimated` from the real ones (ours); of all models that train "
+            "on them but `SupervisedModel`.",
+            models=(
+                "SemiSupervisedModel",
+                "MeanTeacherModel",
+                "MixMatchModel",
+                "AdversarialModel",
+                "LabelBankModel",
+                "LatentTeacherModel",
+            ),
         ),
     ] = None
     mean_teacher: Annotated[MeanTeacher | None, doc("`MeanTeacherModel` alone.", models=("MeanTeacherModel",))] = None

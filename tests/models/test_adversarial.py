@@ -267,7 +267,7 @@ def test_without_pseudo_pairs_targets_are_all_that_is_good(make_model):
     model = make_model(adversarial={"quality": 0.5})
     batch = make_batch([LABELLED, UNLABELLED, LABELLED])
     model.feed_data(batch)
-    assert torch.equal(model.good_images(), batch["gt"][[0, 2]])
+    assert torch.equal(model.good_images(model.unlabelled()), batch["gt"][[0, 2]])
     step(model, batch)
 
 
@@ -313,7 +313,7 @@ def test_quality_chooses_among_pseudo_ground_truths_alone(make_model):
     batch = make_batch([PSEUDO, LABELLED, UNLABELLED, PSEUDO, LABELLED])
     batch["gt"] = torch.cat([flat(0.1), flat(0.5), flat(0.55), flat(0.55), flat(0.6)])
     model.feed_data(batch)
-    assert torch.equal(model.good_images(), batch["gt"][[1, 4, 3]])
+    assert torch.equal(model.good_images(model.unlabelled()), batch["gt"][[1, 4, 3]])
 
 
 # --- steps that are skipped ------------------------------------------------------------------------------------------
