@@ -2,16 +2,14 @@
 
 python scripts/publish_benchmarks.py benchmark_results/quick benchmark_results/lolv1_cpu
 
-writes `docs/benchmarks/NAME.json` for each folder, rounded, and a page of all its tables beside it, and rewrites in
-docs/*.md and README.md what stands between `<!-- contrasts NAME -->` (the headline) or `<!-- contrast NAME -->` (the
-first of it) and `<!-- end -->`. Without folders it makes pages and tables again from the JSON that is there.
+writes `docs/benchmarks/NAME.json` for each folder, rounded, and a page of all its tables beside it. Without folders it
+makes the pages again from the JSON that is there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,16 +20,15 @@ import msgspec
 from semiisp_plugin.report.benchmark_plots import contrasts_plot
 from semiisp_plugin.report.benchmark_results import Results
 from semiisp_plugin.report.benchmark_tables import (
-    contrast_tables,
-    interval_text,
+    contrast_sentences,
+    contrasts_section,
     results_section,
     sources_section,
     table_section,
 )
-from semiisp_plugin.report.tables import Table, escape_markdown
+from semiisp_plugin.report.tables import escape_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"<!-- (contrasts?) (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 DIGITS = {"psnr": 3, "seconds": 0}
 
 
@@ -85,57 +82,30 @@ def merge(results: dict[str, Any], before: dict[str, Any]) -> None:
     results["seconds"] += before["seconds"]
 
 
-def titled(title: str, table: Table, text: list[str]) -> list[str]:
-    return [f"**{escape_markdown(title)}**\n", *(f"{escape_markdown(line)}\n" for line in text), table.markdown()]
-
-
-def headline(results: Results, most: int | None = None) -> list[str]:
-    """The contrasts, or the first of them, and what their intervals are."""
-    parts = [part for table in contrast_tables(results)[:most] for part in titled(table.title, table, [])]
-    return [*parts, f"{interval_text(results)}\n"]
-
-
 def page_of(path: Path) -> str:
-    """All that a benchmark found: the plot, what was run, the contrasts, and the other tables folded."""
+    """All that a benchmark found: the plot, a sentence a contrast, what was run, and the tables folded."""
     results, machine = read(path), read(path).machine
     plot = path.with_name(f"{path.stem}_contrasts.png")
     parts = [f"# {escape_markdown(results.title)}\n"]
     if plot.exists():
         parts.append(f"![Differences in test PSNR with their 95 % intervals]({plot.name})\n")
     parts += [
-        *headline(results),
+        *(f"{sentence}\n" for sentence in contrast_sentences(results)),
         f"`{results.command}` ([JSON]({path.name})): {machine['cores']} cores of an {machine['processor']}, "
         f"{machine['gpu'] or 'no GPU'}, torch {machine['torch'].partition('+')[0]}, Python {machine['python']}, "
         f"version {results.version}; {results.seconds / 60:.0f} minutes of one core.\n",
         *(f"{escape_markdown(f'{task.title}: {task.description}')}\n" for task in results.tasks.values()),
     ]
-    sections = [results_section(results, task, pairs) for task, pairs in results.settings()]
-    sections += [section for section in (sources_section(results), table_section(results)) if section]
-    for section in sections:
+    sections = [contrasts_section(results), *(results_section(results, *setting) for setting in results.settings())]
+    sections += [sources_section(results), table_section(results)]
+    for section in filter(None, sections):
         parts.append(f"<details markdown>\n<summary>{escape_markdown(section.title)}</summary>\n")
         parts += [f"{escape_markdown(line)}\n" for line in section.text]
         for table in section.tables:
-            parts += titled(table.title, table, []) if table.title else [table.markdown()]
+            parts += [f"**{escape_markdown(table.title)}**\n"] if table.title else []
+            parts.append(table.markdown())
         parts.append("</details>\n")
     return "\n".join(parts)
-
-
-def rewrite(page: Path, root: Path) -> str:
-    """The text of a page with its tables made again."""
-
-    def block(match: re.Match[str]) -> str:
-        kind, name = match.groups()
-        results = read(root / "docs" / "benchmarks" / f"{name}.json")
-        return "\n".join(
-            [match[0].partition("\n")[0], *headline(results, 1 if kind == "contrast" else None), "<!-- end -->"]
-        )
-
-    return BLOCK.sub(block, page.read_text(encoding="utf-8"))
-
-
-def pages(root: Path) -> list[Path]:
-    """The documents that may hold tables."""
-    return [page for page in (*sorted((root / "docs").glob("*.md")), root / "README.md") if page.is_file()]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -144,14 +114,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--plot", action="store_true", help="draw the contrasts, too")
     text = "the repetitions that are published of these benchmarks, of other seeds, stay"
     parser.add_argument("--add", action="store_true", help=text)
-    parser.add_argument("--root", type=Path, default=ROOT, help="where docs and README.md are (default: %(default)s)")
+    parser.add_argument("--root", type=Path, default=ROOT, help="where docs is (default: %(default)s)")
     args = parser.parse_args(argv)
     for folder in args.folders:
         publish(folder, args.root, args.plot, args.add)
-    made = {page: rewrite(page, args.root) for page in pages(args.root)}
     found = sorted((args.root / "docs" / "benchmarks").glob("*.json"))
-    made |= {path.with_suffix(".md"): page_of(path) for path in found}
-    for page, text in made.items():
+    for page, text in [(path.with_suffix(".md"), page_of(path)) for path in found]:  # all, before any is written
         page.write_text(text, encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ from semiisp_plugin.report.benchmark_results import DRAWS, GROUPS, Results, comp
 from semiisp_plugin.report.page import Section, counted
 from semiisp_plugin.report.paired import Interval
 from semiisp_plugin.report.paper_figures import PAPER_RESULTS, PAPER_TABLES
-from semiisp_plugin.report.tables import MISSING, Table, format_number, mean_std
+from semiisp_plugin.report.tables import MISSING, Table, escape_markdown, format_number, mean_std
 
 
 def terminal_table(results: Results) -> str:
@@ -67,6 +67,24 @@ def contrast_tables(results: Results) -> list[Table]:
         if rows:
             tables.append(Table(columns, rows, (1, 2, 4, 5, 6), contrast.title))
     return tables
+
+
+def contrast_sentences(results: Results) -> list[str]:
+    """What each contrast found over all tasks and numbers of pairs, in a sentence of Markdown."""
+    found = contrasts(results)
+    sentences = []
+    for contrast in results.contrasts:
+        differences = [row.difference for row in found if row.contrast is contrast and row.difference]
+        if not differences:
+            continue
+        means = [f"{mean:+.2f}" for mean in (min(d.mean for d in differences), max(d.mean for d in differences))]
+        counts = Counter(_verdict(difference) for difference in differences)
+        cases = counted(len(differences), "case")
+        sentences.append(
+            f"**{escape_markdown(contrast.title)}:** {' to '.join(dict.fromkeys(means))} dB; of {cases} "
+            f"{counts['gain'] or 'none'} a gain beyond doubt, {counts['loss'] or 'none'} a loss."
+        )
+    return sentences
 
 
 def _verdict(difference: Interval | None) -> str:

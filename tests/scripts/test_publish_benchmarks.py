@@ -1,4 +1,4 @@
-"""The tables of the documents are those of the JSON beside them."""
+"""The pages of benchmarks are those of the JSON beside them."""
 
 import json
 
@@ -36,19 +36,16 @@ def results(name: str) -> dict:
 
 @pytest.fixture
 def place(tmp_path):
-    """A folder of results, and documents with an old block each."""
+    """A folder of results, and one of documents."""
     (tmp_path / "run").mkdir()
     (tmp_path / "docs").mkdir()
-    for page, kind in (("docs/help.md", "contrasts"), ("README.md", "contrast")):
-        (tmp_path / page).write_text(f"# R\n\n<!-- {kind} toy -->\nold\n<!-- end -->\n\nend\n")
-    (tmp_path / "docs" / "other.md").write_text("<!-- keys: x -->\nkept\n<!-- end -->\n")
     return tmp_path
 
 
-def publish(place, content: dict, *options: str) -> dict[str, str]:
+def publish(place, content: dict, *options: str) -> str:
     (place / "run" / "results.json").write_text(json.dumps(content))
     publish_benchmarks.main([str(place / "run"), "--root", str(place), *options])
-    return {page.name: page.read_text() for page in (*(place / "docs").rglob("*.md"), place / "README.md")}
+    return (place / "docs" / "benchmarks" / "toy.md").read_text()
 
 
 def cells(text: str, label: str) -> list[list[str]]:
@@ -59,29 +56,20 @@ def cells(text: str, label: str) -> list[list[str]]:
 def test_publishing_writes_json_and_tables(place):
     content = results("toy")
     content["cells"][3]["test"]["psnr"][1] = 32.0
-    made = publish(place, content, "--plot")
+    text = publish(place, content, "--plot")
     published = json.loads((place / "docs" / "benchmarks" / "toy.json").read_text())
     assert published["cells"][2]["test"] == {"images": ["a", "b"], "psnr": [21.0, 31.0], "ssim": [0.8, 0.9]}
     assert published["options"] == {"lr": 0.00001}
     assert (place / "docs" / "benchmarks" / "toy_contrasts.png").read_bytes().startswith(b"\x89PNG")
-    row = ["Toys", "16", "26.50", "base", "+1.00 [+1.00, +1.00]", "2", "2", "gain"]
-    for page in ("toy.md", "help.md", "README.md"):
-        assert "old" not in made[page]
-        assert "**Other minus base**" in made[page]
-        assert "95 % intervals" in made[page]
-        assert cells(made[page], "Toys") == [row]
-    for page in ("help.md", "README.md"):
-        assert made[page].startswith("# R\n\n<!-- ")
-        assert made[page].endswith("<!-- end -->\n\nend\n")
-    assert made["other.md"] == "<!-- keys: x -->\nkept\n<!-- end -->\n"
-    text = made["toy.md"]
+    assert cells(text, "Toys") == [["Toys", "16", "26.50", "base", "+1.00 [+1.00, +1.00]", "2", "2", "gain"]]
     for expected in (
+        "**Other minus base:** +1.00 dB; of 1 case 1 a gain beyond doubt, none a loss.\n",
+        "95 % intervals",
         "`basicsr benchmark -opt toy.yml` ([JSON](toy.json))",
         "Abacus",
         "torch 2.15.0, Python",
     ):
         assert expected in text
-        assert expected not in made["README.md"]
     assert text.startswith("# Toy\n\n![Differences in test PSNR with their 95 % intervals](toy_contrasts.png)\n")
     assert "version 0.9; 2 minutes" in text
     assert "Toys: Of wood." in text
@@ -98,7 +86,7 @@ def test_repetitions_of_another_run_are_added(place):
     content = results("toy")
     later = {**content, "cells": [cell for cell in content["cells"] if cell["seed"] == 1], "seconds": 50.0}
     publish(place, {**content, "cells": [cell for cell in content["cells"] if cell["seed"] == 0]})
-    text = publish(place, later, "--add")["toy.md"]
+    text = publish(place, later, "--add")
     published = json.loads((place / "docs" / "benchmarks" / "toy.json").read_text())
     assert [(cell["system"], cell["seed"]) for cell in published["cells"]] == [
         ("base", 0), ("other", 0), ("base", 1), ("other", 1),
@@ -110,30 +98,16 @@ def test_repetitions_of_another_run_are_added(place):
 
 
 def test_infinite_values_are_published(place):
-    text = publish(place, results("toy"))["toy.md"]
+    text = publish(place, results("toy"))
     assert "![" not in text, "no plot was asked for"
     assert cells(text, "other") == [["other", "inf", "–", "0.850", "2"]]
     assert '"inf"' in (place / "docs" / "benchmarks" / "toy.json").read_text()
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (results("another"), "no .*toy.json; run the benchmark"),
-        ({"best_supervised": {}}, "not results as this version"),
-    ],
-)
-def test_results_that_cannot_be_shown_change_nothing(place, content, message):
-    with pytest.raises(SystemExit, match=message):
-        publish(place, content)
-    assert "old" in (place / "README.md").read_text()
-    assert "old" in (place / "docs" / "help.md").read_text()
-
-
-@pytest.mark.parametrize("page", publish_benchmarks.pages(ROOT), ids=lambda p: p.name)
-def test_the_tables_of_the_documents_are_those_of_the_json(page):
-    made = publish_benchmarks.rewrite(page, ROOT)
-    assert made == page.read_text(encoding="utf-8"), "run: python scripts/publish_benchmarks.py"
+def test_results_that_cannot_be_shown_change_nothing(place):
+    with pytest.raises(SystemExit, match="not results as this version"):
+        publish(place, {"best_supervised": {}})
+    assert not list((place / "docs").iterdir())
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.stem)
