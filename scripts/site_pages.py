@@ -6,6 +6,7 @@ Nothing heavy is imported: commands are read off the parsers, classes off the so
 from __future__ import annotations
 
 import argparse
+import ast
 import base64
 import json
 import re
@@ -29,16 +30,26 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Turn links to files outside the pages into their names (an event of MkDocs)."""
+    """Turn links to files outside the pages into their names, of networks into links to their entries (an event)."""
     del config, files
-    up = re.escape("../" * (page.file.src_uri.count("/") + 1))
+    home = "../" * page.file.src_uri.count("/")
+    up = re.escape(f"{home}../")
+    entries = {path.relative_to(ROOT).as_posix(): name for name, path in registered(*ARCHS)}
 
     def named(found: re.Match[str]) -> str:
+        if found[2] in entries:
+            return f"[{found[1]}]({home}reference/networks.md#{entries[found[2]].lower()})"
         return found[1] if found[1].strip("`") == found[2] else f"{found[1]} (`{found[2]}`)"
 
     if not page.file.generated_by:
         markdown = markdown.replace(".ipynb)", ".md)")  # the page that is made of it
     return re.sub(rf"\[([^\]]*)\]\({up}(?!\.\./)([^)#]*)(?:#[^)]*)?\)", named, markdown)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """Take away the roles of Sphinx, which Markdown shows as they are (an event of MkDocs)."""
+    del page, config, files
+    return re.sub(":(?:meth|class|func):(?=<code>)", "", html)
 
 
 def notebook_page(path: Path) -> dict[str, str | bytes]:
@@ -65,8 +76,8 @@ def pages() -> dict[str, str]:
     return {
         "reference/commands.md": commands(),
         "reference/python.md": python_names(),
-        "reference/networks.md": registered("archs", "*_arch.py", "ARCH_REGISTRY", NETWORKS),
-        "reference/models.md": registered("models", "*_model.py", "MODEL_REGISTRY", MODELS),
+        "reference/networks.md": networks(),
+        "reference/models.md": training_models(),
     }
 
 
@@ -77,8 +88,8 @@ What `import semiisp_plugin` offers, by the module that each name is from; besid
 """
 NETWORKS = """# Networks
 
-What an option file may name as `network_g: {type: NAME, ...}`; the arguments are the section's other keys. [Models and
-weights](../models.md) says which published weights load, how large and how fast they are.
+What an option file may name as `network_g: {type: NAME, ...}`; the parameters are the section's other keys. [Models and
+weights](../models.md) compares them: which published weights load, how large and how fast they are.
 """
 MODELS = """# Training models
 
@@ -122,13 +133,42 @@ def python_names() -> str:
     return "\n".join(parts)
 
 
-def registered(folder: str, pattern: str, registry: str, head: str) -> str:
-    """The classes of a folder that an option file may name, in the order of their names."""
-    found = sorted(_classes(folder, pattern, registry))
-    return "\n".join([head, *(f"::: semiisp_plugin.{folder}.{module}.{name}\n" for name, module in found)])
+ARCHS = ("archs/*_arch.py", "ARCH_REGISTRY")
 
 
-def _classes(folder: str, pattern: str, registry: str) -> Iterator[tuple[str, str]]:
-    for path in (ROOT / "semiisp_plugin" / folder).glob(pattern):
-        for name in re.findall(rf"@register\({registry}\)\nclass (\w+)", path.read_text(encoding="utf-8")):
-            yield name, path.stem
+def networks() -> str:
+    """Every network that an option file may name: what its module says, then its class, with what its methods say."""
+    parts = [NETWORKS]
+    for name, path in registered(*ARCHS):
+        module = f"semiisp_plugin.archs.{path.stem}"
+        parts.append(f"## {name}\n\n::: {module}\n    options: {{{_NO_HEADING}, members: false}}\n")
+        members = f"[{', '.join(told(path, name))}]"
+        parts.append(f"::: {module}.{name}\n    options: {{{_NO_HEADING}, heading_level: 4, members: {members}}}\n")
+    return "\n".join(parts)
+
+
+_NO_HEADING = "show_root_heading: false, show_root_toc_entry: false, show_bases: false"
+
+
+def training_models() -> str:
+    """Every model that an option file may name."""
+    found = registered("models/*_model.py", "MODEL_REGISTRY")
+    return "\n".join([MODELS, *(f"::: semiisp_plugin.models.{path.stem}.{name}\n" for name, path in found)])
+
+
+def registered(files: str, registry: str) -> list[tuple[str, Path]]:
+    """The classes that an option file may name, in the order of their names, and their files."""
+    made = rf"@register\({registry}\)\nclass (\w+)"
+    paths = (ROOT / "semiisp_plugin").glob(files)
+    found = [(name, path) for path in paths for name in re.findall(made, path.read_text(encoding="utf-8"))]
+    return sorted(found, key=lambda named: named[0].lower())
+
+
+def told(path: Path, name: str) -> Iterator[str]:
+    """Public methods of a class that say more than that another one has their description."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    parent = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    for method in (node for node in parent.body if isinstance(node, ast.FunctionDef)):
+        text = ast.get_docstring(method) or ""
+        if not method.name.startswith("_") and not re.match(r"$|See `[^`]*`\.$", text):
+            yield method.name

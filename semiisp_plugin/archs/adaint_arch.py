@@ -9,10 +9,14 @@ colour where the table's vertices lie as well, so that they are close where colo
     out = T(image), trilinear between the vertices at p
 
 The names and shapes of the parameters are those of the public repository (github.com/ImCharlesY/AdaInt, Apache-2.0), so
-that its weights load by one line, ``path: {pretrain_network_g: AiLUT-FiveK-sRGB.pth}``; the code is new.
+that its weights load by one line, ``path: {pretrain_network_g: AiLUT-FiveK-sRGB.pth}``; the code is new. The public
+variant with ResNet-18 (PPR10K) is not offered.
 
-The terms of the published loss besides the mean squared error: ``1e-4 * mean(w ** 2)`` is ``train: activity_penalty``
-of the module ``lut_generator.weights_generator``; for monotone tables see `semiisp_plugin.losses.table_regularity`.
+Recipes have the terms of the published loss besides the mean squared error. ``1e-4 * mean(w ** 2)`` is
+``train: activity_penalty: {module: lut_generator.weights_generator, weight: 1e-4}``; monotone tables are
+``train: table_penalty: {axes: all, smoothness: 0}``, here of the table that an image gets
+(`semiisp_plugin.losses.table_regularity`). The published training keeps the vertices evenly spaced for five epochs and
+gives their places a tenth of the learning rate; here nothing does.
 """
 
 from __future__ import annotations

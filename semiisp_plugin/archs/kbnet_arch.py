@@ -1,9 +1,10 @@
 """KBNet: kernel basis network for image restoration (Zhang et al., arXiv 2303.02881), the small variant KBNet_s.
 
 The method's paper cleans the noisy inputs of LOL with it before the first phase (Sec. A.3): a denoiser, not a target
-model. It is a U-shaped convolutional network like NAFNet, whose block mixes three views of its input: the channel
-attention s, a fixed convolution, and the kernel basis attention, which filters each pixel by a kernel of its own. The
-kernels are mixtures of a bank of K = 32 learned ones, by coefficients a that are read from the image:
+model, though it trains and tests like any network. It is a U-shaped convolutional network like NAFNet, whose block
+mixes three views of its input: the channel attention s, a fixed convolution, and the kernel basis attention, which
+filters each pixel by a kernel of its own. The kernels are mixtures of a bank of K = 32 learned ones, by coefficients a
+that are read from the image:
 
     x      = norm(input)
     a      = gamma_a * 1x1(gate(grouped 3x3(x))) + 1x1(x)                K coefficients a pixel
@@ -13,9 +14,13 @@ kernels are mixtures of a bank of K = 32 learned ones, by coefficients a that ar
     output = y + gamma * 1x1(gate(1x1(norm(y))))
 
 The names and shapes of the parameters are those of the public repository (github.com/zhangyi-3/KBNet, MIT), so that its
-weights load; the code is new. Its files are ``{"model": ...}``: load them with ``param_key_g: model`` (training and
-testing) or ``param_key: model`` (denoising). The weights for real noise, ``sensenoise_s.pth``, belong to
-``lightweight: true, ffn_scale: 1.5``.
+weights load; the code is new. Its files are ``{"model": ...}``, where training and testing find the weights; denoising
+needs ``param_key: model``, and BasicSR's own models ``param_key_g: model``. The weights for real noise,
+``sensenoise_s.pth``, belong to ``lightweight: true, ffn_scale: 1.5``; others of `KBNet_s` to the ``network_g`` of the
+YAML file that goes with them.
+
+What the kernels of the bank make of u, 32 times as many values, is computed a few rows at a time, and again in the
+backward pass: nothing of it is kept.
 """
 
 from __future__ import annotations
@@ -135,8 +140,9 @@ class KBNet_s(ResidualUNet):  # noqa: N801 - the public name, by which option fi
     takes the mean over the whole (padded) image; the public test for SenseNoise runs the network on tiles of 1,024
     pixels with 64 more around.
 
-    The published weights for SenseNoise belong to ``lightweight=True, ffn_scale=1.5`` and the other defaults. Training
-    without ``torch.compile`` needs the less memory: compiled, all 32 filtered versions of a feature are made at once.
+    The published weights for SenseNoise belong to ``lightweight=True, ffn_scale=1.5`` and the other defaults
+    (128,403,395 parameters; with all defaults 141,966,659). Training without ``torch.compile`` needs the less memory:
+    compiled, and in ONNX, all 32 filtered versions of a feature are made at once.
 
     Args:
         img_channel: Colours of input and output.

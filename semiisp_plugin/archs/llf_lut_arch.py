@@ -1,5 +1,7 @@
 """LLF-LUT: lookup tables and a learned local Laplacian filter (Zhang et al., NeurIPS 2023 and TPAMI 2025).
 
+arXiv 2310.17190 and its successor, 2510.11613; the paper of this plugin's method compares with the former.
+
 A window transformer looks at the coarsest level of the image's Gaussian pyramid. It says how three 3D tables are mixed
 at each of that level's pixels, and how for the image as a whole. What the whole image's table makes of it gives
 details, a Laplacian pyramid; small networks say how each level is remapped, and the details are added to the coarsest
@@ -12,6 +14,13 @@ level, which has its tables pixel by pixel:
 
 The network is the public one (github.com/fengzhang427/LLF-LUT, MIT), that of the TPAMI article; the code of the NeurIPS
 paper was never published. Names and shapes of the parameters are those of its files, which load; the code is new.
+``path: {pretrain_network_g: LLF-FiveK-480p-best.pth}`` loads those for FiveK, ``LLF-HDR-480p-best.pth`` those for HDR+;
+those for 4K need ``num_lap: 6``. All want red, green, blue. In two ways the public code differs: it takes single images
+alone, where batches are right here; and it follows Canny's edges, a map that the network sees, as far as they lead,
+here for 64 pixels.
+
+Recipes have these terms of the published loss besides L1: ``train: activity_penalty: {module: transformer.conv_last}``,
+and ``train: table_penalty: {axes: all}``, of the three learned tables. Its LPIPS is not offered.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""LLFlow: low-light enhancement with a normalising flow (Wang et al., AAAI 2022), a target model.
+"""LLFlow: low-light enhancement with a normalising flow (Wang et al., AAAI 2022, arXiv 2109.05923), a target model.
 
 What is learned is not an image but how likely normally exposed images are, given a dark one. A flow f, invertible and
 conditioned on features of the dark image (a Glow, see `semiisp_plugin.archs.flow`), turns an image y into a latent
@@ -9,12 +9,13 @@ whose mean g is no constant, but a map of the image's colours that the encoder p
 change; in training it is at times that of the target. The encoder (RRDBs, as in ESRGAN) sees the logarithm of the dark
 image, the image with each channel's histogram equalised, its colours, and where these change.
 
-It is trained with ``train: likelihood``, the negative of ``log p``.
+It is trained with ``train: likelihood``, the negative of ``log p``, in all phases; the filter sees it. That fits
+the normalisations to the first batch; with other losses alone they stay at their start.
 
 Written from a description of layers, sizes and names of parameters, not from the public code
 (github.com/wyf0912/LLFlow), whose licence (CC BY-NC-SA 4.0) forbids commercial use. Ours, where that leaves it open:
 differences of colours are halved and repeat the edge, blocks are counted from 0, the noise that is added to targets has
-mean 0, and the likelihood is counted in bits of each number (three a pixel).
+mean 0, what is equalised in training is the crop, and the likelihood is counted in bits of each number (three a pixel).
 """
 
 from __future__ import annotations
@@ -178,7 +179,8 @@ class LLFlow(nn.Module):
     padded to multiples of ``2 ** levels`` by reflection. What a pixel becomes depends on all others, by the histograms.
 
     The defaults are the published network (38,859,481 parameters); ``num_feat=32, num_block=4, flow_steps=4,
-    stacked=[1]`` is the published small one (5,429,849). Of both some do nothing, and are kept for the files alone.
+    stacked=[1]`` is the published small one (5,429,849). Of these 1,182,086 and 462,214 do nothing, and are kept for
+    the files alone.
 
     A network that was not trained with ``train: likelihood`` has no fitted `ActNorm`s and gives no image.
 

@@ -1,7 +1,8 @@
 """LLFormer: low-light transformer (Wang et al., AAAI 2023, arXiv 2212.11548), a target model.
 
-Written from the paper alone. The authors' code may not be used commercially and was not looked at: the names of the
-parameters are the plugin's own, and the published weights do not load.
+Written from the paper alone. The authors' code (github.com/TaoWangzj/LLFormer, CC BY-NC-SA 4.0) may not be used
+commercially and was not looked at: the names of the parameters are the plugin's own, and the published weights **do not
+load**. Details differ, so the published scores are no promise for this network.
 
 The axis-based transformer block attends along the columns of the image, then along its rows, each pixel to those of its
 column or row, so that the cost grows with H + W for a pixel, not with H W; a feed-forward network follows, each half of
@@ -21,15 +22,19 @@ fusion at the image's size; a last 3x3 convolution.
 
 What the paper leaves open is ours:
 
-* The way down begins with a halving, so that its stages have 2, 4, 8 and 16 times ``dim`` channels. This makes 24.0 M
-  parameters, where the paper says 24.52 M; stages of 1, 2, 4 and 8 times would make about 6 M.
+* The way down begins with a halving, so that its stages have 2, 4, 8 and 16 times ``dim`` channels. This makes
+  23,993,813 parameters, 2.1 % fewer than the published 24.52 M (a figure of comparison tables, not checked); stages of
+  1, 2, 4 and 8 times would make about 6 M.
+* Each axis of the attention has its own q, k, v and projection. Each half of the feed-forward network has
+  ``ffn_expansion_factor`` times the block's channels, rounded down.
 * Halving is a 3x3 convolution to half the channels and a pixel unshuffle; doubling is one to twice the channels and a
   pixel shuffle.
 * The features from the way down are added with one learned weight a channel for each of the two, and a 1x1 convolution
   follows.
 * alpha is learned for each head; it starts at the square root of the head's channels. In the fusion, whose products run
   over all the image, q and k are of unit length, and alpha starts at 1.
-* The refinement blocks follow the last fusion. No convolution but the first and the last has a bias.
+* The refinement blocks follow the last fusion. No convolution but the first and the last has a bias; the layer norms
+  have one. The image is not added to the result.
 * Sides that are not multiples of 16 are padded at the right and the bottom by the pixels of the edge.
 """
 
@@ -197,7 +202,8 @@ class LLFormer(ImageNetwork):
     """Axis-based transformer for low-light image enhancement, from the paper's description (see the module).
 
     Input (N, 3, H, W) in [0, 1] of any size; output of the same size, float32 at least, not clamped. The fusions and
-    the attention make what a pixel becomes depend on all others.
+    the attention make what a pixel becomes depend on all others. The defaults are the published settings for LOL and
+    FiveK. The attention does not keep its matrices, but a pixel still costs H + W products.
 
     Args:
         dim: Channels at full resolution, an even number.

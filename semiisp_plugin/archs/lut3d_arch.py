@@ -8,12 +8,15 @@ mixture:
 The names and shapes of the parameters are those of the public repository (github.com/HuiZeng/Image-Adaptive-3DLUT,
 Apache-2.0); the code is new. Its look-up reads the wrong memory for batches of more than one image; this one does not.
 
-Published weights are two files. ``path: {pretrain_network_g: DIR/LUTs.pth}`` loads both: `load_checkpoint` takes
-``classifier.pth`` from beside the tables. The weights for 16-bit CIE XYZ input were trained on PNG files read by OpenCV
-without reordering: feed them the channels in the reverse of the file's order.
+Published weights are two files (for FiveK, those of ``pretrained_models/sRGB``).
+``path: {pretrain_network_g: DIR/LUTs.pth}`` loads both: `load_checkpoint` takes ``classifier.pth`` from beside the
+tables. The weights for 16-bit CIE XYZ input were trained on PNG files read by OpenCV without reordering: feed them the
+channels in the reverse of the file's order (blue, green, red). The public variants with ResNet-18 (PPR10K) and for
+unpaired training are not offered.
 
-The terms of the published loss besides the mean squared error: ``1e-4 * mean(w ** 2)`` is ``train: activity_penalty``
-of the module ``classifier``; for smooth and monotone tables see `semiisp_plugin.losses.table_regularity`.
+Recipes have the terms of the published loss besides the mean squared error. ``1e-4 * mean(w ** 2)`` is
+``train: activity_penalty: {module: classifier, weight: 1e-4}``; smooth and monotone tables are
+``train: table_penalty: {axes: all}``, here of the table that an image gets (`semiisp_plugin.losses.table_regularity`).
 """
 
 from __future__ import annotations

@@ -10,16 +10,18 @@ of the image and mixes learned bilateral grids and learned 3D tables:
 The names and shapes of the parameters are those of the public repository (github.com/WontaeaeKim/LUTwithBGrid,
 Apache-2.0), so that its weights for FiveK load by one line, ``path: {pretrain_network_g: FiveK_sRGB.pth}``; the code is
 new. The weights for 16-bit CIE XYZ input were trained on PNG files read by OpenCV without reordering: feed them the
-channels in the reverse of the file's order.
+channels in the reverse of the file's order (blue, green, red). The public variant with ResNet-18 (PPR10K) is not
+offered.
 
 **Its grids are not spatial as published.** The public code divides a pixel's column by W - 1 as whole numbers: 0 in all
 columns but the last, which gets 1; rows likewise. Of the published grids exactly the four corners differ from their
 start: what was trained, and scored on FiveK, is three curves a colour for all of an image but its last row and column.
 ``coordinates: published`` does the same; ``exact`` is what the paper describes.
 
-Terms of the published loss besides the mean squared error: ``1e-4 * mean(w ** 2)`` is ``train: activity_penalty`` of
-the module ``gen_3d_lut.weights_generator``; for smooth and monotone tables see
-`semiisp_plugin.losses.table_regularity`.
+Recipes have these terms of the published loss besides the mean squared error: ``1e-4 * mean(w ** 2)``, which is
+``train: activity_penalty: {module: gen_3d_lut.weights_generator, weight: 1e-4}``, and smooth and monotone tables,
+``train: table_penalty: {axes: all}``, here of the table that an image gets (`semiisp_plugin.losses.table_regularity`).
+Its LPIPS and its difference of colours are not offered.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """MicroISP (Ignatov et al., ECCV Workshops 2022), a target model.
 
-Three branches, one for each colour, know nothing of one another: twice seven 3x3 convolutions of four channels with a
-PReLU each, and an eighth with tanh:
+"MicroISP: Processing 32MP Photos on Mobile Devices with Deep Learning". Three branches, one for each colour, know
+nothing of one another: twice seven 3x3 convolutions of four channels with a PReLU each, and an eighth with tanh:
 
     a_1, a_2, ...  = PReLU(conv(...)),     after the third and the sixth:    a_3 attention(a_3) + a_1,  a_6 ... + a_4
     colour         = 0.58 tanh(...) + 0.5
@@ -10,7 +10,8 @@ The attention shrinks its input by 81 and makes a weight of each channel of the 
 channels here, so that each layer is one for all three.
 
 Written from a description of layers and sizes, not from the public code (github.com/aiff22/MicroISP), whose licence (CC
-BY-NC-SA 4.0) forbids commercial use. Its weights are TensorFlow's and do not load.
+BY-NC-SA 4.0) forbids commercial use. Its weights are TensorFlow's and do not load. Its recipe is not known; that of
+``basicsr recipe`` is ours.
 """
 
 from __future__ import annotations

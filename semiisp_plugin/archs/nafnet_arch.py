@@ -13,10 +13,11 @@ beta and gamma start at zero: every block starts as the identity.
 
 The names and shapes of the parameters are those of the public repository (github.com/megvii-research/NAFNet, MIT), so
 that its weights load; the code is new. Its files are ``{"params": ...}``, which BasicSR loads as they are
-(``path: {pretrain_network_g: FILE.pth}``); each needs the options it was trained with. The repository tests its GoPro
-and REDS weights with ``NAFNetLocal``, which is ``tlc_train_size: 256`` here: a network trained on crops meets means of
-crops, and means over a whole large image are other numbers. Test-time local conversion (TLC; Chu et al., ECCV 2022,
-arXiv 2112.04491) gives every pixel the mean over a window around it, 1.5 times as large as the crops of training.
+(``path: {pretrain_network_g: FILE.pth}``); each needs the options it was trained with (see `NAFNet`). The repository
+tests its GoPro and REDS weights with ``NAFNetLocal``, which is ``tlc_train_size: 256`` here: a network trained on crops
+meets means of crops, and means over a whole large image are other numbers. Test-time local conversion (TLC; Chu et al.,
+ECCV 2022, arXiv 2112.04491) gives every pixel the mean over a window around it, 1.5 times as large as the crops of
+training.
 """
 
 from __future__ import annotations
@@ -125,10 +126,14 @@ class NAFNet(ResidualUNet):
     takes the mean over the whole (padded) image, so that what a pixel becomes depends on all others; with
     ``tlc_train_size`` it depends on a neighbourhood.
 
-    The defaults are ours (7.37 M parameters), for "NAFNet-s", which the paper of this plugin's method names without
-    defining it. Published weights are of width 32 or 64, with the numbers of blocks of the defaults (SIDD; 29.16 M and
-    115.98 M) or with middle 1, encoder 1, 1, 1, 28, decoder 1, 1, 1, 1 (GoPro and, at width 64, REDS; 17.11 M and
-    67.89 M).
+    The defaults are ours (7,371,923 parameters), for "NAFNet-s", which the paper of this plugin's method names without
+    defining it; NAFNet's repository has none of that name. They are the smaller network for SIDD with half its
+    channels. Published weights:
+
+    * SIDD: the defaults, but ``width: 32`` (29,159,715 parameters) or ``width: 64`` (115,982,915);
+    * GoPro: ``width: 32, middle_blk_num: 1, enc_blk_nums: [1, 1, 1, 28], dec_blk_nums: [1, 1, 1, 1]`` (17,111,907) and,
+      in tests, ``tlc_train_size: 256``;
+    * GoPro and REDS, wider: the same with ``width: 64`` (67,888,835).
 
     Args:
         img_channel: Colours of input and output.
@@ -138,7 +143,9 @@ class NAFNet(ResidualUNet):
         dec_blk_nums: Blocks at each level of the decoder, full resolution last; as many numbers as ``enc_blk_nums``.
         tlc_train_size: Side of the crops the network was trained on, or [height, width]. In evaluation, means of images
             larger than 1.5 times that are taken over windows of 1.5 times that. Training and the names of the
-            parameters stay as they are. Published: 256 for the weights of GoPro and REDS. None: whole images.
+            parameters stay as they are, so it can be set for a test alone. The means are exact, as in the slow variant
+            of the public code (``fast_imp=False``). Published: 256 for the weights of GoPro and REDS. None: whole
+            images.
 
     Attributes:
         multiple: Of which the sides of the padded image are multiples.

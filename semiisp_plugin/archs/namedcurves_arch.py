@@ -1,17 +1,24 @@
 """NamedCurves: learned image enhancement by colour naming (Serrano-Lozano et al., ECCV 2024), a target model.
 
-A small U-shaped network (``backbone``) makes a first image b. Its colours are divided into six groups of names; each
-group k gets a curve of each channel, whose eleven control points P rise from 0 to 1:
+"NamedCurves: Learned Image Enhancement via Color Naming". A small U-shaped network (``backbone``) makes a first image
+b. Its colours are divided into six groups of names; each group k gets a curve of each channel, whose eleven control
+points P rise from 0 to 1:
 
     y_k(b) = sum_j P_kj C(10, j) (1 - b)^(10 - j) b^j
     z_k    = y_k + what an attention of b over y_k brings
     out    = mean of z_k over the groups that the pixel's colour has more than 0.2 of
 
-Its loss has a term of the backbone alone: ``train: deep_supervision: {module: backbone, weight: 0.5}``.
+Names come in steps of 8 levels, so rounding can change a few pixels visibly, in the published network too. Where no
+group has more than 0.2 of a pixel, the published mean is of nothing; here it is that of the group with most.
+
+Its loss is MSE, SSIM in windows of 5 (their sigma, 1.5, is ours), and half the squared error of b,
+``train: deep_supervision: {module: backbone, weight: 0.5}``. The filter does not see that last term, and a pseudo
+sample that it drops does not pay it.
 
 Written from a description of layers, sizes and names of parameters, not from the public code
-(github.com/davidserra9/namedcurves), which has no licence. Its names and shapes are these. Ours, where that leaves it
-open: a decoder's layers come before its enlargement, and pooling of the skip connections pads by one pixel.
+(github.com/davidserra9/namedcurves), which has no licence. Its names and shapes are these; its files, releases on
+GitHub, were not tried. Ours, where that leaves it open: a decoder's layers come before its enlargement, and pooling of
+the skip connections pads by one pixel.
 """
 
 from __future__ import annotations
@@ -280,8 +287,8 @@ class NamedCurves(ImageNetwork):
 
     Input (N, 3, H, W) RGB in [0, 1] of any size; output of the same size, float32 at least, in [0, 1]. A local network,
     whose curves are those of the whole image. Sides below 8 pixels are padded by reflection (ours). The attention takes
-    all pairs of places, one for each 8x8 pixels: of large images it costs more than all else. Under ``torch.autocast``
-    the curves are float32. In training there is dropout.
+    all pairs of places, one for each 8x8 pixels: of large images it costs more than all else, so run them in tiles.
+    Under ``torch.autocast`` the curves are float32. In training there is dropout.
 
     The defaults are the published network (993,600 parameters, of which 183,062 are kept for the files alone).
 
@@ -289,7 +296,8 @@ class NamedCurves(ImageNetwork):
         skip_feat: Channels of the backbone's skip connections.
         curve_feat: Channels of the features that curves are predicted from, a multiple of 8.
         colour_table: File of the published table of colour names (``.mat`` or ``.npy``, 32768 x 11), which published
-            weights need; None: a table of the plugin's own, by hue. See `semiisp_plugin.archs.colour_names`.
+            weights need. It is research data (van de Weijer et al., 2009) that the plugin does not hold. None: a table
+            of the plugin's own, by hue. See `semiisp_plugin.archs.colour_names`.
 
     Raises:
         ValueError: An option is outside what is said above, or the file is not such a table.

@@ -74,13 +74,14 @@ class ParameterEncoder(nn.Module):
 class PQDynamicISP(PreparedNetwork[Tensor]):
     """An ISP in the style of PQDynamicISP (arXiv 2403.10091): classical functions, controlled by an encoder.
 
-    Serves as f_ISP (phase 1, eqs 1 to 3) and as a target model. No public code of PQDynamicISP is known and the body
-    of that paper could not be consulted: functions and order are those of the paper's Sec. A.1, encoder, ranges and
-    starting values are ours (`ParameterEncoder`, `ISPSpec`).
+    Serves as f_ISP (phase 1, eqs 1 to 3) and as a target model; ``docs/functions.md`` explains its functions. No public
+    code of PQDynamicISP is known and the body of that paper could not be consulted: functions and order are those of
+    the paper's Sec. A.1, encoder, ranges and starting values are ours (`ParameterEncoder`, `ISPSpec`).
 
     Args:
         inverse_tone_mapping: True for image enhancement, sRGB to sRGB: f_IT comes first (Sec. 3.5).
-        grid: Rows and columns of regions with parameters of their own; [1, 1] controls the image globally.
+        grid: Rows and columns of regions with parameters of their own, interpolated between them, such as [8, 8].
+            [1, 1] controls the image globally.
         thumbnail: Side of the square the encoder looks at, in pixels; at least 32.
         dropout: Of the encoder, against over-fitting to few pairs; 0 is none.
         gamma_start: Starting value of gamma g1. Default: 2.2 for RAW, 1.0 for image enhancement.

@@ -212,7 +212,7 @@ class Retinexformer(ImageNetwork):
     reflection at the right and the bottom and the output cropped, as the public test script does around its network; a
     side too short to be reflected (below 4 pixels) is padded by repeating its last pixel (ours).
 
-    The defaults are those of all published weights (1.61 M parameters).
+    The defaults are those of all published weights (1,605,701 parameters).
 
     Args:
         n_feat: Channels at full resolution, a multiple of 4; doubled at each level below.

@@ -14,14 +14,25 @@ compile, gradients everywhere, and the 1D tables stay 1D (the public training co
 gives the same numbers for more work). On CUDA the gradient of grid_sample adds up in no fixed order: runs repeat to
 rounding, not bit by bit.
 
-Published weights come as ``{"meta": ..., "state_dict": ...}``. In a BasicSR option file they load with
-``path: {pretrain_network_g: FILE.pth, param_key_g: state_dict}``; in Python ``load_state_dict`` takes the inner
-dictionary as it is. The weights published for 16-bit CIE XYZ input were trained on PNG files
-read by OpenCV without reordering: feed them the channels in the reverse of the file's order.
+Published weights come as ``{"meta": ..., "state_dict": ...}``. In an option file they load with
+``path: {pretrain_network_g: FILE.pth}``, for BasicSR's own models with ``param_key_g: state_dict`` besides; in Python
+``load_state_dict`` takes the inner dictionary as it is. Files, with the options that they need:
+
+* ``SepLUT-FiveK-sRGB-M8#3D17#1D17`` and ``-XYZ-``: the defaults (119,791 parameters);
+* ``SepLUT-FiveK-sRGB-M6#3D9#1D9`` and ``-XYZ-``: ``n_base_feats: 6, n_vertices_3d: 9, n_vertices_1d: 9`` (47,175);
+* ``SepLUT-FiveK-sRGB-M8#3D33#1D33``: ``n_vertices_3d: 33, n_vertices_1d: 33`` (411,343);
+* ``SepLUT-PPR10KA-sRGB-Res18#3D17#1D17``: ``backbone: res18, n_ranks: 5`` (11,278,935);
+* ``SepLUT-PPR10KA-sRGB-Res18#3D9#1D9``: the same with 9 vertices (11,203,863).
+
+The files for PPR10K were not at hand; names and recorded outputs of that network are checked. The weights published for
+16-bit CIE XYZ input were trained on PNG files read by OpenCV without reordering: feed them the channels in the reverse
+of the file's order (blue, green, red). The public 8-bit tables (``en_quant``) are not offered.
 
 What the public repository adds around the network and this file leaves to the trainer: the sparsity term
-``1e-4 * mean(w ** 2)`` of its loss (``w`` is ``SepLUT.decide(image).weights``). Its terms for smooth
-and monotone 3D tables are switched off there (factors of 0); `semiisp_plugin.losses.table_regularity` has such terms.
+``1e-4 * mean(w ** 2)`` of its loss (``w`` is ``SepLUT.decide(image).weights``), which is
+``train: activity_penalty: {module: lut3d_generator.weights_generator, weight: 1e-4}``, as in the recipes. Its terms for
+smooth and monotone 3D tables are switched off there (factors of 0); ``train: table_penalty`` has such terms
+(`semiisp_plugin.losses.table_regularity`).
 """
 
 from __future__ import annotations

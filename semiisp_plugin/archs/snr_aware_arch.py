@@ -1,9 +1,10 @@
 """SNR-Aware: a transformer that attends where the signal is strong (Xu et al., CVPR 2022), a target model.
 
-Dark pixels are restored from what is around them, darkest and noisiest ones from the rest of the image. How strong the
-signal is is estimated without learning (Sec. 3.2): the blurred image over the difference to it. A convolutional branch
-sees near pixels, a transformer, whose keys are the patches with a strong signal, all of the image; they are mixed pixel
-by pixel:
+"SNR-Aware Low-Light Image Enhancement". Dark pixels are restored from what is around them, darkest and noisiest ones
+from the rest of the image. How strong the signal is is estimated without learning (Sec. 3.2, `snr_map`): luma, blurred
+over 5x5 pixels, over its distance to the blurred, relative to the largest of the image. So one patch without any noise
+makes all others weak, as in the public code. A convolutional branch sees near pixels, a transformer, whose keys are the
+patches with a strong signal, all of the image; they are mixed pixel by pixel:
 
     features = map * convolutions(F) + (1 - map) * transformer(F)
 

@@ -1,17 +1,19 @@
 """SYENet: simple yet effective network (Gou et al., ICCV 2023), a target model.
 
-Two quadratic units, whose factors are convolutions of one input, and a channel attention:
+"SYENet: A Simple Yet Effective Network for Multiple Low-Level Vision Tasks with Real-time Performance on Mobile
+Device". Two quadratic units, whose factors are convolutions of one input, and a channel attention:
 
     unit(x) = A(x) * B(x) / 10 + b
     y       = unit_2(unit_1(image))                  A_1: 5x5, PReLU, 3x3   B_1: 5x5   A_2: 3x3   B_2: 1x1
     out     = 3x3(y * sigmoid(1x1(PReLU(1x1(mean(y))))))
 
-In training each convolution is a sum of parallel ones, see `semiisp_plugin.archs.reparameterised_conv`; in evaluation
-it is one, so that 5,283 numbers do all.
+In training each convolution is a sum of up to ten parallel ones, see `semiisp_plugin.archs.reparameterised_conv`; in
+evaluation and export it is one, so that 5,283 numbers do all. Options and files of weights stay the same.
 
 The names and shapes of the parameters are those of the public repository (github.com/sanechips-multimedia/syenet,
 Apache-2.0), of its networks as they are trained and fused (``fused: true``); the code is new. It holds no weights.
-``tail_warm``, of its warm-up, is kept for the files, neither computed nor trained.
+``tail_warm``, of its warm-up, is kept for the files, neither computed nor trained. Recipes have the published loss, and
+not the warm-up of 10 epochs.
 """
 
 from __future__ import annotations

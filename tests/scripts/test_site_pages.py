@@ -23,6 +23,11 @@ def test_it_builds_strictly(tmp_path):
     assert done.returncode == 0, done.stderr
     shown = (tmp_path / "reference" / "python" / "index.html").read_text(encoding="utf-8")
     assert "One pseudo pair" in shown or "A batch of pseudo pairs" in shown
+    networks = (tmp_path / "reference" / "networks" / "index.html").read_text(encoding="utf-8")
+    assert 'id="kbnet_s"' in networks
+    assert "kernel basis network for image restoration" in networks, "the module's docstring"
+    assert ":meth:" not in networks
+    assert 'href="../reference/networks/#kbnet_s"' in (tmp_path / "models" / "index.html").read_text(encoding="utf-8")
 
 
 def test_generated_pages_have_all_that_is_registered():
@@ -35,7 +40,15 @@ def test_generated_pages_have_all_that_is_registered():
             assert f".{name}\n" in made[f"reference/{page}.md"]
 
 
-def test_links_that_lead_out_of_the_pages_become_names():
+def test_a_network_s_entry_has_what_its_module_says_and_methods_that_say_something():
+    entries = dict(part.split("\n", 1) for part in site_pages.networks().split("\n## ")[1:])
+    assert list(entries) == sorted(entries, key=str.lower)
+    text, described = entries["SYENet"].split("\n::: ")[1:]
+    assert text.startswith("semiisp_plugin.archs.syenet_arch\n")
+    assert "members: [fuse]" in described, "and not enhance, which refers to another class"
+
+
+def test_links_that_lead_out_of_the_pages_become_names_or_lead_to_entries():
     class File:
         src_uri, generated_by = "prepare.md", None
 
@@ -45,4 +58,8 @@ def test_links_that_lead_out_of_the_pages_become_names():
     text = "see [`paired.py`](../semiisp_plugin/report/paired.py), [here](enhance.md#a), [it](a.ipynb)"
     found = site_pages.on_page_markdown(text, Page(), None, None)
     assert found == "see `paired.py` (`semiisp_plugin/report/paired.py`), [here](enhance.md#a), [it](a.md)"
+    for folder, home in (("", ""), ("tutorials/", "../")):
+        Page.file.src_uri = f"{folder}a.md"
+        found = site_pages.on_page_markdown(f"[it]({home}../semiisp_plugin/archs/cidnet_arch.py)", Page(), None, None)
+        assert found == f"[it]({home}reference/networks.md#cidnet)"
     assert not Path(ROOT, "docs", "reference").exists(), "generated pages are not kept"
