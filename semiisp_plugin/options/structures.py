@@ -159,7 +159,8 @@ class Dataset(Loader, forbid_unknown_fields=True, kw_only=True):
     io_backend: Annotated[IOBackend, doc("Where the images come from.")]
     filename_tmpl: Annotated[str, doc("Name of an input; `{}` stands for its target's.")] = "{}"
     meta_info_file: Annotated[
-        str | None, doc("Text file that selects pairs: each line begins with the name of a target.")
+        str | None,
+        doc("Text file that selects pairs: each line begins with the name of a target; the extension is optional."),
     ] = None
     gt_size: Annotated[
         Sides | None,
@@ -443,7 +444,10 @@ class CosineAnnealing(Strict, tag_field="type", tag=True):
 
 
 class CosineAnnealingRestartCyclicLR(Strict, tag_field="type", tag=True):
-    """Half cosines one after the other, each with a floor of its own: Restormer's and Retinexformer's."""
+    """Half cosines one after the other, each with a floor of its own: Restormer's and Retinexformer's.
+
+    To a floor above the learning rate it rises, as in the first period of Retinexformer's own settings.
+    """
 
     periods: Annotated[Annotated[list[Positive], msgspec.Meta(min_length=1)], doc("Iterations of each.")]
     restart_weights: Annotated[
