@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from semiisp_plugin.apps.denoise.options import DenoiseOptions
 from semiisp_plugin.experiments.recipe_options import RecipeOptions
 from semiisp_plugin.options import structures
 from semiisp_plugin.options.messages import as_yaml
@@ -190,7 +191,8 @@ def with_tables(page: str) -> str:
     """
 
     def tables(match: re.Match[str]) -> str:
-        made = "\n\n".join(_tables(getattr(structures, match[2]), ()))
+        structure = DenoiseOptions if match[2] == "DenoiseOptions" else getattr(structures, match[2])
+        made = "\n\n".join(_tables(structure, ()))
         return f"{match[1]}\n\n{made}\n\n<!-- end -->"
 
     return re.sub(r"(<!-- keys: (\w+) -->).*?<!-- end -->", tables, page, flags=re.DOTALL)

@@ -107,7 +107,8 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--check", action="store_true", help="verify the source, image by image; write nothing")
     text = "threads that read and encode (default: %(default)s, one image after the other; a RAW file takes up to 1 GB)"
     parser.add_argument("--workers", type=_number(int, 0, 1024), default=0, metavar="N", help=text)
-    parser.add_argument("--input", metavar="DIR", help="own, fivek_*: the folder of the inputs")
+    text = "own, fivek_*: the folder of the inputs (default of fivek_general_isp: raw_photos in SOURCE, or SOURCE)"
+    parser.add_argument("--input", metavar="DIR", help=text)
     parser.add_argument("--target", metavar="DIR", help="own, fivek_*: the folder of the targets")
     text = "lolv*, fivek_*: leave out what lacks a partner or a file instead of stopping"
     parser.add_argument("--partial", action="store_true", help=text)

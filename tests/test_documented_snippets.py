@@ -27,7 +27,6 @@ BLOCKS = [
     for page in PAGES
     for number, text in enumerate(re.findall(r"(?ms)^ *```python\n(.*?)^ *```", page.read_text("utf-8")))
 ]
-NOT_RUN = {"denoising-0": "it needs the file of KBNet's weights, which does not come with the plugin"}
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
 
 
@@ -80,8 +79,6 @@ def registries():
 
 @pytest.mark.parametrize(("name", "text"), BLOCKS, ids=[name for name, _ in BLOCKS])
 def test_a_snippet_runs(name, text, workspace, option_files, registries):
-    if name in NOT_RUN:
-        pytest.skip(NOT_RUN[name])
     names = {"__name__": "snippet", **SETUP.get(name, lambda place, files: {})(workspace, option_files)}
     exec(compile(text, name, "exec"), names)
     for network in {"MyNetwork", "GammaNet"} & set(names):

@@ -159,7 +159,8 @@ class Dataset(Loader, forbid_unknown_fields=True, kw_only=True):
     io_backend: Annotated[IOBackend, doc("Where the images come from.")]
     filename_tmpl: Annotated[str, doc("Name of an input; `{}` stands for its target's.")] = "{}"
     meta_info_file: Annotated[
-        str | None, doc("Text file that selects pairs: each line begins with the name of a target.")
+        str | None,
+        doc("Text file that selects pairs: each line begins with the name of a target; the extension is optional."),
     ] = None
     gt_size: Annotated[
         Sides | None,
@@ -372,27 +373,38 @@ class Mixup(Strict):
 
 
 class ActivityPenalty(Strict):
-    """The mean square of what a part of the network gives, kept small (SepLUT's sparsity term)."""
+    """The mean square of what a part of the network gives, kept small (SepLUT's sparsity term).
+
+    Logged as `l_penalty`.
+    """
 
     module: Annotated[str, doc("Name of the part, as in PyTorch: `lut3d_generator.weights_generator` of SepLUT.")]
     weight: Annotated[NotNegative, doc("Factor of the penalty; SepLUT's: 1e-4.")] = 1e-4
 
 
 class DeepSupervision(Strict):
-    """The squared error of an image that a part of the network gives (NamedCurves' term of its backbone)."""
+    """The squared error of an image that a part of the network gives (NamedCurves' term of its backbone).
+
+    Logged as `l_deep`.
+    """
 
     module: Annotated[str, doc("Name of the part, as in PyTorch: `backbone` of NamedCurves.")]
     weight: Annotated[NotNegative, doc("Factor of the mean squared error; NamedCurves': 0.5.")] = 0.5
 
 
 class Likelihood(Strict):
-    """The negative log-likelihood of the target, the loss of a normalising flow (`LLFlow`), in bits a number."""
+    """The negative log-likelihood of the target, the loss of a normalising flow (`LLFlow`).
+
+    Noise of 1/32 is added to the target. Logged as `l_nll`, in bits per number of the image (three per pixel). Before
+    the first step of a new network, its normalisations are fitted to the batch.
+    """
 
     weight: Annotated[AboveZero, doc("Factor of the loss.")] = 1.0
     true_colours: Annotated[
         Share,
         doc(
-            "How often, a batch, the latent's mean is the target's own colour map; LLFlow's: 0.2 (LOLv1), 0.5 (LOLv2)."
+            "Share of the batches in which the latent's mean is the target's own colour map; LLFlow's: 0.2 (LOLv1), "
+            "0.5 (LOLv2)."
         ),
     ] = 0.2
 
@@ -404,12 +416,15 @@ class OwnLoss(Strict):
 
 
 class TablePenalty(Strict):
-    """The lookup tables that a network such as `SepLUT` predicts are kept smooth and monotone."""
+    """The lookup tables that a network such as `SepLUT` predicts are kept smooth and monotone.
 
-    smoothness: Annotated[NotNegative, doc("Factor of squared steps between neighbouring vertices; Zeng's: 1e-4.")] = (
-        1e-4
-    )
-    monotonicity: Annotated[NotNegative, doc("Factor of steps down; Zeng's: 10.")] = 10.0
+    After Zeng et al., "Learning Image-adaptive 3D Lookup Tables" (TPAMI 2020). Logged as `l_tables`.
+    """
+
+    smoothness: Annotated[
+        NotNegative, doc("Factor of the mean squared step between neighbouring vertices; Zeng's: 1e-4.")
+    ] = 1e-4
+    monotonicity: Annotated[NotNegative, doc("Factor of the mean step down; Zeng's: 10.")] = 10.0
     axes: Annotated[
         Literal["own", "all"],
         doc(
@@ -420,7 +435,7 @@ class TablePenalty(Strict):
 
 
 class CosineAnnealing(Strict, tag_field="type", tag=True):
-    """Half a cosine from the learning rate down to a floor (Tables 5 and 6)."""
+    """Half a cosine from the learning rate down to a floor (Tables 5 and 6); NAFNet's `TrueCosineAnnealingLR`."""
 
     total_iter: Annotated[Positive | None, doc("Where it ends; ~: with the training.")] = None
     eta_min_ratio: Annotated[Share | None, doc("The floor, as a share of the learning rate; ~: 0.001.")] = None
@@ -429,7 +444,10 @@ class CosineAnnealing(Strict, tag_field="type", tag=True):
 
 
 class CosineAnnealingRestartCyclicLR(Strict, tag_field="type", tag=True):
-    """Half cosines one after the other, each with a floor of its own: Retinexformer's."""
+    """Half cosines one after the other, each with a floor of its own: Restormer's and Retinexformer's.
+
+    To a floor above the learning rate it rises, as in the first period of Retinexformer's own settings.
+    """
 
     periods: Annotated[Annotated[list[Positive], msgspec.Meta(min_length=1)], doc("Iterations of each.")]
     restart_weights: Annotated[
@@ -449,11 +467,11 @@ class CosineAnnealingRestartLR(Strict, tag_field="type", tag=True):
 
 
 class Constant(Strict, tag_field="type", tag=True):
-    """The learning rate as it is."""
+    """The learning rate as it is: SepLUT's."""
 
 
 class MultiStepLR(Strict, tag_field="type", tag=True):
-    """Steps down."""
+    """Steps down: BasicSR's."""
 
     milestones: Annotated[
         Annotated[list[Count], msgspec.Meta(min_length=1)], doc("Iterations at which the learning rate falls.")
@@ -484,16 +502,19 @@ class Train(Strict):
     ema_decay: Annotated[Decay, doc("Decay of the average of the weights, which is validated and saved; 0: none.")] = (
         0.0
     )
-    grad_clip: Annotated[NotNegative | None, doc("Largest norm of the gradient; ~ or 0: unlimited.")] = None
+    grad_clip: Annotated[
+        NotNegative | None, doc("Largest norm of the gradient, which is logged as `grad_norm`; ~ or 0: unlimited.")
+    ] = None
     precision: Annotated[
-        Literal["fp32", "bf16", "fp16"], doc("Of the network's arithmetic; losses are taken in fp32.")
+        Literal["fp32", "bf16", "fp16"],
+        doc("Of the network's arithmetic; losses, filter and weights stay in fp32. `fp16` has a gradient scaler."),
     ] = "fp32"
     compile: Annotated[
         bool | Literal["default", "reduce-overhead", "max-autotune"],
         doc("Compile the networks with `torch.compile`; a text is its mode."),
     ] = False
     channels_last: Annotated[bool, doc("Order of the tensors in memory that suits convolutions on GPUs.")] = False
-    accumulate: Annotated[Positive, doc("Batches whose gradients make one step.")] = 1
+    accumulate: Annotated[Positive, doc("Batches that make one step, one after the other, in the memory of one.")] = 1
     nonfinite_limit: Annotated[
         Positive, doc("Steps that may be skipped for a loss that is not finite, of 1,000, before training stops.")
     ] = 10
@@ -606,8 +627,12 @@ class Logger(Strict):
 
     print_freq: Annotated[Positive, doc("Log every so many iterations.")] = 100
     save_checkpoint_freq: Annotated[Positive, doc("Save networks and the training's state every so many.")] = 5000
-    keep_last: Annotated[Positive | None, doc("Checkpoints that are kept, the newest; ~: all.")] = None
-    keep_best: Annotated[str | None, doc("Keep the checkpoint that is best by this metric of `val:metrics`.")] = None
+    keep_last: Annotated[
+        Positive | None, doc("Checkpoints that are kept, the newest, besides `best` and `latest`; ~: all.")
+    ] = None
+    keep_best: Annotated[
+        str | None, doc("Keep the checkpoint that is best by this metric of `val:metrics` on the first validation set.")
+    ] = None
     safetensors: Annotated[bool, doc("Write networks as `.safetensors` too.")] = False
     use_tb_logger: Annotated[bool, doc("Write to TensorBoard.")] = True
     image_freq: Annotated[Positive | None, doc("Images to TensorBoard every so many iterations.")] = None

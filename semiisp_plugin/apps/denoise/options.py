@@ -42,7 +42,10 @@ class DenoiseOptions(Strict):
     ] = 2.2
     tile: Annotated[
         Annotated[int, msgspec.Meta(ge=16, le=65_536)] | None,
-        doc("The network gets larger images in tiles of this side, pixels; `~`: always whole."),
+        doc(
+            "The network gets larger images in tiles of this side, pixels; `~`: always whole. Networks with a mean "
+            "over the image, such as KBNet and NAFNet, see another mean in each tile."
+        ),
     ] = 1024
     tile_overlap: Annotated[
         Border, doc("Pixels that neighbouring tiles share, at most half a tile; they fade into one another.")
