@@ -6,10 +6,12 @@ What a help text says about defaults and names that live elsewhere is compared w
 from __future__ import annotations
 
 import argparse
+import difflib
 import io
 import os
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from semiisp_plugin._version import __version__
@@ -53,6 +55,25 @@ def print_anything() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command's arguments; what its subcommand does not know ends it, and the nearest that it knows is named."""
+    args, unknown = build_parser().parse_known_args(argv)
+    if unknown:
+        options = [option for action in args.subparser._actions for option in action.option_strings]
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], options, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        args.subparser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    return args
+
+
+def program() -> str:
+    """How this command can be called again: its name, or its path where the name would not lead to it."""
+    called, found = sys.argv[0], shutil.which("basicsr")
+    if os.path.basename(called) != "basicsr" or (found and os.path.realpath(found) == os.path.realpath(called)):
+        return "basicsr"
+    return os.path.relpath(called)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command's parser; ``command`` of what it gives is the subcommand's name."""
     parser = argparse.ArgumentParser(
@@ -62,7 +83,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"semiisp_plugin {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (text, add_arguments) in COMMANDS.items():
-        add_arguments(commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}."))
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        command.set_defaults(subparser=command)
+        add_arguments(command)
     return parser
 
 

@@ -10,7 +10,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 
-from semiisp_plugin.arguments import build_parser, print_anything
+from semiisp_plugin.arguments import parse, print_anything
+
+_RESUMED = ("learn", "demo", "recipe", "benchmark", "prepare", "pseudo", "denoise")
+"""Commands that go on where they were interrupted, and do not say so themselves."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; default: those of the process.
     """
     print_anything()
-    args = build_parser().parse_args(argv)
+    args = parse(argv)
     try:
         what = getattr(args, "what", None)
         _check_option_file(getattr(args, "opt", None) or (what if what and what.endswith(".yml") else None))
@@ -36,8 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with redirect_stdout(PrintableStream(sys.stdout)):
             _run(args)
     except KeyboardInterrupt as interrupt:
+        said = str(interrupt) or ("the same command resumes" if args.command in _RESUMED else "")
         with suppress(OSError):  # the terminal may be gone
-            print(f"basicsr: interrupted{f': {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
+            print(f"basicsr: interrupted{f': {said}' if said else ''}", file=sys.stderr)
         return 128 + getattr(interrupt, "signal", 2)
     except Exception as error:
         if os.environ.get("SEMIISP_TRACEBACK"):

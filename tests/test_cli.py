@@ -16,6 +16,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from semiisp_plugin import cli
+from semiisp_plugin.arguments import program
 from semiisp_plugin.cli import main
 from semiisp_plugin.io.files import printable
 from semiisp_plugin.io.image_io import read_image
@@ -363,6 +364,38 @@ def test_testing_resumes_nothing(option_files, capsys):
     with pytest.raises(SystemExit):
         main(["test", "-opt", option_files.test(), "--auto_resume"])
     assert "unrecognized arguments: --auto_resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["learn", "--phots", "b", "--pairs", "a", "--out", "c"],
+            "unrecognized arguments: --phots b (did you mean --photos?)",
+        ),
+        (["enhance", "x", "--out", "y", "--strenght=2"], "--strenght=2 (did you mean --strength?)"),
+        (["bank", "x", "--qqq"], "unrecognized arguments: --qqq\n"),
+    ],
+)
+def test_unknown_arguments_are_named_with_the_nearest(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.startswith(f"usage: basicsr {arguments[0]}")
+
+
+def test_how_the_command_can_be_called_again(monkeypatch, tmp_path):
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "basicsr").touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [str(folder / "basicsr"), "learn"])
+    assert program() == os.path.join("bin", "basicsr")
+    monkeypatch.setenv("PATH", str(folder))
+    assert program() == "basicsr"
+    monkeypatch.setattr("sys.argv", ["-m", "learn"])
+    assert program() == "basicsr"
 
 
 def test_testing_needs_weights_and_a_data_set(option_files, capsys):

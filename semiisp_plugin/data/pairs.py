@@ -74,8 +74,8 @@ def match_pairs(
         template = "" if filename_template == "{}" else f" (inputs being named '{filename_template}')"
         raise ValueError(
             f"Inputs and targets do not match by name{template}.\n"
-            f"  inputs:  {len(inputs)} in '{os.fspath(input_root)}', without target: {_some(lonely_inputs)}\n"
-            f"  targets: {len(targets)} in '{os.fspath(target_root)}', without input: {_some(lonely_targets)}\n"
+            f"  {len(inputs)} inputs in '{os.fspath(input_root)}'; without target: {_some(lonely_inputs)}.\n"
+            f"  {len(targets)} targets in '{os.fspath(target_root)}'; without input: {_some(lonely_targets)}.\n"
             "Check the two paths and filename_tmpl; remove or add the images named."
         )
     return [Pair(key, inputs[input_keys[key]], targets[key]) for key in sorted(targets)]

@@ -292,14 +292,15 @@ class Runner:
 
     Args:
         workers: Processes, each with one thread and, where there are any, one GPU; 0 does everything in this one.
+        quiet: What fails is noted, not printed: the caller says it.
 
     Attributes:
         failed: Why a job failed, by its key.
         noted: What `perform` returns, by the job's key.
     """
 
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
+    def __init__(self, workers: int, quiet: bool = False) -> None:
+        self.workers, self.quiet = workers, quiet
         self.failed: dict[str, str] = {}
         self.noted: dict[str, dict[str, Any]] = {}
 
@@ -345,7 +346,8 @@ class Runner:
                         ) from None
                     except Exception as error:
                         self.failed[key] = f"{type(error).__name__}: {' '.join(str(error).split())}"
-                        tqdm.write(f"{key} failed: {self.failed[key]}")
+                        if not self.quiet:
+                            tqdm.write(f"{key} failed: {self.failed[key]}")
                     bar(key)
         return True
 

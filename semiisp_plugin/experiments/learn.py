@@ -26,6 +26,7 @@ from semiisp_plugin.apps.export.colour_table import cube_text
 from semiisp_plugin.apps.export.exporting import average_look
 from semiisp_plugin.apps.export.onnx_graph import ExportError, export_onnx
 from semiisp_plugin.archs.pqdynamicisp_arch import PQDynamicISP
+from semiisp_plugin.arguments import program
 from semiisp_plugin.data.pairs import read_pair
 from semiisp_plugin.experiments.benchmark_jobs import (
     Step,
@@ -186,8 +187,10 @@ def learn(
     began = time.monotonic()
     data = look_data(pairs, photos, out / _WORK, seed)
     with own_folder(out, "learn", "--out"):
-        runner = Runner(workers)
-        _do(runner, [data], "looking at the pictures")
+        runner = Runner(workers, quiet=True)
+        runner.run([data], "looking at the pictures")
+        if why := runner.failed.get(data.key):
+            raise ValueError(why.partition(": ")[2])
         found = runner.noted[data.key]["result"]
         for line in described(found):
             print(line)
@@ -214,7 +217,7 @@ def learn(
         file.write(**record)
         print(f"\n{learned.table().text()}\n{learned.verdict()}\n")
         print(f"The model is {out / MODEL}; what it does is shown in {paths['report.html']}.")
-        print(f"Use it: basicsr enhance --weights {out / MODEL} PHOTOS --out DIR")
+        print(f"Use it: {program()} enhance --weights {out / MODEL} PHOTOS --out DIR")
         return LearnedLook(look, record)
 
 
@@ -267,7 +270,7 @@ def _do(runner: Runner, jobs: Sequence[Step], what: str, **more: Any) -> None:
     runner.run(jobs, what, **more)
     for key, why in runner.failed.items():
         if not why.startswith("needs "):
-            raise ValueError(f"{why.partition(': ')[2]} ({key}; give the same command again to resume.)")
+            raise ValueError(f"{why.partition(': ')[2]} ({key}; what is done is kept: the same command resumes.)")
 
 
 @dataclass(frozen=True)
@@ -332,7 +335,7 @@ class LearnedLook:
             weights: Of the candidates; ``record["of_pairs_alone"]["kept"]`` are the best of those without photographs.
             workers: See `learn`.
         """
-        _do(Runner(workers), [self.look.trained(name) for name in weights], "training on all pairs")
+        _do(Runner(workers, quiet=True), [self.look.trained(name) for name in weights], "training on all pairs")
         return self.look.network(weights)[0]
 
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from semiisp_plugin.apps.denoise.non_local_means import denoise_input
-from semiisp_plugin.data.layouts.base import Reader, Request
+from semiisp_plugin.data.layouts.base import Reader, Request, require_folder
 from semiisp_plugin.data.layouts.own import OWN, pair_folders
 from semiisp_plugin.data.pairs import Pair, read_pair
 from semiisp_plugin.experiments.benchmark_data import labelled_copies, write_parts
@@ -110,6 +110,8 @@ def look_data(pairs: Sequence[str], photos: str | None, root: Path, seed: int) -
     Raises:
         ValueError, FileNotFoundError, NotADirectoryError: Folders are missing or hold no pairs.
     """
+    for folder in pairs:
+        require_folder(folder, "the pairs' folder", "--pairs")
     request = Request(source=pairs[0]) if len(pairs) == 1 else Request(input=pairs[0], target=pairs[1])
     folders = [os.path.abspath(folder) for folder in pair_folders(request)]
     if photos is not None and not scan_images(photos).images:

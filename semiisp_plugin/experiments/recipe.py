@@ -268,10 +268,11 @@ def plan_text(
             iterations = f"{count:,d}"
         rows.append((phase.key, phase.run_name, status.state, will, iterations, status.why))
     table = Table(("phase", "run", "is", "will", "iterations left", "because"), rows, numeric=(4,))
-    written = tqdm.format_sizeof(sum(p.disk() for p in left if isinstance(p, Pseudo)), "B", 1024)
+    disk = sum(p.disk() for p in left if isinstance(p, Pseudo))
+    written = f"; pseudo pairs of about {tqdm.format_sizeof(disk, 'B', 1024)} will be written" if disk else ""
     return (
         f"{recipe.options.title or recipe.options.name}\n\n{table.text()}\n"
-        f"{total:,d} iterations of training are left; pseudo pairs of about {written} will be written."
+        f"{total:,d} iterations of training are left{written}."
     )
 
 

@@ -108,8 +108,8 @@ class Learned:
             return f"{kept} It has learned from the pairs alone."
         gain = self.gain()
         if "semi" not in self.chosen or gain is None:
-            advice = "more pairs would, and photographs that look more like your targets may"
-            return f"{kept} The photographs did not help here: the pairs alone train what is best; {advice}."
+            advice = "What may: more pairs, or photographs of what yours show."
+            return f"{kept} The photographs did not help here: the pairs alone train what is best. {advice}"
         best = f"the best that your pairs alone train ({self.named(self.supervised)})"
         if gain.above_zero:
             return f"{kept} Better than {best} by {gain.mean:.2f} dB, sure to 95 %: {gain}."
@@ -137,7 +137,7 @@ def write_report(out: Path, learned: Learned) -> dict[str, Path]:
         "Every figure is of pairs that the network was not trained on: of cross-validation over your pairs. The model "
         "itself is trained on all of them.",
         "Intervals are of the images alone; another start of the trainings may differ as well.",
-        "No pseudo pair is dropped: the recipe has no filter (docs/when_it_helps.md).",
+        "All pseudo pairs are trained on: with few pairs, the filter of the paper brought nothing.",
     ]
     sections.append(Section("How this was measured", text=about))
     sliders = [

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from semiisp_plugin import options, plugins
-from semiisp_plugin.arguments import build_parser, print_anything
+from semiisp_plugin.arguments import parse, print_anything
 from semiisp_plugin.data.table6 import resolve_table6
 from semiisp_plugin.io.checkpoint import CheckpointError, load_state, newest_whole_state
 from semiisp_plugin.options.structures import held_out_settings
@@ -26,7 +26,7 @@ from semiisp_plugin.training.loaders import MixedData, build_val_loaders, estima
 def parsed(command: str, argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments of a command, default those of the process; what they name is imported."""
     print_anything()
-    args = build_parser().parse_args([command, *(sys.argv[1:] if argv is None else argv)])
+    args = parse([command, *(sys.argv[1:] if argv is None else argv)])
     plugins.register(args.imports)
     return args
 

@@ -71,8 +71,8 @@ def test_mismatch_names_roots_counts_and_keys(tmp_path):
     with pytest.raises(ValueError, match="do not match") as caught:
         match_pairs(low, high)
     message = str(caught.value)
-    assert f"10 in '{low}', without target: '2', '3', '4', '5', '6' and 3 more" in message
-    assert f"3 in '{high}', without input: 'eleven'" in message
+    assert f"10 inputs in '{low}'; without target: '2', '3', '4', '5', '6' and 3 more" in message
+    assert f"3 targets in '{high}'; without input: 'eleven'" in message
     with pytest.raises(ValueError, match=r"being named '\{\}_low'"):
         match_pairs(low, high, filename_template="{}_low")
 

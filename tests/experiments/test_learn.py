@@ -225,7 +225,7 @@ def test_raw_and_other_inputs_are_not_mixed(tmp_path):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--pairs", "nowhere"], "there is no folder 'nowhere'"),
+        (["--pairs", "nowhere"], "--pairs: there is no folder 'nowhere'"),
         (["--pairs", "few"], "2 pairs can be used; at least 6 are needed"),
         (["--pairs", "pairs", "--photos", "empty"], "'empty' holds no image"),
         (["--pairs", "pairs", "a", "b"], "--pairs: give one folder that holds two"),
@@ -243,8 +243,10 @@ def test_wrong_folders(tmp_path, monkeypatch, capsys, argv, words):
         for k in range(2):
             shutil.copy(root / "pairs" / kind / f"{k:02d}.png", root / "few" / kind)
     assert main(["learn", *argv, "--out", "look", "--workers", "0"]) == 1
-    err = capsys.readouterr().err
-    assert re.search(words, err), err
+    said = capsys.readouterr()
+    assert re.search(words, said.err), said.err
+    assert len(re.findall(words, said.out + said.err)) == 1
+    assert "resume" not in said.err, "advice that does not help here"
 
 
 def test_tinted_highlights_are_told():
