@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo learn test test-fast lint format docs docs-serve pins clean
+.PHONY: help venv demo learn test test-fast lint format docs docs-serve pins clean
 # Containers often set it; torch would then be compiled to bytecode at every start, which takes as long as importing it.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -25,6 +25,8 @@ PAIR_ON_310 := torchvision<0.29.2; python_version < "3.11"
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP)  ## the environment alone, in .venv
 
 demo: $(STAMP)  ## learn a look from photographs that ship with it, test it, show it; options: make demo ARGS="..."
 	$(BIN)/basicsr demo $(ARGS)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+MADE_OF = {"semiisp_plugin/__init__.py": "reference/python.md", "semiisp_plugin/arguments.py": "reference/commands.md"}
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -30,15 +31,16 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Turn links to files outside the pages into their names, of networks into links to their entries (an event)."""
+    """Turn links to files outside the pages into their names, or into links to what is made of them (an event)."""
     del config, files
     home = "../" * page.file.src_uri.count("/")
     up = re.escape(f"{home}../")
-    entries = {path.relative_to(ROOT).as_posix(): name for name, path in registered(*ARCHS)}
+    of_networks = {path: f"reference/networks.md#{name.lower()}" for name, path in registered(*ARCHS)}
+    entries = {path.relative_to(ROOT).as_posix(): page for path, page in of_networks.items()} | MADE_OF
 
     def named(found: re.Match[str]) -> str:
         if found[2] in entries:
-            return f"[{found[1]}]({home}reference/networks.md#{entries[found[2]].lower()})"
+            return f"[{found[1]}]({home}{entries[found[2]]})"
         return found[1] if found[1].strip("`") == found[2] else f"{found[1]} (`{found[2]}`)"
 
     if not page.file.generated_by:
