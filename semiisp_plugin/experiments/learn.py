@@ -399,7 +399,7 @@ def _export(out: Path, network: torch.nn.Module, inputs: list[str], domain: Inpu
     said = []
     try:
         worst = export_onnx(network, out / ONNX)
-        said.append((ONNX, f"differs from the network by {worst:.1e} of 1 at most"))
+        said.append((ONNX, f"differs from the network by at most {worst:.1e}, where white is 1"))
     except ExportError as error:
         said.append((ONNX, f"not written: {error}"))
     look = average_look(Enhancer(network), inputs, points=33, inputs=domain)
@@ -466,7 +466,7 @@ def _flaws(pairs: Sequence[HeldOut]) -> list[tuple[str, str]]:
         known = [both for both in levels if None not in both]
         of_output, of_target = np.median(np.array(known or [[0, 0]], float), axis=0)
         if of_output > max(least, 2 * of_target):
-            flaws.append((what, f"{of_output:.0f} of 255 levels, the targets {of_target:.0f}"))
+            flaws.append((what, f"by {of_output:.0f} of 255 levels; the targets by {of_target:.0f}"))
     return flaws
 
 

@@ -296,11 +296,11 @@ def described(found: Mapping[str, Any]) -> list[str]:
     """What was found, in sentences."""
     measured = list(found["measured"].values())
     sides = sorted({tuple(noted["size"]) for noted in measured})
-    size = "x".join(map(str, sides[0])) if len(sides) == 1 else f"{sides[0]} to {sides[-1]}"
+    size = " to ".join("x".join(map(str, side)) for side in dict.fromkeys((sides[0], sides[-1])))
     kind = "RAW files" if measured[0]["raw"] else f"{measured[0]['bits']}-bit images"
     clipped = np.median([noted["clipped"] for noted in measured])
     lines = [
-        f"{found['pairs']} pairs, inputs: {kind}; {size} pixels (of more than {FULL_SIDE}, shrunk to it)",
+        f"{found['pairs']} pairs, inputs: {kind}; {size} pixels, where compared (short side: {FULL_SIDE} at most)",
         f"{found['photographs']} photographs are used" if found["photographs"] else "no photographs",
         f"highlights: {clipped:.1%} of an input's pixels are clipped (median)",
     ]

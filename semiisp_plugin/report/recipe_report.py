@@ -14,6 +14,7 @@ from semiisp_plugin.data.pairs import match_pairs, read_pair, select_pairs
 from semiisp_plugin.data.subsets import read_names
 from semiisp_plugin.io.image_io import read_image, to_bit_depth
 from semiisp_plugin.report.page import Page, Pictures, Section
+from semiisp_plugin.report.paired import paired_difference
 from semiisp_plugin.report.paper_figures import GT_MEAN, PAPER_RESULTS
 from semiisp_plugin.report.tables import Table, format_number
 
@@ -67,7 +68,9 @@ def results_table(content: Mapping[str, Any], dataset: str) -> Table:
     metrics = list(content["metrics"])
     first = next(iter(metrics), "")
     means = {s["label"]: s["means"][dataset] for s in content["systems"]}
-    baseline: dict[str, float] = next((s["means"][dataset] for s in content["systems"] if s["key"] == "supervised"), {})
+    supervised = next((s for s in content["systems"] if s["key"] == "supervised"), None)
+    baseline: dict[str, float] = supervised["means"][dataset] if supervised else {}
+    intervals = {s["label"]: _interval(s, supervised, dataset, first) for s in content["systems"]}
     of_paper = {row["label"]: row["means"] for row in content["paper_rows"]}
     references = [*[baseline] * len(means), *[next(iter(of_paper.values()), {})] * len(of_paper)]
     rows: list[tuple[str, ...] | str] = []
@@ -75,16 +78,24 @@ def results_table(content: Mapping[str, Any], dataset: str) -> Table:
         cells = (format_number(values.get(metric), _decimals(metric)) for metric in metrics)
         gain = ""
         if first in values and first in reference and values is not reference:
-            gain = f"{values[first] - reference[first]:+.{_decimals(first)}f}"
+            gain = intervals.get(label) or f"{values[first] - reference[first]:+.{_decimals(first)}f}"
         rows.append((label, *cells, gain))
     heads = [f"{name} {'↓' if content['metrics'][name].get('better') == 'lower' else '↑'}" for name in metrics]
     columns = ("system", *heads, f"gain in {first}" if first else "gain")
     return Table(columns, rows, numeric=tuple(range(1, len(columns))), title=dataset)
 
 
+def _interval(system: Mapping[str, Any], over: Mapping[str, Any] | None, dataset: str, metric: str) -> str:
+    """The mean gain over the images with its 95 % interval; empty where there is none in dB."""
+    both = [one.get("per_image", {}).get(dataset, {}) for one in (system, over or {})]
+    values = [{(0, name): row[metric] for name, row in rows.items() if metric in row} for rows in both]
+    return str(paired_difference(*values) or "") if _decimals(metric) == 2 else ""
+
+
 def _sections(content: Mapping[str, Any]) -> list[Section]:
     text = [
-        f"Means over the test images. Gain: {next(iter(content['metrics']), '')} minus that of the supervised system."
+        f"Means over the test images. Gain: {next(iter(content['metrics']), '')} minus that of the supervised system, "
+        "with its 95 % interval over the images. Another seed would vary, too."
     ]
     if content["paper_rows"]:
         text.append(

@@ -259,7 +259,7 @@ def test_tinted_highlights_are_told():
     assert learn.tint_of(target, given) == 0
     assert learn.tint_of(output, given // 2) is None
     pair = HeldOut("a", 20.0, 20.0, given, output, output, target)
-    assert learn._flaws([pair]) == [("Highlights are tinted", "20 of 255 levels, the targets 0")]
+    assert learn._flaws([pair]) == [("Highlights are tinted", "by 20 of 255 levels; the targets by 0")]
     assert learn._flaws([replace(pair, output=target)]) == []
 
 
