@@ -24,23 +24,31 @@ _INK = "#222222"
 
 
 def contrasts_plot(results: Results, out: Path) -> Plot | None:
-    """Every contrast's difference with its interval, a row a task and number of pairs, a colour a contrast."""
-    rows = [(row, row.difference) for row in contrasts(results) if row.difference]
-    if not rows:
+    """Every contrast's difference with its interval.
+
+    Of tasks (with a number of pairs) and contrasts the more numerous are rows, the others colours.
+    """
+    found = {}
+    for row in contrasts(results):
+        if row.difference:
+            setting = f"{results.tasks[row.task].title}, {counted(row.pairs, 'pair')}"
+            found[setting, row.contrast.title] = row.difference
+    if not found:
         return None
-    settings = list(dict.fromkeys((row.task, row.pairs) for row, _ in rows))
-    figure, ax = _figure(1.2 + 0.25 * len(settings) * len(results.contrasts))
+    rows, colours = (list(dict.fromkeys(names)) for names in zip(*found, strict=True))
+    if len(colours) > len(rows):
+        found = {(title, setting): difference for (setting, title), difference in found.items()}
+        rows, colours = colours, rows
+    figure, ax = _figure(1.2 + 0.25 * len(rows) * (len(colours) + 0.3))
     ax.axvline(0, color=_INK, lw=1)
-    for k, contrast in enumerate(results.contrasts):
-        shown = [(settings.index((row.task, row.pairs)), found) for row, found in rows if row.contrast is contrast]
-        if shown:
-            y = [place + _apart(k, len(results.contrasts), 0.22) for place, _ in shown]
-            found = [difference for _, difference in shown]
-            means = [difference.mean for difference in found]
-            ax.errorbar(means, y, xerr=_errors(found), capsize=3, label=contrast.title, **_style(k, "none"))
-    labels = [f"{results.tasks[task].title}, {counted(pairs, 'pair')}" for task, pairs in settings]
-    ax.set_yticks(range(len(settings)), [_wrapped(label, 30) for label in labels])
-    ax.set(ylim=(len(settings) - 0.5, -0.5), xlabel="difference in test PSNR [dB]")
+    for k, colour in enumerate(colours):
+        shown = [(place, found[row, colour]) for place, row in enumerate(rows) if (row, colour) in found]
+        y = [place + _apart(k, len(colours), min(0.22, 0.8 / len(colours))) for place, _ in shown]
+        differences = [difference for _, difference in shown]
+        means = [difference.mean for difference in differences]
+        ax.errorbar(means, y, xerr=_errors(differences), capsize=3, label=colour, **_style(k, "none"))
+    ax.set_yticks(range(len(rows)), [_wrapped(row, 34) for row in rows])
+    ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel="difference in test PSNR [dB]")
     caption = (
         "Every contrast: mean difference with its 95 % interval. Right of the line the contrast's system is better."
     )

@@ -75,7 +75,12 @@ def contrast_sentences(results: Results) -> list[str]:
     sentences = []
     for contrast in results.contrasts:
         differences = [row.difference for row in found if row.contrast is contrast and row.difference]
-        if not differences:
+        if len(differences) == 1:
+            verdict = _verdict(differences[0])
+            what = "open" if verdict == "open" else f"a {verdict} beyond doubt"
+            interval = escape_markdown(str(differences[0]))
+            sentences.append(f"**{escape_markdown(contrast.title)}:** {interval} dB, {what}.")
+        if len(differences) <= 1:
             continue
         means = [f"{mean:+.2f}" for mean in (min(d.mean for d in differences), max(d.mean for d in differences))]
         counts = Counter(_verdict(difference) for difference in differences)

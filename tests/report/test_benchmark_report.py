@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semiisp_plugin.report import benchmark_tables
+from semiisp_plugin.report import benchmark_plots, benchmark_tables
 from semiisp_plugin.report.benchmark_report import write_report
 from semiisp_plugin.report.benchmark_results import GROUPS, GainRow, Results, compare_systems, contrasts, strongest
 from semiisp_plugin.report.page import Pictures, Section, markdown_section
@@ -508,6 +508,41 @@ def test_odd_curves_are_drawn(tmp_path):
     for k, cell in enumerate(results["cells"]):
         cell["kept_ratio"] = [[10 * k, 0.5], [10 * k + 5, None]]  # no two repetitions have a common iteration
     assert write_report(tmp_path, parsed(results))["plots/kept_lolv1_16_method.png"].is_file()
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows", "colours"),
+    [
+        ([("lolv1", 16)], ["Photographs, in the same network", "Best of all"], ["LOLv1, 16 pairs"]),
+        (
+            [("lolv1", 16), ("lsui", 50)],
+            ["LOLv1, 16 pairs", "Underwater (LSUI), 50 pairs"],
+            ["Photographs, in the same network", "Best of all"],
+        ),
+    ],
+)
+def test_the_more_numerous_of_contrasts_and_tasks_are_rows(tmp_path, monkeypatch, settings, rows, colours):
+    drawn = []
+    monkeypatch.setattr(benchmark_plots, "_save", lambda figure, ax, *_: drawn.append(ax))
+    benchmark_plots.contrasts_plot(parsed(make_results(settings)), tmp_path)
+    labels = [" ".join(label.get_text().split()) for label in drawn[0].get_yticklabels()]
+    assert labels == rows
+    bottom, top = drawn[0].get_ylim()
+    for container, colour in zip(drawn[0].containers, colours, strict=True):
+        assert container.get_label() == colour
+        places = container.lines[0].get_ydata(orig=False)
+        assert np.round(places).tolist() == list(range(len(rows)))
+        assert all(top < place < bottom for place in places)
+
+
+def test_contrasts_in_a_sentence():
+    one, several = (parsed(make_results(s)) for s in ([("lsui", 50)], [("lolv1", 16), ("lolv1", 50)]))
+    row = contrasts(one)[0]
+    interval = str(row.difference).replace("[", r"\[").replace("]", r"\]")
+    assert (
+        benchmark_tables.contrast_sentences(one)[0] == f"**{row.contrast.title}:** {interval} dB, a loss beyond doubt."
+    )
+    assert " dB; of 2 cases 2 a gain beyond doubt, none a loss." in benchmark_tables.contrast_sentences(several)[0]
 
 
 @pytest.mark.slow
