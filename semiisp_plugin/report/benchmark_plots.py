@@ -28,16 +28,19 @@ def contrasts_plot(results: Results, out: Path) -> Plot | None:
 
     Of tasks (with a number of pairs) and contrasts the more numerous are rows, the others colours.
     """
-    found = {}
-    for row in contrasts(results):
-        if row.difference:
-            setting = f"{results.tasks[row.task].title}, {counted(row.pairs, 'pair')}"
-            found[setting, row.contrast.title] = row.difference
+    found: dict[tuple[Any, Any], Interval] = {
+        ((row.task, row.pairs), results.contrasts.index(row.contrast)): row.difference
+        for row in contrasts(results)
+        if row.difference
+    }
     if not found:
         return None
-    rows, colours = (list(dict.fromkeys(names)) for names in zip(*found, strict=True))
+    settings, compared = (list(dict.fromkeys(keys)) for keys in zip(*found, strict=True))
+    labels: dict[Any, str] = {at: results.contrasts[at].title for at in compared}
+    labels |= {(task, n): f"{results.tasks[task].title}, {counted(n, 'pair')}" for task, n in settings}
+    rows, colours = settings, compared
     if len(colours) > len(rows):
-        found = {(title, setting): difference for (setting, title), difference in found.items()}
+        found = {(at, setting): difference for (setting, at), difference in found.items()}
         rows, colours = colours, rows
     figure, ax = _figure(1.2 + 0.25 * len(rows) * (len(colours) + 0.3))
     ax.axvline(0, color=_INK, lw=1)
@@ -46,8 +49,8 @@ def contrasts_plot(results: Results, out: Path) -> Plot | None:
         y = [place + _apart(k, len(colours), min(0.22, 0.8 / len(colours))) for place, _ in shown]
         differences = [difference for _, difference in shown]
         means = [difference.mean for difference in differences]
-        ax.errorbar(means, y, xerr=_errors(differences), capsize=3, label=colour, **_style(k, "none"))
-    ax.set_yticks(range(len(rows)), [_wrapped(row, 34) for row in rows])
+        ax.errorbar(means, y, xerr=_errors(differences), capsize=3, label=labels[colour], **_style(k, "none"))
+    ax.set_yticks(range(len(rows)), [_wrapped(labels[row], 34) for row in rows])
     ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel="difference in test PSNR [dB]")
     caption = (
         "Every contrast: mean difference with its 95 % interval. Right of the line the contrast's system is better."

@@ -75,20 +75,19 @@ def contrast_sentences(results: Results) -> list[str]:
     sentences = []
     for contrast in results.contrasts:
         differences = [row.difference for row in found if row.contrast is contrast and row.difference]
-        if len(differences) == 1:
-            verdict = _verdict(differences[0])
-            what = "open" if verdict == "open" else f"a {verdict} beyond doubt"
-            interval = escape_markdown(str(differences[0]))
-            sentences.append(f"**{escape_markdown(contrast.title)}:** {interval} dB, {what}.")
-        if len(differences) <= 1:
+        if not differences:
             continue
-        means = [f"{mean:+.2f}" for mean in (min(d.mean for d in differences), max(d.mean for d in differences))]
-        counts = Counter(_verdict(difference) for difference in differences)
-        cases = counted(len(differences), "case")
-        sentences.append(
-            f"**{escape_markdown(contrast.title)}:** {' to '.join(dict.fromkeys(means))} dB; of {cases} "
-            f"{counts['gain'] or 'none'} a gain beyond doubt, {counts['loss'] or 'none'} a loss."
-        )
+        verdicts = [_verdict(difference) for difference in differences]
+        if len(differences) == 1:
+            verdict = "open" if verdicts == ["open"] else f"a {verdicts[0]} beyond doubt"
+            text = f"{escape_markdown(str(differences[0]))} dB, {verdict}."
+        else:
+            means = [f"{mean:+.2f}" for mean in (min(d.mean for d in differences), max(d.mean for d in differences))]
+            text = (
+                f"{' to '.join(dict.fromkeys(means))} dB; of {len(differences)} cases "
+                f"{verdicts.count('gain') or 'none'} a gain beyond doubt, {verdicts.count('loss') or 'none'} a loss."
+            )
+        sentences.append(f"**{escape_markdown(contrast.title)}:** {text}")
     return sentences
 
 
