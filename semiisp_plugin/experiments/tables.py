@@ -382,9 +382,23 @@ def _figure5(size: Size, task: str) -> dict[str, dict[str, Any]]:
         mix = {"real_per_batch": real, "pseudo_per_batch": total - real}
         systems[f"real_{real}"] = _semi(target, size, task, f"{real} real of {total}", "ablation", **mix)
     for beta in _BETAS:
-        key = f"beta_{beta}".replace(".", "_")
-        systems[key] = _semi(target, size, task, f"beta {beta:g}", "ablation", beta=beta)
+        systems[_beta_key(beta)] = _semi(target, size, task, f"beta {beta:g}", "ablation", beta=beta)
     return systems
+
+
+def _beta_key(beta: float) -> str:
+    return f"beta_{beta}".replace(".", "_")
+
+
+def _figure5_contrasts(size: Size) -> list[dict[str, Any]]:
+    """The method's two real samples and threshold of 1 against none, and each other value against them."""
+    ratios = {f"{real} real of a batch": f"real_{real}" for real in _RATIOS[size]}
+    betas = {f"beta {beta:g}": _beta_key(beta) for beta in _BETAS}
+    others = [
+        {"title": f"{title} minus 2 real, beta 1", "of": key, "over": ["base"]}
+        for title, key in (ratios | betas).items()
+    ]
+    return [{"title": "2 real of a batch, beta 1, minus pairs alone", "of": "base", "over": ["pqdynamicisp"]}, *others]
 
 
 # --- the tables -------------------------------------------------------------------------------------------------------
@@ -465,6 +479,7 @@ TABLES: Mapping[str, _Table] = {
                 "over": ["f_isp_neither_opf_nor_usq"],
             },
             {"title": "OPF and USQ minus OPF, f_ISP", "of": "f_isp_opf_and_usq", "over": ["f_isp_opf"]},
+            {"title": "OPF and USQ minus USQ, f_ISP", "of": "f_isp_opf_and_usq", "over": ["f_isp_usq"]},
             {"title": "OPF and USQ minus pairs alone, f_ISP", "of": "f_isp_opf_and_usq", "over": ["pqdynamicisp"]},
         ],
     ),
@@ -502,7 +517,8 @@ TABLES: Mapping[str, _Table] = {
         _figure5,
         ("fivek_tone_mapping",),
         ("simulated", "underwater"),
-        [{"title": "semi-supervised minus pairs alone", "of": "base", "over": ["pqdynamicisp"]}],
+        _figure5_contrasts("paper"),
+        cpu_contrasts=_figure5_contrasts("cpu"),
     ),
 }
 """By the names that ``basicsr benchmark`` knows."""
