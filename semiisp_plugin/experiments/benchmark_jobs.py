@@ -269,11 +269,16 @@ def judged(trained: Step) -> Step | None:
 
 
 def in_full_size(data: Step) -> Step:
-    """The same data, not shrunken."""
+    """The same data, not shrunken; photographs for simulated pairs to the size of these.
+
+    Larger ones would show things at another scale than the pairs do, and take a source of pseudo inputs that is a deep
+    network hours on a CPU.
+    """
     if data.kind == "fold":
         return replace(data, needs={"data": in_full_size(data.needs["data"])})
-    task = {**data.settings["task"], "short_side": None}
-    return replace(data, settings={**data.settings, "task": task})
+    task = data.settings["task"]
+    short_side = min(task["simulated_size"]) if task["type"] == "simulation" else None
+    return replace(data, settings={**data.settings, "task": {**task, "short_side": short_side}})
 
 
 def fold_of(data: Step, fold: int, folds: int) -> Step:

@@ -140,8 +140,8 @@ class Settings(Strict):
 
     Attributes:
         size: (height, width) of training crops, pixels.
-        full_size: The target is trained on crops of this (height, width) of images in their full size, and f_ISP
-            alone on shrunken ones; None: both on the same.
+        full_size: The target is trained on crops of this (height, width) of images in their full size (photographs
+            for simulated pairs: in that of these), and f_ISP alone on shrunken ones; None: both on the same.
         isp_iterations: Phase 1.
         isp_lr: Its peak learning rate.
         isp_batch: Its samples a batch.

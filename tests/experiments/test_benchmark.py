@@ -23,7 +23,7 @@ from semiisp_plugin.experiments.benchmark_data import Data, PairData
 from semiisp_plugin.experiments.benchmark_jobs import METRICS, Step, choice, run_folder
 from semiisp_plugin.experiments.benchmark_options import Rival, complete_benchmark_options
 from semiisp_plugin.experiments.jobs import perform
-from semiisp_plugin.io.image_io import read_image, to_tensor
+from semiisp_plugin.io.image_io import read_image, to_tensor, write_image
 from semiisp_plugin.models.validation import measure
 from semiisp_plugin.options import OptionError, Source
 
@@ -157,6 +157,19 @@ def test_an_average_is_of_outputs_at_full_resolution(finished):
     mean = sum(network(image[None])[0].clamp(0, 1) for network in networks) / 2
     assert cells["mean"]["test"]["images"][0] == pair.key
     assert cells["mean"]["test"]["psnr"][0] == pytest.approx(measure(mean, target, METRICS)["psnr"], abs=1e-3)
+
+
+def test_a_target_in_full_size_sees_pairs_and_photographs_at_one_scale(tmp_path):
+    rng = np.random.default_rng(0)
+    for k in range(10):
+        write_image(tmp_path / "photographs" / f"{k}.png", rng.integers(256, size=(100, 120, 3), dtype=np.uint8))
+    task = {**TASK, "short_side": 32, "photographs": str(tmp_path / "photographs")}
+    options = make_options(tmp_path / "out", tasks={"toy": task})
+    made = ending(options, "full").needs["data"]
+    made.run(resume=False, progress=False)
+    for folder, count in ((made.data().labelled.target, 5), (made.data().photos, 3)):
+        sizes = [min(read_image(path).shape[:2]) for path in folder.iterdir()]
+        assert sizes == [48] * count
 
 
 @pytest.mark.slow
